@@ -1,0 +1,55 @@
+"""Every parameter count printed in the five published reports, against the closed form."""
+
+import pytest
+
+from train_core.specs import ResNetSpec, num_params
+
+FOUR = {"widths": (32, 64, 128, 256)}
+A1 = {**FOUR, "blocks": (8, 6, 4, 3)}
+POOL = {"shortcut": "max-pool"}
+PRE = {"block": "preact"}
+D1 = {
+    "widths": (64, 128, 256, 512),
+    "blocks": (2, 2, 2, 2),
+    "stem_kernel": 7,
+    "stem_stride": 2,
+    "stem_pool": True,
+    "num_classes": 100,
+}
+D2 = {**D1, "widths": (128, 256, 512, 1024), "stem_width": 64}
+
+PUBLISHED = {
+    "A1": (A1, 4_976_426),
+    "A2": ({**A1, **POOL}, 4_976_426),
+    "A3 conv": ({**A1, "stem_kernel": 1}, 4_975_658),
+    "A3 max-pool": ({**A1, **POOL, "stem_kernel": 1}, 4_975_658),
+    "A4 conv": ({**A1, **PRE}, 4_975_978),
+    "A4 max-pool": ({**A1, **PRE, **POOL}, 4_975_978),
+    "A5 conv": ({**A1, **PRE, "stem_kernel": 1}, 4_975_210),
+    "A5 max-pool": ({**A1, **PRE, **POOL, "stem_kernel": 1}, 4_975_210),
+    "A6": ({**FOUR, "blocks": (3, 3, 5, 3), **PRE, "stem_kernel": 1}, 4_955_882),
+    "A7": ({"widths": (64, 128, 256, 512), "blocks": (2, 1, 1, 1), **PRE, "stem_kernel": 1}, 4_974_794),
+    "B1": ({"widths": (64, 128, 256, 512), "blocks": (1, 2, 3, 1), "k1": 1}, 4_971_338),
+    "B2": ({"widths": (64, 128, 256), "blocks": (3, 5, 3)}, 4_918_602),
+    "B3": ({"widths": (64, 128, 256), "blocks": (2, 2, 2), "k1": 5}, 4_874_826),
+    "B4": ({**FOUR, "blocks": (3, 3, 5, 3)}, 4_957_098),
+    "B5": ({**FOUR, "blocks": (2, 2, 2, 2), "k1": 5}, 4_894_762),
+    "B6": ({"widths": (16, 32, 64, 128), "blocks": (2, 3, 4, 2), "k1": 7, "k2": 7, "shortcut_kernel": 5}, 4_914_842),
+    "C1": ({"widths": (32, 64, 128, 128, 256), "blocks": (2, 2, 2, 2, 3), "stem_kernel": 5}, 4_587_306),
+    "C2": ({**FOUR, "blocks": (2, 2, 2, 2), "stem_kernel": 5}, 2_799_146),
+    "C3": ({**FOUR, "blocks": (3, 3, 3, 3), "stem_kernel": 5}, 4_367_786),
+    "D1": (D1, 11_227_812),
+    "D2": (D2, 44_695_716),
+    "D3": ({**D1, "shortcut_kernel": 3}, 12_604_068),
+    "D4": ({**D1, **PRE, "shortcut_norm": "before"}, 11_226_020),
+    "D5": ({**D1, "norm": "none"}, 11_218_212),
+    "D6": ({**D1, "block_dropout": 0.2, "head_dropout": 0.5}, 11_227_812),
+    "D9": ({**D2, "shortcut_kernel": 3}, 50_266_276),
+    "E": ({**FOUR, "blocks": (3, 3, 3, 3), "se_ratio": 16}, 4_398_890),
+}
+
+
+@pytest.mark.parametrize("row", PUBLISHED)
+def test_the_closed_form_gives_the_published_count(row: str) -> None:
+    values, published = PUBLISHED[row]
+    assert num_params(ResNetSpec.model_validate(values)) == published

@@ -1,0 +1,1 @@
+"""Trains one network. Knows nothing of studies, samplers or the command line."""

@@ -1,0 +1,25 @@
+"""The root of every error a user can cause, and those that training itself can raise.
+
+`search/errors.py` adds those of a study. The message of each is one line: what happened, and what to do.
+"""
+
+
+class UserError(Exception):
+    """Something the user can put right. The message is one line and says how."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """A data set that is missing, broken, or not what the tool can read."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read back."""
+
+
+class DivergedError(Exception):
+    """A loss that is not a number: the recipe does not suit the network.
+
+    No `UserError`: in a search it is a result (the trial is worth nothing), not a mistake.
+    """

@@ -1,0 +1,143 @@
+"""Builds the network that a `ResNetSpec` describes."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train_core.specs import ResNetSpec, squeezed
+
+
+class ResNet(nn.Module):
+    """Maps normalised images [B, C, H, W] to logits [B, num_classes].
+
+    `state_dict` keys read as the network does: stem, stages.<stage>.<block>, final_norm, classifier.
+    """
+
+    def __init__(self, spec: ResNetSpec) -> None:
+        super().__init__()
+        stem: list[nn.Module] = [
+            _conv(spec.in_channels, spec.stem_channels, spec.stem_kernel, spec.stem_stride),
+            _norm(spec, spec.stem_channels),
+            nn.ReLU(inplace=True),
+        ]
+        if spec.stem_pool:
+            stem.append(_pool())
+        self.stem = nn.Sequential(*stem)
+
+        block = BasicBlock if spec.block == "basic" else PreActBlock
+        stages, inputs = [], spec.stem_channels
+        for width, blocks, stride in zip(spec.widths, spec.blocks, spec.strides, strict=True):
+            stage = [block(spec, inputs, width, stride)]
+            stage += [block(spec, width, width, stride=1) for _ in range(blocks - 1)]
+            stages.append(nn.Sequential(*stage))
+            inputs = width
+        self.stages = nn.Sequential(*stages)
+
+        self.final_norm = nn.Sequential(_norm(spec, inputs), nn.ReLU(inplace=True)) if spec.final_norm else None
+        self.head_dropout = nn.Dropout(spec.head_dropout)
+        self.classifier = nn.Linear(inputs, spec.num_classes)
+        self._initialise(spec)
+
+    def _initialise(self, spec: ResNetSpec) -> None:
+        """Draw the weights of convolutions from N(0, 2 / fan_out) (He et al. 2015, arXiv:1502.01852, eq. 14).
+
+        Without batch norm, activations would grow with every block; each block then starts as the identity
+        (Zhang et al. 2019, Fixup, arXiv:1901.09321).
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if spec.norm == "none":
+            for module in self.modules():
+                if isinstance(module, BasicBlock | PreActBlock):
+                    nn.init.zeros_(module.conv2.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, num_classes] of images [B, C, H, W]."""
+        features = self.stages(self.stem(images))
+        if self.final_norm is not None:
+            features = self.final_norm(features)
+        pooled = features.mean(dim=(2, 3))
+        logits: Tensor = self.classifier(self.head_dropout(pooled))
+        return logits
+
+
+class BasicBlock(nn.Module):
+    """conv-norm-ReLU-conv-norm, added to the shortcut, then ReLU (He et al. 2016, arXiv:1512.03385)."""
+
+    def __init__(self, spec: ResNetSpec, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, width, spec.k1, stride)
+        self.norm1 = _norm(spec, width)
+        self.dropout = nn.Dropout(spec.block_dropout)
+        self.conv2 = _conv(width, width, spec.k2)
+        self.norm2 = _norm(spec, width)
+        self.se = SqueezeExcitation(width, spec.se_ratio) if spec.se_ratio else nn.Identity()
+        self.shortcut = _shortcut(spec, inputs, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        out = self.se(self.norm2(self.conv2(self.dropout(out))))
+        return F.relu(out + self.shortcut(x), inplace=True)
+
+
+class PreActBlock(nn.Module):
+    """norm-ReLU-conv-norm-ReLU-conv, added to the shortcut of the raw input (He et al. 2016, arXiv:1603.05027)."""
+
+    def __init__(self, spec: ResNetSpec, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(spec, inputs)
+        self.conv1 = _conv(inputs, width, spec.k1, stride)
+        self.norm2 = _norm(spec, width)
+        self.dropout = nn.Dropout(spec.block_dropout)
+        self.conv2 = _conv(width, width, spec.k2)
+        self.se = SqueezeExcitation(width, spec.se_ratio) if spec.se_ratio else nn.Identity()
+        self.shortcut = _shortcut(spec, inputs, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Not in place on `norm1(x)`: without norms that is `x` itself, which the shortcut still needs.
+        out = self.conv1(F.relu(self.norm1(x)))
+        out = self.conv2(self.dropout(F.relu(self.norm2(out), inplace=True)))
+        result: Tensor = self.se(out) + self.shortcut(x)
+        return result
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales each channel by a gate computed from all channels' means (Hu et al. 2018, arXiv:1709.01507)."""
+
+    def __init__(self, width: int, ratio: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(width, squeezed(width, ratio), bias=False)
+        self.excite = nn.Linear(squeezed(width, ratio), width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3))), inplace=True)).sigmoid()
+        scaled: Tensor = x * gate[:, :, None, None]
+        return scaled
+
+
+def _shortcut(spec: ResNetSpec, inputs: int, width: int, stride: int) -> nn.Module:
+    """The identity, or where the shape changes a convolution, with a pool before it where the spec asks."""
+    if inputs == width and stride == 1:
+        return nn.Identity()
+    layers: list[nn.Module] = []
+    if spec.shortcut_norm == "before":
+        layers.append(_norm(spec, inputs))
+    if spec.shortcut == "max-pool" and stride == 2:
+        layers += [_pool(), _conv(inputs, width, spec.shortcut_kernel)]
+    else:
+        layers.append(_conv(inputs, width, spec.shortcut_kernel, stride))
+    if spec.shortcut_norm == "after":
+        layers.append(_norm(spec, width))
+    return nn.Sequential(*layers)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def _pool() -> nn.MaxPool2d:
+    return nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+
+def _norm(spec: ResNetSpec, channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels) if spec.norm == "batch" else nn.Identity()

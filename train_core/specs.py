@@ -1,0 +1,242 @@
+"""What is trained (`ResNetSpec`) and how (`TrainSpec`), and what a network costs, without building it.
+
+Imports no torch, so that a command line can count parameters in a moment.
+"""
+
+import math
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Kernel = Literal[1, 3, 5, 7]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+BlockType = Literal["basic", "preact"]
+ShortcutType = Literal["conv", "max-pool"]
+OptimizerName = Literal["sgd", "adam", "adamw"]
+ScheduleName = Literal["cosine", "one-cycle", "multi-step", "step", "constant"]
+Precision = Literal["fp32", "bf16"]
+
+ANNEALED = frozenset({"cosine", "one-cycle"})
+"""Schedules that reach zero at the end of a run."""
+
+
+class Frozen(BaseModel):
+    """An immutable, keyword-only value that is checked where it is made and refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ResNetSpec(Frozen):
+    """A residual network for images (He et al. 2016, arXiv:1512.03385 and arXiv:1603.05027).
+
+    Stage i has `blocks[i]` residual blocks of `widths[i]` output channels; its first block has stride `strides[i]`.
+    Convolutions have no bias; the linear classifier has one. Padding keeps the size at stride 1.
+    """
+
+    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=5)] = Field(
+        description="output channels of each stage"
+    )
+    blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=5)] = Field(
+        description="residual blocks in each stage"
+    )
+    strides: tuple[Literal[1, 2], ...] = Field(
+        default=(), description="stride of each stage's first block; empty: 1, then 2 for every later stage"
+    )
+    in_channels: PositiveInt = Field(default=3, description="channels of the input images: 1 grey, 3 RGB")
+    num_classes: PositiveInt = Field(default=10, description="outputs of the classifier")
+    stem_width: PositiveInt | None = Field(
+        default=None, description="channels of the first convolution; none: as wide as the first stage"
+    )
+    stem_kernel: Kernel = Field(default=3, description="kernel size of the first convolution")
+    stem_stride: Literal[1, 2] = Field(default=1, description="stride of the first convolution")
+    stem_pool: bool = Field(default=False, description="3x3 max pool of stride 2 after the first convolution")
+    block: BlockType = Field(
+        default="basic",
+        description="basic: conv-norm-ReLU-conv-norm, add, ReLU; preact: norm and ReLU before each conv",
+    )
+    final_norm: bool = Field(
+        default=False, description="norm and ReLU after the last stage of a preact network (He et al. 2016)"
+    )
+    k1: Kernel = Field(default=3, description="kernel size of a block's first convolution")
+    k2: Kernel = Field(default=3, description="kernel size of a block's second convolution")
+    shortcut: ShortcutType = Field(
+        default="conv",
+        description="where a block changes the shape: a strided convolution, or a 3x3 max pool that takes the stride "
+        "and then a convolution of stride 1 (Duta et al. 2020, arXiv:2004.04989)",
+    )
+    shortcut_kernel: Kernel = Field(default=1, description="kernel size of the shortcut's convolution")
+    shortcut_norm: Literal["after", "before", "none"] = Field(
+        default="after", description="where the shortcut's norm stands, seen from its convolution"
+    )
+    se_ratio: int = Field(
+        default=0, ge=0, description="squeeze-and-excitation with C // ratio hidden units (Hu et al. 2018); 0: none"
+    )
+    block_dropout: Probability = Field(
+        default=0.0, description="dropout before a block's second convolution (Zagoruyko & Komodakis 2016)"
+    )
+    head_dropout: Probability = Field(default=0.0, description="dropout before the classifier")
+    norm: Literal["batch", "none"] = Field(default="batch", description="batch normalisation everywhere, or nowhere")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_strides(cls, values: object) -> object:
+        if isinstance(values, dict) and not values.get("strides") and values.get("widths"):
+            return {**values, "strides": (1, *[2] * (len(values["widths"]) - 1))}
+        return values
+
+    @model_validator(mode="after")
+    def _same_stages(self) -> Self:
+        if not len(self.widths) == len(self.blocks) == len(self.strides):
+            raise ValueError(
+                f"widths, blocks and strides must name the same number of stages, "
+                f"not {len(self.widths)}, {len(self.blocks)} and {len(self.strides)}"
+            )
+        if self.final_norm and self.block != "preact":
+            raise ValueError('final_norm belongs to block = "preact"')
+        return self
+
+    @property
+    def stem_channels(self) -> int:
+        """Channels between the stem and the first stage."""
+        return self.stem_width or self.widths[0]
+
+    def __str__(self) -> str:
+        """The network in a few words, for example `[32,64,128] x [2,2,2] preact, 1x1 stem`."""
+        words = [f"[{','.join(map(str, self.widths))}] x [{','.join(map(str, self.blocks))}] {self.block}"]
+        if (self.k1, self.k2) != (3, 3):
+            words.append(f"kernels {self.k1} and {self.k2}")
+        words.append(f"{self.stem_kernel}x{self.stem_kernel} stem")
+        if self.shortcut == "max-pool":
+            words.append("max-pool shortcut")
+        if self.shortcut_kernel != 1:
+            words.append(f"{self.shortcut_kernel}x{self.shortcut_kernel} shortcut")
+        if self.se_ratio:
+            words.append(f"SE {self.se_ratio}")
+        return ", ".join(words)
+
+
+class AugmentSpec(Frozen):
+    """Random changes to the training images, drawn anew for each image in each epoch. Zero (or one) means none."""
+
+    crop_padding: int = Field(default=4, ge=0, description="pixels of black border before a random crop back to size")
+    flip: bool = Field(default=True, description="horizontal flip of half of the images")
+    cutout: int = Field(default=0, ge=0, description="side in pixels of a square painted over (DeVries & Taylor 2017)")
+    rotation: float = Field(default=0.0, ge=0, le=180, description="largest angle, in degrees either way")
+    resize_crop: float = Field(
+        default=1.0, gt=0, le=1, description="smallest share of the area that a random resized crop keeps; 1: none"
+    )
+    perspective: float = Field(
+        default=0.0, ge=0, le=1, description="distortion of a random perspective, on half of the images"
+    )
+    brightness: float = Field(default=0.0, ge=0, le=1, description="factor drawn from 1 - x to 1 + x")
+    contrast: float = Field(default=0.0, ge=0, le=1, description="factor drawn from 1 - x to 1 + x")
+    saturation: float = Field(default=0.0, ge=0, le=1, description="factor drawn from 1 - x to 1 + x")
+    hue: float = Field(default=0.0, ge=0, le=0.5, description="shift drawn from -x to x, in turns of the colour wheel")
+
+
+class TrainSpec(Frozen):
+    """A recipe. Everything about time is a share of the run, so that a short run is the whole run made short."""
+
+    epochs: int = Field(ge=1, description="passes over the training images")
+    batch_size: int = Field(default=128, ge=1, description="images in a step")
+    optimizer: OptimizerName = Field(default="sgd", description="sgd, adam or adamw")
+    lr: float = Field(default=0.1, gt=0, description="peak learning rate")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD; beta1 of Adam and AdamW")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="beta2 of Adam and AdamW")
+    nesterov: bool = Field(default=False, description="Nesterov momentum (SGD)")
+    weight_decay: float = Field(
+        default=5e-4,
+        ge=0,
+        description="L2 penalty of SGD and Adam; decoupled decay of AdamW (Loshchilov & Hutter 2019)",
+    )
+    decay_norm_and_bias: bool = Field(default=False, description="weight decay on norms and biases too")
+    schedule: ScheduleName = Field(
+        default="cosine", description="learning rate over the run, set anew before every batch"
+    )
+    warmup: float = Field(default=0.0, ge=0, lt=1, description="share of the run in which the rate rises from zero")
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(0.3, 0.6, 0.8), description="multi-step: shares of the run after which the rate is multiplied by gamma"
+    )
+    step_every: float = Field(
+        default=0.25, gt=0, le=1, description="step: the rate is multiplied by gamma each time this share has passed"
+    )
+    gamma: float = Field(default=0.1, gt=0, le=1, description="factor of the multi-step and step schedules")
+    label_smoothing: Probability = Field(default=0.0, description="mass moved from the true class to all (0: none)")
+    clip_norm: float = Field(default=0.0, ge=0, description="largest L2 norm of all gradients together; 0: no clipping")
+    ema_decay: Probability = Field(
+        default=0.0, description="decay per step of the averaged weights, which then are scored; 0: last weights"
+    )
+    seed: int = Field(default=0, ge=0, description="of initialisation, order, augmentation and dropout")
+    precision: Precision = Field(default="fp32", description="fp32, or bf16 autocast")
+    augment: AugmentSpec = AugmentSpec()
+
+    @model_validator(mode="after")
+    def _milestones_rise(self) -> Self:
+        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
+            raise ValueError("milestones must rise")
+        return self
+
+    def __str__(self) -> str:
+        """The recipe in a few words, for example `sgd, lr 0.1, cosine, batch 128, 30 epochs`."""
+        return f"{self.optimizer}, lr {self.lr:.3g}, {self.schedule}, batch {self.batch_size}, {self.epochs} epochs"
+
+
+def num_params(spec: ResNetSpec) -> int:
+    """Trainable parameters of the network, in closed form; equals the built model's count."""
+    norm = 2 if spec.norm == "batch" else 0  # scale and shift of a channel
+    stem = spec.in_channels * spec.stem_channels * spec.stem_kernel**2 + norm * spec.stem_channels
+    total = stem + spec.widths[-1] * spec.num_classes + spec.num_classes
+    if spec.final_norm:
+        total += norm * spec.widths[-1]
+    inputs = spec.stem_channels
+    for width, blocks, stride in zip(spec.widths, spec.blocks, spec.strides, strict=True):
+        squeeze = 2 * width * squeezed(width, spec.se_ratio) if spec.se_ratio else 0
+        # The first block takes the stage before; the others are all alike.
+        for block_inputs, count in ((inputs, 1), (width, blocks - 1)):
+            first_norm = width if spec.block == "basic" else block_inputs
+            total += count * (
+                block_inputs * width * spec.k1**2 + width * width * spec.k2**2 + norm * (first_norm + width) + squeeze
+            )
+        if inputs != width or stride != 1:
+            total += inputs * width * spec.shortcut_kernel**2
+            total += norm * {"after": width, "before": inputs, "none": 0}[spec.shortcut_norm]
+        inputs = width
+    return total
+
+
+def num_madds(spec: ResNetSpec, side: int | tuple[int, int]) -> int:
+    """Multiply-adds of one forward pass: convolutions and linear layers, as the papers count.
+
+    `side` is the side of a square image in pixels, or its height and width.
+    """
+    height, width_px = (side, side) if isinstance(side, int) else side
+    stride = spec.stem_stride
+    height, width_px = _after(height, stride), _after(width_px, stride)
+    total = height * width_px * spec.in_channels * spec.stem_channels * spec.stem_kernel**2
+    if spec.stem_pool:
+        height, width_px = _after(height, 2), _after(width_px, 2)
+    inputs = spec.stem_channels
+    for width, blocks, stride in zip(spec.widths, spec.blocks, spec.strides, strict=True):
+        height, width_px = _after(height, stride), _after(width_px, stride)
+        pixels = height * width_px
+        total += pixels * width * (inputs * spec.k1**2 + width * spec.k2**2)
+        total += (blocks - 1) * pixels * width * width * (spec.k1**2 + spec.k2**2)
+        if spec.se_ratio:
+            total += blocks * 2 * width * squeezed(width, spec.se_ratio)
+        if inputs != width or stride != 1:
+            total += pixels * inputs * width * spec.shortcut_kernel**2
+        inputs = width
+    return total + spec.widths[-1] * spec.num_classes
+
+
+def squeezed(width: int, ratio: int) -> int:
+    """Hidden units of a squeeze-and-excitation module."""
+    return max(1, width // ratio)
+
+
+def _after(side: int, stride: int) -> int:
+    """Side of the output of a convolution or pool with odd kernel k and padding k // 2."""
+    return math.ceil(side / stride)
