@@ -1,6 +1,5 @@
 """Fixtures for all tests: a quiet, single-threaded, private environment."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ torch.set_num_threads(1)  # small tensors; and tests run side by side
 
 
 @pytest.fixture(autouse=True)
-def _private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache or runs."""
     monkeypatch.setenv("SEARCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    yield

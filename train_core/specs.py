@@ -15,6 +15,9 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 BlockType = Literal["basic", "preact"]
 ShortcutType = Literal["conv", "max-pool"]
+ShortcutNorm = Literal["after", "before", "none"]
+Norm = Literal["batch", "none"]
+Stride = Literal[1, 2]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 ScheduleName = Literal["cosine", "one-cycle", "multi-step", "step", "constant"]
 Precision = Literal["fp32", "bf16"]
@@ -42,7 +45,7 @@ class ResNetSpec(Frozen):
     blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=5)] = Field(
         description="residual blocks in each stage"
     )
-    strides: tuple[Literal[1, 2], ...] = Field(
+    strides: tuple[Stride, ...] = Field(
         default=(), description="stride of each stage's first block; empty: 1, then 2 for every later stage"
     )
     in_channels: PositiveInt = Field(default=3, description="channels of the input images: 1 grey, 3 RGB")
@@ -51,7 +54,7 @@ class ResNetSpec(Frozen):
         default=None, description="channels of the first convolution; none: as wide as the first stage"
     )
     stem_kernel: Kernel = Field(default=3, description="kernel size of the first convolution")
-    stem_stride: Literal[1, 2] = Field(default=1, description="stride of the first convolution")
+    stem_stride: Stride = Field(default=1, description="stride of the first convolution")
     stem_pool: bool = Field(default=False, description="3x3 max pool of stride 2 after the first convolution")
     block: BlockType = Field(
         default="basic",
@@ -68,7 +71,7 @@ class ResNetSpec(Frozen):
         "and then a convolution of stride 1 (Duta et al. 2020, arXiv:2004.04989)",
     )
     shortcut_kernel: Kernel = Field(default=1, description="kernel size of the shortcut's convolution")
-    shortcut_norm: Literal["after", "before", "none"] = Field(
+    shortcut_norm: ShortcutNorm = Field(
         default="after", description="where the shortcut's norm stands, seen from its convolution"
     )
     se_ratio: int = Field(
@@ -78,7 +81,7 @@ class ResNetSpec(Frozen):
         default=0.0, description="dropout before a block's second convolution (Zagoruyko & Komodakis 2016)"
     )
     head_dropout: Probability = Field(default=0.0, description="dropout before the classifier")
-    norm: Literal["batch", "none"] = Field(default="batch", description="batch normalisation everywhere, or nowhere")
+    norm: Norm = Field(default="batch", description="batch normalisation everywhere, or nowhere")
 
     @model_validator(mode="before")
     @classmethod

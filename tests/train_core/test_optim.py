@@ -28,7 +28,7 @@ def plain_sgd(lr: float = 0.1) -> torch.optim.SGD:
 @pytest.mark.parametrize("length", [1, 20])
 def test_the_schedules_are_torchs(length: int) -> None:
     schedulers = torch.optim.lr_scheduler
-    cases = [
+    cases: list[tuple[dict[str, object], torch.optim.lr_scheduler.LRScheduler]] = [
         ({"schedule": "cosine"}, schedulers.CosineAnnealingLR(plain_sgd(), T_max=STEPS)),
         (
             {"schedule": "one-cycle"},

@@ -1,0 +1,112 @@
+"""The `search` command: parses, calls `search.api`, prints. No logic; what is slow is imported when it is needed."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Finds the best small image classifier under a hard parameter budget.",
+)
+
+Study = Annotated[str, typer.Argument(help="A shipped study (cifar10, cifar100, digits) or a .toml file.")]
+Run = Annotated[str | None, typer.Argument(help="A run's name; none: the one worked on last.")]
+Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6, 5M, 5_000_000.")]
+Data = Annotated[str | None, typer.Option(help="cifar10, cifar100, digits, a .npz file or a folder of images.")]
+Runs = Annotated[Path, typer.Option(envvar="SEARCH_RUNS", help="Folder of all runs.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+
+
+@app.command()
+def run(
+    study: Study = "cifar10",
+    budget: Budget = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a short run.")] = None,
+    data: Data = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; none: study and budget.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of split, sampler and training.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, or random as a control.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0, help="Stop in time; the same command continues.")] = None,
+    device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Search: short, pruned runs of networks within the budget. Run again to continue."""
+    from search import api
+
+    flags = _given(
+        budget=_budget(budget), trials=trials, epochs=epochs, data=data, seed=seed, sampler=sampler, precision=precision
+    )
+    api.run(study, flags, runs=runs, name=name, hours=hours, device=device)
+
+
+@app.command()
+def promote(
+    run: Run = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Trials to promote.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a full run.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Full runs of each, with different seeds.")] = None,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train the best trials at full length, then read the test split once. Run again to continue."""
+    from search import api
+
+    api.promote(run, runs=runs, top=top, epochs=epochs, seeds=seeds, device=device)
+
+
+@app.command()
+def report(run: Run = None, runs: Runs = Path("runs")) -> None:
+    """Write a run's report as one HTML file."""
+    from search import api
+
+    typer.echo(api.report(run, runs=runs))
+
+
+@app.command()
+def count(study: Study = "cifar10", budget: Budget = None, data: Data = None) -> None:
+    """Count parameters and multiply-adds: of a study's known networks, and of what its space holds in the budget."""
+    from search import api
+
+    for line in api.count(study, _given(budget=_budget(budget), data=data)):
+        typer.echo(line)
+
+
+def main() -> None:
+    """Run the command line. What the user can put right ends in one line on standard error, not in a traceback."""
+    from train_core.errors import UserError
+
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        _end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _end("interrupted; the same command continues where it stopped", 130)
+    except Exception as error:
+        # Typer's own complaints about the command line; which class they have depends on its version.
+        if not hasattr(error, "format_message"):
+            raise
+        _end(f"{error.format_message()} (see search --help)", 2)
+    sys.exit(code)
+
+
+def _end(message: str, code: int) -> None:
+    typer.echo(f"search: {message}", err=True)
+    sys.exit(code)
+
+
+def _budget(text: str | None) -> int | None:
+    from search.spec import parse_budget
+
+    return None if text is None else parse_budget(text)
+
+
+def _given(**flags: Any) -> dict[str, Any]:
+    """The flags that were given: the others leave the study file's value."""
+    return {name: value for name, value in flags.items() if value is not None}

@@ -1,0 +1,187 @@
+"""What a run says while it works: live bars in a terminal, plain lines everywhere else and in the log file."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from search.promote import Promotion
+from search.run_folder import RunFolder
+from train_core.loop import EpochResult
+from train_core.specs import ResNetSpec, TrainSpec, num_params
+
+console = Console(highlight=False, soft_wrap=True)
+log = logging.getLogger("search")
+
+
+@contextmanager
+def logged_to(folder: RunFolder) -> Iterator[None]:
+    """Write what is said to the run's log file as well, each line with its time."""
+    handler = logging.FileHandler(folder.log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def say(line: str) -> None:
+    """Print one line, and log it."""
+    console.print(Text(line))
+    log.info("%s", line)
+
+
+class StudyProgress:
+    """Tells how a study goes: a line for each trial that ends, and in a terminal two bars below."""
+
+    def __init__(self, ended: list[FrozenTrial], trials: int) -> None:
+        self.count = len(ended)
+        self.trials = trials
+        self.best: FrozenTrial | None = None
+        for trial in ended:
+            self._keep_best(trial)
+        self._started = time.monotonic()
+        self._before = len(ended)
+        self._bars = _bars()
+        self._study: TaskID = self._bars.add_task("study", total=trials, completed=self.count, note="")
+        self._trial: TaskID = self._bars.add_task("trial", total=1, note="", visible=False)
+
+    def __enter__(self) -> "StudyProgress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None:
+        """Begin a new bar for the trial's epochs."""
+        note = f"{num_params(network):,} parameters  {network}"
+        self._bars.reset(self._trial, description=f"trial {number}", total=recipe.epochs, note=note, visible=True)
+
+    def epoch_ended(self, number: int, result: EpochResult) -> None:
+        """Move the trial's bar on."""
+        note = f"{percent(result.val_accuracy)} at epoch {result.epoch}  {result.images / result.seconds:,.0f} images/s"
+        self._bars.update(self._trial, advance=1, note=note)
+
+    def trial_ended(self, trial: FrozenTrial) -> None:
+        """Say how the trial came out, and how long the rest will take."""
+        self.count += 1
+        self._keep_best(trial)
+        attributes = trial.user_attrs
+        name = f" ({attributes['baseline']})" if "baseline" in attributes else ""
+        line = (
+            f"{self.count:>4}/{self.trials}  trial {trial.number}{name}  {_verdict(trial)}  "
+            f"{attributes['parameters']:,} parameters  {attributes['in words']}  {attributes['seconds']:.0f} s"
+        )
+        say(line)
+        note = f"best {percent(self.best.value or 0)} (trial {self.best.number})  " if self.best else ""
+        note += f"{duration(self._left())} left" if self.count < self.trials else ""
+        self._bars.update(self._study, completed=self.count, note=note)
+
+    def _keep_best(self, trial: FrozenTrial) -> None:
+        if trial.state == TrialState.COMPLETE and (self.best is None or (trial.value or 0) > (self.best.value or 0)):
+            self.best = trial
+
+    def _left(self) -> float:
+        """Seconds until the last trial, at the pace so far."""
+        return (time.monotonic() - self._started) / (self.count - self._before) * (self.trials - self.count)
+
+
+@contextmanager
+def epoch_bar(description: str, done: int, epochs: int) -> Iterator["EpochBar"]:
+    """A bar for one full run."""
+    with _bars() as bars:
+        yield EpochBar(bars, bars.add_task(description, total=epochs, completed=done, note=""))
+
+
+class EpochBar:
+    """Moves on by one at every epoch; in the log, a line for every tenth of the run."""
+
+    def __init__(self, bars: Progress, task: TaskID) -> None:
+        self._bars = bars
+        self._task = task
+
+    def epoch_ended(self, result: EpochResult) -> None:
+        """Move the bar on."""
+        task = self._bars.tasks[0]
+        epochs = int(task.total or 1)
+        left = result.seconds * (epochs - result.epoch)
+        note = f"{percent(result.val_accuracy)} validation  {result.images / result.seconds:,.0f} images/s"
+        self._bars.update(self._task, completed=result.epoch, note=f"{note}  {duration(left)} left")
+        if result.epoch * 10 // epochs > (result.epoch - 1) * 10 // epochs:
+            line = f"{task.description}  epoch {result.epoch}/{epochs}  {note}"
+            log.info("%s", line)
+            if not console.is_terminal:
+                console.print(Text(line))
+
+
+def promotion_table(promotions: list[Promotion]) -> Table:
+    """The finished full runs, the best on validation first."""
+    table = Table(title="Full runs, chosen on validation, best first", title_justify="left")
+    table.add_column("trial", justify="right")
+    table.add_column("network", overflow="fold")
+    for heading in ("parameters", "optimizer", "seed", "epochs", "short score", "validation", "test", "seconds"):
+        table.add_column(heading, justify="right")
+    for promotion in promotions:
+        table.add_row(
+            str(promotion.trial),
+            str(promotion.network),
+            f"{promotion.parameters:,}",
+            promotion.recipe.optimizer,
+            str(promotion.seed),
+            str(promotion.recipe.epochs),
+            percent(promotion.short_score),
+            "diverged" if promotion.val_accuracy is None else percent(promotion.val_accuracy),
+            _test_shown(promotion),
+            f"{promotion.seconds:,.0f}",
+        )
+    return table
+
+
+def percent(share: float) -> str:
+    """A share of 1 as a percentage with two decimals."""
+    return f"{100 * share:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: `40 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    for limit, unit, name in ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.1f} {name}" if name == "h" else f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.1f} days"
+
+
+def _test_shown(promotion: Promotion) -> str:
+    if promotion.val_accuracy is None:
+        return "diverged"
+    return "no test split" if promotion.test_accuracy is None else percent(promotion.test_accuracy)
+
+
+def _verdict(trial: FrozenTrial) -> str:
+    if trial.state == TrialState.COMPLETE:
+        return percent(trial.value or 0)
+    last = f"{percent(trial.value)}, " if trial.value is not None else ""
+    return f"{last}{trial.state.name.lower()}: {trial.user_attrs.get('reason', '')}"
+
+
+def _bars() -> Progress:
+    """Live bars; nothing where the output is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,22 @@
+"""Every error a user can cause, in one tree; each prints as one line that says what happened and what to do.
+
+Exit codes: 2 where the command has to be changed, 1 where the work itself failed, 130 when interrupted.
+"""
+
+from train_core.errors import CheckpointError, DataError, UserError
+
+__all__ = ["CheckpointError", "DataError", "RunError", "SpecError", "StudyFailedError", "UserError"]
+
+
+class SpecError(UserError):
+    """A study file or a flag that asks for what cannot be."""
+
+
+class RunError(UserError):
+    """A run folder that is missing, taken, made for something else, or cannot be written."""
+
+
+class StudyFailedError(UserError):
+    """A study in which nothing works."""
+
+    exit_code = 1

@@ -1,0 +1,113 @@
+"""What a study will do, worked out before it starts: the networks it can draw and the time it will take."""
+
+import random
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import space as search_space
+from search.errors import SpecError
+from search.spec import StudySpec
+from search.study import Task
+from train_core.augment import Augmenter
+from train_core.data import TrainingData
+from train_core.loop import TrainState, train_step
+from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
+
+SAMPLES = 100  # networks drawn to see what the space holds
+EVALUATION = 1 / 3  # cost of scoring an image over that of training on it: a forward pass alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a space holds within a budget, from `SAMPLES` random draws."""
+
+    smallest: ResNetSpec  # of the whole space, exactly
+    largest: ResNetSpec  # of the draws, by parameters
+    typical: ResNetSpec  # of the draws, the median by multiply-adds
+    mean_madds: float  # multiply-adds an image, over the draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """How long the short runs will take, from a few measured batches of the typical network."""
+
+    images_per_second: float
+    seconds: float  # for all trials, none of them pruned
+
+
+class _RandomTrial:
+    """Draws every parameter uniformly; stands in for an Optuna trial where there is no study."""
+
+    def __init__(self, generator: random.Random) -> None:
+        self.generator = generator
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self.generator.choice(choices)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        return self.generator.randrange(low, high + 1, step)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        if step is None:
+            return self.generator.uniform(low, high)
+        return low + step * self.generator.randrange(round((high - low) / step) + 1)
+
+
+def survey(spec: StudySpec, task: Task) -> Survey:
+    """Draw networks of the study's space to see what it holds.
+
+    Raises:
+        SpecError: the budget is less than the smallest network; the message names that network's size.
+
+    """
+    shape = {"in_channels": task.in_channels, "num_classes": task.num_classes}
+    smallest = search_space.smallest(spec.space, **shape)
+    if num_params(smallest) > spec.budget:
+        raise SpecError(
+            f"a budget of {spec.budget:,} is less than the smallest network of this space, {smallest}, "
+            f"which has {num_params(smallest):,} parameters: give at least --budget {num_params(smallest)}"
+        )
+    trial = _RandomTrial(random.Random(0))
+    networks = [
+        search_space.network(search_space.suggest(trial, spec.space), spec.space, spec.budget, **shape)
+        for _ in range(SAMPLES)
+    ]
+    by_madds = sorted(networks, key=lambda network: num_madds(network, task.size))
+    return Survey(
+        smallest=smallest,
+        largest=max(networks, key=num_params),
+        typical=by_madds[SAMPLES // 2],
+        mean_madds=sum(num_madds(network, task.size) for network in networks) / SAMPLES,
+    )
+
+
+def estimate(spec: StudySpec, found: Survey, data: TrainingData, precision: Precision) -> Estimate:
+    """Time a few training batches of the typical network, and reckon from its multiply-adds to the whole study."""
+    device = data.train.images.device
+    recipe = TrainSpec(epochs=1, precision=precision, batch_size=min(128, len(data.train)))
+    state = TrainState.new(found.typical, recipe, device)
+    augmenter = Augmenter(data.train.images, recipe.augment, data.mean, data.std)
+    warm_up, timed = (5, 20) if device.type == "cuda" else (1, 3)
+    started = 0.0
+    for i in range(warm_up + timed):
+        if i == warm_up:
+            _wait(device)
+            started = time.perf_counter()
+        chosen = torch.randint(len(data.train), (recipe.batch_size,), device=device)
+        train_step(state, augmenter.batch(chosen), data.train.labels[chosen])
+    _wait(device)
+    rate = timed * recipe.batch_size / (time.perf_counter() - started)
+
+    images = spec.trials * spec.epochs * (len(data.train) + EVALUATION * len(data.val))
+    relative_cost = found.mean_madds / num_madds(found.typical, data.size)
+    return Estimate(images_per_second=rate, seconds=images * relative_cost / rate)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,150 @@
+"""Where a run keeps its files, and how they are written: whole or not at all."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from search.errors import RunError
+from train_core.files import written_whole
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder. Every path name of a run is made here.
+
+    study.toml     the spec as run
+    run.json       versions, device, data: what is needed to run it again
+    study.db       the Optuna study
+    search.log     a line for each thing that happened
+    promoted/      one folder for each full run: checkpoint.pt while it trains, result.json when it is finished
+    report.html    written by `search report`
+    """
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.root.name
+
+    @property
+    def study_file(self) -> Path:
+        """The spec as run."""
+        return self.root / "study.toml"
+
+    @property
+    def facts(self) -> Path:
+        """Versions, device and data of the run."""
+        return self.root / "run.json"
+
+    @property
+    def database(self) -> Path:
+        """The Optuna study."""
+        return self.root / "study.db"
+
+    @property
+    def storage(self) -> str:
+        """The storage address of the study."""
+        return f"sqlite:///{self.database}"
+
+    @property
+    def log(self) -> Path:
+        """What happened, in plain lines."""
+        return self.root / "search.log"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.root / "report.html"
+
+    def promotion(self, trial: int, epochs: int, seed: int) -> "PromotionFolder":
+        """The folder of one full run."""
+        return PromotionFolder(self.root / "promoted" / f"trial-{trial:04d}-epochs-{epochs}-seed-{seed}")
+
+    def promotions(self) -> list["PromotionFolder"]:
+        """The folders of all full runs, finished or not, in order."""
+        return [PromotionFolder(path) for path in sorted((self.root / "promoted").glob("trial-*"))]
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            RunError: it cannot be written.
+
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise RunError(
+                f"run folder {self.root} cannot be written ({error.strerror}): choose another with --runs"
+            ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run, so that no second process works on it.
+
+        Raises:
+            RunError: another process holds it.
+
+        """
+        try:
+            # Released by the system when the process dies, however it dies.
+            with FileLock(self.root / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise RunError(
+                f"another search is at work in {self.root}: wait for it, or choose another --name"
+            ) from error
+
+
+@dataclass(frozen=True)
+class PromotionFolder:
+    """One full run's folder."""
+
+    root: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state after the last finished epoch."""
+        return self.root / "checkpoint.pt"
+
+    @property
+    def result(self) -> Path:
+        """The outcome; there only when the run is finished."""
+        return self.root / "result.json"
+
+
+def find_run(runs: Path, name: str | None) -> RunFolder:
+    """The run called `name` in the folder `runs`, or the one worked on last.
+
+    Raises:
+        RunError: there is none.
+
+    """
+    found = {path.parent.name: path.parent for path in runs.glob("*/study.db")}
+    if name is None and found:
+        return RunFolder(max(found.values(), key=lambda path: (path / "study.db").stat().st_mtime))
+    if name not in found or name is None:
+        there = f": there are {', '.join(sorted(found))}" if found else ": start one with `search run`"
+        raise RunError(f"no run{f' {name!r}' if name else ''} in {runs}{there}")
+    return RunFolder(found[name])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `path`, whole or not at all; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,178 @@
+"""What a study is: `StudySpec`, made from defaults, then a study file, then flags."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from search.errors import SpecError
+from space import Space
+from train_core.specs import ANNEALED, Frozen, ResNetSpec
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class PrunerSpec(Frozen):
+    """When a trial is stopped early: below the median of the completed trials at the same epoch.
+
+    Slow to judge, since learning curves cross: eager pruning was measured to lose more than it saves.
+    """
+
+    startup_trials: int = Field(default=20, ge=0, description="completed trials before any is pruned")
+    warmup: float = Field(default=1 / 3, ge=0, le=1, description="share of a short run before it can be pruned")
+    min_values: Positive = Field(default=5, description="completed trials that must have reached the epoch")
+
+
+class PromoteSpec(Frozen):
+    """How the best trials are trained at full length."""
+
+    top: Positive = Field(default=3, description="trials to promote")
+    epochs: Positive = Field(default=200, description="epochs of a full run")
+    seeds: Positive = Field(default=1, description="full runs of each, with different seeds")
+
+
+class StudySpec(Frozen):
+    """A whole study: data, budget, effort, space and the networks to try first."""
+
+    data: str = Field(description="cifar10, cifar100, digits, a .npz file or a folder of images")
+    budget: Positive = Field(description="most trainable parameters that a network may have")
+    trials: Positive = Field(default=200, description="trials in all; run again to continue to a larger total")
+    epochs: Positive = Field(default=30, description="epochs of a short run")
+    seed: int = Field(default=0, ge=0, description="of the validation split, the sampler and the training runs")
+    val_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="share of the training images held out to score on (unless data has val/)"
+    )
+    sampler: Literal["tpe", "random"] = Field(default="tpe", description="tpe, or random as a control")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 where the device computes it natively"
+    )
+    pruner: PrunerSpec = PrunerSpec()
+    promote: PromoteSpec = PromoteSpec()
+    space: Space = Space()
+    baselines: dict[str, ResNetSpec] = Field(
+        default={}, description="known networks by name; those that the budget and the space hold are the first trials"
+    )
+    baseline_recipe: dict[str, bool | int | float | str] = Field(
+        default={}, description="values of the recipe's parameters for the baselines"
+    )
+
+
+def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
+    """The spec of a shipped study (by name) or of a study file (by path), with `flags` over it.
+
+    Raises:
+        SpecError: no such study, not TOML, an unknown key, a value out of range.
+
+    """
+    path = study_path(study)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"study file {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"study file {path} is not TOML: {error}") from error
+    values |= flags
+    try:
+        spec = StudySpec.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(f"study {study}: {_first_problem(error)}") from error
+    _check_annealed(spec, study)
+    return spec
+
+
+def study_path(study: str) -> Path:
+    """The file of a study: a path that ends in .toml as it stands, else the name of a shipped one."""
+    if study.endswith(".toml"):
+        return Path(study)
+    shipped = {path.stem: path for path in _shipped_studies().glob("*.toml")}
+    if study not in shipped:
+        names = ", ".join(sorted(shipped))
+        raise SpecError(f"unknown study {study!r}{_nearest(study, shipped)}: give one of {names}, or a .toml file")
+    return shipped[study]
+
+
+def parse_budget(text: str) -> int:
+    """A number of parameters: `5e6`, `5M`, `200k`, `5_000_000`.
+
+    Raises:
+        SpecError: not a positive whole number.
+
+    """
+    match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?(?:e\+?\d{1,2})?)\s*([km]?)\s*", text, flags=re.IGNORECASE)
+    value = Decimal(match[1].replace("_", "")) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()] if match else 0
+    if value < 1 or value != int(value):
+        raise SpecError(
+            f"--budget {text!r} is not a positive number of parameters: write it as 5e6, 5M, 200k or 5_000_000"
+        )
+    return int(value)
+
+
+def short_count(count: int) -> str:
+    """A count as a short name: 5_000_000 is 5M, 200_000 is 200k, 4_976_426 stays as it is."""
+    for unit, suffix in ((1_000_000, "M"), (1_000, "k")):
+        if count >= unit and count * 10 % unit == 0:
+            return f"{count / unit:g}{suffix}"
+    return str(count)
+
+
+def _shipped_studies() -> Path:
+    """The folder of study files: inside the package once installed, beside it in a checkout."""
+    inside = Path(__file__).parent / "studies"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "studies"
+
+
+def _check_annealed(spec: StudySpec, study: str) -> None:
+    """Refuse short runs that would be a long run cut off: neither annealed to zero nor averaged."""
+    drawn = spec.space.schedule if isinstance(spec.space.schedule, tuple) else (spec.space.schedule,)
+    cut_off = [schedule for schedule in drawn if schedule not in ANNEALED]
+    if cut_off and spec.space.ema_decay == 0:
+        raise SpecError(
+            f"study {study}: space.schedule {cut_off[0]!r} does not reach zero within a short run, "
+            "which then ranks wrongly: use cosine or one-cycle, or average the weights (space.ema_decay = 0.999)"
+        )
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first of pydantic's findings, as one line with the nearest valid word where there is one."""
+    finding = error.errors()[0]
+    # The tags of a dimension's forms ("fixed", "choices", "range") are ours, not the user's.
+    path = [str(part) for part in finding["loc"] if part not in {"fixed", "choices", "range"}]
+    where = ".".join(path)
+    if finding["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        return f"unknown key {where!r}{_nearest(path[-1], _keys_at(path[:-1]))}"
+    if finding["type"] == "missing":
+        return f"{where} is missing"
+    if finding["type"] == "union_tag_invalid":
+        return f"{where} cannot be a range: give one value or a list"
+    message = finding["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    nearest = ""
+    if finding["type"] == "literal_error" and isinstance(finding["input"], str):
+        nearest = _nearest(finding["input"], re.findall(r"'([^']*)'", finding["ctx"]["expected"]))
+    given = finding["input"]
+    shown = "" if isinstance(given, dict | list | tuple | Frozen) else f", not {given!r}"
+    return f"{where + ': ' if where else ''}{message}{shown}{nearest}"
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    """The valid keys of the table at `path` of a study file."""
+    tables: dict[str, type[Frozen]] = {
+        "space": Space,
+        "pruner": PrunerSpec,
+        "promote": PromoteSpec,
+        "baselines": ResNetSpec,
+    }
+    if not path:
+        return list(StudySpec.model_fields)
+    if path[0] == "space" and len(path) > 1:
+        return ["low", "high", "log", "step"]
+    return list(tables[path[0]].model_fields) if path[0] in tables else []
+
+
+def _nearest(word: str, valid: Any) -> str:
+    matches = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

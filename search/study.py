@@ -1,0 +1,297 @@
+"""Runs a study: asks for a trial, trains it short, reports every epoch, prunes, tells.
+
+The loop is our own (ask and tell), so that every end of a trial is written down the same way and a trial that was
+interrupted is found and tried again.
+"""
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+import space as search_space
+from search.errors import RunError, StudyFailedError
+from search.run_folder import RunFolder
+from search.spec import StudySpec
+from train_core.errors import DivergedError, UserError
+from train_core.loop import EpochResult
+from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
+
+ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
+
+Trainer = Callable[[ResNetSpec, TrainSpec], Iterator[EpochResult]]
+"""Trains a network by a recipe, one epoch a step."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the data asks of a network, and which data it is."""
+
+    fingerprint: str
+    in_channels: int
+    num_classes: int
+    size: tuple[int, int]  # height and width of the images, in pixels
+
+
+NAMED_TASKS = {
+    "cifar10": Task(fingerprint="", in_channels=3, num_classes=10, size=(32, 32)),
+    "cifar100": Task(fingerprint="", in_channels=3, num_classes=100, size=(32, 32)),
+    "digits": Task(fingerprint="", in_channels=1, num_classes=10, size=(32, 32)),
+}
+"""What the named data sets ask, for counting without loading them."""
+
+
+def fitted(network: ResNetSpec, task: Task) -> ResNetSpec:
+    """The network with the task's channels and classes."""
+    return network.model_copy(update={"in_channels": task.in_channels, "num_classes": task.num_classes})
+
+
+class Events(Protocol):
+    """Who is told what happens, as it happens."""
+
+    def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None: ...  # noqa: D102
+    def epoch_ended(self, number: int, result: EpochResult) -> None: ...  # noqa: D102
+    def trial_ended(self, trial: FrozenTrial) -> None: ...  # noqa: D102
+
+
+class _StoppedError(Exception):
+    """There is no time left for another epoch."""
+
+
+def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
+    """The run's Optuna study.
+
+    Raises:
+        RunError: the storage cannot be opened.
+
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        if create:
+            return optuna.create_study(
+                storage=folder.storage, study_name=folder.name, direction="maximize", load_if_exists=True
+            )
+        return optuna.load_study(storage=folder.storage, study_name=folder.name)
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{folder.database} cannot be opened as a study ({reason}): choose another --name") from error
+
+
+def claim(study: optuna.Study, spec: StudySpec, task: Task, folder: RunFolder) -> None:
+    """Write down what this study is, or check that it is the same that was written down.
+
+    Raises:
+        RunError: the run was made with another budget, space or data; the message says which.
+
+    """
+    ours = _identity(spec, task)
+    if "identity" not in study.user_attrs:
+        study.set_user_attr("identity", ours)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the dashboard's axis says it
+            study.set_metric_names(["validation accuracy"])
+        return
+    theirs = study.user_attrs["identity"]
+    for key in ours:
+        if ours[key] != theirs.get(key):
+            raise RunError(
+                f"run {folder.name!r} was made with {key} {_shown(theirs.get(key))}, not {_shown(ours[key])}: "
+                "give the same, or another --name"
+            )
+
+
+def _identity(spec: StudySpec, task: Task) -> dict[str, Any]:
+    """All that makes two trials of a study comparable: one name, one value; the space by its dimensions."""
+    values = spec.model_dump(mode="json", exclude={"trials", "promote", "baselines", "baseline_recipe", "data"})
+    dimensions = values.pop("space")
+    return {
+        "budget": values.pop("budget"),
+        "data": f"{spec.data} ({task.fingerprint})",
+        **values,
+        **{f"space.{name}": dimension for name, dimension in dimensions.items()},
+    }
+
+
+def _shown(value: Any) -> str:
+    return (
+        f"{value:,}" if isinstance(value, int) else json.dumps(value) if isinstance(value, dict | list) else str(value)
+    )
+
+
+def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: Task) -> list[str]:
+    """Make the known networks that budget and space hold the first trials; returns their names.
+
+    Done once in a study's life: a name that is there already is not enqueued again.
+    """
+    there = {trial.user_attrs.get("baseline") for trial in study.get_trials(deepcopy=False)}
+    names = []
+    for name, network in spec.baselines.items():
+        params = search_space.as_parameters(fitted(network, task), spec.baseline_recipe, spec.space, spec.budget)
+        if params is None:
+            continue
+        names.append(name)
+        if name not in there:
+            study.enqueue_trial(params, user_attrs={"baseline": name})
+    return names
+
+
+def retry_interrupted(study: optuna.Study) -> None:
+    """Make every trial that was cut off the next one to be tried, once. Doing it twice changes nothing.
+
+    Call it only while no other process works on the study: a trial that is running has then lost its process.
+    """
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        _end_interrupted(study, trial.number, trial._trial_id)
+    trials = study.get_trials(deepcopy=False)
+    retried = {trial.user_attrs.get("retry_of") for trial in trials}
+    for trial in trials:
+        # One that was cut off before it drew anything, and was not enqueued, leaves nothing to repeat.
+        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if was_interrupted(trial) and trial.number not in retried and params:
+            kept = {name: trial.user_attrs[name] for name in ("baseline",) if name in trial.user_attrs}
+            study.enqueue_trial(params, user_attrs={**kept, "retry_of": trial.number})
+
+
+def was_interrupted(trial: FrozenTrial) -> bool:
+    """Whether the trial was cut off from outside, so that it says nothing about its network."""
+    return trial.state == TrialState.FAIL and trial.user_attrs.get("reason") == "interrupted"
+
+
+def ended(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that count towards the total: complete, pruned or failed, but not those that were interrupted."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    return [trial for trial in study.get_trials(deepcopy=False, states=states) if not was_interrupted(trial)]
+
+
+def run(
+    study: optuna.Study,
+    spec: StudySpec,
+    task: Task,
+    trainer: Trainer,
+    events: Events,
+    *,
+    precision: Precision,
+    deadline: float = float("inf"),
+) -> None:
+    """Run trials until the study has `spec.trials`, or until `deadline` (in `time.monotonic` seconds).
+
+    Raises:
+        StudyFailedError: the first trials all failed.
+
+    """
+    study.pruner = optuna.pruners.MedianPruner(
+        n_startup_trials=spec.pruner.startup_trials,
+        n_warmup_steps=round(spec.pruner.warmup * spec.epochs),
+        n_min_trials=spec.pruner.min_values,
+    )
+    while len(ended(study)) < spec.trials and time.monotonic() < deadline:
+        study.sampler = _sampler(spec, len(study.get_trials(deepcopy=False)))
+        trial = study.ask()
+        try:
+            events.trial_ended(_run_trial(study, trial, spec, task, trainer, events, precision, deadline))
+        except _StoppedError:
+            _end_interrupted(study, trial.number, trial._trial_id)
+            return
+        except BaseException:
+            _end_interrupted(study, trial.number, trial._trial_id)
+            raise
+        _stop_if_all_failed(study)
+
+
+def _sampler(spec: StudySpec, trials: int) -> optuna.samplers.BaseSampler:
+    """A new sampler for each trial, seeded by the study's seed and the trials so far.
+
+    So a study that was stopped and continued draws what it would have drawn, and never repeats its first draws.
+    """
+    seed = int(np.random.SeedSequence((spec.seed, trials)).generate_state(1)[0])
+    if spec.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def _run_trial(
+    study: optuna.Study,
+    trial: Trial,
+    spec: StudySpec,
+    task: Task,
+    trainer: Trainer,
+    events: Events,
+    precision: Precision,
+    deadline: float,
+) -> FrozenTrial:
+    """One short run, from the draw to the verdict."""
+    # Everything is suggested before anything can end the trial: a trial that lacks a parameter would take that
+    # parameter out of the sampler's joint model for good.
+    draw = search_space.suggest(trial, spec.space)
+    network = search_space.network(
+        draw, spec.space, spec.budget, in_channels=task.in_channels, num_classes=task.num_classes
+    )
+    recipe = search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision=precision)
+    for name, value in {
+        "network": network.model_dump_json(),
+        "recipe": recipe.model_dump_json(),
+        "in words": str(network),
+        "parameters": num_params(network),
+        "multiply-adds": num_madds(network, task.size),
+    }.items():
+        trial.set_user_attr(name, value)
+    events.trial_started(trial.number, network, recipe)
+
+    started = time.monotonic()
+    state, reason = TrialState.COMPLETE, None
+    result = None
+    try:
+        for result in trainer(network, recipe):
+            trial.report(result.val_accuracy, result.epoch)
+            events.epoch_ended(trial.number, result)
+            if result.epoch < recipe.epochs:
+                if trial.should_prune():
+                    state, reason = TrialState.PRUNED, f"below the median at epoch {result.epoch}"
+                    break
+                if time.monotonic() + result.seconds > deadline:
+                    raise _StoppedError
+    except (_StoppedError, UserError, OSError):
+        raise  # no verdict on the network
+    except DivergedError as error:
+        # Pruned, not failed: the sampler learns nothing from a failed trial, and much from this one.
+        state, reason = TrialState.PRUNED, f"diverged: {error}"
+    except Exception as error:  # whatever goes wrong in one trial, the study goes on
+        state, reason = (
+            TrialState.FAIL,
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+        )
+        log.exception("trial %d failed", trial.number)
+    trial.set_user_attr("seconds", round(time.monotonic() - started, 3))
+    if reason is not None:
+        trial.set_user_attr("reason", reason)
+    score = result.val_accuracy if state == TrialState.COMPLETE and result is not None else None
+    return study.tell(trial, score, state)
+
+
+def _end_interrupted(study: optuna.Study, number: int, trial_id: int) -> None:
+    study._storage.set_trial_user_attr(trial_id, "reason", "interrupted")
+    study.tell(number, state=TrialState.FAIL)
+
+
+def gave_nothing(trial: FrozenTrial) -> bool:
+    """Whether the trial failed or diverged."""
+    return trial.state == TrialState.FAIL or str(trial.user_attrs.get("reason", "")).startswith("diverged")
+
+
+def _stop_if_all_failed(study: optuna.Study) -> None:
+    trials = ended(study)
+    if len(trials) >= ALL_FAILED_AFTER and all(gave_nothing(trial) for trial in trials):
+        raise StudyFailedError(
+            f"the first {len(trials)} trials all failed, the last with: {trials[-1].user_attrs['reason']}; "
+            "change the study's data or space before running it again"
+        )

@@ -1,0 +1,359 @@
+"""The search space: which networks and recipes a study may draw, and how a draw becomes a network within the budget.
+
+Read `Space` first: one line for each dimension. A study file overrides any of them under `[space]`:
+
+    optimizer = "sgd"                            held fixed
+    optimizer = ["sgd", "adamw"]                 one of these
+    sgd_lr = { low = 0.01, high = 0.5, log = true }    a range; `step` instead of `log` for a grid
+
+Two rules keep the sampler's model of the space whole (TPE drops a parameter from its joint model as soon as one
+trial lacks it or has it with other bounds):
+
+- every trial suggests every parameter, always with the same bounds, also those that its network does not use;
+- width is not drawn. It is solved: the widest network whose parameter count stays within `fill` x budget, every
+  width a multiple of 8. So no trial is over the budget, and none is thrown away for it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar, cast
+
+from pydantic import ConfigDict, Discriminator, Field, Tag
+
+from train_core.specs import (
+    AugmentSpec,
+    BlockType,
+    Frozen,
+    Kernel,
+    Norm,
+    OptimizerName,
+    Precision,
+    ResNetSpec,
+    ScheduleName,
+    ShortcutNorm,
+    ShortcutType,
+    Stride,
+    TrainSpec,
+    num_params,
+)
+
+WIDTH_STEP = 8  # widths are multiples of this, as tensor cores and vector units want them
+BASE_STEP = 0.25  # channels; in smaller steps, no more of the budget is used (median share at 5 M: 97 %, with 1: 96 %)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range(Generic[T]):
+    """Any value from `low` to `high`, both included."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    low: T
+    high: T
+    log: bool = False  # drawn uniformly in the logarithm
+    step: int | float | None = None  # only low, low + step, low + 2 step, ...
+
+    def __post_init__(self) -> None:
+        low, high = cast(float, self.low), cast(float, self.high)
+        if not low < high:
+            raise ValueError(f"low must be less than high, not {low} and {high}")
+        if self.log and (self.step is not None or low <= 0):
+            raise ValueError("log needs low > 0 and no step")
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "choices"
+    return "range" if isinstance(value, dict | Range) else "fixed"
+
+
+_Fixed = Annotated[T, Tag("fixed")]
+_Choices = Annotated[Annotated[tuple[T, ...], Field(min_length=1)], Tag("choices")]
+_Range = Annotated[Range[T], Tag("range")]
+
+Choice = Annotated[_Fixed[T] | _Choices[T], Discriminator(_kind)]
+Number = Annotated[_Fixed[T] | _Choices[T] | _Range[T], Discriminator(_kind)]
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Stages = Annotated[int, Field(ge=2, le=5)]
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Strength = Annotated[float, Field(ge=0, le=1)]
+Degrees = Annotated[float, Field(ge=0, le=180)]
+Turns = Annotated[float, Field(ge=0, le=0.5)]
+Growth = Annotated[float, Field(ge=1, le=4)]
+
+
+class Space(Frozen):
+    """Every dimension of the search; the defaults are the space of the CIFAR studies.
+
+    What short runs get wrong is regularisation: they always prefer too little of it. So everything that
+    regularises is held at a strong setting here, and drawn only where a study file says so.
+    """
+
+    # The network. `blocks` and `growth` are drawn once for each stage: blocks_1, ..., growth_2, ...
+    fill: Number[Share] = Range(low=0.5, high=1.0)  # share of the budget that the network may take
+    stages: Number[Stages] = Range(low=3, high=5)
+    blocks: Number[Positive] = Range(low=1, high=8)  # in a stage
+    growth: Number[Growth] = Range(low=1.0, high=2.5, step=0.25)  # a stage's width over that of the stage before
+    block: Choice[BlockType] = ("basic", "preact")
+    final_norm: Choice[bool] = (False, True)  # preact networks only
+    k1: Choice[Kernel] = (1, 3, 5, 7)
+    k2: Choice[Kernel] = (1, 3, 5, 7)
+    shortcut: Choice[ShortcutType] = ("conv", "max-pool")
+    shortcut_kernel: Choice[Kernel] = (1, 3, 5)
+    shortcut_norm: Choice[ShortcutNorm] = "after"
+    stem_kernel: Choice[Kernel] = (1, 3, 5)
+    stem_stride: Choice[Stride] = 1
+    stem_pool: Choice[bool] = False
+    se_ratio: Choice[Count] = (0, 16)
+    norm: Choice[Norm] = "batch"
+
+    # The optimizer; each has its own rate and decay, since their scales do not compare.
+    optimizer: Choice[OptimizerName] = ("sgd", "adam", "adamw")
+    sgd_lr: Number[Rate] = Range(low=0.01, high=0.5, log=True)
+    adam_lr: Number[Rate] = Range(low=3e-4, high=1e-2, log=True)
+    adamw_lr: Number[Rate] = Range(low=3e-4, high=1e-2, log=True)
+    sgd_weight_decay: Number[Decay] = 5e-4
+    adam_weight_decay: Number[Decay] = 5e-5
+    adamw_weight_decay: Number[Decay] = 0.05
+    momentum: Number[Probability] = 0.9
+    nesterov: Choice[bool] = True
+    schedule: Choice[ScheduleName] = ("cosine", "one-cycle")
+    warmup: Number[Probability] = 0.05  # share of the run; one-cycle has a rise of its own
+    batch_size: Number[Positive] = (64, 128, 256)
+    clip_norm: Number[Decay] = 0.0
+    ema_decay: Number[Probability] = 0.0
+
+    # What regularises.
+    label_smoothing: Number[Probability] = 0.1
+    block_dropout: Number[Probability] = 0.0
+    head_dropout: Number[Probability] = 0.0
+    crop_padding: Number[Count] = 4
+    flip: Choice[bool] = True
+    cutout: Number[Count] = 8
+    rotation: Number[Degrees] = 0.0
+    resize_crop: Number[Share] = 1.0
+    perspective: Number[Strength] = 0.0
+    brightness: Number[Strength] = 0.0
+    contrast: Number[Strength] = 0.0
+    saturation: Number[Strength] = 0.0
+    hue: Number[Turns] = 0.0
+
+    @property
+    def max_stages(self) -> int:
+        """The most stages that a draw can have."""
+        return int(_bounds(self.stages)[1])
+
+
+class Trial(Protocol):
+    """What `suggest` needs of an Optuna trial."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any: ...  # noqa: D102
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...  # noqa: D102
+    def suggest_float(  # noqa: D102
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+
+
+Draw = Mapping[str, Any]
+"""A value for every dimension, by parameter name (`blocks_1`, ... and `growth_2`, ... for each stage)."""
+
+
+def suggest(trial: Trial, space: Space) -> Draw:
+    """One value for each dimension: the fixed ones as they are, the others from the trial."""
+    return {name: _suggest(trial, name, dimension) for name, dimension in _dimensions(space)}
+
+
+def _suggest(trial: Trial, name: str, dimension: Any) -> Any:
+    if isinstance(dimension, tuple):
+        return trial.suggest_categorical(name, dimension)
+    if not isinstance(dimension, Range):
+        return dimension
+    if isinstance(dimension.low, int):
+        return trial.suggest_int(name, dimension.low, dimension.high, step=int(dimension.step or 1), log=dimension.log)
+    return trial.suggest_float(name, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+
+
+def parameters(space: Space) -> list[str]:
+    """Names of the parameters that a trial draws: the dimensions that are not held fixed."""
+    return [name for name, dimension in _dimensions(space) if isinstance(dimension, tuple | Range)]
+
+
+def _dimensions(space: Space) -> Iterator[tuple[str, Any]]:
+    """Each parameter's name and what it may be, in the order of `Space`."""
+    for name, dimension in space:
+        if name == "blocks":
+            yield from ((f"blocks_{stage}", dimension) for stage in range(1, space.max_stages + 1))
+        elif name == "growth":
+            yield from ((f"growth_{stage}", dimension) for stage in range(2, space.max_stages + 1))
+        else:
+            yield name, dimension
+
+
+def recipe(draw: Draw, *, epochs: int, seed: int, precision: Precision) -> TrainSpec:
+    """The recipe that a draw describes, for a run of `epochs`."""
+    optimizer = draw["optimizer"]
+    return TrainSpec(
+        epochs=epochs,
+        seed=seed,
+        precision=precision,
+        optimizer=optimizer,
+        lr=draw[f"{optimizer}_lr"],
+        weight_decay=draw[f"{optimizer}_weight_decay"],
+        augment=AugmentSpec(**{name: draw[name] for name in AugmentSpec.model_fields}),
+        **{name: draw[name] for name in TrainSpec.model_fields if name in draw and name != "optimizer"},
+    )
+
+
+def network(draw: Draw, space: Space, budget: int, *, in_channels: int, num_classes: int) -> ResNetSpec:
+    """The widest network of the drawn shape with at most `fill` x `budget` parameters.
+
+    A shape whose narrowest network takes more than its `fill` is built as that narrowest network, where the
+    budget holds it; where not, the shape is made smaller by `_smaller` until the budget does.
+
+    Raises:
+        ValueError: the budget is less than the smallest network of the space.
+
+    """
+    task = {"in_channels": in_channels, "num_classes": num_classes}
+    for shape in _smaller(draw, space):
+        narrowest = _build(shape, WIDTH_STEP, task)
+        if num_params(narrowest) <= budget:
+            limit = max(shape["fill"] * budget, num_params(narrowest))
+            return _build(shape, _widest(shape, limit, task), task)
+    raise ValueError(f"no network of this space has at most {budget:,} parameters")
+
+
+def smallest(space: Space, *, in_channels: int, num_classes: int) -> ResNetSpec:
+    """The network of the space with the fewest parameters."""
+    return _build(_smallest(space), WIDTH_STEP, {"in_channels": in_channels, "num_classes": num_classes})
+
+
+def _smallest(space: Space) -> Draw:
+    """The shape of the smallest network: every number at its least, and of the unordered choices the cheapest."""
+    unordered = ("block", "shortcut_norm", "norm")
+    shapes = (
+        {**_lowest(space), "final_norm": False, **dict(zip(unordered, values, strict=True))}
+        for values in product(*(_values(getattr(space, name)) for name in unordered))
+    )
+    return min(shapes, key=lambda shape: num_params(_build(shape, WIDTH_STEP, {})))
+
+
+def as_parameters(wanted: ResNetSpec, recipe_values: Draw, space: Space, budget: int) -> dict[str, Any] | None:
+    """The parameters whose draw is the network `wanted`, with `recipe_values`: the inverse of `network`.
+
+    None where the space or the budget does not hold that network or a value of its recipe.
+    """
+    dimensions = dict(_dimensions(space))
+    stages = len(wanted.widths)
+    values = {name: value for name, value in wanted.model_dump().items() if name in dimensions}
+    values |= {"stages": stages} | {f"blocks_{i}": wanted.blocks[i - 1] for i in range(1, stages + 1)}
+    values |= {f"growth_{i}": wanted.widths[i - 1] / wanted.widths[i - 2] for i in range(2, stages + 1)}
+    # Half a parameter more than it has: the widest network within that is this one.
+    values["fill"] = min(max((num_params(wanted) + 0.5) / budget, _bounds(space.fill)[0]), _bounds(space.fill)[1])
+    values |= recipe_values
+    if any(name not in dimensions or not _holds(dimensions[name], value) for name, value in values.items()):
+        return None
+    # Stages that the network lacks take the lowest value: they have no effect, and the set stays complete.
+    draw = {**_lowest(space), **values}
+    task = {"in_channels": wanted.in_channels, "num_classes": wanted.num_classes}
+    if num_params(wanted) > budget or network(draw, space, budget, **task) != wanted:
+        return None
+    return {name: draw[name] for name in parameters(space)}
+
+
+def _smaller(draw: Draw, space: Space) -> Iterator[Draw]:
+    """The drawn shape, then ever smaller ones, down to the smallest of the space.
+
+    First depth: one block off the stage that has most to spare (of several, the last). Then stages, growth, and the
+    rest in the order of `Space`, each down to what the smallest network of the space has.
+    """
+    shape = dict(draw)
+    yield shape
+    lowest = _lowest(space)
+    while True:
+        blocks = {name: shape[name] for name in (f"blocks_{i}" for i in range(1, shape["stages"] + 1))}
+        spare = {name: count for name, count in blocks.items() if count > lowest[name]}
+        if not spare:
+            break
+        deepest = max(spare, key=lambda name: (spare[name], name))
+        shape[deepest] -= 1
+        yield shape
+    for stages in range(shape["stages"] - 1, lowest["stages"] - 1, -1):
+        shape["stages"] = stages
+        yield shape
+    for name, value in _smallest(space).items():
+        if name in _SHRINKS or name.startswith("growth"):
+            shape[name] = value
+            yield shape
+
+
+_SHRINKS = frozenset(ResNetSpec.model_fields) - {"block_dropout", "head_dropout"}
+"""What `_smaller` may change of a network, apart from its stages, blocks and growth."""
+
+
+def _widest(shape: Draw, limit: float, task: Mapping[str, int]) -> float:
+    """The largest base width whose network has at most `limit` parameters; `WIDTH_STEP` at least."""
+
+    def fits(steps: int) -> bool:
+        return num_params(_build(shape, steps * BASE_STEP, task)) <= limit
+
+    low = round(WIDTH_STEP / BASE_STEP)
+    high = 2 * low
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low * BASE_STEP
+
+
+def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
+    """The network of a shape: each stage as wide as `base` times the growth so far, in multiples of `WIDTH_STEP`.
+
+    `base` moves in small steps and each stage is rounded by itself: so the later stages take up what is left of the
+    budget when the first cannot grow by 8 more.
+    """
+    widths, exact = [], base
+    for stage in range(1, shape["stages"] + 1):
+        exact *= shape[f"growth_{stage}"] if stage > 1 else 1
+        widths.append(WIDTH_STEP * math.floor(exact / WIDTH_STEP + 0.5))
+    return ResNetSpec(
+        widths=tuple(widths),
+        blocks=tuple(shape[f"blocks_{stage}"] for stage in range(1, shape["stages"] + 1)),
+        **task,
+        **{name: shape[name] for name in ResNetSpec.model_fields if name in shape and name != "final_norm"},
+        final_norm=shape["final_norm"] and shape["block"] == "preact",
+    )
+
+
+def _lowest(space: Space) -> dict[str, Any]:
+    """The least value of each dimension; of choices that have no order, the first."""
+    return {name: _bounds(dimension)[0] for name, dimension in _dimensions(space)}
+
+
+def _values(dimension: Any) -> tuple[Any, ...]:
+    return dimension if isinstance(dimension, tuple) else (dimension,)
+
+
+def _bounds(dimension: Any) -> tuple[Any, Any]:
+    """The least and the greatest value of a dimension; of choices that have no order, the first and the last."""
+    if isinstance(dimension, Range):
+        return dimension.low, dimension.high
+    values = _values(dimension)
+    return (values[0], values[-1]) if isinstance(values[0], str) else (min(values), max(values))
+
+
+def _holds(dimension: Any, value: Any) -> bool:
+    """Whether a dimension can take this value."""
+    if not isinstance(dimension, Range):
+        return value in _values(dimension)
+    on_grid = dimension.step is None or ((value - dimension.low) / dimension.step) % 1 == 0
+    return bool(dimension.low <= value <= dimension.high and on_grid)

@@ -1,0 +1,222 @@
+"""The space: every draw a network within the budget, every published network a draw."""
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from search.plan import _RandomTrial
+from search.spec import load_study
+from space import (
+    BASE_STEP,
+    WIDTH_STEP,
+    Range,
+    Space,
+    _build,
+    as_parameters,
+    network,
+    parameters,
+    recipe,
+    smallest,
+    suggest,
+)
+from train_core.specs import num_params
+
+TASK = {"in_channels": 3, "num_classes": 10}
+
+
+class RecordingTrial(_RandomTrial):
+    """Keeps what was asked of it."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(random.Random(seed))
+        self.asked: dict[str, Any] = {}
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        self.asked[name] = tuple(choices)
+        return super().suggest_categorical(name, choices)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        self.asked[name] = (low, high, step, log)
+        return super().suggest_int(name, low, high, step=step, log=log)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        self.asked[name] = (low, high, step, log)
+        return super().suggest_float(name, low, high, step=step, log=log)
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 10**6), budget=st.integers(770, 20_000_000))
+def test_every_draw_fits_every_budget_from_the_smallest_network_up(seed: int, budget: int) -> None:
+    drawn = suggest(RecordingTrial(seed), Space())
+    found = network(drawn, Space(), budget, **TASK)
+    assert num_params(found) <= budget
+    assert all(width % WIDTH_STEP == 0 for width in found.widths)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10**6), budget=st.integers(10_000, 5_000_000))
+def test_the_width_is_the_largest_that_fits(seed: int, budget: int) -> None:
+    drawn = suggest(RecordingTrial(seed), Space())
+    every = [num_params(_build(drawn, steps * BASE_STEP, TASK)) for steps in range(4 * WIDTH_STEP, 1000)]
+    assert every == sorted(every)
+    within = [count for count in every if count <= drawn["fill"] * budget]
+    if within and within[-1] < every[-1]:
+        assert num_params(network(drawn, Space(), budget, **TASK)) == within[-1]
+
+
+def test_the_narrowest_may_take_more_than_its_share_but_not_more_than_the_budget() -> None:
+    drawn = {**suggest(RecordingTrial(0), Space()), "fill": 0.5}
+    narrowest = _build(drawn, WIDTH_STEP, TASK)
+    assert network(drawn, Space(), num_params(narrowest), **TASK) == narrowest
+
+
+def test_a_budget_is_used_almost_whole() -> None:
+    for budget in (1_000_000, 5_000_000):
+        draws = [suggest(RecordingTrial(seed), Space(fill=1.0)) for seed in range(200)]
+        used = sorted(num_params(network(drawn, Space(fill=1.0), budget, **TASK)) / budget for drawn in draws)
+        assert used[len(used) // 2] > 0.94
+
+
+def test_every_trial_suggests_the_same_parameters_with_the_same_ranges() -> None:
+    trials = [RecordingTrial(seed) for seed in range(50)]
+    for trial in trials:
+        suggest(trial, Space())
+    assert all(trial.asked == trials[0].asked for trial in trials)
+    assert list(trials[0].asked) == parameters(Space())
+
+
+def test_a_fixed_dimension_is_not_suggested() -> None:
+    trial = RecordingTrial(0)
+    drawn = suggest(trial, Space(optimizer="sgd", sgd_lr=0.2, blocks=2, growth=2.0, stages=3))
+    assert drawn["optimizer"] == "sgd"
+    assert drawn["sgd_lr"] == 0.2
+    assert not {"optimizer", "sgd_lr", "stages", "blocks_1", "growth_2"} & set(trial.asked)
+
+
+def test_the_regularisers_are_held_by_default() -> None:
+    assert not set(parameters(Space())) & {
+        "label_smoothing",
+        "block_dropout",
+        "head_dropout",
+        "crop_padding",
+        "flip",
+        "cutout",
+        "sgd_weight_decay",
+        "adamw_weight_decay",
+    }
+
+
+def test_shrinking_takes_blocks_from_the_deepest_stage_first() -> None:
+    space = Space(stages=3, growth=2.0, k1=3, k2=3, shortcut_kernel=1, stem_kernel=3, block="basic", fill=1.0)
+    drawn = {
+        **suggest(RecordingTrial(0), space),
+        "blocks_1": 2,
+        "blocks_2": 8,
+        "blocks_3": 2,
+        "se_ratio": 0,
+    }
+    whole = network(drawn, space, 10**7, **TASK)
+    assert whole.blocks == (2, 8, 2)
+    narrowest = num_params(whole.model_copy(update={"widths": (8, 16, 32)}))
+    assert network(drawn, space, narrowest, **TASK).blocks == (2, 8, 2)
+    assert network(drawn, space, narrowest - 1, **TASK).blocks == (2, 7, 2)
+
+
+def test_a_budget_below_the_smallest_network_has_none() -> None:
+    least = num_params(smallest(Space(), **TASK))
+    drawn = suggest(RecordingTrial(0), Space())
+    assert num_params(network(drawn, Space(), least, **TASK)) == least
+    with pytest.raises(ValueError, match="at most"):
+        network(drawn, Space(), least - 1, **TASK)
+
+
+def test_no_draw_is_smaller_than_the_smallest() -> None:
+    space = Space(stages=Range(low=2, high=3), blocks=Range(low=1, high=2), shortcut_norm=("after", "none"))
+    least = num_params(smallest(space, **TASK))
+    draws = (suggest(RecordingTrial(seed), space) for seed in range(300))
+    assert all(num_params(network(drawn, space, least, **TASK)) == least for drawn in draws)
+
+
+@pytest.mark.parametrize("name", list(load_study("cifar10", {}).baselines))
+def test_every_published_network_comes_back_from_its_parameters(name: str) -> None:
+    spec = load_study("cifar10", {})
+    wanted = spec.baselines[name]
+    found = as_parameters(wanted, spec.baseline_recipe, spec.space, spec.budget)
+    assert found is not None
+    assert set(found) == set(parameters(spec.space))
+    drawn = suggest(_FixedTrial(found), spec.space)
+    assert network(drawn, spec.space, spec.budget, **TASK) == wanted
+    made = recipe(drawn, epochs=30, seed=0, precision="fp32")
+    assert (made.optimizer, made.lr, made.schedule, made.batch_size) == ("sgd", 0.1, "cosine", 128)
+
+
+def test_a_network_outside_the_space_or_the_budget_has_no_parameters() -> None:
+    spec = load_study("cifar10", {})
+    a1 = spec.baselines["A1"]
+    assert as_parameters(a1, {}, spec.space, 4_000_000) is None
+    assert as_parameters(a1.model_copy(update={"blocks": (9, 6, 4, 3)}), {}, spec.space, 20_000_000) is None
+    assert as_parameters(a1.model_copy(update={"stem_stride": 2}), {}, spec.space, spec.budget) is None
+    assert as_parameters(a1, {"sgd_lr": 3.0}, spec.space, spec.budget) is None
+    assert as_parameters(a1, {"batch_size": 48}, spec.space, spec.budget) is None
+
+
+class _FixedTrial:
+    """Answers with given values."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        assert self.values[name] in choices
+        return self.values[name]
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        assert low <= self.values[name] <= high
+        return int(self.values[name])
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        assert low <= self.values[name] <= high
+        return float(self.values[name])
+
+
+def test_each_optimizer_has_its_own_rate_and_decay() -> None:
+    space = Space(sgd_lr=0.3, adamw_lr=0.004)
+    for optimizer, lr, decay in (("sgd", 0.3, 5e-4), ("adamw", 0.004, 0.05)):
+        drawn = {**suggest(RecordingTrial(0), space), "optimizer": optimizer}
+        made = recipe(drawn, epochs=7, seed=3, precision="bf16")
+        assert (made.lr, made.weight_decay) == (lr, decay)
+        assert (made.epochs, made.seed, made.precision, made.augment.cutout) == (7, 3, "bf16", 8)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stages": {"low": 1, "high": 3}},
+        {"stages": {"low": 3, "high": 2}},
+        {"stages": {"lo": 2, "high": 3}},
+        {"sgd_lr": {"low": 0.0, "high": 1.0, "log": True}},
+        {"sgd_lr": {"low": 0.1, "high": 1.0, "log": True, "step": 0.1}},
+        {"block": "bottleneck"},
+        {"block": []},
+        {"block": {"low": 1, "high": 2}},
+        {"optimiser": "sgd"},
+        {"shortcut_norm": "sideways"},
+        {"se_ratio": -1},
+        {"rotation": 200},
+    ],
+)
+def test_an_impossible_space_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Space.model_validate(wrong)
+
+
+def test_a_space_survives_json() -> None:
+    assert Space.model_validate(Space().model_dump(mode="json")) == Space()

@@ -1,0 +1,341 @@
+"""Random changes to whole batches of training images, on the device that holds them.
+
+Every transform is a function of explicit per-image parameters and agrees with torchvision's of the same name; the
+parameters are drawn by the `draw_*` functions, from torchvision's distributions and torch's default generator.
+
+Nothing here waits for the device or lets a shape depend on data (no `.item()`, no boolean indexing, no tensor made from
+Python numbers by a copy from the host), so that a training step can be captured in a CUDA graph, drawing included.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from train_core.specs import AugmentSpec
+
+
+class Augmenter:
+    """Draws augmented training batches from images that stay on their device.
+
+    `images` is uint8 [N, H, W, C]; `mean` and `std` are per channel, in units in which white is 1; `dtype` is the
+    batches'. Holds one copy of the images, with a black border of `spec.crop_padding` pixels (without one: no copy).
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        spec: AugmentSpec,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.spec = spec
+        self.dtype = dtype
+        self.size = (images.shape[1], images.shape[2])
+        border = spec.crop_padding
+        self._padded = F.pad(images, (0, 0, border, border, border, border)) if border else images.contiguous()
+        self._scale, self._shift = _scale_and_shift(mean, std, images.shape[2], images.device)
+        self._distorts = spec.resize_crop < 1 or any(
+            (spec.rotation, spec.perspective, spec.brightness, spec.contrast, spec.saturation, spec.hue)
+        )
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Augment images `indices` (int64 [B]) anew and normalise them: `dtype` [B, C, H, W], channels last.
+
+        In this order: random crop and flip, random resized crop, rotation, perspective, brightness, contrast,
+        saturation, hue, normalisation, cutout. (torchvision's ColorJitter draws the order of its four; here it is
+        fixed.) What the spec leaves out is not computed.
+        """
+        pixels = self._crop_and_flip(indices)
+        if self._distorts:
+            x = self._distort(pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255)
+            batch = _multiply_add(x.permute(0, 2, 3, 1), 255 * self._scale, self._shift, self.dtype)
+        else:
+            batch = _multiply_add(pixels, self._scale, self._shift, self.dtype)
+        if self.spec.cutout:
+            batch = cutout(batch, draw_centres(len(indices), self.size, indices.device), self.spec.cutout)
+        return batch
+
+    def _crop_and_flip(self, indices: Tensor) -> Tensor:
+        """Crop and flip images `indices` as the spec says: uint8 [B, H, W, C]."""
+        count, device = len(indices), indices.device
+        if not (self.spec.crop_padding or self.spec.flip):
+            return self._padded.index_select(0, indices)
+        rows, cols = draw_offsets(count, self.spec.crop_padding, device)
+        flip = draw_chosen(count, 0.5 if self.spec.flip else 0.0, device)
+        return crop_flip(self._padded, indices, rows, cols, flip, self.size)
+
+    def _distort(self, x: Tensor) -> Tensor:
+        """Change the geometry, then the colours, of float [B, C, H, W] in [0, 1]."""
+        spec, count, device = self.spec, len(x), x.device
+        if spec.resize_crop < 1:
+            x = resize_crop(x, draw_boxes(count, self.size, spec.resize_crop, device))
+        if spec.rotation:
+            x = rotate(x, draw_uniform(count, 0, spec.rotation, device))
+        if spec.perspective:
+            x = perspective(x, draw_corners(count, self.size, spec.perspective, device))
+        if spec.brightness:
+            x = adjust_brightness(x, draw_uniform(count, 1, spec.brightness, device))
+        if spec.contrast:
+            x = adjust_contrast(x, draw_uniform(count, 1, spec.contrast, device))
+        if spec.saturation:
+            x = adjust_saturation(x, draw_uniform(count, 1, spec.saturation, device))
+        if spec.hue:
+            x = adjust_hue(x, draw_uniform(count, 0, spec.hue, device))
+        return x
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """Compute (images / 255 - mean) / std: uint8 [B, H, W, C] -> `dtype` [B, C, H, W], channels last."""
+    scale, shift = _scale_and_shift(mean, std, images.shape[2], images.device)
+    return _multiply_add(images, scale, shift, dtype)
+
+
+# Transforms. x is float [B, C, H, W] in [0, 1]; parameters hold one value, or one row of values, for each image.
+
+
+def crop_flip(
+    padded: Tensor, indices: Tensor, rows: Tensor, cols: Tensor, flip: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Cut windows of height and width `size` from images `indices` of `padded`; mirror them where `flip`.
+
+    `padded` is [N, height, width, C], contiguous; `rows` and `cols` (int64 [B]) are the windows' top left pixels in it;
+    `flip` is bool [B]. Returns [B, *size, C].
+
+    One gather of whole pixels. (Whole rows, gathered from images stored both plain and mirrored, come faster on a CPU
+    but take double the memory; either time is lost in that of a training step.)
+    """
+    height, width = size
+    col = torch.arange(width, device=padded.device)
+    row = rows[:, None] + torch.arange(height, device=padded.device)  # [B, height]
+    col = cols[:, None] + torch.where(flip[:, None], width - 1 - col, col)  # [B, width]
+    line = (indices[:, None] * padded.shape[1] + row) * padded.shape[2]  # [B, height]
+    pixel = line[:, :, None] + col[:, None, :]  # [B, height, width]
+    return padded.view(-1, padded.shape[3]).index_select(0, pixel.view(-1)).view(*pixel.shape, padded.shape[3])
+
+
+def resize_crop(x: Tensor, boxes: Tensor) -> Tensor:
+    """Enlarge the inside of `boxes` ([B, 4]: top, left, height, width in pixels) to the whole image; bilinear."""
+    rows, cols = _pixel_centres(x)
+    top, left, height, width = boxes[:, :, None, None].unbind(1)
+    # A crop knows nothing of what is outside it: nothing is read beyond the centres of its outermost pixels.
+    rows = torch.minimum((rows * (height / x.shape[-2])).clamp(min=0.5), height - 0.5)
+    cols = torch.minimum((cols * (width / x.shape[-1])).clamp(min=0.5), width - 0.5)
+    return _sample(x, top + rows, left + cols)
+
+
+def rotate(x: Tensor, degrees: Tensor) -> Tensor:
+    """Turn x counter-clockwise about its centre by `degrees` ([B]); bilinear, black outside."""
+    rows, cols = _pixel_centres(x)
+    middle_row, middle_col = x.shape[-2] / 2, x.shape[-1] / 2
+    rows, cols = rows - middle_row, cols - middle_col
+    angle = torch.deg2rad(degrees)[:, None, None]
+    cos, sin = angle.cos(), angle.sin()
+    return _sample(x, sin * cols + cos * rows + middle_row, cos * cols - sin * rows + middle_col)
+
+
+def perspective(x: Tensor, corners: Tensor) -> Tensor:
+    """Show x as if its corner pixels had moved to `corners`; bilinear, black outside.
+
+    `corners` ([B, 4, 2]) are the new (x, y) pixels of the top left, top right, bottom right and bottom left corner;
+    where they lie on one line, everything is black.
+    """
+    rows, cols = _pixel_centres(x)
+    to_square = _square_from_quadrilateral(corners)[..., None, None]  # [B, 3, 3, 1, 1]
+    uvw = to_square[:, :, 0] * cols + to_square[:, :, 1] * rows + to_square[:, :, 2]  # [B, 3, H, W]
+    # Points at infinity, or nowhere, go far outside: grid_sample would make NaN of them.
+    u, v = (uvw[:, :2] / uvw[:, 2:]).nan_to_num(nan=-1).clamp(-1, 2).unbind(1)
+    # torchvision's convention: corners lie at 0 and width - 1 in a plane in which pixels' centres lie at halves.
+    return _sample(x, v * (x.shape[-2] - 1), u * (x.shape[-1] - 1))
+
+
+def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
+    """Multiply x by `factor` ([B], 0 or more): 0 is black, 1 changes nothing."""
+    return (x * factor[:, None, None, None]).clamp(0, 1)
+
+
+def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
+    """Stretch x away from its mean lightness by `factor` ([B], 0 or more): 0 is a uniform grey, 1 changes nothing."""
+    return _blend(_lightness(x).mean((1, 2, 3), keepdim=True), x, factor)
+
+
+def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
+    """Stretch x away from grey by `factor` ([B], 0 or more): 0 is grey, 1 changes nothing. No grey image changes."""
+    return _blend(_lightness(x), x, factor) if x.shape[1] == 3 else x
+
+
+def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hues of x by `shift` ([B], in turns of the colour wheel, -0.5 to 0.5). No grey image changes.
+
+    To HSV and back (Smith 1978, "Color gamut transform pairs").
+    """
+    if x.shape[1] != 3:
+        return x
+    red, green, blue = x.unbind(1)
+    value, least = x.amax(1), x.amin(1)
+    chroma = value - least
+    divisor = chroma.clamp(min=torch.finfo(x.dtype).tiny)  # grey pixels have hue 0, not NaN
+    hue = torch.where(  # in sixths of a turn from red
+        value == red,
+        (green - blue) / divisor,
+        torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
+    )
+    hue = (hue + 6 * shift[:, None, None]) % 6
+    channels = ((hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs())
+    return torch.stack([least + chroma * channel.clamp(0, 1) for channel in channels], 1)
+
+
+def cutout(x: Tensor, centres: Tensor, side: int) -> Tensor:
+    """Set a square of `side` pixels about each centre (int64 [B, 2]: row, column) to zero.
+
+    The square is cut off at the image's edges; zero is the mean of normalised images (DeVries & Taylor 2017,
+    arXiv:1708.04552).
+    """
+    top, left = (centres - side // 2)[:, :, None].unbind(1)
+    row = torch.arange(x.shape[-2], device=x.device)
+    col = torch.arange(x.shape[-1], device=x.device)
+    hit_rows = (row >= top) & (row < top + side)  # [B, H]
+    hit_cols = (col >= left) & (col < left + side)  # [B, W]
+    hit = hit_rows[:, None, :, None] & hit_cols[:, None, None, :]
+    return x.clone().masked_fill_(hit, 0)  # masked_fill would lose the memory format
+
+
+# Drawing the parameters of `count` images. `size` is height and width in pixels.
+
+
+def draw_offsets(count: int, padding: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Draw rows and columns of crops from padded images: int64 [count] each, uniform on 0 ... 2 padding."""
+    rows, cols = torch.randint(2 * padding + 1, (2, count), device=device).unbind()
+    return rows, cols
+
+
+def draw_chosen(count: int, probability: float, device: torch.device) -> Tensor:
+    """Choose each image with `probability`: bool [count]."""
+    return torch.rand(count, device=device) < probability
+
+
+def draw_uniform(count: int, middle: float, spread: float, device: torch.device) -> Tensor:
+    """Draw angles or factors, uniform on middle - spread ... middle + spread: float [count]."""
+    return torch.empty(count, device=device).uniform_(middle - spread, middle + spread)
+
+
+def draw_boxes(count: int, size: tuple[int, int], least_area: float, device: torch.device) -> Tensor:
+    """Draw boxes for `resize_crop` (Szegedy et al. 2015, arXiv:1409.4842): float [count, 4] of whole numbers.
+
+    As torchvision's RandomResizedCrop: areas uniform from `least_area` to all of the image's, ratios of width to height
+    log-uniform from 3/4 to 4/3, positions uniform. The first of ten tries that fits into the image counts; where none
+    fits, the largest central box whose ratio is allowed.
+    """
+    height, width = size
+    tries = (10, count)
+    area = height * width * torch.empty(tries, device=device).uniform_(least_area, 1)
+    ratio = torch.empty(tries, device=device).uniform_(-math.log(4 / 3), math.log(4 / 3)).exp()
+    box_height, box_width = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
+    fits = (box_height > 0) & (box_height <= height) & (box_width > 0) & (box_width <= width)
+    first = fits.to(torch.uint8).argmax(0, keepdim=True)  # of equal values argmax takes the first
+    some_fit = fits.any(0)
+    box_height = torch.where(some_fit, box_height.gather(0, first)[0], min(height, round(width * 4 / 3)))
+    box_width = torch.where(some_fit, box_width.gather(0, first)[0], min(width, round(height * 4 / 3)))
+    room_y, room_x = height - box_height, width - box_width
+    top = torch.where(some_fit, (torch.rand(count, device=device) * (room_y + 1)).floor(), (room_y / 2).floor())
+    left = torch.where(some_fit, (torch.rand(count, device=device) * (room_x + 1)).floor(), (room_x / 2).floor())
+    return torch.stack((top, left, box_height, box_width), 1)
+
+
+def draw_corners(count: int, size: tuple[int, int], distortion: float, device: torch.device) -> Tensor:
+    """Draw corners for `perspective`: float [count, 4, 2] of whole numbers.
+
+    As torchvision's RandomPerspective: on half of the images each corner moves inwards, down and across independently,
+    by 0 to `distortion` times half the side; on the others none moves.
+    """
+    height, width = size
+    chosen = draw_chosen(count, 0.5, device)[:, None]
+    x = chosen * (torch.rand(count, 4, device=device) * (int(distortion * (width // 2)) + 1)).floor()
+    y = chosen * (torch.rand(count, 4, device=device) * (int(distortion * (height // 2)) + 1)).floor()
+    right, bottom = width - 1, height - 1
+    x = torch.stack((x[:, 0], right - x[:, 1], right - x[:, 2], x[:, 3]), 1)
+    y = torch.stack((y[:, 0], y[:, 1], bottom - y[:, 2], bottom - y[:, 3]), 1)
+    return torch.stack((x, y), 2)
+
+
+def draw_centres(count: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    """Draw pixels (row, column), uniform over the image: int64 [count, 2]."""
+    row = torch.randint(size[0], (count,), device=device)
+    col = torch.randint(size[1], (count,), device=device)
+    return torch.stack((row, col), 1)
+
+
+# Arithmetic shared by the transforms.
+
+
+def _scale_and_shift(
+    mean: Sequence[float], std: Sequence[float], width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Fold 1/255, mean and std into one multiply-add for a row of pixels: float32 [width C] each.
+
+    A row, because three channels are too few for vector instructions: a CPU is several times as fast on whole rows.
+    """
+    scale = [1 / (255 * s) for s in std]
+    shift = [-m / s for m, s in zip(mean, std, strict=True)]
+
+    def row(values: list[float]) -> Tensor:  # filled on the device: torch.tensor would wait for it
+        return torch.stack([torch.full((), value, device=device) for value in values]).repeat(width)
+
+    return row(scale), row(shift)
+
+
+def _multiply_add(pixels: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+    """Compute pixels * scale + shift, rounded only at the end: [B, H, W, C] -> `dtype` [B, C, H, W], channels last."""
+    rows = pixels.reshape(-1, len(scale)).to(torch.float32)
+    return torch.addcmul(shift, rows, scale).to(dtype).view(pixels.shape).permute(0, 3, 1, 2)
+
+
+def _pixel_centres(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the rows [H, 1] and columns [W] of the pixels' centres, where pixel 0 reaches from 0 to 1."""
+    rows = torch.arange(x.shape[-2], device=x.device, dtype=x.dtype)[:, None] + 0.5
+    cols = torch.arange(x.shape[-1], device=x.device, dtype=x.dtype) + 0.5
+    return rows, cols
+
+
+def _sample(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """Read x at rows and columns that broadcast to [B, H, W], in `_pixel_centres`' coordinates; bilinear, 0 outside."""
+    batch, _, height, width = x.shape
+    cols = (cols * (2 / width) - 1).expand(batch, height, width)
+    rows = (rows * (2 / height) - 1).expand(batch, height, width)
+    return F.grid_sample(x, torch.stack((cols, rows), -1), mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _square_from_quadrilateral(corners: Tensor) -> Tensor:
+    """Give matrices [B, 3, 3] that take the corners [B, 4, 2], in turn, to (0, 0), (1, 0), (1, 1) and (0, 1).
+
+    On homogeneous coordinates, up to scale. Heckbert's closed form (1989, "Fundamentals of texture mapping and image
+    warping", 2.2.3) leads from the square to the quadrilateral, its adjugate back. (A linear solver would wait for the
+    device, to look for singular matrices.)
+    """
+    p0, p1, p2, p3 = corners.unbind(1)  # [B, 2]
+    d1, d2, total = p1 - p2, p3 - p2, p0 - p1 + p2 - p3
+    g, h, i = _cross(total, d2), _cross(d1, total), _cross(d1, d2)  # [B, 1]
+    first = torch.cat((i * (p1 - p0) + g * p1, g), 1)  # the columns, [B, 3]
+    second = torch.cat((i * (p3 - p0) + h * p3, h), 1)
+    third = torch.cat((i * p0, i), 1)
+    cross = torch.linalg.cross
+    return torch.stack((cross(second, third), cross(third, first), cross(first, second)), 1)
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply vectors in the plane crosswise: [B, 2], [B, 2] -> [B, 1]."""
+    return a[:, :1] * b[:, 1:] - a[:, 1:] * b[:, :1]
+
+
+def _lightness(x: Tensor) -> Tensor:
+    """Weigh RGB to luma (ITU-R BT.601, with torchvision's digits): [B, 3, H, W] -> [B, 1, H, W]. Others stay."""
+    return 0.2989 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:] if x.shape[1] == 3 else x
+
+
+def _blend(start: Tensor, end: Tensor, factor: Tensor) -> Tensor:
+    """Go from `start` (factor 0) through `end` (1) and beyond, clamped to [0, 1]."""
+    return torch.lerp(start, end, factor[:, None, None, None]).clamp(0, 1)
