@@ -138,18 +138,21 @@ def _check_annealed(spec: StudySpec, study: str) -> None:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """The first of pydantic's findings, as one line with the nearest valid word where there is one."""
-    finding = error.errors()[0]
+    """The most telling of pydantic's findings, as one line with the nearest valid word where there is one."""
+    # A misspelt key is often also a missing one: name what was written, not what was not.
+    unknown = {"extra_forbidden", "unexpected_keyword_argument"}
+    finding = min(error.errors(), key=lambda finding: finding["type"] not in unknown)
     # The tags of a dimension's forms ("fixed", "choices", "range") are ours, not the user's.
     path = [str(part) for part in finding["loc"] if part not in {"fixed", "choices", "range"}]
     where = ".".join(path)
-    if finding["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+    if finding["type"] in unknown:
         return f"unknown key {where!r}{_nearest(path[-1], _keys_at(path[:-1]))}"
     if finding["type"] == "missing":
         return f"{where} is missing"
     if finding["type"] == "union_tag_invalid":
         return f"{where} cannot be a range: give one value or a list"
-    message = finding["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    message = finding["msg"].removeprefix("Value error, ")
+    message = re.sub(r"^(Input|Tuple) should", "should", message).replace(" after validation", "")
     nearest = ""
     if finding["type"] == "literal_error" and isinstance(finding["input"], str):
         nearest = _nearest(finding["input"], re.findall(r"'([^']*)'", finding["ctx"]["expected"]))

@@ -1,0 +1,162 @@
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.errors import SpecError
+from search.spec import load_study, parse_budget, short_count
+from space import Range
+
+SHIPPED = ("cifar10", "cifar100", "cifar10-small", "digits")
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("5e6", 5_000_000),
+        ("5E6", 5_000_000),
+        ("5e+6", 5_000_000),
+        ("5M", 5_000_000),
+        ("5_000_000", 5_000_000),
+        ("5000000", 5_000_000),
+        ("4.976M", 4_976_000),
+        ("200k", 200_000),
+        (" 1.5K ", 1_500),
+        ("0.5M", 500_000),
+    ],
+)
+def test_budgets_are_read_as_people_write_them(text: str, budget: int) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize(
+    "text", ["", "many", "-5e6", "0", "0M", "1.5", "5e6.5", "5MM", "inf", "nan", "1e999", "5e-3", "0x10", "5,000"]
+)
+def test_what_is_no_budget_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(SpecError, match="is not a positive number of parameters: write it as 5e6") as caught:
+        parse_budget(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("count", "short"),
+    [(5_000_000, "5M"), (2_500_000, "2.5M"), (200_000, "200k"), (1_500, "1.5k"), (770, "770"), (4_976_426, "4976426")],
+)
+def test_short_counts(count: int, short: str) -> None:
+    assert short_count(count) == short
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_studies_are_valid(name: str) -> None:
+    assert load_study(name, {}).budget > 0
+
+
+def test_the_default_studies_hold_every_published_network() -> None:
+    assert len(load_study("cifar10", {}).baselines) == 17
+
+
+def test_cifar100_differs_from_cifar10_in_its_data_alone() -> None:
+    ten, hundred = load_study("cifar10", {}), load_study("cifar100", {})
+    assert hundred == ten.model_copy(update={"data": "cifar100"})
+
+
+def test_a_file_is_over_the_defaults_and_flags_are_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'data = "digits"\nbudget = 10000\ntrials = 7\n[space]\nsgd_lr = {low = 0.1, high = 1.0, log = true}\n'
+    )
+    spec = load_study(str(file), {"trials": 3})
+    assert (spec.data, spec.budget, spec.trials, spec.epochs) == ("digits", 10_000, 3, 30)
+    assert spec.space.sgd_lr == Range(low=0.1, high=1.0, log=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('budget = 10\ndata = "digits"\ntrails = 5', "unknown key 'trails' (did you mean 'trials'?)"),
+        (
+            'budget = 10\ndata = "digits"\n[space]\noptimiser = "sgd"',
+            "unknown key 'space.optimiser' (did you mean 'opt",
+        ),
+        ('budget = 10\ndata = "digits"\n[space.sgd_lr]\nlo = 1\nhigh = 2', "'space.sgd_lr.lo' (did you mean 'lo"),
+        ('budget = 10\ndata = "digits"\n[space]\noptimizer = "adamv"', "not 'adamv' (did you mean 'adam"),
+        (
+            'budget = 10\ndata = "digits"\n[space]\noptimizer = ["sgd", "lion"]',
+            "space.optimizer.1: should be 'sgd', 'ad",
+        ),
+        ('budget = 10\ndata = "digits"\n[space]\nblock = {low = 1, high = 2}', "space.block cannot be a range"),
+        ('budget = 10\ndata = "digits"\n[space]\nstages = {low = 3, high = 2}', "space.stages: low must be less than"),
+        ('budget = 10\ndata = "digits"\n[space]\nstages = {low = 3}', "space.stages.high is missing"),
+        ('budget = 10\ndata = "digits"\ntrials = 0', "trials: should be greater than or equal to 1, not 0"),
+        ('budget = 10\ndata = "digits"\nepochs = "x"', "epochs: should be a valid integer"),
+        (
+            'budget = 10\ndata = "digits"\n[baselines.x]\nwidths = [8, 8]\nblocks = [1]',
+            "x.blocks: should have at least 2 items",
+        ),
+        ("budget = 10", "data is missing"),
+        ('data = "digits"', "budget is missing"),
+        ('budget = 10\ndata = "digits"\n[promote]\nepoch = 3', "'promote.epoch' (did you mean 'epochs'?)"),
+        ('budget = 10\ndata = "digits"\n[baselines.x]\nwidth = [8, 8]', "'baselines.x.width' (did you mean 'widths'?)"),
+        (
+            'budget = 10\ndata = "digits"\n[baselines.x]\nwidths = [8, 8]\nblocks = [1, 1, 1]',
+            "baselines.x: widths, blocks and strides must name the same number of stages",
+        ),
+        (
+            'budget = 10\ndata = "digits"\n[space]\nschedule = "constant"',
+            "'constant' does not reach zero within a short",
+        ),
+        ("budget = = 10", "is not TOML"),
+    ],
+)
+def test_a_wrong_study_file_is_answered_in_one_line(content: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(content)
+    with pytest.raises(SpecError) as caught:
+        load_study(str(file), {})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "mine.toml" in str(caught.value)
+
+
+def test_a_schedule_that_never_reaches_zero_is_allowed_with_averaged_weights(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('budget = 10\ndata = "digits"\n[space]\nschedule = "constant"\nema_decay = 0.99')
+    assert load_study(str(file), {}).space.ema_decay == 0.99
+
+
+@pytest.mark.parametrize(
+    ("study", "said"),
+    [
+        ("cifar01", "unknown study 'cifar01' (did you mean 'cifar10"),
+        ("photos", "give one of cifar10, cifar10-small, cifar100, digits, or a .toml file"),
+        ("missing.toml", "study file missing.toml cannot be read"),
+    ],
+)
+def test_an_unknown_study_is_answered_with_those_there_are(study: str, said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_study(study, {})
+    assert said in str(caught.value)
+
+
+def test_a_study_file_is_data_and_cannot_run_code(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("!!python/object/apply:os.system ['touch owned']\n")
+    with pytest.raises(SpecError, match="is not TOML"):
+        load_study(str(file), {})
+    assert not Path("owned").exists()
+
+
+def _every_key(values: dict[str, Any]) -> set[str]:
+    return set(values) | {key for value in values.values() if isinstance(value, dict) for key in _every_key(value)}
+
+
+def test_the_spec_as_run_reads_back_as_the_same_spec(tmp_path: Path) -> None:
+    import tomli_w
+
+    for name in SHIPPED:
+        spec = load_study(name, {})
+        text = tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
+        (tmp_path / "study.toml").write_text(text)
+        assert load_study(str(tmp_path / "study.toml"), {}) == spec
+        assert {"low", "high", "widths"} <= _every_key(tomllib.loads(text))

@@ -1,0 +1,286 @@
+"""Search logic, by ask and report: nothing is trained."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from search import study as studies
+from search.errors import RunError, StudyFailedError
+from search.promote import network_of, recipe_of
+from search.run_folder import RunFolder
+from search.spec import StudySpec, load_study
+from search.study import claim, ended, enqueue_baselines, open_study, retry_interrupted, run
+from space import parameters
+from tests.search.fakes import TASK, FakeTrainer, Recorder, study_spec
+from train_core.errors import DivergedError
+from train_core.specs import num_madds, num_params
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    made = RunFolder(tmp_path / "runs" / "here")
+    made.create()
+    return made
+
+
+def run_study(folder: RunFolder, spec: StudySpec, trainer: FakeTrainer, **options: Any) -> optuna.Study:
+    study = open_study(folder, create=True)
+    run(study, spec, TASK, trainer, options.pop("events", Recorder()), precision="fp32", **options)
+    return study
+
+
+def raising(error: BaseException, *, run: int, epoch: int = 1) -> Callable[[int, int], None]:
+    def misbehave(this_run: int, this_epoch: int) -> None:
+        if (this_run, this_epoch) == (run, epoch):
+            raise error
+
+    return misbehave
+
+
+def test_every_trial_is_within_the_budget_and_says_what_it_was(folder: RunFolder) -> None:
+    spec = study_spec(trials=20)
+    study = run_study(folder, spec, FakeTrainer())
+    assert len(study.trials) == 20
+    for trial in study.trials:
+        network = network_of(trial)
+        assert trial.user_attrs["parameters"] == num_params(network) <= spec.budget
+        assert trial.user_attrs["multiply-adds"] == num_madds(network, TASK.size)
+        assert trial.user_attrs["in words"] == str(network)
+        assert trial.user_attrs["seconds"] >= 0
+        assert set(trial.params) == set(parameters(spec.space))
+
+
+def test_a_complete_trial_has_its_last_epochs_accuracy_and_a_value_for_each_epoch(folder: RunFolder) -> None:
+    study = run_study(folder, study_spec(trials=1), FakeTrainer(score=lambda network, recipe: 0.8))
+    (trial,) = study.trials
+    assert trial.state == TrialState.COMPLETE
+    assert trial.value == pytest.approx(0.8)
+    assert trial.intermediate_values == pytest.approx({1: 0.2, 2: 0.4, 3: 0.6, 4: 0.8})
+
+
+def test_the_short_run_has_the_studys_length_and_seed(folder: RunFolder) -> None:
+    trainer = FakeTrainer()
+    run_study(folder, study_spec(trials=3, seed=7), trainer)
+    assert {(recipe.epochs, recipe.seed) for _, recipe in trainer.runs} == {(4, 7)}
+
+
+def test_the_same_seed_gives_the_same_study_and_another_seed_another(tmp_path: Path) -> None:
+    found = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        folder = RunFolder(tmp_path / name)
+        folder.create()
+        study = run_study(folder, study_spec(trials=15, seed=seed), FakeTrainer())
+        found.append([(trial.params, trial.value) for trial in study.trials])
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_a_study_stopped_and_continued_is_the_study_run_in_one_go(tmp_path: Path) -> None:
+    whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
+    whole.create()
+    pieces.create()
+    expected = run_study(whole, study_spec(trials=15), FakeTrainer())
+    for trials in (4, 11, 15):
+        study = run_study(pieces, study_spec(trials=trials), FakeTrainer())
+    assert [trial.params for trial in study.trials] == [trial.params for trial in expected.trials]
+    assert len({str(trial.params) for trial in study.trials}) == 15
+
+
+def test_a_finished_study_is_left_alone(folder: RunFolder) -> None:
+    run_study(folder, study_spec(), FakeTrainer())
+    trainer = FakeTrainer()
+    study = run_study(folder, study_spec(), trainer)
+    assert trainer.runs == []
+    assert len(study.trials) == 6
+
+
+def test_trials_below_the_median_are_pruned_after_the_warm_up_and_not_before(folder: RunFolder) -> None:
+    spec = study_spec(trials=12, epochs=6, pruner={"startup_trials": 5, "warmup": 0.5, "min_values": 3})
+    scores = [0.8] * 5 + [0.1, 0.9] * 4
+    trainer = FakeTrainer()
+    trainer.score = lambda network, recipe: scores[len(trainer.runs) - 1]
+    study = run_study(folder, spec, trainer)
+    states = [trial.state for trial in study.trials]
+    assert states[:5] == [TrialState.COMPLETE] * 5
+    assert states[5] == TrialState.PRUNED
+    assert states[6] == TrialState.COMPLETE
+    assert max(study.trials[5].intermediate_values) == 3  # judged when half of its epochs were done, not before
+    assert study.trials[5].user_attrs["reason"] == "below the median at epoch 3"
+
+
+def test_a_trial_that_runs_to_its_last_epoch_is_complete_not_pruned(folder: RunFolder) -> None:
+    spec = study_spec(trials=8, pruner={"startup_trials": 2, "warmup": 1.0, "min_values": 1})
+    falling = FakeTrainer()
+    falling.score = lambda network, recipe: 0.9 / len(falling.runs)
+    study = run_study(folder, spec, falling)
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+
+
+def test_a_diverged_trial_is_pruned_with_its_reason_so_that_the_sampler_learns_from_it(folder: RunFolder) -> None:
+    trainer = FakeTrainer(misbehave=raising(DivergedError("the training loss was nan in epoch 1"), run=2))
+    study = run_study(folder, study_spec(), trainer)
+    assert study.trials[1].state == TrialState.PRUNED
+    assert study.trials[1].user_attrs["reason"] == "diverged: the training loss was nan in epoch 1"
+    assert len(ended(study)) == 6
+
+
+def test_a_trial_that_raises_is_recorded_and_the_study_goes_on(folder: RunFolder) -> None:
+    trainer = FakeTrainer(misbehave=raising(RuntimeError("no more memory\nlong explanation"), run=3, epoch=2))
+    events = Recorder()
+    study = run_study(folder, study_spec(), trainer, events=events)
+    assert study.trials[2].state == TrialState.FAIL
+    assert study.trials[2].user_attrs["reason"] == "RuntimeError: no more memory"
+    assert [trial.number for trial in events.ended] == list(range(6))
+    assert set(study.trials[2].params) == set(parameters(study_spec().space))
+
+
+def test_a_study_whose_first_trials_all_fail_stops_and_says_why(folder: RunFolder) -> None:
+    def misbehave(run: int, epoch: int) -> None:
+        raise RuntimeError("wrong shape") if run % 2 else DivergedError("loss nan")
+
+    trainer = FakeTrainer(misbehave=misbehave)
+    with pytest.raises(StudyFailedError, match=r"first 5 trials all failed, the last with: RuntimeError: wrong shape"):
+        run_study(folder, study_spec(trials=50), trainer)
+    assert len(trainer.runs) == 5
+
+
+def test_late_failures_do_not_stop_a_study(folder: RunFolder) -> None:
+    def misbehave(run: int, epoch: int) -> None:
+        if run > 1:
+            raise RuntimeError("wrong shape")
+
+    assert len(ended(run_study(folder, study_spec(trials=9), FakeTrainer(misbehave=misbehave)))) == 9
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_an_interrupted_trial_is_tried_again_once_and_counts_once(folder: RunFolder, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        run_study(folder, study_spec(), FakeTrainer(misbehave=raising(error, run=3, epoch=2)))
+    study = open_study(folder)
+    assert [trial.state for trial in study.trials][-1] == TrialState.FAIL
+    assert study.trials[-1].user_attrs["reason"] == "interrupted"
+    retry_interrupted(study)
+    retry_interrupted(study)
+    study = run_study(folder, study_spec(), FakeTrainer())
+    assert len(study.trials) == 7
+    assert len(ended(study)) == 6
+    assert study.trials[3].params == study.trials[2].params
+    assert study.trials[3].user_attrs["retry_of"] == 2
+
+
+def test_a_trial_whose_process_was_killed_is_found_and_tried_again(folder: RunFolder) -> None:
+    spec = study_spec(baselines={"known": {"widths": [8, 16], "blocks": [1, 1]}})
+    study = open_study(folder, create=True)
+    assert enqueue_baselines(study, spec, TASK) == ["known"]
+    study.ask()  # asked for, and then the process died before it drew anything: still running in the storage
+    study = open_study(folder)
+    retry_interrupted(study)
+    retry_interrupted(study)
+    study = run_study(folder, spec, FakeTrainer())
+    assert not [trial for trial in study.trials if trial.state in {TrialState.RUNNING, TrialState.WAITING}]
+    assert study.trials[1].user_attrs["baseline"] == "known"
+    assert network_of(study.trials[1]).widths == (8, 16)
+    assert len(ended(study)) == 6
+
+
+def test_a_trial_interrupted_twice_is_tried_a_third_time(folder: RunFolder) -> None:
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_study(folder, study_spec(trials=1), FakeTrainer(misbehave=raising(KeyboardInterrupt(), run=1)))
+        retry_interrupted(open_study(folder))
+    study = run_study(folder, study_spec(trials=1), FakeTrainer())
+    assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, 0, 1]
+    assert len(ended(study)) == 1
+
+
+def test_it_stops_before_an_epoch_that_would_end_after_the_deadline(folder: RunFolder) -> None:
+    trainer = FakeTrainer(misbehave=lambda run, epoch: time.sleep(0.05))
+    started = time.monotonic()
+    study = run_study(folder, study_spec(trials=1000), trainer, deadline=started + 2)
+    assert time.monotonic() - started < 4
+    assert 0 < len(ended(study)) < 1000
+    assert not [trial for trial in study.trials if trial.state == TrialState.RUNNING]
+
+
+def test_the_known_networks_come_first_once_with_their_recipe(folder: RunFolder) -> None:
+    spec = study_spec(
+        baselines={
+            "narrow": {"widths": [8, 16], "blocks": [1, 1]},
+            "too large": {"widths": [64, 128], "blocks": [2, 2]},
+            "deep": {"widths": [8, 8, 16], "blocks": [2, 1, 1], "block": "preact"},
+        },
+        baseline_recipe={"optimizer": "adamw", "adamw_lr": 1e-3, "schedule": "one-cycle", "batch_size": 64},
+    )
+    study = open_study(folder, create=True)
+    assert enqueue_baselines(study, spec, TASK) == ["narrow", "deep"]
+    assert enqueue_baselines(study, spec, TASK) == ["narrow", "deep"]
+    study = run_study(folder, spec, FakeTrainer())
+    assert [trial.user_attrs.get("baseline") for trial in study.trials] == ["narrow", "deep"] + [None] * 4
+    first = recipe_of(study.trials[0])
+    assert (first.optimizer, first.lr, first.schedule, first.batch_size) == ("adamw", 1e-3, "one-cycle", 64)
+    assert network_of(study.trials[1]).blocks == (2, 1, 1)
+    assert network_of(study.trials[0]).in_channels == TASK.in_channels
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"budget": 30_000}, "budget 20,000, not 30,000"),
+        ({"space": {"k1": 3}}, "space."),
+        ({"epochs": 5}, "epochs 4, not 5"),
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"sampler": "random"}, "sampler tpe, not random"),
+        ({"data": "photos"}, "data digits"),
+    ],
+)
+def test_a_run_is_not_continued_with_another_study(folder: RunFolder, changes: dict[str, Any], named: str) -> None:
+    study = open_study(folder, create=True)
+    claim(study, study_spec(), TASK, folder)
+    claim(study, study_spec(trials=100), TASK, folder)
+    with pytest.raises(RunError, match="run 'here' was made with") as caught:
+        claim(study, study_spec(**changes), TASK, folder)
+    assert named in str(caught.value)
+    assert "--name" in str(caught.value)
+
+
+def test_a_run_is_not_continued_on_other_images(folder: RunFolder) -> None:
+    study = open_study(folder, create=True)
+    claim(study, study_spec(), TASK, folder)
+    other = studies.Task(fingerprint="other", in_channels=1, num_classes=10, size=(32, 32))
+    with pytest.raises(RunError, match="made with data"):
+        claim(study, study_spec(), other, folder)
+
+
+def test_random_sampling_is_there_as_a_control(folder: RunFolder) -> None:
+    study = run_study(folder, study_spec(sampler="random"), FakeTrainer())
+    assert isinstance(study.sampler, optuna.samplers.RandomSampler)
+
+
+def test_the_sampler_models_all_parameters_jointly(folder: RunFolder) -> None:
+    """No trial, however it ended, takes a parameter out of TPE's joint model."""
+    bad = raising(DivergedError("loss nan"), run=3)
+    study = run_study(folder, study_spec(trials=14), FakeTrainer(misbehave=bad))
+    sampler = optuna.samplers.TPESampler(seed=0)
+    joint = sampler.infer_relative_search_space(study, study.trials[-1])
+    assert set(joint) == set(parameters(study_spec().space))
+
+
+def test_a_broken_database_is_named_in_one_line(folder: RunFolder) -> None:
+    folder.database.write_text("this is no database, whatever its name says" * 100)
+    with pytest.raises(RunError, match=r"study\.db cannot be opened as a study") as caught:
+        open_study(folder, create=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_plain_learning_finds_better_networks_than_chance(tmp_path: Path) -> None:
+    """A smoke test of the whole search: TPE's best beats the median of its own random start."""
+    folder = RunFolder(tmp_path / "tpe")
+    folder.create()
+    study = run_study(folder, study_spec(trials=40, pruner={"startup_trials": 100}), FakeTrainer())
+    values = [trial.value or 0 for trial in study.trials]
+    assert sum(values[30:]) / 10 > sum(values[:10]) / 10

@@ -1,0 +1,103 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train_core.test_loop import same, weights
+from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
+from train_core import checkpoint
+from train_core.errors import CheckpointError
+from train_core.loop import TrainState, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adamw", "lr": 0.01},
+        {"ema_decay": 0.9},
+        {"schedule": "one-cycle", "precision": "bf16"},
+    ],
+)
+def test_a_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(
+    changes: dict[str, object], tmp_path: Path
+) -> None:
+    network = NETWORK.model_copy(update={"block_dropout": 0.3})
+    whole = TrainState.new(network, tiny_recipe(epochs=4, **changes), CPU)
+    list(train(whole, tiny_data()))
+
+    state = TrainState.new(network, tiny_recipe(epochs=4, **changes), CPU)
+    for _ in range(2):
+        next(train(state, tiny_data()))  # one epoch, then as if killed
+        checkpoint.save(state, tmp_path / "run.pt")
+        torch.rand(5)
+        state = checkpoint.load(tmp_path / "run.pt", CPU)
+    list(train(state, tiny_data()))
+
+    assert same(weights(whole), weights(state))
+    assert same(whole.model.state_dict(), state.model.state_dict())
+    assert [result.val_loss for result in state.history] == [result.val_loss for result in whole.history]
+
+
+def test_specs_and_history_come_back(tmp_path: Path) -> None:
+    state = TrainState.new(NETWORK, tiny_recipe(), CPU)
+    next(train(state, tiny_data()))
+    checkpoint.save(state, tmp_path / "run.pt")
+    loaded = checkpoint.load(tmp_path / "run.pt", CPU)
+    assert (loaded.network, loaded.recipe, loaded.history) == (state.network, state.recipe, state.history)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.pt"
+    state = TrainState.new(NETWORK, tiny_recipe(), CPU)
+    checkpoint.save(state, path)
+    before = path.read_bytes()
+
+    def half(content: object, file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(state, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "not a checkpoint"])
+def test_a_damaged_file_is_named_in_one_line(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    checkpoint.save(TrainState.new(NETWORK, tiny_recipe(), CPU), path)
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "not a checkpoint": b"hello" * 100}[damage])
+    with pytest.raises(CheckpointError, match=r"run\.pt cannot be read .*: delete it to start over") as caught:
+        checkpoint.load(path, CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    torch.save({"format": 99}, tmp_path / "run.pt")
+    with pytest.raises(CheckpointError, match="format 99"):
+        checkpoint.load(tmp_path / "run.pt", CPU)
+
+
+class Malicious:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("import pathlib; pathlib.Path('owned').touch()",)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_file_made_to_run_code_is_refused(writer: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    if writer == "torch":
+        torch.save({"format": 1, "network": Malicious()}, path)
+    else:
+        path.write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(CheckpointError):
+        checkpoint.load(path, CPU)
+    assert not Path("owned").exists()

@@ -1,0 +1,181 @@
+import copy
+import math
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
+from train_core import loop
+from train_core.augment import normalise
+from train_core.errors import DivergedError
+from train_core.loop import TrainState, evaluate, train, train_step
+from train_core.specs import TrainSpec
+
+CPU = torch.device("cpu")
+
+
+def weights(state: TrainState) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in state.scored.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_learns(optimizer: str, precision: str) -> None:
+    lr = 0.05 if optimizer == "sgd" else 0.01
+    state = TrainState.new(NETWORK, tiny_recipe(epochs=8, optimizer=optimizer, lr=lr, precision=precision), CPU)
+    results = list(train(state, tiny_data()))
+    assert [result.epoch for result in results] == list(range(1, 9))
+    assert results[-1].train_loss < results[0].train_loss
+    assert results[-1].val_accuracy > 0.9
+
+
+def test_the_last_results_are_what_evaluate_says() -> None:
+    data, state = tiny_data(), TrainState.new(NETWORK, tiny_recipe(), CPU)
+    *_, last = train(state, data)
+    measured = evaluate(state.scored, data.val, data.mean, data.std, "fp32")
+    assert last.val_accuracy == pytest.approx(measured.accuracy)
+    assert last.val_loss == pytest.approx(measured.loss, rel=1e-5)
+    with torch.no_grad():
+        logits = state.model.eval()(normalise(data.val.images, data.mean, data.std, torch.float32))
+    assert measured.accuracy == pytest.approx((logits.argmax(1) == data.val.labels).float().mean().item())
+    assert measured.loss == pytest.approx(F.cross_entropy(logits, data.val.labels).item(), rel=1e-5)
+
+
+def test_a_split_larger_than_a_batch_is_evaluated_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, state = tiny_data(), TrainState.new(NETWORK, tiny_recipe(), CPU)
+    whole = evaluate(state.model, data.val, data.mean, data.std, "fp32")
+    monkeypatch.setattr(loop, "EVAL_BATCH", 7)
+    pieces = evaluate(state.model, data.val, data.mean, data.std, "fp32")
+    assert pieces.accuracy == whole.accuracy
+    assert pieces.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    runs = []
+    for seed in (0, 0, 1):
+        state = TrainState.new(NETWORK, tiny_recipe(seed=seed), CPU)
+        list(train(state, tiny_data()))
+        runs.append(weights(state))
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+def test_what_happens_between_epochs_does_not_change_the_run() -> None:
+    quiet, disturbed = (TrainState.new(NETWORK, tiny_recipe(), CPU) for _ in range(2))
+    list(train(quiet, tiny_data()))
+    for _ in train(disturbed, tiny_data()):
+        torch.rand(17)
+    assert same(weights(quiet), weights(disturbed))
+
+
+def test_a_short_run_is_annealed_inside_its_own_length() -> None:
+    for epochs in (2, 20):
+        state = TrainState.new(NETWORK, tiny_recipe(epochs=epochs), CPU)
+        *_, last = train(state, tiny_data())
+        steps = epochs * 3  # 48 images in batches of 16
+        assert last.lr == pytest.approx(0.05 * (1 + math.cos(math.pi * (steps - 1) / steps)) / 2)
+
+
+def test_the_rate_is_set_before_every_batch() -> None:
+    state = TrainState.new(NETWORK, tiny_recipe(epochs=2), CPU)
+    seen = []
+
+    def spy(state: TrainState, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.append(state.optimizer.param_groups[0]["lr"])
+        return train_step(state, images, labels)
+
+    with mock.patch.object(loop, "train_step", spy):
+        list(train(state, tiny_data()))
+    assert len(seen) == 6
+    assert seen == sorted(set(seen), reverse=True)
+
+
+def test_a_diverged_run_stops_with_the_reason() -> None:
+    state = TrainState.new(NETWORK, tiny_recipe(lr=1e30), CPU)
+    with pytest.raises(DivergedError, match=r"training loss was (nan|inf) in epoch 1"):
+        list(train(state, tiny_data()))
+
+
+def test_the_host_waits_for_the_device_once_an_epoch() -> None:
+    state, data = TrainState.new(NETWORK, tiny_recipe(epochs=2), CPU), tiny_data()
+    with torch.profiler.profile() as profile:
+        list(train(state, data))
+    reads = {event.key: event.count for event in profile.key_averages()}
+    # Reading a value on its own, and every shape that depends on values, would wait. The epoch's one `tolist` does not
+    # show in the profile.
+    assert not {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"} & set(reads)
+    assert reads["aten::convolution"] > 0
+
+
+@pytest.mark.parametrize("batch_size", [16, 20, 48, 1000])
+def test_an_incomplete_last_batch_is_dropped(batch_size: int) -> None:
+    state = TrainState.new(NETWORK, tiny_recipe(epochs=1, batch_size=batch_size), CPU)
+    (result,) = train(state, tiny_data())
+    assert result.images == {16: 48, 20: 40, 48: 48, 1000: 48}[batch_size]
+
+
+def test_gradients_are_clipped_to_the_norm() -> None:
+    norms = []
+    for clip in (0.0, 1e-3):
+        state = TrainState.new(NETWORK, tiny_recipe(clip_norm=clip), CPU)
+        data = tiny_data()
+        train_step(state, normalise(data.val.images, data.mean, data.std, torch.float32), data.val.labels)
+        grads = [p.grad for p in state.model.parameters() if p.grad is not None]
+        norms.append(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads])).item())
+    assert norms[0] > 1e-2
+    assert norms[1] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_label_smoothing_reaches_the_loss() -> None:
+    losses = []
+    for smoothing in (0.0, 0.3):
+        state, data = TrainState.new(NETWORK, tiny_recipe(label_smoothing=smoothing), CPU), tiny_data()
+        images = normalise(data.val.images, data.mean, data.std, torch.float32)
+        logits = copy.deepcopy(state.model).train()(images)
+        expected = F.cross_entropy(logits, data.val.labels, label_smoothing=smoothing).item()
+        losses.append(train_step(state, images, data.val.labels)[0].item() / len(data.val))
+        assert losses[-1] == pytest.approx(expected, rel=1e-5)
+    assert losses[0] != losses[1]
+
+
+def test_averaged_weights_follow_the_recursion_and_are_scored() -> None:
+    decay = 0.5
+    data, state = tiny_data(), TrainState.new(NETWORK, tiny_recipe(epochs=2, ema_decay=decay), CPU)
+    expected = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    step = 0
+    original = train_step
+
+    def spy(state: TrainState, images: torch.Tensor, labels: torch.Tensor) -> Any:
+        nonlocal step
+        sums = original(state, images, labels)
+        now = min(decay, (1 + step) / (10 + step))
+        for name, tensor in state.model.state_dict().items():
+            if tensor.is_floating_point():
+                expected[name] = now * expected[name] + (1 - now) * tensor
+        step += 1
+        return sums
+
+    with mock.patch.object(loop, "train_step", spy):
+        *_, last = train(state, data)
+    assert state.averaged is state.scored
+    for name, tensor in state.averaged.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, expected[name])
+    assert last.val_accuracy == evaluate(state.averaged, data.val, data.mean, data.std, "fp32").accuracy
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation() -> None:
+    network = NETWORK.model_copy(update={"head_dropout": 0.5})
+    state, data = TrainState.new(network, TrainSpec(epochs=1), CPU), tiny_data()
+    first = evaluate(state.model, data.val, data.mean, data.std, "fp32")
+    assert evaluate(state.model, data.val, data.mean, data.std, "fp32") == first
+    images = normalise(data.val.images, data.mean, data.std, torch.float32)
+    state.model.train()
+    assert not torch.equal(state.model(images), state.model(images))
