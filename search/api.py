@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import tomli_w
 import torch
 from optuna.trial import TrialState
 
@@ -22,7 +21,7 @@ from search.plan import Survey, estimate, survey
 from search.report import write_report
 from search.run_folder import RunFolder, find_run, write_json, write_text
 from search.spec import StudySpec, load_study, short_count
-from search.study import NAMED_TASKS, Task, fitted
+from search.study import NAMED_TASKS, Task, fitted, task_of
 from train_core.data import TrainingData, default_cache, load_test, load_training
 from train_core.device import describe, keep_freed_memory, pick_device, pick_precision
 from train_core.loop import EpochResult, TrainState, train
@@ -53,7 +52,7 @@ def run(
     spec = load_study(study, flags)
     folder = RunFolder(runs / (name or _default_name(study, spec, flags)))
     where, precision, data = _prepare(spec, device)
-    task = _task(data)
+    task = task_of(data)
     found = survey(spec, task)
 
     folder.create()
@@ -62,7 +61,7 @@ def run(
         studies.claim(optuna_study, spec, task, folder)
         studies.retry_interrupted(optuna_study)
         baselines = studies.enqueue_baselines(optuna_study, spec, task)
-        write_text(folder.study_file, tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True)))
+        write_text(folder.study_file, spec.as_toml())
         write_json(folder.facts, _facts(spec, data, where, precision))
 
         done = studies.ended(optuna_study)
@@ -105,7 +104,7 @@ def promote(
         study = studies.open_study(folder)
         chosen = promotion.choose(study, top)
         where, _, data = _prepare(spec, device)
-        studies.claim(study, spec, _task(data), folder)
+        studies.claim(study, spec, task_of(data), folder)
         times = "once" if seeds == 1 else f"with {seeds} seeds"
         say(f"{folder.name}: the top {top} for {epochs} epochs, {times} each, on {describe(where)}")
         done = []
@@ -126,12 +125,12 @@ def promote(
                     )
         done.sort(key=lambda result: result.val_accuracy or 0, reverse=True)
         console.print(promotion_table(done))
+        if best := promotion.winner(done):
+            say(f"best on validation: trial {best[0].trial}, {best[0].network}; {best[0].recipe}")
         for result in done:
             log.info("%s", result.model_dump_json(exclude={"history"}))
         if not data.has_test:
-            say(
-                f"{spec.data} has no test split: validation accuracy is the only number, and the choice was made on it."
-            )
+            say(f"{spec.data} has no test split: the validation accuracies are those that the choice was made by.")
         write_report(folder)
         say(f"report: {folder.report}")
     return done
@@ -155,7 +154,7 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
 
     """
     spec = load_study(study, flags)
-    task = NAMED_TASKS.get(spec.data) or _task(_load(spec))
+    task = NAMED_TASKS.get(spec.data) or task_of(_load(spec))
     found = survey(spec, task)
     lines = [f"{study}: {spec.data}, budget {spec.budget:,}"]
     lines += [_counted(name, fitted(network, task), task) for name, network in spec.baselines.items()]
@@ -193,12 +192,6 @@ def _prepare(spec: StudySpec, device: str) -> tuple[torch.device, Precision, Tra
 
 def _load(spec: StudySpec) -> TrainingData:
     return load_training(spec.data, val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache())
-
-
-def _task(data: TrainingData) -> Task:
-    return Task(
-        fingerprint=data.fingerprint, in_channels=data.in_channels, num_classes=data.num_classes, size=data.size
-    )
 
 
 def _default_name(study: str, spec: StudySpec, flags: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from optuna.trial import FrozenTrial, TrialState
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
@@ -126,16 +127,13 @@ class EpochBar:
 
 
 def promotion_table(promotions: list[Promotion]) -> Table:
-    """The finished full runs, the best on validation first."""
-    table = Table(title="Full runs, chosen on validation, best first", title_justify="left")
-    table.add_column("trial", justify="right")
-    table.add_column("network", overflow="fold")
-    for heading in ("parameters", "optimizer", "seed", "epochs", "short score", "validation", "test", "seconds"):
+    """Finished full runs, in the order given; narrow enough for 80 columns."""
+    table = Table(title="Full runs, the best on validation first", title_justify="left", box=SIMPLE, pad_edge=False)
+    for heading in ("trial", "parameters", "optimizer", "seed", "epochs", "short run", "validation", "test", "seconds"):
         table.add_column(heading, justify="right")
     for promotion in promotions:
         table.add_row(
             str(promotion.trial),
-            str(promotion.network),
             f"{promotion.parameters:,}",
             promotion.recipe.optimizer,
             str(promotion.seed),
@@ -162,9 +160,7 @@ def duration(seconds: float) -> str:
 
 
 def _test_shown(promotion: Promotion) -> str:
-    if promotion.val_accuracy is None:
-        return "diverged"
-    return "no test split" if promotion.test_accuracy is None else percent(promotion.test_accuracy)
+    return "none" if promotion.test_accuracy is None else percent(promotion.test_accuracy)
 
 
 def _verdict(trial: FrozenTrial) -> str:

@@ -1,6 +1,8 @@
 """Trains the best trials at full length. The only reader of the test split, once per finished model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from statistics import fmean
 from typing import Annotated
 
 import optuna
@@ -157,3 +159,16 @@ def finished(folder: RunFolder) -> list[Promotion]:
     """All finished promotions of a run, the best validation accuracy first."""
     results = [read_result(each) for each in folder.promotions() if each.result.exists()]
     return sorted(results, key=lambda promotion: promotion.val_accuracy or 0, reverse=True)
+
+
+def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
+    """The full runs of the best network, one for each seed; empty where none came to an accuracy.
+
+    The best has the highest mean validation accuracy. Only runs of the same length, the greatest, compete.
+    """
+    whole = sorted((run for run in promotions if run.diverged is None), key=lambda run: run.trial)
+    longest = max((run.recipe.epochs for run in whole), default=0)
+    rivals = groupby((run for run in whole if run.recipe.epochs == longest), key=lambda run: run.trial)
+    return max(
+        (list(runs) for _, runs in rivals), key=lambda runs: fmean(run.val_accuracy or 0 for run in runs), default=[]
+    )

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from string import Template
@@ -21,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 
 from search.console import duration, percent
-from search.promote import Promotion, finished, recipe_of
+from search.promote import Promotion, finished, recipe_of, winner
 from search.run_folder import RunFolder, write_text
 from search.spec import StudySpec, load_study
 from search.study import ended, gave_nothing, open_study
@@ -58,17 +57,6 @@ class Results:
         trials = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         return sorted(trials, key=_score, reverse=True)
 
-    @property
-    def winner(self) -> list[Promotion]:
-        """The full runs of the best network, one for each seed; empty: no full run came to an accuracy.
-
-        The best has the highest mean validation accuracy. Only runs of the same length, the greatest, compete.
-        """
-        whole = sorted((run for run in self.promotions if run.diverged is None), key=lambda run: run.trial)
-        longest = max((run.recipe.epochs for run in whole), default=0)
-        rivals = groupby((run for run in whole if run.recipe.epochs == longest), key=lambda run: run.trial)
-        return max((list(runs) for _, runs in rivals), key=lambda runs: fmean(map(_validation, runs)), default=[])
-
 
 @dataclass(frozen=True)
 class Chart:
@@ -86,8 +74,7 @@ def write_report(folder: RunFolder) -> Path:
         UserError: the study, its file or a full run's result cannot be read.
 
     """
-    study, spec = open_study(folder), load_study(str(folder.study_file), {})
-    results = Results(name=folder.name, spec=spec, study=study, trials=ended(study), promotions=finished(folder))
+    results = read_results(folder)
     page = _PAGE.substitute(
         name=escape(results.name),
         answer=escape(answer(results)),
@@ -103,9 +90,15 @@ def write_report(folder: RunFolder) -> Path:
     return folder.report
 
 
+def read_results(folder: RunFolder) -> Results:
+    """What a run came to so far."""
+    study, spec = open_study(folder), load_study(str(folder.study_file), {})
+    return Results(name=folder.name, spec=spec, study=study, trials=ended(study), promotions=finished(folder))
+
+
 def answer(results: Results) -> str:
     """What the search found. The winner is chosen on validation, never on test."""
-    spec, runs, trials = results.spec, results.winner, results.complete
+    spec, runs, trials = results.spec, winner(results.promotions), results.complete
     if not runs and not trials:
         stage = "No trial has come to a score yet" if results.trials else "No trial has ended yet"
         return f"{stage}: for {spec.data} within {spec.budget:,} parameters, no network is known so far."
@@ -142,7 +135,7 @@ def progress(results: Results) -> str:
 
 def history_chart(results: Results) -> Chart:
     """Each trial's score against its number, and the best so far."""
-    title, trials = "Trials in order", _thinned(results.trials)
+    title, trials = "Trials in order", _thinned(results.trials, MOST_POINTS)
     if not trials:
         return Chart(title, "No trial has ended yet.")
     edge = max(min((_score(trial) for trial in trials if trial.intermediate_values), default=0) - 0.05, 0)
@@ -165,7 +158,7 @@ def history_chart(results: Results) -> Chart:
 
 def size_chart(results: Results) -> Chart:
     """Parameters against accuracy: what size buys."""
-    title, trials, budget = "Size and accuracy", _thinned(results.complete), results.spec.budget
+    title, trials, budget = "Size and accuracy", _thinned(results.complete, MOST_POINTS), results.spec.budget
     if not trials:
         return Chart(title, "No trial is complete yet.")
     front = _records(sorted(results.complete, key=lambda trial: (_parameters(trial), -_score(trial))))
@@ -181,7 +174,7 @@ def size_chart(results: Results) -> Chart:
         ),
     ]
     figure = _figure(traces, "Trainable parameters", ACCURACY)
-    label = {"text": f"budget {budget:,}", "xanchor": "right"}
+    label = {"text": f"budget {budget:,}", "xanchor": "right", "xshift": -4}
     figure.add_vline(budget, line={"color": VERMILLION, "dash": "dash"}, annotation=label)
     figure.update_xaxes(tickformat="~s")
     words = f"Short runs of {_count(results.spec.epochs, 'epoch')} and full runs, all by validation accuracy."
@@ -198,8 +191,14 @@ def short_curves_chart(results: Results) -> Chart:
         return Chart(title, "No trial has finished an epoch yet.")
     shown = _thinned(curves, MOST_POINTS // results.spec.epochs)
     groups: dict[str, tuple[list[FrozenTrial], dict[str, Any]]] = {  # one over the other, the best on top
-        "ended early": ([trial for trial in shown if trial in early], {"opacity": 0.35, "line": {"color": ORANGE}}),
-        "complete": ([trial for trial in shown[1:] if trial not in early], {"line": {"color": BLUE, "width": 1}}),
+        "ended early": (
+            [trial for trial in shown if trial.state != TrialState.COMPLETE],
+            {"opacity": 0.35, "line": {"color": ORANGE}},
+        ),
+        "complete": (
+            [trial for trial in shown[1:] if trial.state == TrialState.COMPLETE],
+            {"line": {"color": BLUE, "width": 1}},
+        ),
         "best": (results.complete[:1], {"line": {"color": GREEN, "width": 4}}),
     }
     traces = []
@@ -207,7 +206,8 @@ def short_curves_chart(results: Results) -> Chart:
         # One trace for all the curves of a group, with gaps between them: hundreds of traces are slow.
         points: list[Point] = []
         for trial in trials:
-            points += [(epoch, value, _about(trial)) for epoch, value in sorted(trial.intermediate_values.items())]
+            about = _about(trial)
+            points += [(epoch, value, about) for epoch, value in sorted(trial.intermediate_values.items())]
             points.append((None, None, ""))
         traces.append(_series(name, points, mode="lines+markers", marker={"size": 4}, **style))
     words = "Faint: pruned, diverged or failed before the last epoch."
@@ -234,7 +234,7 @@ def full_curves_chart(results: Results) -> Chart:
             "dash": ("solid", "dash", "dot")[i // 6 % 3],
         }
         name = f"trial {run.trial}, seed {run.seed}"
-        traces.append(_series(name, points, mode="lines+markers", marker={"size": 4}, line=line))
+        traces.append(_series(name, points, mode="lines" if len(points) > 1 else "markers", line=line))
     words = "The promoted trials, trained anew at full length."
     drawn, there = sum(len(trace.x) for trace in traces), sum(len(run.history) for run in runs)
     return Chart(title, words + _left_out(drawn, there, "epochs, evenly spread"), _figure(traces, "Epoch", ACCURACY))
@@ -256,7 +256,7 @@ def importance_chart(results: Results) -> Chart:
     top = dict(list(shares.items())[:MOST_BARS])
     bars = go.Bar(x=[float(share) for share in top.values()], y=list(top), orientation="h", marker={"color": BLUE})
     bars.update(hovertext=[f"{name}: {percent(share)}" for name, share in top.items()], hoverinfo="text")
-    figure = _figure([bars], "Importance (%; all parameters together: 100 %)", None)
+    figure = _figure([bars], "Importance (% of all parameters')", None)
     figure.update_layout(xaxis={"tickformat": ".2~%"}, yaxis={"autorange": "reversed", "tickformat": ""})
     words = f"How much of the spread of the short scores each parameter explains by itself (fANOVA), from {rests_on}."
     if len(trials) < 5 * len(varied):
@@ -271,9 +271,13 @@ def _figure(traces: list[Any], x: str, y: str | None) -> go.Figure:
     """A figure without colours of its own for paper, text and grid: the page's script sets them, light or dark."""
     clear = "rgba(0,0,0,0)"
     layout = go.Layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, hovermode="closest")
-    layout.update(xaxis={"title": x, "automargin": True, "zeroline": False}, margin={"l": 8, "r": 8, "t": 8, "b": 8})
+    layout.update(xaxis={"title": x, "automargin": True, "zeroline": False}, margin={"l": 8, "r": 8, "t": 32, "b": 8})
     layout.update(yaxis={"title": y, "automargin": True, "zeroline": False, "tickformat": ".2~%"})
-    layout.update(legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"})
+    layout.update(
+        font={"family": "system-ui, sans-serif"},
+        modebar={"bgcolor": clear},
+        legend={"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
+    )
     return go.Figure(traces, layout)
 
 
@@ -295,8 +299,8 @@ def _records(trials: Iterable[FrozenTrial]) -> Iterator[FrozenTrial]:
             yield trial
 
 
-def _thinned(items: Sequence[T], most: int = MOST_POINTS) -> list[T]:
-    """At most `most` of the items (but two), evenly spread, the first and the last among them."""
+def _thinned(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the items (two at least), evenly spread, the first and the last among them."""
     last, steps = len(items) - 1, max(most, 2) - 1
     return list(items) if last <= steps else [items[round(i * last / steps)] for i in range(steps + 1)]
 
@@ -350,20 +354,21 @@ def _count(number: int, noun: str) -> str:
 def _promotion_table(results: Results) -> str:
     """The full runs; validation, which chose, and test, which did not, under headings of their own."""
     if not results.promotions:
-        return "<p>No trial is promoted to full training yet."
+        return "<p>No trial is promoted to full training yet.</p>"
     rows = [_FULL_RUNS_HEAD]
     for run in results.promotions:
         full = "diverged" if run.diverged else percent(_validation(run))
         untested = "diverged" if run.diverged else "no test split"
         test = untested if run.test_accuracy is None else percent(run.test_accuracy)
         rows.append(
-            f"<tr{' class=winner' if run in results.winner else ''}>"
+            f"<tr{' class=winner' if run in winner(results.promotions) else ''}>"
             f"<td>{run.trial}<td class=words>{escape(str(run.network))}<td>{run.parameters:,}"
             f"<td>{run.recipe.optimizer}<td>{run.seed}<td>{run.recipe.epochs}"
             f"<td class=split>{percent(run.short_score)}<td>{full}<td class=split>{test}"
             f"<td class=split>{run.seconds:,.0f}"
         )
-    return f"<div class=wide><table>{''.join(rows)}</table></div>"
+    words = "Chosen by the full run's validation accuracy. A test split is read once a run, at its end."
+    return f"<p>{words}</p><div class=wide><table>{''.join(rows)}</table></div>"
 
 
 def _section(chart: Chart) -> str:
@@ -397,7 +402,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 _FULL_RUNS_HEAD = """
 <tr><th rowspan=2>Trial<th rowspan=2 class=words>Network<th rowspan=2>Parameters<th rowspan=2>Optimizer
-<th rowspan=2>Seed<th rowspan=2>Epochs<th colspan=2 class=split>Validation, to choose by<th class=split>Test, read once
+<th rowspan=2>Seed<th rowspan=2>Epochs<th colspan=2 class=split>Validation<th class=split>Test
 <th rowspan=2 class=split>Seconds<tr><th class=split>short run<th>full run<th class=split>full run
 """
 
@@ -411,21 +416,21 @@ _PAGE = Template("""<!doctype html>
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e6e9; --paper: #15171a; --faint: #a0a7af; --line: #33383e; --mark: #1d2a36 }
 }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
-  margin: 0 auto; padding: 1rem; overflow-wrap: anywhere }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 66rem;
+  margin: 0 auto; padding: 1rem; overflow-wrap: break-word }
 h1 { font-size: 1.5rem; margin: 1rem 0 } h2 { font-size: 1.15rem; margin: 2.5rem 0 .25rem }
 .answer { font-size: 1.2rem } p, .progress { margin: .25rem 0 .75rem } section p, .progress { color: var(--faint) }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-.words, .facts th, .facts td { text-align: left; white-space: normal } .words { min-width: 14rem }
+th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th { vertical-align: bottom } td { vertical-align: top } .facts th, .facts td { text-align: left; vertical-align: top }
+td.words, .facts td { white-space: normal } .words { text-align: left; min-width: 14rem }
 .split { border-left: 1px solid var(--line) } .winner { background: var(--mark); font-weight: 600 }
 .chart { height: 26rem } pre { overflow-x: auto; font-size: .85rem } code { font-size: .9em }
 </style>
 <h1>$name</h1>
 <p class=answer>$answer</p>
 <p class=progress>$progress</p>
-<h2>Full runs</h2>
-$promotions
+<section><h2>Full runs</h2>$promotions</section>
 <noscript><p>The charts need JavaScript.</noscript>
 $charts
 <h2>How to reproduce</h2>
@@ -434,7 +439,7 @@ $charts
 <details><summary>study.toml</summary><pre>$study_file</pre></details>
 <script>$plotly</script>
 <script>
-const charts = document.querySelectorAll(".chart");
+const charts = document.querySelectorAll(".chart"), touch = matchMedia("(pointer: coarse)").matches;
 function paint() {
   const style = getComputedStyle(document.documentElement);
   const ink = style.getPropertyValue("--ink"), line = style.getPropertyValue("--line");
@@ -443,8 +448,9 @@ function paint() {
 }
 Promise.all([...charts].map((chart) => {
   const { data, layout } = JSON.parse(chart.nextElementSibling.textContent);
-  layout.dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom"; // a finger scrolls the page
-  return Plotly.newPlot(chart, data, layout, { responsive: true, displaylogo: false });
+  layout.dragmode = touch ? false : "zoom"; // a finger scrolls the page
+  const config = { responsive: true, displaylogo: false, displayModeBar: !touch && "hover" };
+  return Plotly.newPlot(chart, data, layout, config);
 })).then(paint);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
 </script>

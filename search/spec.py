@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tomli_w
 from pydantic import Field, ValidationError
 
 from search.errors import SpecError
@@ -60,6 +61,10 @@ class StudySpec(Frozen):
     baseline_recipe: dict[str, bool | int | float | str] = Field(
         default={}, description="values of the recipe's parameters for the baselines"
     )
+
+    def as_toml(self) -> str:
+        """The whole spec as a study file."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:

@@ -21,6 +21,7 @@ import space as search_space
 from search.errors import RunError, StudyFailedError
 from search.run_folder import RunFolder
 from search.spec import StudySpec
+from train_core.data import TrainingData
 from train_core.errors import DivergedError, UserError
 from train_core.loop import EpochResult
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
@@ -41,6 +42,13 @@ class Task:
     in_channels: int
     num_classes: int
     size: tuple[int, int]  # height and width of the images, in pixels
+
+
+def task_of(data: TrainingData) -> Task:
+    """What these images ask of a network."""
+    return Task(
+        fingerprint=data.fingerprint, in_channels=data.in_channels, num_classes=data.num_classes, size=data.size
+    )
 
 
 NAMED_TASKS = {

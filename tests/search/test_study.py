@@ -13,7 +13,7 @@ from search import study as studies
 from search.errors import RunError, StudyFailedError
 from search.promote import network_of, recipe_of
 from search.run_folder import RunFolder
-from search.spec import StudySpec, load_study
+from search.spec import StudySpec
 from search.study import claim, ended, enqueue_baselines, open_study, retry_interrupted, run
 from space import parameters
 from tests.search.fakes import TASK, FakeTrainer, Recorder, study_spec

@@ -1,0 +1,180 @@
+"""What the commands answer to mistakes: one line on standard error, exit code 2, and nothing half-written."""
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+from PIL import Image
+
+from search import cli
+from search.run_folder import RunFolder
+from search.spec import load_study
+from search.study import claim, open_study, run, task_of
+from tests.search.fakes import FakeTrainer, Recorder
+from train_core.data import default_cache, load_training
+
+
+def search(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `search <command>`, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["search", *shlex.split(command)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def write_images(folder: Path, names: list[str], side: int = 8) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((side, side, 3), 100, np.uint8)).save(path)
+
+
+def make_odd_sources() -> None:
+    """Folders and files that are no data sets, in the current folder."""
+    write_images(Path("one-class"), ["train/cat/1.png", "train/cat/2.png"])
+    (Path("empty") / "train" / "cat").mkdir(parents=True)
+    (Path("empty") / "train" / "dog").mkdir()
+    write_images(Path("mixed"), ["train/cat/1.png", "train/cat/2.png", "train/dog/1.png"])
+    write_images(Path("mixed"), ["train/dog/2.png"], side=9)
+    write_images(Path("corrupt"), ["train/cat/1.png", "train/cat/2.png", "train/dog/1.png"])
+    (Path("corrupt") / "train" / "dog" / "2.png").write_bytes(b"\x89PNG no image")
+    np.savez("arrays.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
+    Path("typo.toml").write_text('data = "digits"\nbudget = 20000\n[space]\noptimzer = "sgd"\n')
+    Path("a-file").touch()
+
+
+MISTAKES = [
+    ("run digits --budget many", "--budget 'many' is not a positive number of parameters: write it as 5e6"),
+    ("run digits --budget -5", "--budget '-5' is not a positive number"),
+    ("run digits --budget 0", "--budget '0' is not a positive number"),
+    ("run digits --budget 500", "the smallest network of this space, [8,8] x [1,1] basic"),
+    ("run digits --budget 500", "which has 514 parameters: give at least --budget 514"),
+    ("run digits --trials 0", "Invalid value for '--trials'"),
+    ("run digits --epochs 0", "Invalid value for '--epochs'"),
+    ("run digits --hours -1", "Invalid value for '--hours'"),
+    ("run digits --precision fp8", "precision: should be 'auto', 'fp32' or 'bf16', not 'fp8'"),
+    ("run digits --sampler grid", "sampler: should be 'tpe' or 'random', not 'grid'"),
+    ("run digits --device tpu9", "no device 'tpu9' on this machine: use --device auto or --device cpu"),
+    ("run digit", "unknown study 'digit' (did you mean 'digits'?)"),
+    ("run typo.toml", "unknown key 'space.optimzer' (did you mean 'optimizer'?)"),
+    ("run digits --data cifar11", "unknown data set 'cifar11'"),
+    ("run digits --data one-class", "one-class"),
+    ("run digits --data empty", "empty"),
+    ("run digits --data mixed", "dog/2.png"),
+    ("run digits --data corrupt", "dog/2.png"),
+    ("run digits --data arrays.npz", "x_train"),
+    ("run digits --data missing.npz", "missing.npz"),
+    ("run digits --runs a-file", "run folder a-file/digits-20k cannot be written"),
+    ("run digits --trails 5", "No such option: --trails"),
+    ("rum digits", "No such command 'rum'"),
+    ("promote", "no run in runs: start one with `search run`"),
+    ("promote nowhere", "no run 'nowhere' in runs"),
+    ("promote --top 0", "Invalid value for '--top'"),
+    ("promote --seeds 0", "Invalid value for '--seeds'"),
+    ("report", "no run in runs"),
+    ("count digits --budget 12", "is less than the smallest network"),
+]
+
+
+@pytest.mark.parametrize(("command", "said"), MISTAKES)
+def test_a_mistake_is_answered_in_one_line_and_leaves_nothing(
+    command: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_odd_sources()
+    before = sorted(Path().rglob("*"))
+    code, out, err = search(command, capsys, monkeypatch)
+    assert code == 2
+    assert out == ""
+    assert said in err
+    assert err.startswith("search: ")
+    assert err.count("\n") == 1
+    assert sorted(path for path in Path().rglob("*") if "cache" not in path.parts) == before
+
+
+def test_no_network_says_where_to_put_the_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    code, _, err = search("run cifar10", capsys, monkeypatch)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "cifar-10-python.tar.gz" in err
+    assert "cache" in err
+
+
+def finished_run(name: str, trials: int) -> None:
+    """A run of the digits study with this many trials, without training."""
+    spec = load_study("digits", {"trials": max(trials, 1)})
+    folder = RunFolder(Path("runs") / name)
+    folder.create()
+    study = open_study(folder, create=True)
+    data = load_training("digits", val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache())
+    task = task_of(data)
+    claim(study, spec, task, folder)
+    if trials:
+        run(study, spec, task, FakeTrainer(), Recorder(), precision="fp32")
+    folder.study_file.write_text(spec.as_toml())
+
+
+def test_promoting_before_anything_is_finished(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished_run("empty", 0)
+    code, _, err = search("promote empty", capsys, monkeypatch)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "run 'empty' has no complete trial to promote" in err
+
+
+def test_promoting_more_than_there_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    finished_run("few", 2)
+    code, _, err = search("promote --top 3", capsys, monkeypatch)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "the top 3 were asked for, but 2 trials are complete: use --top 2" in err
+    assert not Path("runs/few/promoted").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--budget 30k", "run 'mine' was made with budget 20,000, not 30,000: give the same, or another --name"),
+        ("--epochs 9", "made with epochs 6, not 9"),
+        ("--data other.npz", "made with data digits"),
+    ],
+)
+def test_continuing_with_something_else_is_refused_and_changes_nothing(
+    flags: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished_run("mine", 1)
+    generator = np.random.default_rng(0)
+    x = generator.integers(0, 255, (40, 8, 8, 3), np.uint8)
+    np.savez("other.npz", x_train=x, y_train=np.arange(40) % 2)
+    spec = Path("runs/mine/study.toml").read_text()
+    code, _, err = search(f"run digits --name mine {flags}", capsys, monkeypatch)
+    assert (code, err.count("\n")) == (2, 1)
+    assert said in err
+    assert Path("runs/mine/study.toml").read_text() == spec
+
+
+def test_help_answers_in_under_four_tenths_of_a_second() -> None:
+    taken = []
+    for _ in range(5):
+        started = time.perf_counter()
+        answer = subprocess.run([sys.executable, "-m", "search", "--help"], capture_output=True, text=True, check=True)
+        taken.append(time.perf_counter() - started)
+    assert "promote" in answer.stdout
+    assert min(taken) < 0.4
+
+
+def test_count_lists_the_published_networks_with_their_sizes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = search("count cifar10 --budget 5e6", capsys, monkeypatch)
+    assert code == 0
+    assert "4,975,210 parameters" in next(line for line in out.splitlines() if line.startswith("A5"))
+    assert "770 parameters" in next(line for line in out.splitlines() if line.startswith("smallest"))

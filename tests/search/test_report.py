@@ -1,0 +1,403 @@
+"""The report says what the study's storage and the full runs' results say, at every stage, and loads nothing."""
+
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import tomli_w
+from optuna.trial import FrozenTrial, TrialState
+
+from search import report
+from search.console import percent
+from search.promote import Promotion, network_of, recipe_of, winner
+from search.report import Chart, Results, read_results, write_report
+from search.run_folder import RunFolder, write_json, write_text
+from search.spec import PrunerSpec, StudySpec
+from search.study import NAMED_TASKS, Trainer, claim, ended, open_study, run
+from train_core.errors import DivergedError
+from train_core.loop import EpochResult
+from train_core.specs import ResNetSpec, TrainSpec, num_madds, num_params
+
+EPOCHS = 3
+NEVER = PrunerSpec(startup_trials=1000)
+SOON = PrunerSpec(startup_trials=2, warmup=0, min_values=1)
+
+
+class Silent:
+    def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None: ...
+    def epoch_ended(self, number: int, result: EpochResult) -> None: ...
+    def trial_ended(self, trial: FrozenTrial) -> None: ...
+
+
+def epoch_result(epoch: int, accuracy: float) -> EpochResult:
+    return EpochResult(
+        epoch=epoch,
+        train_loss=1.0,
+        train_accuracy=accuracy / 2,
+        val_loss=1.0,
+        val_accuracy=accuracy,
+        lr=0.1,
+        seconds=0.5,
+        images=100,
+    )
+
+
+def scoring(scores: list[float | Exception]) -> Trainer:
+    """A trainer whose n-th run climbs to the n-th score, or raises after its first epoch."""
+    left = iter(scores)
+
+    def train(network: ResNetSpec, recipe: TrainSpec) -> Iterator[EpochResult]:
+        score = next(left)
+        for epoch in range(1, recipe.epochs + 1):
+            if isinstance(score, Exception):
+                yield epoch_result(epoch, 0.9)
+                raise score
+            yield epoch_result(epoch, score * epoch / recipe.epochs)
+
+    return train
+
+
+def make_run(root: Path, scores: list[float | Exception], pruner: PrunerSpec = NEVER, **values: Any) -> RunFolder:
+    """A run whose trials came to these scores."""
+    spec = StudySpec(
+        **{"data": "digits", "budget": 20_000, "trials": len(scores) or 1, "epochs": EPOCHS, "pruner": pruner} | values
+    )
+    folder = RunFolder(root)
+    folder.create()
+    write_text(folder.study_file, tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True)))
+    study = open_study(folder, create=True)
+    claim(study, spec, NAMED_TASKS["digits"], folder)
+    if scores:
+        run(study, spec, NAMED_TASKS["digits"], scoring(scores), Silent(), precision="fp32")
+    return folder
+
+
+def promoted(folder: RunFolder, number: int, *, seed: int = 0, epochs: int = 5, **outcome: Any) -> Promotion:
+    """A finished full run of a trial, written where `search promote` writes it."""
+    trial = open_study(folder).trials[number]
+    network, recipe = network_of(trial), recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed})
+    promotion = Promotion(
+        **{
+            "trial": number,
+            "seed": seed,
+            "network": network,
+            "recipe": recipe,
+            "parameters": num_params(network),
+            "multiply_adds": num_madds(network, 32),
+            "short_score": trial.value,
+            "val_accuracy": 0.9,
+            "test_accuracy": 0.8,
+            "test_images": 360,
+            "seconds": 12.3,
+            "device": "a device",
+            "history": tuple(epoch_result(epoch, 0.1 * epoch) for epoch in range(1, epochs + 1)),
+        }
+        | outcome
+    )
+    write_text(folder.promotion(number, epochs, seed).result, promotion.model_dump_json())
+    return promotion
+
+
+class Page(HTMLParser):
+    """A page's words, the figures in it, and whatever it would load."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.figures: list[dict[str, Any]] = []
+        self._inside = ""
+        self._words: list[str] = []
+        self.html = write_report(folder).read_text(encoding="utf-8")
+        self.feed(self.html)
+        self.words = " ".join(" ".join(self._words).split())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        self.loads += [str(values[name]) for name in ("src", "href", "srcset", "data", "action") if name in values]
+        self._inside = "figure" if values.get("type") == "application/json" else tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "figure":
+            self.figures.append(json.loads(data))
+        elif self._inside not in {"script", "style"}:
+            self._words.append(data)
+
+
+def series(chart: Chart) -> dict[str, Any]:
+    """A chart's series by name, those that show nothing left out."""
+    assert chart.figure is not None
+    return {trace["name"]: trace for trace in chart.figure.to_dict()["data"] if len(trace["x"])}
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scores: list[float | Exception] = [0.6, 0.5, 0.1, DivergedError("nan"), ValueError("no <room> left"), 0.7]
+    return make_run(tmp_path_factory.mktemp("runs") / "mixed", scores, SOON).root
+
+
+@pytest.fixture
+def mixed(made_once: Path, tmp_path: Path) -> RunFolder:
+    """A run with two complete trials, a pruned, a diverged and a failed one, then a better complete one."""
+    return RunFolder(shutil.copytree(made_once, tmp_path / "mixed"))
+
+
+def test_history_shows_every_trial_by_its_verdict(mixed: RunFolder) -> None:
+    shown = series(report.history_chart(read_results(mixed)))
+    trials = open_study(mixed).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "FAIL", "COMPLETE"]
+    assert list(shown["complete"]["x"]) == [0, 1, 5]
+    assert list(shown["complete"]["y"]) == [trials[i].value for i in (0, 1, 5)]
+    assert list(shown["pruned"]["x"]) == [2]
+    assert list(shown["pruned"]["y"]) == [trials[2].intermediate_values[1]]
+    assert list(shown["failed or diverged"]["x"]) == [3, 4]
+    assert max(shown["failed or diverged"]["y"]) < trials[2].intermediate_values[1], "no score: at the lower edge"
+    assert list(shown["best so far"]["x"]) == [0, 5, 5]
+    assert list(shown["best so far"]["y"]) == [trials[0].value, trials[5].value, trials[5].value]
+    markers = [trace["marker"] for name, trace in shown.items() if name != "best so far"]
+    assert len({marker["color"] for marker in markers}) == len({marker["symbol"] for marker in markers}) == 3
+
+
+def test_hover_says_what_a_trial_was_and_came_to(mixed: RunFolder) -> None:
+    shown = series(report.history_chart(read_results(mixed)))
+    trial = open_study(mixed).trials[0]
+    lines = unescape(shown["complete"]["hovertext"][0]).split("<br>")
+    assert lines == [
+        "Trial 0",
+        str(network_of(trial)),
+        f"{num_params(network_of(trial)):,} parameters",
+        str(recipe_of(trial)),
+        "complete: 60.00 % on validation",
+    ]
+    assert shown["pruned"]["hovertext"][0].endswith("below the median at epoch 1")
+    assert shown["failed or diverged"]["hovertext"][1].endswith("ValueError: no &lt;room&gt; left")
+
+
+def test_interrupted_trials_are_left_out(mixed: RunFolder) -> None:
+    study = open_study(mixed)
+    trial = study.ask()
+    trial.set_user_attr("reason", "interrupted")
+    study.tell(trial, state=TrialState.FAIL)
+    shown = series(report.history_chart(read_results(mixed)))
+    assert sorted(itertools.chain(*(trace["x"] for name, trace in shown.items() if name != "best so far"))) == [
+        *range(6)
+    ]
+    assert "6 of 6 trials have ended (3 complete, 1 pruned, 2 failed or diverged)" in Page(mixed).words
+
+
+def test_size_chart_has_trials_front_budget_and_full_runs(mixed: RunFolder) -> None:
+    full = promoted(mixed, 5)
+    promoted(mixed, 0, val_accuracy=None, test_accuracy=None, diverged="the loss was nan")
+    chart = report.size_chart(read_results(mixed))
+    shown = series(chart)
+    complete = [open_study(mixed).trials[i] for i in (0, 1, 5)]
+    assert set(zip(shown["short run"]["x"], shown["short run"]["y"], strict=True)) == {
+        (num_params(network_of(trial)), trial.value) for trial in complete
+    }
+    assert list(shown["full run"]["x"]) == [full.parameters]
+    assert list(shown["full run"]["y"]) == [full.val_accuracy]
+    front = shown["best short run of its size or less (Pareto front)"]
+    points = list(zip(front["x"], front["y"], strict=True))
+    assert points == sorted(points)
+    assert points[-1][1] == complete[-1].value
+    for trial in complete:
+        assert any(x <= num_params(network_of(trial)) and y >= (trial.value or 0) for x, y in points)
+    assert chart.figure is not None
+    assert chart.figure.layout.shapes[0].x0 == 20_000
+
+
+def test_short_curves_are_the_reported_epochs(mixed: RunFolder) -> None:
+    shown = series(report.short_curves_chart(read_results(mixed)))
+    trials = open_study(mixed).trials
+    assert list(shown["best"]["x"]) == [1, 2, 3, None]
+    assert list(shown["best"]["y"]) == [*trials[5].intermediate_values.values(), None]
+    assert list(shown["complete"]["y"]) == [
+        *trials[0].intermediate_values.values(),
+        None,
+        *trials[1].intermediate_values.values(),
+        None,
+    ]
+    assert list(shown["ended early"]["x"]) == [1, None] * 3
+    assert shown["ended early"]["opacity"] < 0.5
+
+
+def test_full_curves_are_the_histories(mixed: RunFolder) -> None:
+    first, second = promoted(mixed, 5), promoted(mixed, 0, seed=1, val_accuracy=0.5)
+    shown = series(report.full_curves_chart(read_results(mixed)))
+    assert list(shown) == ["trial 5, seed 0", "trial 0, seed 1"]
+    for each in (first, second):
+        trace = shown[f"trial {each.trial}, seed {each.seed}"]
+        assert list(trace["x"]) == [epoch.epoch for epoch in each.history]
+        assert list(trace["y"]) == [epoch.val_accuracy for epoch in each.history]
+
+
+def test_importances_are_optunas_and_say_what_they_rest_on(mixed: RunFolder) -> None:
+    chart = report.importance_chart(read_results(mixed))
+    assert chart.figure is not None
+    bars = chart.figure.data[0]
+    assert 0 < sum(bars.x) <= 1
+    assert list(bars.x) == sorted(bars.x, reverse=True)
+    assert set(bars.y) <= set(open_study(mixed).trials[0].params)
+    assert "from 3 complete trials" in chart.words
+    assert "a hint, no more" in chart.words
+    assert chart == report.importance_chart(read_results(mixed)), "the same each time"
+
+
+@pytest.mark.parametrize("scores", [[0.5], [0.5, 0.5, 0.5]], ids=["one trial", "equal scores"])
+def test_importances_are_not_known(tmp_path: Path, scores: list[float | Exception]) -> None:
+    chart = report.importance_chart(read_results(make_run(tmp_path / "run", scores)))
+    assert chart.figure is None
+    assert chart.words.startswith("Not known: it takes two complete trials of different scores")
+
+
+def test_the_winner_is_chosen_on_validation_and_its_test_accuracy_told_apart(mixed: RunFolder) -> None:
+    promoted(mixed, 0, val_accuracy=0.91, test_accuracy=0.88)
+    promoted(mixed, 1, val_accuracy=0.90, test_accuracy=0.99)
+    words = Page(mixed).words
+    network = network_of(open_study(mixed).trials[0])
+    size = num_params(network)
+    assert (
+        f"The best network found for digits within 20,000 parameters is {network}: {size:,} parameters, "
+        f"{percent(size / 20_000)} of the budget. Trained for 5 epochs, it comes to 91.00 % on validation, by which it "
+        "was chosen, and to 88.00 % on the 360 test images, which had no part in it." in words
+    )
+    row = f"0 {network} {size:,} {recipe_of(open_study(mixed).trials[0]).optimizer} 0 5 60.00 % 91.00 % 88.00 % 12"
+    assert row in words
+
+
+def test_the_winner_is_the_best_over_its_seeds_among_the_longest_runs(mixed: RunFolder) -> None:
+    promoted(mixed, 0, seed=0, val_accuracy=0.9, test_accuracy=0.8)
+    promoted(mixed, 0, seed=1, val_accuracy=0.5, test_accuracy=0.4)
+    promoted(mixed, 1, seed=0, val_accuracy=0.8, test_accuracy=0.6)
+    promoted(mixed, 1, seed=1, val_accuracy=0.8, test_accuracy=0.7)
+    promoted(mixed, 5, epochs=4, val_accuracy=0.99)
+    made = read_results(mixed)
+    assert [(each.trial, each.seed) for each in winner(made.promotions)] == [(1, 0), (1, 1)]
+    assert "in the mean of 2 seeds, to 80.00 % on validation" in report.answer(made)
+    assert "to 65.00 % on the 360 test images" in report.answer(made)
+
+
+def test_data_without_a_test_split_says_so(mixed: RunFolder) -> None:
+    promoted(mixed, 0, test_accuracy=None, test_images=0)
+    page = Page(mixed)
+    assert "was never tested: this data has no test split" in page.words
+    assert "90.00 % no test split" in page.words
+
+
+def test_only_diverged_full_runs_leave_the_short_score(mixed: RunFolder) -> None:
+    promoted(mixed, 5, val_accuracy=None, test_accuracy=None, diverged="the loss was nan")
+    words = Page(mixed).words
+    assert "Its short run of 3 epochs came to 70.00 % on validation; every full run so far diverged" in words
+    assert "70.00 % diverged diverged" in words
+
+
+def test_before_any_trial(tmp_path: Path) -> None:
+    page = Page(make_run(tmp_path / "run", []))
+    assert "No trial has ended yet: for digits within 20,000 parameters, no network is known so far." in page.words
+    assert "0 of 1 trials have ended" in page.words
+    assert page.figures == []
+    for words in (
+        "No trial is complete yet.",
+        "No trial has finished an epoch yet.",
+        "No full run is done yet",
+        "Not known: it takes two complete trials of different scores, and there is 0 complete trials",
+    ):
+        assert words in page.words
+
+
+def test_one_trial(tmp_path: Path) -> None:
+    page = Page(make_run(tmp_path / "run", [0.5]))
+    assert "Its short run of 3 epochs came to 50.00 % on validation" in page.words
+    assert "(1 complete, 0 pruned, 0 failed or diverged)" in page.words
+    assert len(page.figures) == 3
+
+
+def test_only_failed_trials(tmp_path: Path) -> None:
+    page = Page(make_run(tmp_path / "run", [DivergedError("nan"), ValueError("<out> of memory")]))
+    assert "No trial has come to a score yet" in page.words
+    assert "All of them failed or diverged, the last with: ValueError: <out> of memory." in page.words
+    assert len(page.figures) == 2
+
+
+def test_a_baseline_is_named_and_escaped(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [])
+    study = open_study(folder)
+    spec = StudySpec(data="digits", budget=20_000, trials=1, epochs=EPOCHS)
+    study.enqueue_trial({}, user_attrs={"baseline": "</script><b>lenet"})
+    run(study, spec, NAMED_TASKS["digits"], scoring([0.5]), Silent(), precision="fp32")
+    page = Page(folder)
+    hover = page.figures[0]["data"][0]["hovertext"][0]
+    assert hover.startswith("Trial 0, the baseline &lt;/script&gt;&lt;b&gt;lenet<br>")
+
+
+def test_what_users_name_is_escaped(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a <b> run", [0.5], data="<img src=x onerror=alert(1)>.npz")
+    write_json(folder.facts, {"data": {"classes": ["<script>cat", "dog & co"], "test split": False}, "commit": None})
+    page = Page(folder)
+    assert page.loads == []
+    assert "<script>cat, dog & co" in page.words
+    assert "data test split no" in page.words
+    assert "search run study.toml --name 'a <b> run'" in page.words
+
+
+def test_the_page_is_whole_by_itself(mixed: RunFolder) -> None:
+    promoted(mixed, 5)
+    page = Page(mixed)
+    assert page.loads == []
+    assert len(page.figures) == len(report.CHARTS)
+    assert page.html.count("plotly.js v") == 1
+    assert not re.search(r"@import|url\(", page.html.split("</style>")[0])
+
+
+def test_figures_in_the_page_are_the_charts(mixed: RunFolder) -> None:
+    made = read_results(mixed)
+    charts = [chart for chart in (make(made) for make in report.CHARTS) if chart.figure is not None]
+    assert Page(mixed).figures == [json.loads(chart.figure.to_json()) for chart in charts if chart.figure]
+
+
+@pytest.mark.parametrize("content", [None, "{ broken"], ids=["missing", "damaged"])
+def test_facts_that_cannot_be_read_are_said_to_be_so(tmp_path: Path, content: str | None) -> None:
+    folder = make_run(tmp_path / "run", [0.5])
+    if content is not None:
+        write_text(folder.facts, content)
+    assert "run.json missing, or cannot be read" in Page(folder).words
+
+
+@pytest.mark.parametrize("make", report.CHARTS, ids=lambda make: make.__name__)
+def test_long_studies_are_thinned_and_say_so(
+    make: Callable[[Results], Chart], mixed: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promoted(mixed, 5)
+    monkeypatch.setattr(report, "MOST_POINTS", 2)
+    monkeypatch.setattr(report, "MOST_BARS", 4)
+    made = read_results(mixed)
+    chart = make(made)
+    assert re.search(r"Drawn: \d of \d+ ", chart.words)
+    assert chart.figure is not None
+    assert ended(made.study) == made.trials
+
+
+def test_thinned_keeps_the_ends() -> None:
+    assert report._thinned(range(5), 5) == [0, 1, 2, 3, 4]
+    assert report._thinned(range(1000), 3)[0::2] == [0, 999]
+    assert len(report._thinned(range(3001), 2000)) == len(set(report._thinned(range(3001), 2000))) == 2000
+    assert report._thinned(range(9), 1) == [0, 8]
+    assert report._thinned([], 1) == []
+
+
+def test_a_report_is_replaced(mixed: RunFolder) -> None:
+    write_text(mixed.report, "old")
+    assert write_report(mixed) == mixed.report
+    assert mixed.report.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert not [path for path in mixed.root.iterdir() if path.name.startswith(".report")]
+    assert optuna.logging.get_verbosity() == optuna.logging.ERROR

@@ -1,0 +1,76 @@
+"""The walls between the rooms: who may import whom, and who may touch what."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FORBIDDEN = {
+    "train_core": {"search", "space", "optuna", "typer", "rich", "plotly"},
+    "space.py": {"search", "optuna", "torch", "typer"},
+}
+
+
+def sources(room: str) -> list[Path]:
+    path = ROOT / room
+    return [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_imports_run_one_way(room: str) -> None:
+    for path in sources(room):
+        roots = {name.split(".")[0] for name in imported(path)}
+        assert not roots & FORBIDDEN[room], path
+
+
+def test_the_space_takes_only_the_specs_from_the_trainer() -> None:
+    ours = [name for name in imported(ROOT / "space.py") if name.startswith("train_core")]
+    assert ours
+    assert all(name.startswith("train_core.specs.") for name in ours)
+
+
+def test_only_the_space_suggests() -> None:
+    callers = {
+        path.relative_to(ROOT).as_posix()
+        for room in ("search", "train_core", "space.py")
+        for path in sources(room)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.startswith("suggest_")
+    }
+    assert callers == {"space.py"}
+
+
+def test_only_promotion_reads_the_test_split() -> None:
+    """`load_test` is the only way to the test images; the one caller hands it to `promote`."""
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for room in ("search", "train_core", "space.py")
+        for path in sources(room)
+        if "load_test" in path.read_text(encoding="utf-8")
+    }
+    assert users == {"search/api.py", "search/promote.py", "train_core/data.py"}
+    api = ast.parse((ROOT / "search" / "api.py").read_text(encoding="utf-8"))
+    functions = {
+        function.name
+        for function in ast.walk(api)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Name) and node.id == "load_test"
+    }
+    assert functions == {"promote"}
+
+
+def test_the_loop_prints_nothing() -> None:
+    for path in sources("train_core"):
+        calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+        assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
