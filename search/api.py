@@ -12,12 +12,22 @@ from typing import Any
 
 import optuna
 import torch
-from optuna.trial import TrialState
 
 from search import promote as promotion
 from search import study as studies
-from search.console import StudyProgress, console, duration, epoch_bar, log, logged_to, percent, promotion_table, say
-from search.plan import Survey, estimate, survey
+from search.console import (
+    StudyProgress,
+    console,
+    epoch_bar,
+    loading_bars,
+    log,
+    logged_to,
+    promotion_table,
+    say,
+    say_outcome,
+    say_plan,
+)
+from search.plan import estimate, survey
 from search.report import write_report
 from search.run_folder import RunFolder, find_run, write_json, write_text
 from search.spec import StudySpec, load_study, short_count
@@ -26,8 +36,6 @@ from train_core.data import TrainingData, default_cache, load_test, load_trainin
 from train_core.device import describe, keep_freed_memory, pick_device, pick_precision
 from train_core.loop import EpochResult, TrainState, train
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
-
-TOO_LONG_S = 24 * 3600  # an estimate above this comes with advice
 
 
 def run(
@@ -65,7 +73,8 @@ def run(
         write_json(folder.facts, _facts(spec, data, where, precision))
 
         done = studies.ended(optuna_study)
-        _say_plan(folder, spec, data, where, precision, found, baselines, len(done))
+        expected = estimate(spec, found, data, precision) if len(done) < spec.trials else None
+        say_plan(folder, spec, data, where, precision, found, baselines, len(done), expected)
         if len(done) < spec.trials:
             with StudyProgress(done, spec.trials) as progress:
                 studies.run(
@@ -77,7 +86,7 @@ def run(
                     precision=precision,
                     deadline=started + hours * 3600 if hours is not None else float("inf"),
                 )
-        _say_outcome(folder, spec, optuna_study)
+        say_outcome(folder, spec, optuna_study)
         write_report(folder)
     return folder
 
@@ -191,7 +200,10 @@ def _prepare(spec: StudySpec, device: str) -> tuple[torch.device, Precision, Tra
 
 
 def _load(spec: StudySpec) -> TrainingData:
-    return load_training(spec.data, val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache())
+    with loading_bars() as progress:
+        return load_training(
+            spec.data, val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache(), progress=progress
+        )
 
 
 def _default_name(study: str, spec: StudySpec, flags: Mapping[str, Any]) -> str:
@@ -201,9 +213,13 @@ def _default_name(study: str, spec: StudySpec, flags: Mapping[str, Any]) -> str:
 
 def _facts(spec: StudySpec, data: TrainingData, where: torch.device, precision: Precision) -> dict[str, Any]:
     """What somebody needs to know to run it again, apart from the spec."""
-    packages = ("budget-search", "torch", "torchvision", "optuna")
     return {
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+        "versions": {
+            "python": platform.python_version(),
+            "budget-search": version("budget-search"),
+            "torch": str(torch.__version__),  # with the build: CPU or CUDA
+            "optuna": optuna.__version__,
+        },
         "commit": _commit(),
         "device": describe(where),
         "precision": precision,
@@ -226,66 +242,3 @@ def _commit() -> str | None:
         return None
     answer = subprocess.run([git, "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return answer.stdout.strip() or None
-
-
-def _say_plan(
-    folder: RunFolder,
-    spec: StudySpec,
-    data: TrainingData,
-    where: torch.device,
-    precision: Precision,
-    found: Survey,
-    baselines: list[str],
-    done: int,
-) -> None:
-    """Say what is about to happen, and what to do instead where it would take days."""
-    height, width = data.size
-    colours = "RGB" if data.in_channels == 3 else "grey"
-    test = "a test split that only `promote` reads" if data.has_test else "no test split"
-    first = f", first {len(baselines)} known networks ({', '.join(baselines)})" if baselines else ""
-    say(f"{folder.root}: {'continuing' if done else 'new study'}")
-    say(
-        f"data     {spec.data}: {len(data.train):,} training and {len(data.val):,} validation images, {height}x{width} "
-        f"{colours}, {data.num_classes} classes, {test}"
-    )
-    note = "" if precision == "bf16" else " (no native bf16 here)" if spec.precision == "auto" else ""
-    say(f"device   {describe(where)}, {precision}{note}")
-    say(f"budget   {spec.budget:,} parameters")
-    for what, network in (("smallest", found.smallest), ("largest", found.largest)):
-        madds = num_madds(network, data.size) / 1e6
-        say(f"  {what:<8} {num_params(network):,} parameters, {madds:,.1f} M multiply-adds: {network}")
-    say(f"trials   {spec.trials} of {spec.epochs} epochs{f', {done} done' if done else ''}{first}")
-    if done >= spec.trials:
-        return
-    expected = estimate(spec, found, data, precision)
-    left = expected.seconds * (spec.trials - done) / spec.trials
-    say(
-        f"time     at most {duration(left)}, less what pruning saves ({expected.images_per_second:,.0f} images/s "
-        f"measured on {found.typical})"
-    )
-    if left > TOO_LONG_S:
-        say(
-            "         That is long. A GPU is 50 to 500 times as fast; on this device, try `search run digits`, or a "
-            "smaller search: --budget 200k --trials 30 --epochs 8 on part of the data; --hours 8 stops in time."
-        )
-
-
-def _say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None:
-    """Say how far the study came, its best trials, and what to do next."""
-    done = studies.ended(study)
-    complete = sorted(study.get_trials(states=[TrialState.COMPLETE]), key=lambda t: t.value or 0, reverse=True)
-    pruned = sum(trial.state == TrialState.PRUNED for trial in done)
-    say(
-        f"{len(done)} of {spec.trials} trials: {len(complete)} complete, {pruned} pruned, "
-        f"{len(done) - len(complete) - pruned} failed"
-    )
-    for trial in complete[:3]:
-        say(
-            f"  {percent(trial.value or 0)}  trial {trial.number}  {trial.user_attrs['parameters']:,} parameters  "
-            f"{promotion.network_of(trial)}  {promotion.recipe_of(trial)}"
-        )
-    if len(done) < spec.trials:
-        say(f"stopped in time; the same command continues {folder.name}")
-    elif complete:
-        say(f"next: search promote {folder.name}   or: optuna-dashboard {folder.storage}")
-    say(f"report: {folder.report}")

@@ -83,16 +83,18 @@ def main() -> None:
     from train_core.errors import UserError
 
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False) or 0
     except UserError as error:
         _end(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _end("interrupted; the same command continues where it stopped", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
     except Exception as error:
         # Typer's own complaints about the command line; which class they have depends on its version.
         if not hasattr(error, "format_message"):
             raise
         _end(f"{error.format_message()} (see search --help)", 2)
+    if code == 130:  # typer turns Ctrl-C into this, into Abort, or leaves it, as its version goes
+        _end("interrupted; the same command continues where it stopped", code)
     sys.exit(code)
 
 

@@ -2,9 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import optuna
+import torch
 from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE
 from rich.console import Console
@@ -12,13 +14,20 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from search.promote import Promotion
+from search.plan import Estimate, Survey
+from search.promote import Promotion, network_of, recipe_of
 from search.run_folder import RunFolder
+from search.spec import StudySpec
+from search.study import ended
+from train_core.data import TrainingData
+from train_core.device import describe
 from train_core.loop import EpochResult
-from train_core.specs import ResNetSpec, TrainSpec, num_params
+from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 
 console = Console(highlight=False, soft_wrap=True)
 log = logging.getLogger("search")
+
+TOO_LONG_S = 24 * 3600  # an estimate above this comes with advice
 
 
 @contextmanager
@@ -40,6 +49,70 @@ def say(line: str) -> None:
     """Print one line, and log it."""
     console.print(Text(line))
     log.info("%s", line)
+
+
+def say_plan(
+    folder: RunFolder,
+    spec: StudySpec,
+    data: TrainingData,
+    where: torch.device,
+    precision: Precision,
+    found: Survey,
+    baselines: list[str],
+    done: int,
+    expected: Estimate | None,
+) -> None:
+    """Say what is about to happen, and what to do instead where it would take days."""
+    height, width = data.size
+    colours = "RGB" if data.in_channels == 3 else "grey"
+    test = "a test split that only `promote` reads" if data.has_test else "no test split"
+    networks = "network" if len(baselines) == 1 else "networks"
+    first = f", first {len(baselines)} known {networks} ({', '.join(baselines)})" if baselines and not done else ""
+    say(f"{folder.root}: {'continuing' if done else 'new study'}")
+    say(
+        f"data     {spec.data}: {len(data.train):,} training and {len(data.val):,} validation images, {height}x{width} "
+        f"{colours}, {data.num_classes} classes, {test}"
+    )
+    note = "" if precision == "bf16" else " (no native bf16 here)" if spec.precision == "auto" else ""
+    say(f"device   {describe(where)}, {precision}{note}")
+    say(f"budget   {spec.budget:,} parameters")
+    for what, network in (("smallest", found.smallest), ("largest", found.largest)):
+        madds = num_madds(network, data.size) / 1e6
+        say(f"  {what:<8} {num_params(network):,} parameters, {madds:,.1f} M multiply-adds: {network}")
+    say(f"trials   {spec.trials} of {spec.epochs} epochs{f', {done} done' if done else ''}{first}")
+    if expected is None:
+        return
+    left = expected.seconds * (spec.trials - done) / spec.trials
+    say(
+        f"time     at most {duration(left)}, less what pruning saves ({expected.images_per_second:,.0f} images/s "
+        f"measured on {found.typical})"
+    )
+    if left > TOO_LONG_S:
+        say(
+            "         That is long: use a GPU. On this device, `search run cifar10-small` searches networks of 100,000 "
+            "parameters, `search run digits` shows the whole loop in two minutes; --hours 8 stops in time."
+        )
+
+
+def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None:
+    """Say how far the study came, its best trials, and what to do next."""
+    done = ended(study)
+    complete = sorted(study.get_trials(states=[TrialState.COMPLETE]), key=lambda t: t.value or 0, reverse=True)
+    pruned = sum(trial.state == TrialState.PRUNED for trial in done)
+    say(
+        f"{len(done)} of {spec.trials} trials: {len(complete)} complete, {pruned} pruned, "
+        f"{len(done) - len(complete) - pruned} failed"
+    )
+    for trial in complete[:3]:
+        say(
+            f"  {percent(trial.value or 0)}  trial {trial.number}  {trial.user_attrs['parameters']:,} parameters  "
+            f"{network_of(trial)}  {recipe_of(trial)}"
+        )
+    if len(done) < spec.trials:
+        say(f"stopped in time; the same command continues {folder.name}")
+    elif complete:
+        say(f"next: search promote {folder.name}   or: optuna-dashboard {folder.storage}")
+    say(f"report: {folder.report}")
 
 
 class StudyProgress:
@@ -96,6 +169,20 @@ class StudyProgress:
     def _left(self) -> float:
         """Seconds until the last trial, at the pace so far."""
         return (time.monotonic() - self._started) / (self.count - self._before) * (self.trials - self.count)
+
+
+@contextmanager
+def loading_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars for what loading data takes: called with what is being done, how much is done, and of how much."""
+    with _bars() as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, note="")
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        yield progress
 
 
 @contextmanager
