@@ -247,7 +247,7 @@ def _smallest(space: Space) -> Draw:
 
 
 def as_parameters(wanted: ResNetSpec, recipe_values: Draw, space: Space, budget: int) -> dict[str, Any] | None:
-    """The parameters whose draw is the network `wanted`, with `recipe_values`: the inverse of `network`.
+    """The parameters that make a draw the network `wanted` with `recipe_values`: the inverse of `network`.
 
     None where the space or the budget does not hold that network or a value of its recipe.
     """
@@ -261,12 +261,13 @@ def as_parameters(wanted: ResNetSpec, recipe_values: Draw, space: Space, budget:
     values |= recipe_values
     if any(name not in dimensions or not _holds(dimensions[name], value) for name, value in values.items()):
         return None
-    # Stages that the network lacks take the lowest value: they have no effect, and the set stays complete.
+    # What the network does not use (the growth of a stage it lacks, another optimizer's rate) is left out of the
+    # answer, for the sampler to draw; any value gives the same network.
     draw = {**_lowest(space), **values}
     task = {"in_channels": wanted.in_channels, "num_classes": wanted.num_classes}
     if num_params(wanted) > budget or network(draw, space, budget, **task) != wanted:
         return None
-    return {name: draw[name] for name in parameters(space)}
+    return {name: values[name] for name in parameters(space) if name in values}
 
 
 def _smaller(draw: Draw, space: Space) -> Iterator[Draw]:

@@ -146,6 +146,7 @@ class StudyProgress:
         """Move the trial's bar on."""
         note = f"{percent(result.val_accuracy)} at epoch {result.epoch}  {result.images / result.seconds:,.0f} images/s"
         self._bars.update(self._trial, advance=1, note=note)
+        log.info("trial %d  %s", number, note)
 
     def trial_ended(self, trial: FrozenTrial) -> None:
         """Say how the trial came out, and how long the rest will take."""
@@ -153,13 +154,13 @@ class StudyProgress:
         self._keep_best(trial)
         attributes = trial.user_attrs
         name = f" ({attributes['baseline']})" if "baseline" in attributes else ""
-        line = (
+        note = f"best {percent(self.best.value or 0)} (trial {self.best.number})" if self.best else "none complete yet"
+        if self.count < self.trials:
+            note += f", {duration(self._left())} left"
+        say(
             f"{self.count:>4}/{self.trials}  trial {trial.number}{name}  {_verdict(trial)}  "
-            f"{attributes['parameters']:,} parameters  {attributes['in words']}  {attributes['seconds']:.0f} s"
+            f"{attributes['parameters']:,} parameters  {attributes['in words']}  {attributes['seconds']:.0f} s  {note}"
         )
-        say(line)
-        note = f"best {percent(self.best.value or 0)} (trial {self.best.number})  " if self.best else ""
-        note += f"{duration(self._left())} left" if self.count < self.trials else ""
         self._bars.update(self._study, completed=self.count, note=note)
 
     def _keep_best(self, trial: FrozenTrial) -> None:

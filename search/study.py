@@ -27,6 +27,7 @@ from train_core.loop import EpochResult
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 
 ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
+RANDOM_TRIALS = 10  # drawn at random before TPE has a model, besides the known networks (Optuna's default)
 
 Trainer = Callable[[ResNetSpec, TrainSpec], Iterator[EpochResult]]
 """Trains a network by a recipe, one epoch a step."""
@@ -203,7 +204,7 @@ def run(
         n_min_trials=spec.pruner.min_values,
     )
     while len(ended(study)) < spec.trials and time.monotonic() < deadline:
-        study.sampler = _sampler(spec, len(study.get_trials(deepcopy=False)))
+        study.sampler = _sampler(spec, study.get_trials(deepcopy=False))
         trial = study.ask()
         try:
             events.trial_ended(_run_trial(study, trial, spec, task, trainer, events, precision, deadline))
@@ -216,15 +217,17 @@ def run(
         _stop_if_all_failed(study)
 
 
-def _sampler(spec: StudySpec, trials: int) -> optuna.samplers.BaseSampler:
-    """A new sampler for each trial, seeded by the study's seed and the trials so far.
+def _sampler(spec: StudySpec, trials: list[FrozenTrial]) -> optuna.samplers.BaseSampler:
+    """A new sampler for each trial, seeded by the study's seed and the number of trials so far.
 
     So a study that was stopped and continued draws what it would have drawn, and never repeats its first draws.
     """
-    seed = int(np.random.SeedSequence((spec.seed, trials)).generate_state(1)[0])
+    seed = int(np.random.SeedSequence((spec.seed, len(trials))).generate_state(1)[0])
     if spec.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed)
+    # The known networks are much alike: a model made from them alone would look no further.
+    known = sum("baseline" in trial.user_attrs for trial in trials)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS + known)
 
 
 def _run_trial(

@@ -68,6 +68,13 @@ def test_only_promotion_reads_the_test_split() -> None:
         if isinstance(node, ast.Name) and node.id == "load_test"
     }
     assert functions == {"promote"}
+    readers = {
+        path.relative_to(ROOT).as_posix()
+        for room in ("search", "train_core", "space.py")
+        for path in sources(room)
+        if any(name.startswith("train_core.sources") for name in imported(path))
+    }
+    assert readers == {"train_core/data.py"}  # what reads the sources sees their test images
 
 
 def test_the_loop_prints_nothing() -> None:

@@ -15,10 +15,11 @@ import pytest
 import tomli_w
 from optuna.trial import FrozenTrial, TrialState
 
-from search import report
+from search import charts
+from search.charts import Chart, Results
 from search.console import percent
 from search.promote import Promotion, network_of, recipe_of, winner
-from search.report import Chart, Results, read_results, write_report
+from search.report import answer, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
 from search.spec import PrunerSpec, StudySpec
 from search.study import NAMED_TASKS, Trainer, claim, ended, open_study, run
@@ -153,7 +154,7 @@ def mixed(made_once: Path, tmp_path: Path) -> RunFolder:
 
 
 def test_history_shows_every_trial_by_its_verdict(mixed: RunFolder) -> None:
-    shown = series(report.history_chart(read_results(mixed)))
+    shown = series(charts.history_chart(read_results(mixed)))
     trials = open_study(mixed).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "FAIL", "COMPLETE"]
     assert list(shown["complete"]["x"]) == [0, 1, 5]
@@ -169,7 +170,7 @@ def test_history_shows_every_trial_by_its_verdict(mixed: RunFolder) -> None:
 
 
 def test_hover_says_what_a_trial_was_and_came_to(mixed: RunFolder) -> None:
-    shown = series(report.history_chart(read_results(mixed)))
+    shown = series(charts.history_chart(read_results(mixed)))
     trial = open_study(mixed).trials[0]
     lines = unescape(shown["complete"]["hovertext"][0]).split("<br>")
     assert lines == [
@@ -188,7 +189,7 @@ def test_interrupted_trials_are_left_out(mixed: RunFolder) -> None:
     trial = study.ask()
     trial.set_user_attr("reason", "interrupted")
     study.tell(trial, state=TrialState.FAIL)
-    shown = series(report.history_chart(read_results(mixed)))
+    shown = series(charts.history_chart(read_results(mixed)))
     assert sorted(itertools.chain(*(trace["x"] for name, trace in shown.items() if name != "best so far"))) == [
         *range(6)
     ]
@@ -198,7 +199,7 @@ def test_interrupted_trials_are_left_out(mixed: RunFolder) -> None:
 def test_size_chart_has_trials_front_budget_and_full_runs(mixed: RunFolder) -> None:
     full = promoted(mixed, 5)
     promoted(mixed, 0, val_accuracy=None, test_accuracy=None, diverged="the loss was nan")
-    chart = report.size_chart(read_results(mixed))
+    chart = charts.size_chart(read_results(mixed))
     shown = series(chart)
     complete = [open_study(mixed).trials[i] for i in (0, 1, 5)]
     assert set(zip(shown["short run"]["x"], shown["short run"]["y"], strict=True)) == {
@@ -217,7 +218,7 @@ def test_size_chart_has_trials_front_budget_and_full_runs(mixed: RunFolder) -> N
 
 
 def test_short_curves_are_the_reported_epochs(mixed: RunFolder) -> None:
-    shown = series(report.short_curves_chart(read_results(mixed)))
+    shown = series(charts.short_curves_chart(read_results(mixed)))
     trials = open_study(mixed).trials
     assert list(shown["best"]["x"]) == [1, 2, 3, None]
     assert list(shown["best"]["y"]) == [*trials[5].intermediate_values.values(), None]
@@ -233,7 +234,7 @@ def test_short_curves_are_the_reported_epochs(mixed: RunFolder) -> None:
 
 def test_full_curves_are_the_histories(mixed: RunFolder) -> None:
     first, second = promoted(mixed, 5), promoted(mixed, 0, seed=1, val_accuracy=0.5)
-    shown = series(report.full_curves_chart(read_results(mixed)))
+    shown = series(charts.full_curves_chart(read_results(mixed)))
     assert list(shown) == ["trial 5, seed 0", "trial 0, seed 1"]
     for each in (first, second):
         trace = shown[f"trial {each.trial}, seed {each.seed}"]
@@ -242,7 +243,7 @@ def test_full_curves_are_the_histories(mixed: RunFolder) -> None:
 
 
 def test_importances_are_optunas_and_say_what_they_rest_on(mixed: RunFolder) -> None:
-    chart = report.importance_chart(read_results(mixed))
+    chart = charts.importance_chart(read_results(mixed))
     assert chart.figure is not None
     bars = chart.figure.data[0]
     assert 0 < sum(bars.x) <= 1
@@ -250,12 +251,12 @@ def test_importances_are_optunas_and_say_what_they_rest_on(mixed: RunFolder) -> 
     assert set(bars.y) <= set(open_study(mixed).trials[0].params)
     assert "from 3 complete trials" in chart.words
     assert "a hint, no more" in chart.words
-    assert chart == report.importance_chart(read_results(mixed)), "the same each time"
+    assert chart == charts.importance_chart(read_results(mixed)), "the same each time"
 
 
 @pytest.mark.parametrize("scores", [[0.5], [0.5, 0.5, 0.5]], ids=["one trial", "equal scores"])
 def test_importances_are_not_known(tmp_path: Path, scores: list[float | Exception]) -> None:
-    chart = report.importance_chart(read_results(make_run(tmp_path / "run", scores)))
+    chart = charts.importance_chart(read_results(make_run(tmp_path / "run", scores)))
     assert chart.figure is None
     assert chart.words.startswith("Not known: it takes two complete trials of different scores")
 
@@ -283,8 +284,8 @@ def test_the_winner_is_the_best_over_its_seeds_among_the_longest_runs(mixed: Run
     promoted(mixed, 5, epochs=4, val_accuracy=0.99)
     made = read_results(mixed)
     assert [(each.trial, each.seed) for each in winner(made.promotions)] == [(1, 0), (1, 1)]
-    assert "in the mean of 2 seeds, to 80.00 % on validation" in report.answer(made)
-    assert "to 65.00 % on the 360 test images" in report.answer(made)
+    assert "in the mean of 2 seeds, to 80.00 % on validation" in answer(made)
+    assert "to 65.00 % on the 360 test images" in answer(made)
 
 
 def test_data_without_a_test_split_says_so(mixed: RunFolder) -> None:
@@ -354,15 +355,15 @@ def test_the_page_is_whole_by_itself(mixed: RunFolder) -> None:
     promoted(mixed, 5)
     page = Page(mixed)
     assert page.loads == []
-    assert len(page.figures) == len(report.CHARTS)
+    assert len(page.figures) == len(charts.CHARTS)
     assert page.html.count("plotly.js v") == 1
     assert not re.search(r"@import|url\(", page.html.split("</style>")[0])
 
 
 def test_figures_in_the_page_are_the_charts(mixed: RunFolder) -> None:
     made = read_results(mixed)
-    charts = [chart for chart in (make(made) for make in report.CHARTS) if chart.figure is not None]
-    assert Page(mixed).figures == [json.loads(chart.figure.to_json()) for chart in charts if chart.figure]
+    drawn = [chart for chart in (make(made) for make in charts.CHARTS) if chart.figure is not None]
+    assert Page(mixed).figures == [json.loads(chart.figure.to_json()) for chart in drawn if chart.figure]
 
 
 @pytest.mark.parametrize("content", [None, "{ broken"], ids=["missing", "damaged"])
@@ -373,13 +374,13 @@ def test_facts_that_cannot_be_read_are_said_to_be_so(tmp_path: Path, content: st
     assert "run.json missing, or cannot be read" in Page(folder).words
 
 
-@pytest.mark.parametrize("make", report.CHARTS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", charts.CHARTS, ids=lambda make: make.__name__)
 def test_long_studies_are_thinned_and_say_so(
     make: Callable[[Results], Chart], mixed: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promoted(mixed, 5)
-    monkeypatch.setattr(report, "MOST_POINTS", 2)
-    monkeypatch.setattr(report, "MOST_BARS", 4)
+    monkeypatch.setattr(charts, "MOST_POINTS", 2)
+    monkeypatch.setattr(charts, "MOST_BARS", 4)
     made = read_results(mixed)
     chart = make(made)
     assert re.search(r"Drawn: \d of \d+ ", chart.words)
@@ -388,11 +389,11 @@ def test_long_studies_are_thinned_and_say_so(
 
 
 def test_thinned_keeps_the_ends() -> None:
-    assert report._thinned(range(5), 5) == [0, 1, 2, 3, 4]
-    assert report._thinned(range(1000), 3)[0::2] == [0, 999]
-    assert len(report._thinned(range(3001), 2000)) == len(set(report._thinned(range(3001), 2000))) == 2000
-    assert report._thinned(range(9), 1) == [0, 8]
-    assert report._thinned([], 1) == []
+    assert charts._thinned(range(5), 5) == [0, 1, 2, 3, 4]
+    assert charts._thinned(range(1000), 3)[0::2] == [0, 999]
+    assert len(charts._thinned(range(3001), 2000)) == len(set(charts._thinned(range(3001), 2000))) == 2000
+    assert charts._thinned(range(9), 1) == [0, 8]
+    assert charts._thinned([], 1) == []
 
 
 def test_a_report_is_replaced(mixed: RunFolder) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
-from train_core import data
+from train_core import sources
 from train_core.data import Split, TrainingData, default_cache, load_test, load_training
 from train_core.errors import DataError
 
@@ -499,7 +500,7 @@ def test_a_failed_download_leaves_nothing_and_says_where_to_put_the_file(
     whole, home.behaviour = home.archive, behaviour
     if behaviour == "changed":
         home.behaviour, home.archive = "whole", whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:]
-    monkeypatch.setattr(data, "_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(sources, "_TIMEOUT_S", 0.3)
     message = refusal("cifar10", cache)
     assert f"put cifar-10-python.tar.gz into {cache}" in message
     assert {"cut": "md5", "missing": "404", "stall": "timed out", "changed": "md5"}[behaviour] in message
@@ -549,6 +550,22 @@ def test_what_a_killed_download_leaves_does_not_count(home: Home, cache: Path) -
     home.release.set()
     home.behaviour = "whole"
     assert_is_tiny_cifar(cache)
+
+
+def test_what_was_left_more_than_a_day_ago_is_swept_up(home: Home, cache: Path) -> None:
+    yesterday = time.time() - 25 * 3600
+    for name in (".partial-dead", ".partial-at-work", ".partial-new"):
+        (cache / name / "cifar").mkdir(parents=True)
+        (cache / name / "cifar" / "archive").write_bytes(b"half")
+    for name in (".cifar10.npz.dead", ".cifar10.npz.new", "mine", ".cifar100.npz"):
+        (cache / name).write_bytes(b"half")
+    dead = [*(cache / ".partial-dead").rglob("*"), cache / ".partial-dead", cache / ".cifar10.npz.dead"]
+    for path in (*dead, cache / ".partial-at-work", cache / "mine", cache / ".cifar100.npz"):
+        os.utime(path, (yesterday, yesterday))
+    assert_is_tiny_cifar(cache)
+    kept = {".partial-at-work", ".partial-new", ".cifar10.npz.new", "mine", ".cifar100.npz"}
+    assert {path.name for path in cache.iterdir()} == kept | {"cifar10.npz"}
+    assert (cache / ".partial-at-work" / "cifar" / "archive").read_bytes() == b"half"
 
 
 def test_a_damaged_cache_file_is_to_be_deleted(home: Home, cache: Path) -> None:

@@ -1,0 +1,282 @@
+"""The charts of a report: what a run came to, as Plotly figures and words.
+
+A chart is a function from `Results` to a `Chart`. To add one, write it and name it in `CHARTS`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, TypeVar
+
+import optuna
+import plotly.graph_objects as go
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+
+from search.console import percent
+from search.promote import Promotion, recipe_of
+from search.spec import StudySpec
+from search.study import gave_nothing
+
+MOST_POINTS = 2000  # drawn in a chart: more makes the page slow and shows no more
+MOST_BARS = 15  # parameters in the chart of importances
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, but for the two that vanish on white or on black.
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+VERDICTS = {  # of a trial: colour and symbol
+    "complete": (BLUE, "circle"),
+    "pruned": (ORANGE, "triangle-down"),
+    "failed or diverged": (VERMILLION, "x"),
+}
+ACCURACY = "Validation accuracy (%)"
+
+T = TypeVar("T")
+Point = tuple[float | None, float | None, str]  # x, y (none: a gap in the line) and what its hover says
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """All that a report is made from."""
+
+    name: str
+    spec: StudySpec
+    study: optuna.Study
+    trials: Sequence[FrozenTrial]  # those that have ended, by number
+    promotions: Sequence[Promotion]  # the full runs that are finished, the best on validation first
+
+    @property
+    def complete(self) -> list[FrozenTrial]:
+        """The trials that came to a score, the best first."""
+        trials = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        return sorted(trials, key=score_of, reverse=True)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure and what it shows, in words; without a figure, the words say why there is none."""
+
+    title: str
+    words: str
+    figure: go.Figure | None = None
+
+
+def history_chart(results: Results) -> Chart:
+    """Each trial's score against its number, and the best so far."""
+    title, trials = "Trials in order", _thinned(results.trials, MOST_POINTS)
+    if not trials:
+        return Chart(title, "No trial has ended yet.")
+    edge = max(min((score_of(trial) for trial in trials if trial.intermediate_values), default=0) - 0.05, 0)
+    traces = []
+    for verdict, (colour, symbol) in VERDICTS.items():
+        points = _points(trial for trial in trials if verdict_of(trial) == verdict)
+        if verdict == "failed or diverged":
+            points = [(number, edge, about) for number, _, about in points]
+        traces.append(_series(verdict, points, mode="markers", marker={"color": colour, "symbol": symbol, "size": 9}))
+    steps = _points(_records(sorted(results.complete, key=lambda trial: trial.number)))
+    to_the_end = [(results.trials[-1].number, *steps[-1][1:])] if steps else []
+    traces.append(_series("best so far", [*steps, *to_the_end], mode="lines", line={"shape": "hv", "color": GREEN}))
+    words = (
+        f"Validation accuracy of each short run after {count(results.spec.epochs, 'epoch')}; of a pruned one, when it "
+        "was stopped. A trial that failed or diverged has none and stands at the lower edge."
+    )
+    words += _left_out(len(trials), len(results.trials), "trials, evenly spread")
+    return Chart(title, words, _figure(traces, "Trial", ACCURACY))
+
+
+def size_chart(results: Results) -> Chart:
+    """Parameters against accuracy: what size buys."""
+    title, trials, budget = "Size and accuracy", _thinned(results.complete, MOST_POINTS), results.spec.budget
+    if not trials:
+        return Chart(title, "No trial is complete yet.")
+    front = _records(sorted(results.complete, key=lambda trial: (parameters_of(trial), -score_of(trial))))
+    full = [(run.parameters, run.val_accuracy, _about_full(run)) for run in results.promotions if run.diverged is None]
+    traces = [
+        _series("short run", _points(trials, parameters_of), mode="markers", marker={"color": BLUE, "size": 9}),
+        _series("full run", full, mode="markers", marker={"color": PURPLE, "symbol": "star", "size": 13}),
+        _series(
+            "best short run of its size or less (Pareto front)",
+            _points(front, parameters_of),
+            mode="lines",
+            line={"shape": "hv", "color": GREEN},
+        ),
+    ]
+    figure = _figure(traces, "Trainable parameters", ACCURACY)
+    label = {"text": f"budget {budget:,}", "xanchor": "right", "xshift": -4}
+    figure.add_vline(budget, line={"color": VERMILLION, "dash": "dash"}, annotation=label)
+    figure.update_xaxes(tickformat="~s")
+    words = f"Short runs of {count(results.spec.epochs, 'epoch')} and full runs, all by validation accuracy."
+    words += _left_out(len(trials), len(results.complete), "trials, evenly from the best to the worst")
+    return Chart(title, words, figure)
+
+
+def short_curves_chart(results: Results) -> Chart:
+    """Accuracy over the epochs of the short runs."""
+    title = "Learning curves of the short runs"
+    early = [trial for trial in results.trials if trial.state != TrialState.COMPLETE and trial.intermediate_values]
+    curves = [*results.complete, *early]
+    if not curves:
+        return Chart(title, "No trial has finished an epoch yet.")
+    shown = _thinned(curves, MOST_POINTS // results.spec.epochs)
+    groups: dict[str, tuple[list[FrozenTrial], dict[str, Any]]] = {  # one over the other, the best on top
+        "ended early": (
+            [trial for trial in shown if trial.state != TrialState.COMPLETE],
+            {"opacity": 0.35, "line": {"color": ORANGE}},
+        ),
+        "complete": (
+            [trial for trial in shown[1:] if trial.state == TrialState.COMPLETE],
+            {"line": {"color": BLUE, "width": 1}},
+        ),
+        "best": (results.complete[:1], {"line": {"color": GREEN, "width": 4}}),
+    }
+    traces = []
+    for name, (trials, style) in groups.items():
+        # One trace for all the curves of a group, with gaps between them: hundreds of traces are slow.
+        points: list[Point] = []
+        for trial in trials:
+            about = _about(trial)
+            points += [(epoch, value, about) for epoch, value in sorted(trial.intermediate_values.items())]
+            points.append((None, None, ""))
+        traces.append(_series(name, points, mode="lines+markers", marker={"size": 4}, **style))
+    words = "Faint: pruned, diverged or failed before the last epoch."
+    words += _left_out(len(shown), len(curves), "curves, evenly spread, the best among them")
+    return Chart(title, words, _figure(traces, "Epoch", ACCURACY))
+
+
+def full_curves_chart(results: Results) -> Chart:
+    """Accuracy over the epochs of the full runs."""
+    title, runs, traces = "Learning curves of the full runs", results.promotions, []
+    if not runs:
+        return Chart(title, "No full run is done yet: `search promote` trains the best trials at full length.")
+    for i, run in enumerate(runs):
+        points: list[Point] = [
+            (
+                epoch.epoch,
+                epoch.val_accuracy,
+                f"{_about_full(run)}<br>{percent(epoch.val_accuracy)} at epoch {epoch.epoch}",
+            )
+            for epoch in _thinned(run.history, MOST_POINTS // len(runs))
+        ]
+        line = {
+            "color": (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)[i % 6],
+            "dash": ("solid", "dash", "dot")[i // 6 % 3],
+        }
+        name = f"trial {run.trial}, seed {run.seed}"
+        traces.append(_series(name, points, mode="lines" if len(points) > 1 else "markers", line=line))
+    words = "The promoted trials, trained anew at full length."
+    drawn, there = sum(len(trace.x) for trace in traces), sum(len(run.history) for run in runs)
+    return Chart(title, words + _left_out(drawn, there, "epochs, evenly spread"), _figure(traces, "Epoch", ACCURACY))
+
+
+def importance_chart(results: Results) -> Chart:
+    """How much of the scores' spread each parameter of the space explains."""
+    title, trials = "What mattered", results.complete
+    rests_on = count(len(trials), "complete trial")
+    names = sorted({name for trial in trials for name in trial.params})
+    varied = [name for name in names if len({trial.params.get(name) for trial in trials}) > 1]
+    if len({score_of(trial) for trial in trials}) < 2 or not varied:
+        return Chart(title, f"Not known: it takes two complete trials of different scores, and there is {rests_on}.")
+    try:
+        # fANOVA learns from every score; Optuna's default asks what sets the best tenth apart: too few to tell here.
+        shares = get_param_importances(results.study, evaluator=FanovaImportanceEvaluator(seed=0), params=varied)
+    except (RuntimeError, ValueError) as error:
+        return Chart(title, f"Not known: {error}")
+    top = dict(list(shares.items())[:MOST_BARS])
+    bars = go.Bar(x=[float(share) for share in top.values()], y=list(top), orientation="h", marker={"color": BLUE})
+    bars.update(hovertext=[f"{name}: {percent(share)}" for name, share in top.items()], hoverinfo="text")
+    figure = _figure([bars], "Importance (% of all parameters')", None)
+    figure.update_layout(xaxis={"tickformat": ".2~%"}, yaxis={"autorange": "reversed", "tickformat": ""})
+    words = f"How much of the spread of the short scores each parameter explains by itself (fANOVA), from {rests_on}."
+    if len(trials) < 5 * len(varied):
+        words += f" That is few for {count(len(varied), 'parameter')}: a hint, no more."
+    return Chart(title, words + _left_out(len(top), len(shares), "parameters, the most important"), figure)
+
+
+CHARTS = (history_chart, size_chart, short_curves_chart, full_curves_chart, importance_chart)
+
+
+def _figure(traces: list[Any], x: str, y: str | None) -> go.Figure:
+    """A figure without colours of its own for paper, text and grid: the page's script sets them, light or dark."""
+    clear = "rgba(0,0,0,0)"
+    layout = go.Layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, hovermode="closest")
+    layout.update(xaxis={"title": x, "automargin": True, "zeroline": False}, margin={"l": 8, "r": 8, "t": 32, "b": 8})
+    layout.update(yaxis={"title": y, "automargin": True, "zeroline": False, "tickformat": ".2~%"})
+    layout.update(
+        font={"family": "system-ui, sans-serif"},
+        modebar={"bgcolor": clear},
+        legend={"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
+    )
+    return go.Figure(traces, layout)
+
+
+def _series(name: str, points: Sequence[Point], **style: Any) -> go.Scatter:
+    x, y, about = ([point[i] for point in points] for i in range(3))
+    return go.Scatter(name=name, x=x, y=y, hovertext=about, hoverinfo="text", showlegend=bool(points), **style)
+
+
+def _points(trials: Iterable[FrozenTrial], x: Callable[[FrozenTrial], int] = lambda trial: trial.number) -> list[Point]:
+    return [(x(trial), score_of(trial), _about(trial)) for trial in trials]
+
+
+def _records(trials: Iterable[FrozenTrial]) -> Iterator[FrozenTrial]:
+    """Those that beat all before them."""
+    best = -1.0
+    for trial in trials:
+        if score_of(trial) > best:
+            best = score_of(trial)
+            yield trial
+
+
+def _thinned(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the items (two at least), evenly spread, the first and the last among them."""
+    last, steps = len(items) - 1, max(most, 2) - 1
+    return list(items) if last <= steps else [items[round(i * last / steps)] for i in range(steps + 1)]
+
+
+def _left_out(drawn: int, there: int, what: str) -> str:
+    return f" Drawn: {drawn:,} of {there:,} {what}." if drawn < there else ""
+
+
+def score_of(trial: FrozenTrial) -> float:
+    """Validation accuracy, share of 1: the trial's, or the last before it was stopped."""
+    if trial.state == TrialState.COMPLETE:
+        return trial.value or 0
+    return trial.intermediate_values.get(trial.last_step or 0, 0)
+
+
+def validation_of(run: Promotion) -> float:
+    """A full run's validation accuracy, share of 1; 0 if it diverged."""
+    return run.val_accuracy or 0
+
+
+def parameters_of(trial: FrozenTrial) -> int:
+    """Trainable parameters of the trial's network."""
+    return int(trial.user_attrs["parameters"])
+
+
+def verdict_of(trial: FrozenTrial) -> str:
+    """One of `VERDICTS`."""
+    if gave_nothing(trial):
+        return "failed or diverged"
+    return "pruned" if trial.state == TrialState.PRUNED else "complete"
+
+
+def _about(trial: FrozenTrial) -> str:
+    """What a trial was and came to, for its hover (which reads HTML)."""
+    known, what = trial.user_attrs, verdict_of(trial)
+    lines = [f"Trial {trial.number}" + (f", the baseline {known['baseline']}" if "baseline" in known else "")]
+    if "network" in known:
+        lines += [known["in words"], f"{parameters_of(trial):,} parameters", str(recipe_of(trial))]
+    score = f": {percent(score_of(trial))} on validation" if what != "failed or diverged" else ""
+    lines += [what + score, known.get("reason", "")]
+    return "<br>".join(escape(line) for line in lines if line)
+
+
+def _about_full(run: Promotion) -> str:
+    outcome = f"diverged: {run.diverged}" if run.diverged else f"{percent(validation_of(run))} on validation in the end"
+    lines = (f"Trial {run.trial}, seed {run.seed}, {count(run.recipe.epochs, 'epoch')}", str(run.network), outcome)
+    return "<br>".join(map(escape, lines))
+
+
+def count(number: int, noun: str) -> str:
+    """As in "1 epoch" and "2 epochs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

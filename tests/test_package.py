@@ -1,0 +1,39 @@
+"""The package as a user installs it: not editable, run from any folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the installed package and nothing of the checkout."""
+    target = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-deps", "--no-build-isolation", "--target", target, ROOT], check=True)
+    return target
+
+
+def python(code: str, installed: Path, cwd: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-P", "-c", code]
+    return subprocess.run(command, env=environment, cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+
+def test_every_room_is_in_the_package(installed: Path, tmp_path: Path) -> None:
+    code = "import search, space, train_core; print(search.__file__, space.__file__, train_core.__file__, sep='\\n')"
+    assert all(line.startswith(str(installed)) for line in python(code, installed, tmp_path).splitlines())
+
+
+def test_the_shipped_studies_are_found_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    code = "import sys; from search.cli import main; sys.argv[1:] = ['count', 'cifar10']; main()"
+    out = python(code, installed, tmp_path)
+    assert "4,975,210 parameters" in out
+    assert {path.name for path in (installed / "search" / "studies").iterdir()} == {
+        path.name for path in (ROOT / "studies").iterdir()
+    }
