@@ -77,7 +77,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.norm1(self.conv1(x)), inplace=True)
         out = self.se(self.norm2(self.conv2(self.dropout(out))))
-        return F.relu(out + self.shortcut(x), inplace=True)
+        out += self.shortcut(x)  # in place: no backward pass needs the sum's terms
+        return F.relu(out, inplace=True)
 
 
 class PreActBlock(nn.Module):
@@ -95,10 +96,10 @@ class PreActBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Not in place on `norm1(x)`: without norms that is `x` itself, which the shortcut still needs.
-        out = self.conv1(F.relu(self.norm1(x)))
-        out = self.conv2(self.dropout(F.relu(self.norm2(out), inplace=True)))
-        result: Tensor = self.se(out) + self.shortcut(x)
-        return result
+        out: Tensor = self.conv1(F.relu(self.norm1(x)))
+        out = self.se(self.conv2(self.dropout(F.relu(self.norm2(out), inplace=True))))
+        out += self.shortcut(x)
+        return out
 
 
 class SqueezeExcitation(nn.Module):
