@@ -119,7 +119,7 @@ def promote(
         done = []
         for seed in range(spec.seed, spec.seed + seeds):
             for trial in chosen:
-                with epoch_bar(f"trial {trial.number}, seed {seed}", 0, epochs) as bar:
+                with epoch_bar(f"trial {trial.number}, seed {seed}", epochs) as bar:
                     done.append(
                         promotion.promote(
                             trial,

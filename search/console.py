@@ -187,10 +187,10 @@ def loading_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def epoch_bar(description: str, done: int, epochs: int) -> Iterator["EpochBar"]:
+def epoch_bar(description: str, epochs: int) -> Iterator["EpochBar"]:
     """A bar for one full run."""
     with _bars() as bars:
-        yield EpochBar(bars, bars.add_task(description, total=epochs, completed=done, note=""))
+        yield EpochBar(bars, bars.add_task(description, total=epochs, note=""))
 
 
 class EpochBar:

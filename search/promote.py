@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
-from search.errors import RunError
+from search.errors import CheckpointError, RunError
 from search.run_folder import PromotionFolder, RunFolder, write_text
 from train_core import checkpoint
 from train_core.data import Split, TrainingData
@@ -93,7 +93,7 @@ def promote(
     Run again, a finished promotion is read back and not trained. A diverged one is finished, too.
 
     Raises:
-        CheckpointError: the checkpoint is damaged.
+        CheckpointError: the checkpoint is damaged, or of another study.
 
     """
     if folder.result.exists():
@@ -103,6 +103,8 @@ def promote(
     folder.root.mkdir(parents=True, exist_ok=True)
     if folder.checkpoint.exists():
         state = checkpoint.load(folder.checkpoint, device)
+        if (state.network, state.recipe) != (network, recipe):
+            raise CheckpointError(f"{folder.checkpoint} is of another network or recipe: delete it to start over")
     else:
         state = TrainState.new(network, recipe, device)
 

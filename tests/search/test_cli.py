@@ -71,7 +71,7 @@ MISTAKES = [
     ("run digits --data arrays.npz", "x_train"),
     ("run digits --data missing.npz", "missing.npz"),
     ("run digits --runs a-file", "run folder a-file/digits-20k cannot be written"),
-    ("run digits --trails 5", "No such option: --trails"),
+    ("run digits --trails 5", "--trails"),
     ("rum digits", "No such command 'rum'"),
     ("promote", "no run in runs: start one with `search run`"),
     ("promote nowhere", "no run 'nowhere' in runs"),

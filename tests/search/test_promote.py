@@ -174,6 +174,13 @@ def test_finished_promotions_are_listed_best_validation_first(study: optuna.Stud
     assert (found[0].val_accuracy or 0) >= (found[1].val_accuracy or 0)
 
 
+def test_a_checkpoint_of_another_network_is_refused(study: optuna.Study, tmp_path: Path) -> None:
+    promoted(study.trials[0], tmp_path / "p")
+    (tmp_path / "p" / "result.json").unlink()
+    with pytest.raises(CheckpointError, match="is of another network or recipe: delete it to start over"):
+        promoted(study.trials[1], tmp_path / "p")
+
+
 def test_a_damaged_checkpoint_or_result_is_named(study: optuna.Study, tmp_path: Path) -> None:
     folder = PromotionFolder(tmp_path / "p")
     folder.root.mkdir()

@@ -359,7 +359,7 @@ def test_nothing_reads_the_device_or_takes_its_shape_from_data(channels: int) ->
 def test_nothing_is_copied_from_the_host() -> None:
     images, indices = stored(9, (3, 12, 20)), torch.arange(4)
     draw = augmenter(images, EVERYTHING).batch
-    with profile(activities=[ProfilerActivity.CPU]) as record:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as record:
         draw(indices)
         normalise(images, MEAN, STD, torch.float32)
     operations = {event.key for event in record.key_averages()}

@@ -105,7 +105,7 @@ def test_a_diverged_run_stops_with_the_reason() -> None:
 
 def test_the_host_waits_for_the_device_once_an_epoch() -> None:
     state, data = TrainState.new(NETWORK, tiny_recipe(epochs=2), CPU), tiny_data()
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:
         list(train(state, data))
     reads = {event.key: event.count for event in profile.key_averages()}
     # Reading a value on its own, and every shape that depends on values, would wait. The epoch's one `tolist` does not
