@@ -77,8 +77,8 @@ def say_plan(
     say(f"device   {describe(where)}, {precision}{note}")
     say(f"budget   {spec.budget:,} parameters")
     for what, network in (("smallest", found.smallest), ("largest", found.largest)):
-        madds = num_madds(network, data.size) / 1e6
-        say(f"  {what:<8} {num_params(network):,} parameters, {madds:,.1f} M multiply-adds: {network}")
+        madds = num_madds(network, data.size)
+        say(f"  {what:<8} {num_params(network):,} parameters, {madds:,} multiply-adds: {network}")
     say(f"trials   {spec.trials} of {spec.epochs} epochs{f', {done} done' if done else ''}{first}")
     if expected is None:
         return
@@ -157,10 +157,13 @@ class StudyProgress:
         note = f"best {percent(self.best.value or 0)} (trial {self.best.number})" if self.best else "none complete yet"
         if self.count < self.trials:
             note += f", {duration(self._left())} left"
-        say(
+        line = (
             f"{self.count:>4}/{self.trials}  trial {trial.number}{name}  {_verdict(trial)}  "
-            f"{attributes['parameters']:,} parameters  {attributes['in words']}  {attributes['seconds']:.0f} s  {note}"
+            f"{attributes['parameters']:,} parameters  {attributes['seconds']:.0f} s  {attributes['in words']}"
         )
+        log.info("%s  %s", line, note)
+        # In a terminal the bar below says the rest.
+        console.print(Text(line if console.is_terminal else f"{line}  {note}"))
         self._bars.update(self._study, completed=self.count, note=note)
 
     def _keep_best(self, trial: FrozenTrial) -> None:
