@@ -238,9 +238,9 @@ def smallest(space: Space, *, in_channels: int, num_classes: int) -> ResNetSpec:
 
 def _smallest(space: Space) -> Draw:
     """The shape of the smallest network: every number at its least, and of the unordered choices the cheapest."""
-    unordered = ("block", "shortcut_norm", "norm")
+    unordered = ("block", "shortcut_norm", "norm", "se_ratio")  # of the ratios, 0 costs nothing, and the least most
     shapes = (
-        {**_lowest(space), "final_norm": False, **dict(zip(unordered, values, strict=True))}
+        {**_lowest(space), **dict(zip(unordered, values, strict=True))}
         for values in product(*(_values(getattr(space, name)) for name in unordered))
     )
     return min(shapes, key=lambda shape: num_params(_build(shape, WIDTH_STEP, {})))
@@ -273,22 +273,21 @@ def as_parameters(wanted: ResNetSpec, recipe_values: Draw, space: Space, budget:
 def _smaller(draw: Draw, space: Space) -> Iterator[Draw]:
     """The drawn shape, then ever smaller ones, down to the smallest of the space.
 
-    First depth: one block off the stage that has most to spare (of several, the last). Then stages, growth, and the
-    rest in the order of `Space`, each down to what the smallest network of the space has.
+    First depth: the stage that has most blocks (of several, the last) takes the next lower number. Then stages, growth,
+    and the rest in the order of `Space`, each down to what the smallest network of the space has.
     """
     shape = dict(draw)
     yield shape
-    lowest = _lowest(space)
     while True:
         blocks = {name: shape[name] for name in (f"blocks_{i}" for i in range(1, shape["stages"] + 1))}
-        spare = {name: count for name, count in blocks.items() if count > lowest[name]}
-        if not spare:
+        deepest = max(blocks, key=lambda name: (blocks[name], name))
+        fewer = _below(space.blocks, blocks[deepest])
+        if fewer is None:
             break
-        deepest = max(spare, key=lambda name: (spare[name], name))
-        shape[deepest] -= 1
+        shape[deepest] = fewer
         yield shape
-    for stages in range(shape["stages"] - 1, lowest["stages"] - 1, -1):
-        shape["stages"] = stages
+    while (fewer := _below(space.stages, shape["stages"])) is not None:
+        shape["stages"] = fewer
         yield shape
     for name, value in _smallest(space).items():
         if name in _SHRINKS or name.startswith("growth"):
@@ -350,6 +349,14 @@ def _bounds(dimension: Any) -> tuple[Any, Any]:
         return dimension.low, dimension.high
     values = _values(dimension)
     return (values[0], values[-1]) if isinstance(values[0], str) else (min(values), max(values))
+
+
+def _below(dimension: Any, value: int) -> int | None:
+    """The next lower value that a dimension of whole numbers can take; none where `value` is its least."""
+    if isinstance(dimension, Range):
+        lower = value - int(dimension.step or 1)
+        return lower if lower >= dimension.low else None
+    return max((each for each in _values(dimension) if each < value), default=None)
 
 
 def _holds(dimension: Any, value: Any) -> bool:

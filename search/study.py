@@ -204,7 +204,9 @@ def run(
         n_min_trials=spec.pruner.min_values,
     )
     while len(ended(study)) < spec.trials and time.monotonic() < deadline:
-        study.sampler = _sampler(spec, study.get_trials(deepcopy=False))
+        study.sampler = _sampler(
+            spec, [trial for trial in study.get_trials(deepcopy=False) if not was_interrupted(trial)]
+        )
         trial = study.ask()
         try:
             events.trial_ended(_run_trial(study, trial, spec, task, trainer, events, precision, deadline))

@@ -128,6 +128,31 @@ def test_shrinking_takes_blocks_from_the_deepest_stage_first() -> None:
     assert network(drawn, space, narrowest - 1, **TASK).blocks == (2, 7, 2)
 
 
+@pytest.mark.parametrize(
+    ("changes", "stages", "blocks"),
+    [
+        ({"stages": [3, 5], "blocks": [2, 4], "final_norm": True, "block": "preact"}, {3, 5}, {2, 4}),
+        ({"blocks": {"low": 1, "high": 7, "step": 3}, "se_ratio": [4, 16], "k1": [3, 5]}, {3, 4, 5}, {1, 4, 7}),
+        (
+            {"se_ratio": [4, 16], "shortcut_norm": ["after", "none"], "norm": ["batch", "none"]},
+            {3, 4, 5},
+            set(range(9)),
+        ),
+    ],
+)
+def test_shrinking_never_leaves_the_space(changes: dict[str, Any], stages: set[int], blocks: set[int]) -> None:
+    space = Space.model_validate(changes)
+    least = num_params(smallest(space, **TASK))
+    for seed in range(200):
+        budget = least + 37 * seed
+        found = network(suggest(RecordingTrial(seed), space), space, budget, **TASK)
+        assert num_params(found) <= budget
+        assert len(found.widths) in stages
+        assert set(found.blocks) <= blocks
+        assert found.final_norm or "final_norm" not in changes
+        assert found.se_ratio in changes.get("se_ratio", [0, 16])
+
+
 def test_a_budget_below_the_smallest_network_has_none() -> None:
     least = num_params(smallest(Space(), **TASK))
     drawn = suggest(RecordingTrial(0), Space())

@@ -43,7 +43,7 @@ def lr_at(recipe: TrainSpec, step: int, steps: int) -> float:
     passes through the same schedule as a long one. Cosine and one-cycle reach zero at the end.
     """
     done = step / steps
-    if done < recipe.warmup:
+    if done < recipe.warmup and recipe.schedule != "one-cycle":  # which has a rise of its own
         return recipe.lr * (step + 1) / (recipe.warmup * steps + 1)
     match recipe.schedule:
         case "cosine":  # Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts

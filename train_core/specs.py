@@ -159,7 +159,12 @@ class TrainSpec(Frozen):
     schedule: ScheduleName = Field(
         default="cosine", description="learning rate over the run, set anew before every batch"
     )
-    warmup: float = Field(default=0.0, ge=0, lt=1, description="share of the run in which the rate rises from zero")
+    warmup: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the run in which the rate rises from zero (one-cycle has its own rise of .3)",
+    )
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         default=(0.3, 0.6, 0.8), description="multi-step: shares of the run after which the rate is multiplied by gamma"
     )

@@ -56,6 +56,11 @@ def test_annealed_schedules_end_near_zero_whatever_the_length(schedule: str, ste
         assert found[-1] < 0.03
 
 
+def test_one_cycle_has_a_rise_of_its_own_and_no_second_one() -> None:
+    plain = TrainSpec(epochs=1, lr=1.0, schedule="one-cycle")
+    assert rates(plain.model_copy(update={"warmup": 0.05})) == rates(plain)
+
+
 def test_warm_up_rises_to_the_peak_and_the_rest_follows_the_schedule() -> None:
     found = rates(TrainSpec(epochs=1, lr=1.0, warmup=0.2), 100)
     assert found[:20] == sorted(found[:20])
