@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
 from train_core.specs import (
     AugmentSpec,
@@ -49,7 +49,7 @@ T = TypeVar("T")
 class Range(Generic[T]):
     """Any value from `low` to `high`, both included."""
 
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     low: T
     high: T
@@ -62,6 +62,12 @@ class Range(Generic[T]):
             raise ValueError(f"low must be less than high, not {low} and {high}")
         if self.log and (self.step is not None or low <= 0):
             raise ValueError("log needs low > 0 and no step")
+        if self.step is not None:
+            if not self.step > 0 or (isinstance(low, int) and self.step != int(self.step)):
+                raise ValueError(f"step must be greater than 0, and whole where low is, not {self.step}")
+            steps = (high - low) / self.step
+            if abs(steps - round(steps)) > 1e-9:
+                raise ValueError(f"high must be low and a whole number of steps, not {steps:.3g} steps")
 
 
 def _kind(value: object) -> str:
@@ -70,8 +76,14 @@ def _kind(value: object) -> str:
     return "range" if isinstance(value, dict | Range) else "fixed"
 
 
+def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("a choice is listed twice")
+    return values
+
+
 _Fixed = Annotated[T, Tag("fixed")]
-_Choices = Annotated[Annotated[tuple[T, ...], Field(min_length=1)], Tag("choices")]
+_Choices = Annotated[Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_all_different)], Tag("choices")]
 _Range = Annotated[Range[T], Tag("range")]
 
 Choice = Annotated[_Fixed[T] | _Choices[T], Discriminator(_kind)]
@@ -83,7 +95,7 @@ Decay = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Stages = Annotated[int, Field(ge=2, le=5)]
 Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=1024)]
 Strength = Annotated[float, Field(ge=0, le=1)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
 Turns = Annotated[float, Field(ge=0, le=0.5)]
@@ -186,6 +198,11 @@ def parameters(space: Space) -> list[str]:
     return [name for name, dimension in _dimensions(space) if isinstance(dimension, tuple | Range)]
 
 
+def parameter_names(space: Space) -> list[str]:
+    """Names of all parameters, held fixed or not."""
+    return [name for name, _ in _dimensions(space)]
+
+
 def _dimensions(space: Space) -> Iterator[tuple[str, Any]]:
     """Each parameter's name and what it may be, in the order of `Space`."""
     for name, dimension in space:
@@ -253,19 +270,26 @@ def as_parameters(wanted: ResNetSpec, recipe_values: Draw, space: Space, budget:
     """
     dimensions = dict(_dimensions(space))
     stages = len(wanted.widths)
-    values = {name: value for name, value in wanted.model_dump().items() if name in dimensions}
+    # Dropout and the recipe's values are the study's where it holds them.
+    free = set(parameters(space))
+    values = {
+        name: value
+        for name, value in wanted.model_dump().items()
+        if name in dimensions and (name in free or name not in _SETTINGS)
+    }
     values |= {"stages": stages} | {f"blocks_{i}": wanted.blocks[i - 1] for i in range(1, stages + 1)}
     values |= {f"growth_{i}": wanted.widths[i - 1] / wanted.widths[i - 2] for i in range(2, stages + 1)}
     # Half a parameter more than it has: the widest network within that is this one.
     values["fill"] = min(max((num_params(wanted) + 0.5) / budget, _bounds(space.fill)[0]), _bounds(space.fill)[1])
-    values |= recipe_values
+    values |= {name: value for name, value in recipe_values.items() if name in free}
     if any(name not in dimensions or not _holds(dimensions[name], value) for name, value in values.items()):
         return None
     # What the network does not use (the growth of a stage it lacks, another optimizer's rate) is left out of the
     # answer, for the sampler to draw; any value gives the same network.
     draw = {**_lowest(space), **values}
     task = {"in_channels": wanted.in_channels, "num_classes": wanted.num_classes}
-    if num_params(wanted) > budget or network(draw, space, budget, **task) != wanted:
+    settings = {name: draw[name] for name in _SETTINGS}
+    if num_params(wanted) > budget or network(draw, space, budget, **task) != wanted.model_copy(update=settings):
         return None
     return {name: values[name] for name in parameters(space) if name in values}
 
@@ -295,7 +319,8 @@ def _smaller(draw: Draw, space: Space) -> Iterator[Draw]:
             yield shape
 
 
-_SHRINKS = frozenset(ResNetSpec.model_fields) - {"block_dropout", "head_dropout"}
+_SETTINGS = frozenset({"block_dropout", "head_dropout"})  # of a network, that do not change its shape
+_SHRINKS = frozenset(ResNetSpec.model_fields) - _SETTINGS
 """What `_smaller` may change of a network, apart from its stages, blocks and growth."""
 
 
@@ -363,5 +388,7 @@ def _holds(dimension: Any, value: Any) -> bool:
     """Whether a dimension can take this value."""
     if not isinstance(dimension, Range):
         return value in _values(dimension)
+    if not isinstance(value, int | float):
+        return False
     on_grid = dimension.step is None or ((value - dimension.low) / dimension.step) % 1 == 0
     return bool(dimension.low <= value <= dimension.high and on_grid)

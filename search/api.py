@@ -2,6 +2,7 @@
 
 import gc
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -27,12 +28,12 @@ from search.console import (
     say_outcome,
     say_plan,
 )
-from search.plan import estimate, survey
+from search.plan import SAMPLES, estimate, survey
 from search.report import write_report
-from search.run_folder import RunFolder, find_run, write_json, write_text
+from search.run_folder import RunFolder, find_run, new_run, write_json, write_text
 from search.spec import StudySpec, load_study, short_count
 from search.study import NAMED_TASKS, Task, fitted, task_of
-from train_core.data import TrainingData, default_cache, load_test, load_training
+from train_core.data import NAMED, TrainingData, default_cache, load_test, load_training
 from train_core.device import describe, keep_freed_memory, pick_device, pick_precision
 from train_core.loop import EpochResult, TrainState, train
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
@@ -58,7 +59,9 @@ def run(
     """
     started = time.monotonic()
     spec = load_study(study, flags)
-    folder = RunFolder(runs / (name or _default_name(study, spec, flags)))
+    if spec.data not in NAMED and Path(spec.data).exists():
+        spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
+    folder = new_run(runs, name or _default_name(study, spec, flags))
     where, precision, data = _prepare(spec, device)
     task = task_of(data)
     found = survey(spec, task)
@@ -127,7 +130,7 @@ def promote(
                             epochs=epochs,
                             seed=seed,
                             data=data,
-                            load_test=lambda: load_test(spec.data, cache=default_cache()),
+                            load_test=lambda: load_test(spec.data, fingerprint=data.fingerprint, cache=default_cache()),
                             device_name=describe(where),
                             on_epoch=bar.epoch_ended,
                         )
@@ -167,7 +170,8 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
     found = survey(spec, task)
     lines = [f"{study}: {spec.data}, budget {spec.budget:,}"]
     lines += [_counted(name, fitted(network, task), task) for name, network in spec.baselines.items()]
-    lines += [_counted(f"{what} of the space", getattr(found, what), task) for what in ("smallest", "largest")]
+    lines.append(_counted("smallest of the space", found.smallest, task))
+    lines.append(_counted(f"largest of {SAMPLES} draws", found.largest, task))
     return lines
 
 
@@ -208,7 +212,9 @@ def _load(spec: StudySpec) -> TrainingData:
 
 def _default_name(study: str, spec: StudySpec, flags: Mapping[str, Any]) -> str:
     """The study (or the data, where a flag names other data) and the budget: `cifar10-5M`."""
-    return f"{Path(spec.data if 'data' in flags else study).stem}-{short_count(spec.budget)}"
+    stem = Path(spec.data if "data" in flags else study).stem
+    plain = re.sub(r"[^\w.+-]+", "-", stem).strip(".-")
+    return f"{plain}-{short_count(spec.budget)}"
 
 
 def _facts(spec: StudySpec, data: TrainingData, where: torch.device, precision: Precision) -> dict[str, Any]:

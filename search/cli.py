@@ -32,7 +32,10 @@ def run(
     name: Annotated[str | None, typer.Option(help="Name of the run; none: study and budget.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of split, sampler and training.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, or random as a control.")] = None,
-    hours: Annotated[float | None, typer.Option(min=0, help="Stop in time; the same command continues.")] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(min=0, help="Stop in time; the same command continues. A trial that is cut starts over."),
+    ] = None,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     runs: Runs = Path("runs"),
@@ -88,7 +91,12 @@ def main() -> None:
         _end(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _end(f"{what}: make room or mend it; the same command continues", 1)
     except Exception as error:
+        if reason := _outside_trouble(error):
+            _end(reason, 1)
         # Typer's own complaints about the command line; which class they have depends on its version.
         if not hasattr(error, "format_message"):
             raise
@@ -101,6 +109,20 @@ def main() -> None:
 def _end(message: str, code: int) -> None:
     typer.echo(f"search: {message}", err=True)
     sys.exit(code)
+
+
+def _outside_trouble(error: Exception) -> str | None:
+    """One line for what went wrong in the storage or for want of memory; None for anything else."""
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    # By name: importing their packages to answer `--help` would take a second.
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds & {"SQLAlchemyError", "StorageInternalError"}:
+        cause = error.__cause__ or error
+        first_line = (str(cause).strip().splitlines() or [""])[0]
+        return f"the study's storage failed ({first_line}): mend it; the same command continues"
+    if "MemoryError" in kinds or "out of memory" in first_line or "can't allocate memory" in first_line:
+        return "not enough memory for these networks or images on this device: give a smaller --budget, or use another"
+    return None
 
 
 def _budget(text: str | None) -> int | None:

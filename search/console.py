@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import optuna
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from search.plan import Estimate, Survey
+from search.plan import SAMPLES, Estimate, Survey
 from search.promote import Promotion, network_of, recipe_of
 from search.run_folder import RunFolder
 from search.spec import StudySpec
@@ -25,6 +25,8 @@ from train_core.loop import EpochResult
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 120  # tables in a file or a pipe are not squeezed into 80 columns
 log = logging.getLogger("search")
 
 TOO_LONG_S = 24 * 3600  # an estimate above this comes with advice
@@ -58,7 +60,7 @@ def say_plan(
     where: torch.device,
     precision: Precision,
     found: Survey,
-    baselines: list[str],
+    baselines: Mapping[str, bool],
     done: int,
     expected: Estimate | None,
 ) -> None:
@@ -66,8 +68,10 @@ def say_plan(
     height, width = data.size
     colours = "RGB" if data.in_channels == 3 else "grey"
     test = "a test split that only `promote` reads" if data.has_test else "no test split"
-    networks = "network" if len(baselines) == 1 else "networks"
-    first = f", first {len(baselines)} known {networks} ({', '.join(baselines)})" if baselines and not done else ""
+    held = [name for name in baselines if baselines[name]]
+    left_out = [name for name in baselines if not baselines[name]]
+    networks = "network" if len(held) == 1 else "networks"
+    first = f", first {len(held)} known {networks} ({', '.join(held)})" if held and not done else ""
     say(f"{folder.root}: {'continuing' if done else 'new study'}")
     say(
         f"data     {spec.data}: {len(data.train):,} training and {len(data.val):,} validation images, {height}x{width} "
@@ -76,10 +80,12 @@ def say_plan(
     note = "" if precision == "bf16" else " (no native bf16 here)" if spec.precision == "auto" else ""
     say(f"device   {describe(where)}, {precision}{note}")
     say(f"budget   {spec.budget:,} parameters")
-    for what, network in (("smallest", found.smallest), ("largest", found.largest)):
+    for what, network in (("smallest", found.smallest), (f"largest of {SAMPLES} draws", found.largest)):
         madds = num_madds(network, data.size)
-        say(f"  {what:<8} {num_params(network):,} parameters, {madds:,} multiply-adds: {network}")
+        say(f"  {what}: {num_params(network):,} parameters, {madds:,} multiply-adds: {network}")
     say(f"trials   {spec.trials} of {spec.epochs} epochs{f', {done} done' if done else ''}{first}")
+    if left_out and not done:
+        say(f"         not among them, as budget or space do not hold them: {', '.join(left_out)}")
     if expected is None:
         return
     left = expected.seconds * (spec.trials - done) / spec.trials
@@ -219,8 +225,14 @@ class EpochBar:
 
 def promotion_table(promotions: list[Promotion]) -> Table:
     """Finished full runs, in the order given; narrow enough for 80 columns."""
-    table = Table(title="Full runs, the best on validation first", title_justify="left", box=SIMPLE, pad_edge=False)
-    for heading in ("trial", "parameters", "optimizer", "seed", "epochs", "short run", "validation", "test", "seconds"):
+    table = Table(
+        title="Full runs, the best on validation first (short and full run: validation accuracy)",
+        title_justify="left",
+        box=SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for heading in ("trial", "parameters", "optimizer", "seed", "epochs", "short run", "full run", "test", "seconds"):
         table.add_column(heading, justify="right")
     for promotion in promotions:
         table.add_row(

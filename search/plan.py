@@ -111,3 +111,5 @@ def estimate(spec: StudySpec, found: Survey, data: TrainingData, precision: Prec
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

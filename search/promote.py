@@ -96,10 +96,13 @@ def promote(
         CheckpointError: the checkpoint is damaged, or of another study.
 
     """
-    if folder.result.exists():
-        return read_result(folder)
     device = data.train.images.device
     network, recipe = network_of(trial), recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed})
+    if folder.result.exists():
+        done = read_result(folder)
+        if (done.network, done.recipe) != (network, recipe):
+            raise RunError(f"{folder.result} is of another network or recipe: delete {folder.root} to train this one")
+        return done
     folder.root.mkdir(parents=True, exist_ok=True)
     if folder.checkpoint.exists():
         state = checkpoint.load(folder.checkpoint, device)

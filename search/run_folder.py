@@ -1,6 +1,7 @@
 """Where a run keeps its files, and how they are written: whole or not at all."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ class RunFolder:
     run.json       versions, device, data: what is needed to run it again
     study.db       the Optuna study
     search.log     a line for each thing that happened
-    promoted/      one folder for each full run: checkpoint.pt while it trains, result.json when it is finished
+    promoted/      one folder for each full run: checkpoint.pt after every epoch, result.json when it is finished
     report.html    written by `search report`
     """
 
@@ -51,7 +52,7 @@ class RunFolder:
     @property
     def storage(self) -> str:
         """The storage address of the study."""
-        return f"sqlite:///{self.database}"
+        return f"sqlite:///{self.database.absolute()}"
 
     @property
     def log(self) -> Path:
@@ -105,6 +106,10 @@ class RunFolder:
             ) from error
 
 
+def _last_touched(folder: RunFolder) -> float:
+    return max(path.stat().st_mtime for path in (folder.database, folder.log) if path.exists())
+
+
 @dataclass(frozen=True)
 class PromotionFolder:
     """One full run's folder."""
@@ -113,13 +118,28 @@ class PromotionFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The state after the last finished epoch."""
+        """The state after the last finished epoch; in the end, the trained network."""
         return self.root / "checkpoint.pt"
 
     @property
     def result(self) -> Path:
         """The outcome; there only when the run is finished."""
         return self.root / "result.json"
+
+
+def new_run(runs: Path, name: str) -> RunFolder:
+    """The folder of a run by name, which need not be there yet.
+
+    Raises:
+        RunError: the name is no plain one.
+
+    """
+    if re.fullmatch(r"[\w+-][\w.+-]*", name) is None:
+        raise RunError(f"a run cannot be called {name!r}: give --name with letters, digits and . _ + - alone")
+    # They would end the path in the address of the study's storage.
+    if special := set("?%#") & set(str(runs.absolute())):
+        raise RunError(f"the folder {str(runs)!r} has a {min(special)} in its path: choose another with --runs")
+    return RunFolder(runs / name)
 
 
 def find_run(runs: Path, name: str | None) -> RunFolder:
@@ -131,7 +151,7 @@ def find_run(runs: Path, name: str | None) -> RunFolder:
     """
     found = {path.parent.name: path.parent for path in runs.glob("*/study.db")}
     if name is None and found:
-        return RunFolder(max(found.values(), key=lambda path: (path / "study.db").stat().st_mtime))
+        return max(map(RunFolder, found.values()), key=_last_touched)
     if name not in found or name is None:
         there = f": there are {', '.join(sorted(found))}" if found else ": start one with `search run`"
         raise RunError(f"no run{f' {name!r}' if name else ''} in {runs}{there}")
@@ -142,7 +162,8 @@ def write_text(path: Path, text: str) -> None:
     """Write `path`, whole or not at all; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as file:
-        file.write(text.encode())
+        # A class name may come from a folder whose name is no text.
+        file.write(text.encode(errors="replace"))
 
 
 def write_json(path: Path, content: Any) -> None:

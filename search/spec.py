@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from search.errors import SpecError
-from space import Space
+from space import Range, Space, parameter_names
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
 
 Positive = Annotated[int, Field(ge=1)]
+
+
+def _as_budget(value: object) -> object:
+    try:
+        return parse_budget(value) if isinstance(value, str) else value
+    except SpecError as error:
+        raise ValueError(str(error)) from error
 
 
 class PrunerSpec(Frozen):
@@ -41,10 +48,14 @@ class StudySpec(Frozen):
     """A whole study: data, budget, effort, space and the networks to try first."""
 
     data: str = Field(description="cifar10, cifar100, digits, a .npz file or a folder of images")
-    budget: Positive = Field(description="most trainable parameters that a network may have")
+    budget: Annotated[int, Field(ge=1, le=10**10), BeforeValidator(_as_budget)] = Field(
+        description="most trainable parameters that a network may have"
+    )
     trials: Positive = Field(default=200, description="trials in all; run again to continue to a larger total")
     epochs: Positive = Field(default=30, description="epochs of a short run")
-    seed: int = Field(default=0, ge=0, description="of the validation split, the sampler and the training runs")
+    seed: int = Field(
+        default=0, ge=0, lt=2**31, description="of the validation split, the sampler and the training runs"
+    )
     val_fraction: float = Field(
         default=0.1, gt=0, lt=1, description="share of the training images held out to score on (unless data has val/)"
     )
@@ -87,6 +98,9 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
     except ValidationError as error:
         raise SpecError(f"study {study}: {_first_problem(error)}") from error
     _check_annealed(spec, study)
+    for name in spec.baseline_recipe:
+        if name not in (names := parameter_names(spec.space)):
+            raise SpecError(f"study {study}: unknown key 'baseline_recipe.{name}'{_nearest(name, names)}")
     return spec
 
 
@@ -112,7 +126,7 @@ def parse_budget(text: str) -> int:
     value = Decimal(match[1].replace("_", "")) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()] if match else 0
     if value < 1 or value != int(value):
         raise SpecError(
-            f"--budget {text!r} is not a positive number of parameters: write it as 5e6, 5M, 200k or 5_000_000"
+            f"budget {text!r} is not a positive number of parameters: write it as 5e6, 5M, 200k or 5_000_000"
         )
     return int(value)
 
@@ -135,7 +149,9 @@ def _check_annealed(spec: StudySpec, study: str) -> None:
     """Refuse short runs that would be a long run cut off: neither annealed to zero nor averaged."""
     drawn = spec.space.schedule if isinstance(spec.space.schedule, tuple) else (spec.space.schedule,)
     cut_off = [schedule for schedule in drawn if schedule not in ANNEALED]
-    if cut_off and spec.space.ema_decay == 0:
+    averages = spec.space.ema_decay
+    least = averages.low if isinstance(averages, Range) else min(averages) if isinstance(averages, tuple) else averages
+    if cut_off and least == 0:
         raise SpecError(
             f"study {study}: space.schedule {cut_off[0]!r} does not reach zero within a short run, "
             "which then ranks wrongly: use cosine or one-cycle, or average the weights (space.ema_decay = 0.999)"

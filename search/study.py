@@ -4,6 +4,7 @@ The loop is our own (ask and tell), so that every end of a trial is written down
 interrupted is found and tried again.
 """
 
+import contextlib
 import json
 import logging
 import time
@@ -27,6 +28,9 @@ from train_core.loop import EpochResult
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 
 ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
+MOST_DEATHS = 5  # of a process, with the same trial; then the trial is failed
+INTERRUPTED, DIED = "interrupted", "its process died"  # reasons of trials that are tried again
+STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 RANDOM_TRIALS = 10  # drawn at random before TPE has a model, besides the known networks (Optuna's default)
 
 Trainer = Callable[[ResNetSpec, TrainSpec], Iterator[EpochResult]]
@@ -86,12 +90,12 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        if create:
-            return optuna.create_study(
-                storage=folder.storage, study_name=folder.name, direction="maximize", load_if_exists=True
-            )
-        return optuna.load_study(storage=folder.storage, study_name=folder.name)
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, KeyError, RuntimeError) as error:
+        # A folder that was renamed holds its study under the old name.
+        names = optuna.get_all_study_names(folder.storage) if folder.database.exists() else []
+        if create and not names:
+            return optuna.create_study(storage=folder.storage, study_name=folder.name, direction="maximize")
+        return optuna.load_study(storage=folder.storage, study_name=names[0] if len(names) == 1 else folder.name)
+    except (*STORAGE_ERRORS, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{folder.database} cannot be opened as a study ({reason}): choose another --name") from error
 
@@ -125,7 +129,7 @@ def _identity(spec: StudySpec, task: Task) -> dict[str, Any]:
     dimensions = values.pop("space")
     return {
         "budget": values.pop("budget"),
-        "data": f"{spec.data} ({task.fingerprint})",
+        "data fingerprint": task.fingerprint,
         **values,
         **{f"space.{name}": dimension for name, dimension in dimensions.items()},
     }
@@ -137,43 +141,51 @@ def _shown(value: Any) -> str:
     )
 
 
-def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: Task) -> list[str]:
-    """Make the known networks that budget and space hold the first trials; returns their names.
+def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: Task) -> dict[str, bool]:
+    """Make the known networks that budget and space hold the first trials; says of each whether it was one.
 
     Done once in a study's life: a name that is there already is not enqueued again.
     """
     there = {trial.user_attrs.get("baseline") for trial in study.get_trials(deepcopy=False)}
-    names = []
+    held = {}
     for name, network in spec.baselines.items():
         params = search_space.as_parameters(fitted(network, task), spec.baseline_recipe, spec.space, spec.budget)
-        if params is None:
-            continue
-        names.append(name)
-        if name not in there:
+        held[name] = params is not None
+        if params is not None and name not in there:
             study.enqueue_trial(params, user_attrs={"baseline": name})
-    return names
+    return held
 
 
 def retry_interrupted(study: optuna.Study) -> None:
-    """Make every trial that was cut off the next one to be tried, once. Doing it twice changes nothing.
+    """Enqueue every trial that was cut off, once. Doing it twice changes nothing.
 
-    Call it only while no other process works on the study: a trial that is running has then lost its process.
+    Call it only while no other process works on the study: a trial that is running has then lost its process. One that
+    has lost it `MOST_DEATHS` times is failed for good, since it may well be what kills the process.
     """
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        _end_interrupted(study, trial.number, trial._trial_id)
-    trials = study.get_trials(deepcopy=False)
-    retried = {trial.user_attrs.get("retry_of") for trial in trials}
-    for trial in trials:
+    roots: dict[int, list[FrozenTrial]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        roots.setdefault(trial.user_attrs.get("retry_of", trial.number), []).append(trial)
+    for root, attempts in roots.items():
+        last = attempts[-1]
+        if last.state == TrialState.RUNNING:
+            deaths = 1 + sum(trial.user_attrs.get("reason") == DIED for trial in attempts)
+            given_up = deaths >= MOST_DEATHS
+            reason = f"given up: its process died {deaths} times" if given_up else DIED
+            _end_without_verdict(study, last.number, last._trial_id, reason)
+        elif not was_interrupted(last):
+            continue
+        else:
+            given_up = False
         # One that was cut off before it drew anything, and was not enqueued, leaves nothing to repeat.
-        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if was_interrupted(trial) and trial.number not in retried and params:
-            kept = {name: trial.user_attrs[name] for name in ("baseline",) if name in trial.user_attrs}
-            study.enqueue_trial(params, user_attrs={**kept, "retry_of": trial.number})
+        params = {**last.system_attrs.get("fixed_params", {}), **last.params}
+        if params and not given_up:
+            kept = {name: last.user_attrs[name] for name in ("baseline",) if name in last.user_attrs}
+            study.enqueue_trial(params, user_attrs={**kept, "retry_of": root})
 
 
 def was_interrupted(trial: FrozenTrial) -> bool:
     """Whether the trial was cut off from outside, so that it says nothing about its network."""
-    return trial.state == TrialState.FAIL and trial.user_attrs.get("reason") == "interrupted"
+    return trial.state == TrialState.FAIL and trial.user_attrs.get("reason") in {INTERRUPTED, DIED}
 
 
 def ended(study: optuna.Study) -> list[FrozenTrial]:
@@ -203,20 +215,26 @@ def run(
         n_warmup_steps=round(spec.pruner.warmup * spec.epochs),
         n_min_trials=spec.pruner.min_values,
     )
-    while len(ended(study)) < spec.trials and time.monotonic() < deadline:
+    epoch_s = 0.0  # of the last epoch: another one is begun only where it fits before the deadline
+    while len(ended(study)) < spec.trials and time.monotonic() + epoch_s < deadline:
         study.sampler = _sampler(
             spec, [trial for trial in study.get_trials(deepcopy=False) if not was_interrupted(trial)]
         )
         trial = study.ask()
         try:
-            events.trial_ended(_run_trial(study, trial, spec, task, trainer, events, precision, deadline))
+            finished, epoch_s = _run_trial(study, trial, spec, task, trainer, events, precision, deadline)
         except _StoppedError:
-            _end_interrupted(study, trial.number, trial._trial_id)
+            _end_without_verdict(study, trial.number, trial._trial_id, INTERRUPTED)
             return
         except BaseException:
-            _end_interrupted(study, trial.number, trial._trial_id)
+            # Where the storage itself has gone, the next start finds the trial still running.
+            with contextlib.suppress(*STORAGE_ERRORS):
+                _end_without_verdict(study, trial.number, trial._trial_id, INTERRUPTED)
             raise
-        _stop_if_all_failed(study)
+        events.trial_ended(finished)
+        _stop_if_nothing_works(study)
+    if trials := ended(study):
+        _stop_if_all_failed(trials)
 
 
 def _sampler(spec: StudySpec, trials: list[FrozenTrial]) -> optuna.samplers.BaseSampler:
@@ -241,8 +259,8 @@ def _run_trial(
     events: Events,
     precision: Precision,
     deadline: float,
-) -> FrozenTrial:
-    """One short run, from the draw to the verdict."""
+) -> tuple[FrozenTrial, float]:
+    """One short run, from the draw to the verdict; with the seconds that its last epoch took."""
     # Everything is suggested before anything can end the trial: a trial that lacks a parameter would take that
     # parameter out of the sampler's joint model for good.
     draw = search_space.suggest(trial, spec.space)
@@ -262,37 +280,43 @@ def _run_trial(
 
     started = time.monotonic()
     state, reason = TrialState.COMPLETE, None
-    result = None
-    try:
-        for result in trainer(network, recipe):
-            trial.report(result.val_accuracy, result.epoch)
-            events.epoch_ended(trial.number, result)
-            if result.epoch < recipe.epochs:
-                if trial.should_prune():
-                    state, reason = TrialState.PRUNED, f"below the median at epoch {result.epoch}"
-                    break
-                if time.monotonic() + result.seconds > deadline:
-                    raise _StoppedError
-    except (_StoppedError, UserError, OSError):
-        raise  # no verdict on the network
-    except DivergedError as error:
-        # Pruned, not failed: the sampler learns nothing from a failed trial, and much from this one.
-        state, reason = TrialState.PRUNED, f"diverged: {error}"
-    except Exception as error:  # whatever goes wrong in one trial, the study goes on
-        state, reason = (
-            TrialState.FAIL,
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
-        )
-        log.exception("trial %d failed", trial.number)
+    last: EpochResult | None = None
+    results = trainer(network, recipe)
+    while state == TrialState.COMPLETE:
+        # What the trainer raises is about this network; what the storage raises, outside of this `try`, is not.
+        try:
+            result = next(results, None)
+        except (UserError, OSError):
+            raise
+        except DivergedError as error:
+            # Pruned, not failed: the sampler learns nothing from a failed trial, and much from this one.
+            state, reason = TrialState.PRUNED, f"diverged: {error}"
+            break
+        except Exception as error:  # whatever goes wrong in one trial, the study goes on
+            first_line = (str(error).strip().splitlines() or [""])[0]
+            state, reason = TrialState.FAIL, f"{type(error).__name__}: {first_line}"
+            log.exception("trial %d failed", trial.number)
+            break
+        if result is None:
+            break
+        last = result
+        trial.report(result.val_accuracy, result.epoch)
+        events.epoch_ended(trial.number, result)
+        if result.epoch < recipe.epochs:
+            if trial.should_prune():
+                state, reason = TrialState.PRUNED, f"below the median at epoch {result.epoch}"
+            elif time.monotonic() + result.seconds > deadline:
+                raise _StoppedError
+    del results  # gives the network's memory back before the next trial
     trial.set_user_attr("seconds", round(time.monotonic() - started, 3))
     if reason is not None:
         trial.set_user_attr("reason", reason)
-    score = result.val_accuracy if state == TrialState.COMPLETE and result is not None else None
-    return study.tell(trial, score, state)
+    score = last.val_accuracy if state == TrialState.COMPLETE and last is not None else None
+    return study.tell(trial, score, state), last.seconds if last is not None else 0.0
 
 
-def _end_interrupted(study: optuna.Study, number: int, trial_id: int) -> None:
-    study._storage.set_trial_user_attr(trial_id, "reason", "interrupted")
+def _end_without_verdict(study: optuna.Study, number: int, trial_id: int, reason: str) -> None:
+    study._storage.set_trial_user_attr(trial_id, "reason", reason)
     study.tell(number, state=TrialState.FAIL)
 
 
@@ -301,10 +325,22 @@ def gave_nothing(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL or str(trial.user_attrs.get("reason", "")).startswith("diverged")
 
 
-def _stop_if_all_failed(study: optuna.Study) -> None:
+def _stop_if_nothing_works(study: optuna.Study) -> None:
     trials = ended(study)
-    if len(trials) >= ALL_FAILED_AFTER and all(gave_nothing(trial) for trial in trials):
+    if len(trials) >= ALL_FAILED_AFTER:
+        _stop_if_all_failed(trials)
+        reasons = {(trial.state, trial.user_attrs.get("reason")) for trial in trials[-ALL_FAILED_AFTER:]}
+        (state, reason), *others = reasons
+        if state == TrialState.FAIL and not others:
+            raise StudyFailedError(
+                f"the last {ALL_FAILED_AFTER} trials all failed with: {reason}; mend it, and the same command continues"
+            )
+
+
+def _stop_if_all_failed(trials: list[FrozenTrial]) -> None:
+    if all(gave_nothing(trial) for trial in trials):
+        which = f"the first {len(trials)} trials all" if len(trials) > 1 else "the only trial"
         raise StudyFailedError(
-            f"the first {len(trials)} trials all failed, the last with: {trials[-1].user_attrs['reason']}; "
-            "change the study's data or space before running it again"
+            f"{which} failed, {'the last ' if len(trials) > 1 else ''}with: {trials[-1].user_attrs['reason']}; "
+            "mend the data or the space, and begin anew under another --name"
         )

@@ -118,12 +118,17 @@ def load_training(
     )
 
 
-def load_test(source: str, *, cache: Path, progress: Progress | None = None) -> Split | None:
+def load_test(source: str, *, fingerprint: str, cache: Path, progress: Progress | None = None) -> Split | None:
     """Test split of `source`, on the CPU; none if it has none. For finished models only.
 
-    Raises `DataError` as `load_training` does.
+    `fingerprint` is that of the training images that the model has seen.
+
+    Raises `DataError` as `load_training` does, and where the source has changed since.
     """
-    return _load(source, cache, progress).test
+    data = _load(source, cache, progress)
+    if _fingerprint(data) != fingerprint:
+        raise data_error(f"{source} has changed since it was trained on: put the old files back to test the model")
+    return data.test
 
 
 def default_cache() -> Path:

@@ -20,9 +20,12 @@ def pick_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in {"cpu", "cuda", "mps"}:
+            raise RuntimeError("neither cpu, cuda nor mps")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"no device {name!r} on this machine: use --device auto or --device cpu") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name!r} cannot be used here ({reason}): use --device auto or --device cpu") from error
     return device
 
 

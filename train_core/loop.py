@@ -123,8 +123,9 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
             seconds=time.perf_counter() - started,
             images=images,
         )
-        if not math.isfinite(train_loss):
-            raise DivergedError(f"the training loss was {train_loss} in epoch {epoch}")
+        for split, loss in (("training", train_loss), ("validation", val_loss)):
+            if not math.isfinite(loss):
+                raise DivergedError(f"the {split} loss was {loss} in epoch {epoch}")
         state.history.append(result)
         yield result
 

@@ -29,7 +29,7 @@ ANNEALED = frozenset({"cosine", "one-cycle"})
 class Frozen(BaseModel):
     """An immutable, keyword-only value that is checked where it is made and refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ResNetSpec(Frozen):
@@ -86,7 +86,7 @@ class ResNetSpec(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _default_strides(cls, values: object) -> object:
-        if isinstance(values, dict) and not values.get("strides") and values.get("widths"):
+        if isinstance(values, dict) and not values.get("strides") and isinstance(values.get("widths"), list | tuple):
             return {**values, "strides": (1, *[2] * (len(values["widths"]) - 1))}
         return values
 
@@ -124,9 +124,13 @@ class ResNetSpec(Frozen):
 class AugmentSpec(Frozen):
     """Random changes to the training images, drawn anew for each image in each epoch. Zero (or one) means none."""
 
-    crop_padding: int = Field(default=4, ge=0, description="pixels of black border before a random crop back to size")
+    crop_padding: int = Field(
+        default=4, ge=0, le=1024, description="pixels of black border before a random crop back to size"
+    )
     flip: bool = Field(default=True, description="horizontal flip of half of the images")
-    cutout: int = Field(default=0, ge=0, description="side in pixels of a square painted over (DeVries & Taylor 2017)")
+    cutout: int = Field(
+        default=0, ge=0, le=1024, description="side in pixels of a square painted over (DeVries & Taylor 2017)"
+    )
     rotation: float = Field(default=0.0, ge=0, le=180, description="largest angle, in degrees either way")
     resize_crop: float = Field(
         default=1.0, gt=0, le=1, description="smallest share of the area that a random resized crop keeps; 1: none"
@@ -177,7 +181,7 @@ class TrainSpec(Frozen):
     ema_decay: Probability = Field(
         default=0.0, description="decay per step of the averaged weights, which then are scored; 0: last weights"
     )
-    seed: int = Field(default=0, ge=0, description="of initialisation, order, augmentation and dropout")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of initialisation, order, augmentation and dropout")
     precision: Precision = Field(default="fp32", description="fp32, or bf16 autocast")
     augment: AugmentSpec = AugmentSpec()
 

@@ -50,9 +50,9 @@ def make_odd_sources() -> None:
 
 
 MISTAKES = [
-    ("run digits --budget many", "--budget 'many' is not a positive number of parameters: write it as 5e6"),
-    ("run digits --budget -5", "--budget '-5' is not a positive number"),
-    ("run digits --budget 0", "--budget '0' is not a positive number"),
+    ("run digits --budget many", "budget 'many' is not a positive number of parameters: write it as 5e6"),
+    ("run digits --budget -5", "budget '-5' is not a positive number"),
+    ("run digits --budget 0", "budget '0' is not a positive number"),
     ("run digits --budget 500", "the smallest network of this space, [8,8] x [1,1] basic"),
     ("run digits --budget 500", "which has 514 parameters: give at least --budget 514"),
     ("run digits --trials 0", "Invalid value for '--trials'"),
@@ -60,7 +60,13 @@ MISTAKES = [
     ("run digits --hours -1", "Invalid value for '--hours'"),
     ("run digits --precision fp8", "precision: should be 'auto', 'fp32' or 'bf16', not 'fp8'"),
     ("run digits --sampler grid", "sampler: should be 'tpe' or 'random', not 'grid'"),
-    ("run digits --device tpu9", "no device 'tpu9' on this machine: use --device auto or --device cpu"),
+    ("run digits --device tpu9", "device 'tpu9' cannot be used here"),
+    ("run digits --device meta", "device 'meta' cannot be used here (neither cpu, cuda nor mps)"),
+    ("run digits --seed 99999999999999999999", "seed: should be less than 2147483648"),
+    ("run digits --budget 1e15", "budget: should be less than or equal to 10000000000"),
+    ("run digits --name ../elsewhere", "a run cannot be called"),
+    ("run digits --name .hidden", "give --name"),
+    ("run digits --runs what?", "has a ? in its path: choose another with --runs"),
     ("run digit", "unknown study 'digit' (did you mean 'digits'?)"),
     ("run typo.toml", "unknown key 'space.optimzer' (did you mean 'optimizer'?)"),
     ("run digits --data cifar11", "unknown data set 'cifar11'"),
@@ -144,7 +150,7 @@ def test_promoting_more_than_there_are(capsys: pytest.CaptureFixture[str], monke
     [
         ("--budget 30k", "run 'mine' was made with budget 20,000, not 30,000: give the same, or another --name"),
         ("--epochs 9", "made with epochs 6, not 9"),
-        ("--data other.npz", "made with data digits"),
+        ("--data other.npz", "made with data fingerprint"),
     ],
 )
 def test_continuing_with_something_else_is_refused_and_changes_nothing(

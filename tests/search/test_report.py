@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search import charts
 from search.charts import Chart, Results
 from search.console import percent
+from search.errors import StudyFailedError
 from search.promote import Promotion, network_of, recipe_of, winner
 from search.report import answer, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
@@ -77,7 +79,8 @@ def make_run(root: Path, scores: list[float | Exception], pruner: PrunerSpec = N
     study = open_study(folder, create=True)
     claim(study, spec, NAMED_TASKS["digits"], folder)
     if scores:
-        run(study, spec, NAMED_TASKS["digits"], scoring(scores), Silent(), precision="fp32")
+        with suppress(StudyFailedError):
+            run(study, spec, NAMED_TASKS["digits"], scoring(scores), Silent(), precision="fp32")
     return folder
 
 

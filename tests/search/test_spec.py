@@ -61,6 +61,12 @@ def test_cifar100_differs_from_cifar10_in_its_data_alone() -> None:
     assert hundred == ten.model_copy(update={"data": "cifar100"})
 
 
+def test_a_budget_in_a_file_is_read_as_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('data = "digits"\nbudget = "5M"')
+    assert load_study(str(file), {}).budget == 5_000_000
+
+
 def test_a_file_is_over_the_defaults_and_flags_are_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(
@@ -71,6 +77,9 @@ def test_a_file_is_over_the_defaults_and_flags_are_over_the_file(tmp_path: Path)
     assert spec.space.sgd_lr == Range(low=0.1, high=1.0, log=True)
 
 
+HEAD = 'budget = 10\ndata = "digits"\n'
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -79,15 +88,15 @@ def test_a_file_is_over_the_defaults_and_flags_are_over_the_file(tmp_path: Path)
             'budget = 10\ndata = "digits"\n[space]\noptimiser = "sgd"',
             "unknown key 'space.optimiser' (did you mean 'opt",
         ),
-        ('budget = 10\ndata = "digits"\n[space.sgd_lr]\nlo = 1\nhigh = 2', "'space.sgd_lr.lo' (did you mean 'lo"),
-        ('budget = 10\ndata = "digits"\n[space]\noptimizer = "adamv"', "not 'adamv' (did you mean 'adam"),
+        (HEAD + "[space.sgd_lr]\nlo = 1\nhigh = 2", "'space.sgd_lr.lo' (did you mean 'lo"),
+        (HEAD + '[space]\noptimizer = "adamv"', "not 'adamv' (did you mean 'adam"),
         (
             'budget = 10\ndata = "digits"\n[space]\noptimizer = ["sgd", "lion"]',
             "space.optimizer.1: should be 'sgd', 'ad",
         ),
-        ('budget = 10\ndata = "digits"\n[space]\nblock = {low = 1, high = 2}', "space.block cannot be a range"),
-        ('budget = 10\ndata = "digits"\n[space]\nstages = {low = 3, high = 2}', "space.stages: low must be less than"),
-        ('budget = 10\ndata = "digits"\n[space]\nstages = {low = 3}', "space.stages.high is missing"),
+        (HEAD + "[space]\nblock = {low = 1, high = 2}", "space.block cannot be a range"),
+        (HEAD + "[space]\nstages = {low = 3, high = 2}", "space.stages: low must be less than"),
+        (HEAD + "[space]\nstages = {low = 3}", "space.stages.high is missing"),
         ('budget = 10\ndata = "digits"\ntrials = 0', "trials: should be greater than or equal to 1, not 0"),
         ('budget = 10\ndata = "digits"\nepochs = "x"', "epochs: should be a valid integer"),
         (
@@ -96,8 +105,8 @@ def test_a_file_is_over_the_defaults_and_flags_are_over_the_file(tmp_path: Path)
         ),
         ("budget = 10", "data is missing"),
         ('data = "digits"', "budget is missing"),
-        ('budget = 10\ndata = "digits"\n[promote]\nepoch = 3', "'promote.epoch' (did you mean 'epochs'?)"),
-        ('budget = 10\ndata = "digits"\n[baselines.x]\nwidth = [8, 8]', "'baselines.x.width' (did you mean 'widths'?)"),
+        (HEAD + "[promote]\nepoch = 3", "'promote.epoch' (did you mean 'epochs'?)"),
+        (HEAD + "[baselines.x]\nwidth = [8, 8]", "'baselines.x.width' (did you mean 'widths'?)"),
         (
             'budget = 10\ndata = "digits"\n[baselines.x]\nwidths = [8, 8]\nblocks = [1, 1, 1]',
             "baselines.x: widths, blocks and strides must name the same number of stages",
@@ -106,6 +115,23 @@ def test_a_file_is_over_the_defaults_and_flags_are_over_the_file(tmp_path: Path)
             'budget = 10\ndata = "digits"\n[space]\nschedule = "constant"',
             "'constant' does not reach zero within a short",
         ),
+        (
+            'budget = 10\ndata = "digits"\n[baseline_recipe]\nsgd_lrr = 1',
+            "'baseline_recipe.sgd_lrr' (did you mean 'sgd_lr'?)",
+        ),
+        (
+            'budget = 10\ndata = "digits"\n[space]\nblocks = {low = 1, high = 8, step = 0.5}',
+            "space.blocks: step must be",
+        ),
+        (
+            'budget = 10\ndata = "digits"\n[space]\ngrowth = {low = 1.0, high = 2.5, step = 0.4}',
+            "a whole number of steps",
+        ),
+        (HEAD + "[space]\nsgd_lr = {low = 0.1, high = inf}", "should be a finite number"),
+        (HEAD + '[space]\nblock = ["basic", "basic"]', "a choice is listed twice"),
+        (HEAD + "[space]\ncrop_padding = 1000000", "less than or equal to 1024"),
+        (HEAD + "[baselines.x]\nwidths = 8\nblocks = [1, 1]", "baselines.x.widths: should be"),
+        ('budget = "lots"\ndata = "digits"', "budget 'lots' is not a positive number"),
         ("budget = = 10", "is not TOML"),
     ],
 )
@@ -121,8 +147,11 @@ def test_a_wrong_study_file_is_answered_in_one_line(content: str, said: str, tmp
 
 def test_a_schedule_that_never_reaches_zero_is_allowed_with_averaged_weights(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text('budget = 10\ndata = "digits"\n[space]\nschedule = "constant"\nema_decay = 0.99')
+    file.write_text(HEAD + '[space]\nschedule = "constant"\nema_decay = 0.99')
     assert load_study(str(file), {}).space.ema_decay == 0.99
+    file.write_text(HEAD + '[space]\nschedule = "constant"\nema_decay = [0.0, 0.99]')
+    with pytest.raises(SpecError, match="does not reach zero"):
+        load_study(str(file), {})
 
 
 @pytest.mark.parametrize(

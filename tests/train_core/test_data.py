@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
-from train_core import sources
-from train_core.data import Split, TrainingData, default_cache, load_test, load_training
+from train_core import data, sources
+from train_core.data import Split, TrainingData, default_cache, load_training
 from train_core.errors import DataError
 
 Arrays = dict[str, Any]
@@ -34,6 +34,12 @@ Arrays = dict[str, Any]
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
+
+
+def load_test(source: str, *, cache: Path) -> Split | None:
+    """The test split of a source that is as it was when it was trained on."""
+    fingerprint = data.load_training(source, val_fraction=0.5, seed=0, cache=cache).fingerprint
+    return data.load_test(source, fingerprint=fingerprint, cache=cache)
 
 
 def load(source: object, cache: Path, val_fraction: float = 0.25, seed: int = 0) -> TrainingData:
@@ -540,7 +546,7 @@ def test_what_a_killed_download_leaves_does_not_count(home: Home, cache: Path) -
     home.behaviour = "stall"
     program = (
         "import sys; from pathlib import Path; from torchvision import datasets; from train_core.data import load_test;"
-        "datasets.CIFAR10.url = sys.argv[1]; load_test('cifar10', cache=Path(sys.argv[2]))"
+        "datasets.CIFAR10.url = sys.argv[1]; load_test('cifar10', fingerprint='', cache=Path(sys.argv[2]))"
     )
     with subprocess.Popen([sys.executable, "-c", program, home.url, str(cache)]) as process:
         assert home.half_sent.wait(60)
