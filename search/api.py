@@ -1,6 +1,5 @@
 """The commands as functions: `run`, `promote`, `report`, `count`. The command line parses, calls these, and prints."""
 
-import gc
 import platform
 import re
 import shutil
@@ -34,9 +33,10 @@ from search.run_folder import RunFolder, find_run, new_run, write_json, write_te
 from search.spec import StudySpec, load_study, short_count
 from search.study import NAMED_TASKS, Task, fitted, task_of
 from train_core.data import NAMED, TrainingData, default_cache, load_test, load_training
-from train_core.device import describe, keep_freed_memory, pick_device, pick_precision
-from train_core.loop import EpochResult, TrainState, train
+from train_core.device import describe, pick_device, pick_precision, release_memory, set_up
+from train_core.loop import train
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
+from train_core.state import EpochResult, TrainState
 
 
 def run(
@@ -101,6 +101,7 @@ def promote(
     top: int | None = None,
     epochs: int | None = None,
     seeds: int | None = None,
+    mirrored: bool | None = None,
     device: str = "auto",
 ) -> list[promotion.Promotion]:
     """Train the best trials of a run at full length, then read the test split; what is finished is not done again.
@@ -133,6 +134,7 @@ def promote(
                             load_test=lambda: load_test(spec.data, fingerprint=data.fingerprint, cache=default_cache()),
                             device_name=describe(where),
                             on_epoch=bar.epoch_ended,
+                            mirrored=spec.promote.mirrored if mirrored is None else mirrored,
                         )
                     )
         done.sort(key=lambda result: result.val_accuracy or 0, reverse=True)
@@ -181,24 +183,20 @@ def _counted(name: str, network: ResNetSpec, task: Task) -> str:
 
 
 class _Trainer:
-    """Trains a network on the data from its first weights, and leaves the device clean."""
+    """Trains a network on the data from its first weights, on a clean device."""
 
     def __init__(self, data: TrainingData, device: torch.device) -> None:
         self.data = data
         self.device = device
 
     def __call__(self, network: ResNetSpec, recipe: TrainSpec) -> Iterator[EpochResult]:
-        try:
-            yield from train(TrainState.new(network, recipe, self.device), self.data)
-        finally:
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        release_memory(self.device)  # of the trial before, however it ended
+        yield from train(TrainState.new(network, recipe, self.device), self.data)
 
 
 def _prepare(spec: StudySpec, device: str) -> tuple[torch.device, Precision, TrainingData]:
     where = pick_device(device)
-    keep_freed_memory()
+    set_up(where)
     precision: Precision = pick_precision(where) if spec.precision == "auto" else spec.precision
     return where, precision, _load(spec).to(where)
 

@@ -37,7 +37,7 @@ def run(
         typer.Option(min=0, help="Stop in time; the same command continues. A trial that is cut starts over."),
     ] = None,
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Search: short, pruned runs of networks within the budget. Run again to continue."""
@@ -55,13 +55,16 @@ def promote(
     top: Annotated[int | None, typer.Option(min=1, help="Trials to promote.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a full run.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Full runs of each, with different seeds.")] = None,
+    mirrored: Annotated[
+        bool | None, typer.Option("--mirrored/--plain", help="Also test on averages over mirror images.")
+    ] = None,
     device: Device = "auto",
     runs: Runs = Path("runs"),
 ) -> None:
     """Train the best trials at full length, then read the test split once. Run again to continue."""
     from search import api
 
-    api.promote(run, runs=runs, top=top, epochs=epochs, seeds=seeds, device=device)
+    api.promote(run, runs=runs, top=top, epochs=epochs, seeds=seeds, mirrored=mirrored, device=device)
 
 
 @app.command()

@@ -21,8 +21,8 @@ from search.spec import StudySpec
 from search.study import ended
 from train_core.data import TrainingData
 from train_core.device import describe
-from train_core.loop import EpochResult
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
+from train_core.state import EpochResult
 
 console = Console(highlight=False, soft_wrap=True)
 if not console.is_terminal:
@@ -167,6 +167,8 @@ class StudyProgress:
             f"{self.count:>4}/{self.trials}  trial {trial.number}{name}  {_verdict(trial)}  "
             f"{attributes['parameters']:,} parameters  {attributes['seconds']:.0f} s  {attributes['in words']}"
         )
+        if parts := attributes.get("parts of a batch"):
+            line += f"  (out of memory: batches in {parts} parts)"
         log.info("%s  %s", line, note)
         # In a terminal the bar below says the rest.
         console.print(Text(line if console.is_terminal else f"{line}  {note}"))
@@ -263,7 +265,10 @@ def duration(seconds: float) -> str:
 
 
 def _test_shown(promotion: Promotion) -> str:
-    return "none" if promotion.test_accuracy is None else percent(promotion.test_accuracy)
+    if promotion.test_accuracy is None:
+        return "none"
+    mirrored = promotion.mirrored_test_accuracy
+    return percent(promotion.test_accuracy) + (f" (mirrored {percent(mirrored)})" if mirrored is not None else "")
 
 
 def _verdict(trial: FrozenTrial) -> str:

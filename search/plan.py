@@ -13,8 +13,10 @@ from search.spec import StudySpec
 from search.study import Task
 from train_core.augment import Augmenter
 from train_core.data import TrainingData
-from train_core.loop import TrainState, train_step
+from train_core.device import wait_for
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
+from train_core.state import TrainState
+from train_core.step import WARM_UP, Stepper
 
 SAMPLES = 100  # networks drawn to see what the space holds
 EVALUATION = 1 / 3  # cost of scoring an image over that of training on it: a forward pass alone
@@ -92,24 +94,18 @@ def estimate(spec: StudySpec, found: Survey, data: TrainingData, precision: Prec
     recipe = TrainSpec(epochs=1, precision=precision, batch_size=min(128, len(data.train)))
     state = TrainState.new(found.typical, recipe, device)
     augmenter = Augmenter(data.train.images, recipe.augment, data.mean, data.std)
-    warm_up, timed = (5, 20) if device.type == "cuda" else (1, 3)
+    stepper = Stepper(state, augmenter, data.train.labels, recipe.batch_size)
+    # On CUDA, until the captured steps have settled.
+    warm_up, timed = (WARM_UP + 5, 50) if device.type == "cuda" else (1, 3)
     started = 0.0
     for i in range(warm_up + timed):
         if i == warm_up:
-            _wait(device)
+            wait_for(device)
             started = time.perf_counter()
-        chosen = torch.randint(len(data.train), (recipe.batch_size,), device=device)
-        train_step(state, augmenter.batch(chosen), data.train.labels[chosen])
-    _wait(device)
+        stepper.step(torch.randint(len(data.train), (recipe.batch_size,), device=device), recipe.lr)
+    wait_for(device)
     rate = timed * recipe.batch_size / (time.perf_counter() - started)
 
     images = spec.trials * spec.epochs * (len(data.train) + EVALUATION * len(data.val))
     relative_cost = found.mean_madds / num_madds(found.typical, data.size)
     return Estimate(images_per_second=rate, seconds=images * relative_cost / rate)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

@@ -1,6 +1,7 @@
 """Trains the best trials at full length. The only reader of the test split, once per finished model."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from statistics import fmean
 from typing import Annotated
@@ -13,9 +14,11 @@ from search.errors import CheckpointError, RunError
 from search.run_folder import PromotionFolder, RunFolder, write_text
 from train_core import checkpoint
 from train_core.data import Split, TrainingData
+from train_core.device import release_memory
 from train_core.errors import DivergedError
-from train_core.loop import EpochResult, TrainState, evaluate, train
+from train_core.loop import evaluate, train
 from train_core.specs import Frozen, ResNetSpec, TrainSpec, num_madds, num_params
+from train_core.state import EpochResult, TrainState
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -33,6 +36,9 @@ class Promotion(Frozen):
     val_accuracy: Share | None = Field(description="after the last epoch; none: diverged")
     test_accuracy: Share | None = Field(
         description="after the last epoch; none: the data has no test split, or diverged"
+    )
+    mirrored_test_accuracy: Share | None = Field(
+        default=None, description="the same, by the mean logits of each image and its mirror image; none: not asked for"
     )
     test_images: int = Field(description="images in the test split")
     seconds: float = Field(description="training and validation, over all pieces of the run")
@@ -87,10 +93,12 @@ def promote(
     load_test: Callable[[], Split | None],
     device_name: str,
     on_epoch: Callable[[EpochResult], None],
+    mirrored: bool = False,
 ) -> Promotion:
     """Train one trial's network for `epochs`, from its checkpoint where there is one, then read the test split.
 
-    Run again, a finished promotion is read back and not trained. A diverged one is finished, too.
+    Run again, a finished promotion is read back and not trained. A diverged one is finished, too. `mirrored`: the test
+    accuracy is measured on averages over mirror images, too.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of another study.
@@ -104,6 +112,7 @@ def promote(
             raise RunError(f"{folder.result} is of another network or recipe: delete {folder.root} to train this one")
         return done
     folder.root.mkdir(parents=True, exist_ok=True)
+    release_memory(device)  # of the run before, however it ended
     if folder.checkpoint.exists():
         state = checkpoint.load(folder.checkpoint, device)
         if (state.network, state.recipe) != (network, recipe):
@@ -119,14 +128,15 @@ def promote(
     except DivergedError as error:
         diverged = str(error)
 
-    val_accuracy = test_accuracy = None
+    val_accuracy = test_accuracy = mirrored_test_accuracy = None
     test = None
     if diverged is None:
         val_accuracy = state.history[-1].val_accuracy
         test = load_test()
         if test is not None:
-            measured = evaluate(state.scored, test.to(device), data.mean, data.std, recipe.precision)
-            test_accuracy = measured.accuracy
+            score = partial(evaluate, state.scored, test.to(device), data.mean, data.std, recipe.precision)
+            test_accuracy = score().accuracy
+            mirrored_test_accuracy = score(mirrored=True).accuracy if mirrored else None
     promotion = Promotion(
         trial=trial.number,
         seed=seed,
@@ -137,6 +147,7 @@ def promote(
         short_score=trial.value or 0.0,
         val_accuracy=val_accuracy,
         test_accuracy=test_accuracy,
+        mirrored_test_accuracy=mirrored_test_accuracy,
         test_images=len(test) if test is not None else 0,
         seconds=sum(result.seconds for result in state.history),
         device=device_name,

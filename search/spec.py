@@ -42,6 +42,9 @@ class PromoteSpec(Frozen):
     top: Positive = Field(default=3, description="trials to promote")
     epochs: Positive = Field(default=200, description="epochs of a full run")
     seeds: Positive = Field(default=1, description="full runs of each, with different seeds")
+    mirrored: bool = Field(
+        default=False, description="also test on averages over each image and its mirror image, reported beside"
+    )
 
 
 class StudySpec(Frozen):
@@ -60,8 +63,8 @@ class StudySpec(Frozen):
         default=0.1, gt=0, lt=1, description="share of the training images held out to score on (unless data has val/)"
     )
     sampler: Literal["tpe", "random"] = Field(default="tpe", description="tpe, or random as a control")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="auto: bf16 where the device computes it natively"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="auto: bf16 where the device computes it natively, else fp16 on a GPU, else fp32"
     )
     pruner: PrunerSpec = PrunerSpec()
     promote: PromoteSpec = PromoteSpec()

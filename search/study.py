@@ -24,8 +24,8 @@ from search.run_folder import RunFolder
 from search.spec import StudySpec
 from train_core.data import TrainingData
 from train_core.errors import DivergedError, UserError
-from train_core.loop import EpochResult
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
+from train_core.state import EpochResult
 
 ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
 MOST_DEATHS = 5  # of a process, with the same trial; then the trial is failed
@@ -309,6 +309,8 @@ def _run_trial(
                 raise _StoppedError
     del results  # gives the network's memory back before the next trial
     trial.set_user_attr("seconds", round(time.monotonic() - started, 3))
+    if last is not None and last.parts > 1:
+        trial.set_user_attr("parts of a batch", last.parts)
     if reason is not None:
         trial.set_user_attr("reason", reason)
     score = last.val_accuracy if state == TrialState.COMPLETE and last is not None else None

@@ -1,6 +1,7 @@
 """Which device trains, in which precision, and how the host is set up for it."""
 
 import ctypes
+import gc
 import sys
 
 import torch
@@ -30,15 +31,16 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(device: torch.device) -> Precision:
-    """bf16 where the device computes it natively (half the bytes, the range of fp32), else fp32."""
+    """The fastest precision that the device computes natively: bf16 (the range of fp32), then fp16, then fp32."""
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        # Without the instructions, bf16 would be emulated and slower than fp32.
-        native = torch.cpu.get_capabilities().get("avx512_bf16", False)
-    else:
-        native = False
-    return "bf16" if native else "fp32"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16"
+        has_tensor_cores = torch.cuda.get_device_capability(device) >= (7, 0)
+        return "fp16" if has_tensor_cores else "fp32"
+    if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
+        return "bf16"
+    # Without the instructions, a half precision would be emulated and slower than fp32.
+    return "fp32"
 
 
 def describe(device: torch.device) -> str:
@@ -51,7 +53,42 @@ def describe(device: torch.device) -> str:
     return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def keep_freed_memory() -> None:
+def set_up(device: torch.device) -> None:
+    """Prepare this process for training on the device. Call it once, before the first batch."""
+    _keep_freed_memory()
+    if device.type == "cuda":
+        # Every batch of a network has one shape, so that trying cuDNN's algorithms once pays.
+        torch.backends.cudnn.benchmark = True
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what no tensor uses any more, cycles of objects included."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device has no memory left (torch has no one class for it)."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(
+            words in said
+            for words in ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+        )
+    )
+
+
+def _keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of giving every activation buffer back to the system at each step.
 
     Without it, each step maps and clears the same pages again. Does nothing where the C library is another.

@@ -9,7 +9,7 @@ from train_core.specs import TrainSpec
 
 
 def make_optimizer(model: nn.Module, recipe: TrainSpec) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the model's parameters, in its fused form.
+    """The recipe's optimizer over the model's parameters, in its fused form; on CUDA one that can be captured.
 
     Norm parameters and biases (all that have one dimension) are not decayed unless the recipe asks: decaying them
     brings nothing and costs accuracy (He et al. 2019, arXiv:1812.01187, section 3.1).
@@ -22,18 +22,25 @@ def make_optimizer(model: nn.Module, recipe: TrainSpec) -> torch.optim.Optimizer
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": kept, "weight_decay": 0.0},
     ]
+    device = next(model.parameters()).device
+    # A captured step reads its learning rate where it read it when it was captured: on the device.
+    lr = torch.tensor(recipe.lr, device=device) if device.type == "cuda" else recipe.lr
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            groups, recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0, fused=True
+            groups, lr, momentum=recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0, fused=True
         )
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return adam(groups, recipe.lr, betas=(recipe.momentum, recipe.beta2), fused=True)
+    betas = (recipe.momentum, recipe.beta2)
+    return adam(groups, lr, betas=betas, fused=True, capturable=device.type == "cuda")
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every parameter group the learning rate `lr`."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def lr_at(recipe: TrainSpec, step: int, steps: int) -> float:

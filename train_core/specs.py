@@ -20,7 +20,7 @@ Norm = Literal["batch", "none"]
 Stride = Literal[1, 2]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 ScheduleName = Literal["cosine", "one-cycle", "multi-step", "step", "constant"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 ANNEALED = frozenset({"cosine", "one-cycle"})
 """Schedules that reach zero at the end of a run."""
@@ -182,7 +182,7 @@ class TrainSpec(Frozen):
         default=0.0, description="decay per step of the averaged weights, which then are scored; 0: last weights"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="of initialisation, order, augmentation and dropout")
-    precision: Precision = Field(default="fp32", description="fp32, or bf16 autocast")
+    precision: Precision = Field(default="fp32", description="fp32, or bf16 or fp16 autocast")
     augment: AugmentSpec = AugmentSpec()
 
     @model_validator(mode="after")

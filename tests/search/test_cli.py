@@ -58,7 +58,7 @@ MISTAKES = [
     ("run digits --trials 0", "Invalid value for '--trials'"),
     ("run digits --epochs 0", "Invalid value for '--epochs'"),
     ("run digits --hours -1", "Invalid value for '--hours'"),
-    ("run digits --precision fp8", "precision: should be 'auto', 'fp32' or 'bf16', not 'fp8'"),
+    ("run digits --precision fp8", "precision: should be 'auto', 'fp32', 'bf16' or 'fp16', not 'fp8'"),
     ("run digits --sampler grid", "sampler: should be 'tpe' or 'random', not 'grid'"),
     ("run digits --device tpu9", "device 'tpu9' cannot be used here"),
     ("run digits --device meta", "device 'meta' cannot be used here (neither cpu, cuda nor mps)"),

@@ -14,8 +14,9 @@ from search.run_folder import PromotionFolder, RunFolder
 from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
 from train_core import checkpoint
 from train_core.data import Split
-from train_core.loop import EpochResult, evaluate
+from train_core.loop import evaluate
 from train_core.specs import TrainSpec
+from train_core.state import EpochResult
 
 DATA = tiny_data()
 TEST = tiny_data(images=60).val

@@ -26,8 +26,8 @@ from search.run_folder import RunFolder, write_json, write_text
 from search.spec import PrunerSpec, StudySpec
 from search.study import NAMED_TASKS, Trainer, claim, ended, open_study, run
 from train_core.errors import DivergedError
-from train_core.loop import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec, num_madds, num_params
+from train_core.state import EpochResult
 
 EPOCHS = 3
 NEVER = PrunerSpec(startup_trials=1000)

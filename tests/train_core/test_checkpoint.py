@@ -8,7 +8,8 @@ from tests.train_core.test_loop import same, weights
 from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
 from train_core import checkpoint
 from train_core.errors import CheckpointError
-from train_core.loop import TrainState, train
+from train_core.loop import train
+from train_core.state import TrainState
 
 CPU = torch.device("cpu")
 
@@ -20,6 +21,7 @@ CPU = torch.device("cpu")
         {"optimizer": "adamw", "lr": 0.01},
         {"ema_decay": 0.9},
         {"schedule": "one-cycle", "precision": "bf16"},
+        {"precision": "fp16", "clip_norm": 1.0},
     ],
 )
 def test_a_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(
@@ -40,6 +42,24 @@ def test_a_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(
     assert same(weights(whole), weights(state))
     assert same(whole.model.state_dict(), state.model.state_dict())
     assert [result.val_loss for result in state.history] == [result.val_loss for result in whole.history]
+
+
+def test_the_optimizers_settings_are_this_devices_not_the_checkpoints(tmp_path: Path) -> None:
+    state = TrainState.new(NETWORK, tiny_recipe(optimizer="adam"), CPU)
+    next(train(state, tiny_data()))
+    for group in state.optimizer.param_groups:  # as on a GPU
+        group.update(lr=torch.tensor(0.3), capturable=True)
+    checkpoint.save(state, tmp_path / "run.pt")
+    for group in checkpoint.load(tmp_path / "run.pt", CPU).optimizer.param_groups:
+        assert (group["lr"], group["capturable"]) == (state.recipe.lr, False)
+
+
+def test_a_run_that_had_to_be_taken_in_parts_goes_on_in_parts(tmp_path: Path) -> None:
+    state = TrainState.new(NETWORK, tiny_recipe(), CPU)
+    state.parts = 2
+    next(train(state, tiny_data()))
+    checkpoint.save(state, tmp_path / "run.pt")
+    assert checkpoint.load(tmp_path / "run.pt", CPU).parts == 2
 
 
 def test_specs_and_history_come_back(tmp_path: Path) -> None:

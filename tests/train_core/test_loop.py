@@ -8,11 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
-from train_core import loop
+from train_core import loop, step
 from train_core.augment import normalise
 from train_core.errors import DivergedError
-from train_core.loop import TrainState, evaluate, train, train_step
+from train_core.loop import evaluate, train
 from train_core.specs import TrainSpec
+from train_core.state import TrainState
+from train_core.step import train_step
 
 CPU = torch.device("cpu")
 
@@ -26,7 +28,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_it_learns(optimizer: str, precision: str) -> None:
     lr = 0.05 if optimizer == "sgd" else 0.01
     state = TrainState.new(NETWORK, tiny_recipe(epochs=8, optimizer=optimizer, lr=lr, precision=precision), CPU)
@@ -55,6 +57,18 @@ def test_a_split_larger_than_a_batch_is_evaluated_whole(monkeypatch: pytest.Monk
     pieces = evaluate(state.model, data.val, data.mean, data.std, "fp32")
     assert pieces.accuracy == whole.accuracy
     assert pieces.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+def test_mirrored_evaluation_averages_the_logits_of_an_image_and_its_mirror_image() -> None:
+    data, state = tiny_data(), TrainState.new(NETWORK, tiny_recipe(), CPU)
+    list(train(state, data))
+    measured = evaluate(state.model, data.val, data.mean, data.std, "fp32", mirrored=True)
+    images = normalise(data.val.images, data.mean, data.std, torch.float32)
+    mirrored = normalise(data.val.images.flip(2), data.mean, data.std, torch.float32)
+    with torch.no_grad():
+        logits = (state.model.eval()(images) + state.model(mirrored)) / 2
+    assert measured.loss == pytest.approx(F.cross_entropy(logits, data.val.labels).item(), rel=1e-5)
+    assert measured != evaluate(state.model, data.val, data.mean, data.std, "fp32")
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
@@ -91,7 +105,7 @@ def test_the_rate_is_set_before_every_batch() -> None:
         seen.append(state.optimizer.param_groups[0]["lr"])
         return train_step(state, images, labels)
 
-    with mock.patch.object(loop, "train_step", spy):
+    with mock.patch.object(step, "train_step", spy):
         list(train(state, tiny_data()))
     assert len(seen) == 6
     assert seen == sorted(set(seen), reverse=True)
@@ -149,20 +163,20 @@ def test_averaged_weights_follow_the_recursion_and_are_scored() -> None:
     decay = 0.5
     data, state = tiny_data(), TrainState.new(NETWORK, tiny_recipe(epochs=2, ema_decay=decay), CPU)
     expected = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
-    step = 0
+    taken = 0
     original = train_step
 
     def spy(state: TrainState, images: torch.Tensor, labels: torch.Tensor) -> Any:
-        nonlocal step
+        nonlocal taken
         sums = original(state, images, labels)
-        now = min(decay, (1 + step) / (10 + step))
+        now = min(decay, (1 + taken) / (10 + taken))
         for name, tensor in state.model.state_dict().items():
             if tensor.is_floating_point():
                 expected[name] = now * expected[name] + (1 - now) * tensor
-        step += 1
+        taken += 1
         return sums
 
-    with mock.patch.object(loop, "train_step", spy):
+    with mock.patch.object(step, "train_step", spy):
         *_, last = train(state, data)
     assert state.averaged is state.scored
     for name, tensor in state.averaged.state_dict().items():

@@ -106,3 +106,9 @@ def test_set_lr_reaches_every_group() -> None:
     optimizer = make_optimizer(ResNet(ResNetSpec(widths=(8, 8), blocks=(1, 1))), TrainSpec(epochs=1))
     set_lr(optimizer, 0.123)
     assert [group["lr"] for group in optimizer.param_groups] == [0.123, 0.123]
+    # As on CUDA, where a captured step reads the rate from where it always was.
+    rates = [torch.tensor(0.5), torch.tensor(0.5)]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    set_lr(optimizer, 0.25)
+    assert [rate.item() for rate in rates] == [0.25, 0.25]

@@ -1,0 +1,203 @@
+"""One step: in parts where memory is short, and captured or not with the same outcome."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from tests.train_core.test_loop import same, weights
+from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
+from train_core import step
+from train_core.augment import Augmenter
+from train_core.device import is_out_of_memory, release_memory
+from train_core.loop import train
+from train_core.models import ResNet
+from train_core.state import TrainState
+from train_core.step import Stepper, train_step
+
+CPU = torch.device("cpu")
+
+
+def a_step(state: TrainState, batch: int = 16) -> torch.Tensor:
+    """One step on the first images; returns its sums."""
+    data = tiny_data()
+    augmenter = Augmenter(data.train.images, state.recipe.augment, data.mean, data.std)
+    torch.manual_seed(0)
+    return train_step(state, augmenter.batch(torch.arange(batch)), data.train.labels[:batch])
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "lr": 0.01}, {"clip_norm": 0.1}])
+@pytest.mark.parametrize("batch", [16, 15])
+def test_accumulated_gradients_are_those_of_the_whole_batch(changes: dict[str, Any], batch: int) -> None:
+    network = NETWORK.model_copy(update={"norm": "none"})  # batch norm sees the part, not the batch
+    whole, parts = (TrainState.new(network, tiny_recipe(label_smoothing=0.1, **changes), CPU) for _ in range(2))
+    parts.parts = 2
+    torch.testing.assert_close(a_step(parts, batch), a_step(whole, batch))
+    for (name, ours), theirs in zip(parts.model.named_parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.fixture
+def small_device(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """A device that can hold the activations of `most` images; it counts how often it could not."""
+    device = {"most": 8, "refused": 0}
+    original = ResNet.forward
+
+    def forward(self: ResNet, images: torch.Tensor) -> torch.Tensor:
+        if self.training and len(images) > device["most"]:
+            device["refused"] += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return original(self, images)
+
+    monkeypatch.setattr(ResNet, "forward", forward)
+    return device
+
+
+def test_without_memory_for_a_batch_it_is_taken_in_halves_and_said(small_device: dict[str, int]) -> None:
+    state = TrainState.new(NETWORK, tiny_recipe(epochs=8), CPU)
+    results = list(train(state, tiny_data()))
+    assert small_device["refused"] == 1
+    assert {result.parts for result in results} == {2}
+    assert {result.images for result in results} == {48}
+    assert results[-1].val_accuracy > 0.9
+
+
+def test_without_memory_for_half_a_batch_the_run_fails_with_the_reason(small_device: dict[str, int]) -> None:
+    small_device["most"] = 7
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        list(train(TrainState.new(NETWORK, tiny_recipe(), CPU), tiny_data()))
+    assert small_device["refused"] == 2
+
+
+def test_another_error_is_not_taken_for_a_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def forward(self: ResNet, images: torch.Tensor) -> torch.Tensor:
+        calls.append(len(images))
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(ResNet, "forward", forward)
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(train(TrainState.new(NETWORK, tiny_recipe(), CPU), tiny_data()))
+    assert calls == [16]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GiB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) == expected
+
+
+def test_a_real_allocation_that_fails_counts() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+class FakeGraphs:
+    """Stands in for CUDA's graphs: what runs in a capture is remembered and not done, and done at each replay."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
+        self.captures = self.replays = 0
+        self.error = error
+        original = Stepper.__init__
+
+        def init(stepper: Stepper, *args: Any) -> None:
+            original(stepper, *args)
+            stepper._captures = True
+            self.stepper = stepper
+
+        monkeypatch.setattr(Stepper, "__init__", init)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        monkeypatch.setattr(torch.cuda, "graph", self.graph)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(step, "train_step", self.train_step)
+        self.capturing = False
+
+    @contextmanager
+    def graph(self, graph: object) -> Iterator[None]:
+        assert graph is self
+        self.capturing = True
+        try:
+            yield
+        finally:
+            self.capturing = False
+
+    def train_step(self, state: TrainState, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if not self.capturing:
+            return train_step(state, images, labels)
+        self.captures += 1
+        if self.error:
+            raise self.error
+        return torch.zeros(2)
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.stepper._work()
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("operation not permitted when stream is capturing")])
+def test_captured_or_not_the_run_is_the_same(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = TrainState.new(NETWORK, tiny_recipe(augment={"crop_padding": 0, "flip": False}), CPU)
+    captured = TrainState.new(NETWORK, plain.recipe, CPU)
+    expected = list(train(plain, tiny_data()))
+
+    graphs = FakeGraphs(monkeypatch, error)
+    with caplog.at_level(logging.WARNING):
+        results = list(train(captured, tiny_data()))
+
+    assert graphs.captures == 1
+    assert graphs.replays == (0 if error else 9 - step.WARM_UP)  # 3 epochs of 3 steps
+    assert [record.getMessage() for record in caplog.records] == (
+        [f"steps could not be captured in a CUDA graph ({error}): they are launched one by one"] if error else []
+    )
+    assert same(weights(plain), weights(captured))
+    assert [result.train_loss for result in results] == [result.train_loss for result in expected]
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "lr": 0.01}, {"clip_norm": 0.5}, {"ema_decay": 0.9}])
+def test_a_captured_run_on_a_gpu_is_the_run_without(
+    precision: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, runs = torch.device("cuda"), []
+    for warm_up in (3, 10**9):
+        monkeypatch.setattr(step, "WARM_UP", warm_up)
+        state = TrainState.new(NETWORK, tiny_recipe(epochs=8, precision=precision, **changes), device)
+        runs.append(list(train(state, tiny_data().to(device))))
+    captured, plain = runs
+    assert captured[-1].val_accuracy > 0.9
+    for ours, theirs in zip(captured, plain, strict=True):
+        assert ours.lr == theirs.lr
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=0.05)
+
+
+@needs_cuda
+def test_many_runs_leave_no_memory_behind_on_a_gpu() -> None:
+    device, held = torch.device("cuda"), []
+    data = tiny_data().to(device)
+    for _ in range(20):
+        list(train(TrainState.new(NETWORK, tiny_recipe(), device), data))
+        release_memory(device)
+        held.append(torch.cuda.memory_reserved(device))
+    assert held[-1] == held[4]

@@ -1,0 +1,71 @@
+"""What a run carries from one epoch to the next."""
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+
+from train_core.models import ResNet
+from train_core.optim import make_optimizer
+from train_core.specs import ResNetSpec, TrainSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """What one epoch came to. Accuracies are shares of 1; losses are mean cross-entropies in nats."""
+
+    epoch: int  # 1 for the first
+    train_loss: float  # over the epoch's augmented batches, while the weights changed
+    train_accuracy: float  # the same
+    val_loss: float
+    val_accuracy: float
+    lr: float  # of the last step
+    seconds: float  # wall time, evaluation included
+    images: int  # trained on
+    parts: int = 1  # that each batch went through the network in, for want of memory
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """All that a run carries from one epoch to the next. Resuming needs this and nothing else.
+
+    It holds no random state: every epoch draws from a seed of its own (`seed_epoch`).
+    """
+
+    network: ResNetSpec
+    recipe: TrainSpec
+    model: ResNet
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # keeps fp16 gradients in range; does nothing in other precisions
+    averaged: ResNet | None  # exponential moving average of `model`
+    parts: int = 1  # that a batch goes through the network in
+    history: list[EpochResult] = field(default_factory=list)
+
+    @classmethod
+    def new(cls, network: ResNetSpec, recipe: TrainSpec, device: torch.device) -> "TrainState":
+        """A network with fresh weights, drawn from the recipe's seed."""
+        seed_epoch(recipe, epoch=0)
+        # Drawn on the CPU, so that every device starts from the same weights.
+        model = ResNet(network).to(memory_format=torch.channels_last).to(device)
+        averaged = copy.deepcopy(model).requires_grad_(False) if recipe.ema_decay else None
+        return cls(
+            network=network,
+            recipe=recipe,
+            model=model,
+            optimizer=make_optimizer(model, recipe),
+            scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
+            averaged=averaged,
+        )
+
+    @property
+    def scored(self) -> ResNet:
+        """The weights that are scored: the averaged ones where the recipe averages."""
+        return self.averaged or self.model
+
+
+def seed_epoch(recipe: TrainSpec, epoch: int) -> None:
+    """Seed torch on every device for one epoch (0: the initialisation).
+
+    An epoch that starts from its own seed comes out the same in a resumed run and in an uninterrupted one.
+    """
+    torch.manual_seed(recipe.seed * 1_000_003 + epoch)
