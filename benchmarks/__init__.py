@@ -1,0 +1,1 @@
+"""Measures the trainer: `python -m benchmarks --help`."""

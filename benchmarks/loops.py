@@ -1,0 +1,185 @@
+"""Training loops to be timed, each in a process of its own and waiting while others are measured."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from train_core import step
+from train_core.augment import Augmenter
+from train_core.data import TrainingData, default_cache, load_training
+from train_core.device import pick_device, set_up, wait_for
+from train_core.models import ResNet
+from train_core.specs import AugmentSpec, Precision, ResNetSpec, TrainSpec
+from train_core.state import TrainState
+from train_core.step import Stepper
+
+NETWORKS = {
+    "A5": ResNetSpec(
+        widths=(32, 64, 128, 256), blocks=(8, 6, 4, 3), block="preact", stem_kernel=1, shortcut="max-pool"
+    ),
+    "small": ResNetSpec(widths=(16, 32, 64), blocks=(1, 1, 1)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is timed. The standard loop is what tutorials show; ours is made of the parts of `train_core`."""
+
+    kind: Literal["standard", "ours"] = "ours"
+    network: str
+    source: str  # as `search run --data` takes it
+    device: str
+    precision: Precision
+    batch: int = 128
+    captured: bool = True  # where there is CUDA
+    threads: int | None = None  # none: as many as torch takes
+
+
+class Loop:
+    """A training loop in a process of its own."""
+
+    def __init__(self, setting: Setting) -> None:
+        context = get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, setting))
+        self._process.start()
+        self._connection.recv()  # nothing is measured while another loop is still starting
+
+    def begin(self, seconds: float) -> None:
+        """Train for so long."""
+        self._connection.send(seconds)
+
+    def images_per_second(self) -> float:
+        """The throughput since `begin`, once it is over."""
+        return float(self._connection.recv())
+
+    def end(self) -> None:
+        """Stop the process."""
+        self._connection.send(0)
+        self._process.join()
+
+
+def interleaved(groups: dict[str, list[Setting]], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Images per second of each group of loops that train at the same time, summed over the group, round by round.
+
+    All loops live throughout; in each round the groups take turns of `seconds`.
+    """
+    loops = {name: [Loop(setting) for setting in settings] for name, settings in groups.items()}
+    results: dict[str, list[float]] = {name: [] for name in groups}
+    for _ in range(rounds):
+        for name, group in loops.items():
+            time.sleep(1)  # the workers of the standard loop still fill their queue
+            for loop in group:
+                loop.begin(seconds)
+            results[name].append(sum(loop.images_per_second() for loop in group))
+    for group in loops.values():
+        for loop in group:
+            loop.end()
+    return results
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Median and range in words."""
+    middle, low, high = (f"{each:,.{digits}f}" for each in (statistics.median(values), min(values), max(values)))
+    return f"{middle} ({low} to {high}, n={len(values)})"
+
+
+def ratios(over: list[float], under: list[float]) -> list[float]:
+    """Round by round."""
+    return [a / b for a, b in zip(over, under, strict=True)]
+
+
+class _Images(Dataset[tuple[Any, int]]):
+    """The training images one by one, as torchvision's own data sets give them."""
+
+    def __init__(self, data: TrainingData, transform: Callable[[Any], Tensor]) -> None:
+        self.images = data.train.images.cpu().numpy()
+        self.labels = data.train.labels.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(transforms.functional.to_pil_image(self.images[index])), self.labels[index]
+
+
+def _standard(setting: Setting, data: TrainingData, device: torch.device) -> Iterator[None]:
+    """Train for ever, a batch a step, as tutorials do."""
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(data.size, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(data.mean, data.std),
+        ]
+    )
+    model = ResNet(NETWORKS[setting.network]).to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
+    loader = DataLoader(
+        _Images(data, transform),
+        setting.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=2,
+        persistent_workers=True,
+        pin_memory=device.type == "cuda",
+    )
+    while True:
+        for images, labels in loader:
+            loss = F.cross_entropy(model(images.to(device)), labels.to(device))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch ships this one without types
+            optimizer.step()
+            yield
+
+
+def _ours(setting: Setting, data: TrainingData, device: torch.device) -> Iterator[None]:
+    """Train for ever, a batch a step, by our parts."""
+    if not setting.captured:
+        step.WARM_UP = 10**9
+    recipe = TrainSpec(epochs=1, batch_size=setting.batch, precision=setting.precision, augment=AugmentSpec())
+    state = TrainState.new(NETWORKS[setting.network], recipe, device)
+    state.model.train()
+    augmenter = Augmenter(data.train.images, recipe.augment, data.mean, data.std)
+    stepper = Stepper(state, augmenter, data.train.labels, setting.batch)
+    while True:
+        order = torch.randperm(len(data.train), device=device)
+        for i in range(0, len(order) - setting.batch + 1, setting.batch):
+            stepper.step(order[i : i + setting.batch], 0.1)
+            yield
+
+
+def _serve(connection: Connection, setting: Setting) -> None:
+    """Answer each number of seconds received with the images per second of training that long."""
+    if setting.threads:
+        torch.set_num_threads(setting.threads)
+    device = pick_device(setting.device)
+    if setting.kind == "ours":
+        set_up(device)
+    data = load_training(setting.source, val_fraction=0.1, seed=0, cache=default_cache()).to(device)
+    loop = (_ours if setting.kind == "ours" else _standard)(setting, data, device)
+    at_once = 20 if device.type == "cuda" else 1  # steps between looks at the clock, for which the host must wait
+    for _ in range(5):
+        next(loop)
+    connection.send("ready")
+    while seconds := connection.recv():
+        next(loop)  # whatever was swapped out while the others ran comes back
+        wait_for(device)
+        started, steps = time.perf_counter(), 0
+        while time.perf_counter() < started + seconds:
+            for _ in range(at_once):
+                next(loop)
+            steps += at_once
+            wait_for(device)
+        connection.send(steps * setting.batch / (time.perf_counter() - started))
