@@ -117,7 +117,7 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
     if len(done) < spec.trials:
         say(f"stopped in time; the same command continues {folder.name}")
     elif complete:
-        say(f"next: search promote {folder.name}   or: optuna-dashboard {folder.storage}")
+        say(f"next: search promote {folder.name}   or: optuna-dashboard sqlite:///{folder.database}")
     say(f"report: {folder.report}")
 
 
