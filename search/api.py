@@ -48,7 +48,7 @@ def run(
     hours: float | None = None,
     device: str = "auto",
 ) -> RunFolder:
-    """Run a study, or continue it, until it has its number of trials.
+    """Run a study, or continue or join it, until it has its number of trials.
 
     `flags` override the study file's values; `runs` is the folder of all runs; `hours` stops in time, to be
     continued. Returns the run's folder.
@@ -67,13 +67,13 @@ def run(
     found = survey(spec, task)
 
     folder.create()
-    with folder.locked(), logged_to(folder):
-        optuna_study = studies.open_study(folder, create=True)
-        studies.claim(optuna_study, spec, task, folder)
-        studies.retry_interrupted(optuna_study)
-        baselines = studies.enqueue_baselines(optuna_study, spec, task)
-        write_text(folder.study_file, spec.as_toml())
-        write_json(folder.facts, _facts(spec, data, where, precision))
+    with folder.worker() as worker, logged_to(folder):
+        with worker.alone():
+            optuna_study = studies.open_study(folder, create=True)
+            studies.claim(optuna_study, spec, task, folder)
+            baselines = studies.enqueue_baselines(optuna_study, spec, task)
+            write_text(folder.study_file, spec.as_toml())
+            write_json(folder.facts, _facts(spec, data, where, precision))
 
         done = studies.ended(optuna_study)
         expected = estimate(spec, found, data, precision) if len(done) < spec.trials else None
@@ -86,6 +86,7 @@ def run(
                     task,
                     _Trainer(data, where),
                     progress,
+                    worker=worker,
                     precision=precision,
                     deadline=started + hours * 3600 if hours is not None else float("inf"),
                 )
@@ -113,7 +114,7 @@ def promote(
     folder = find_run(runs, name)
     spec = load_study(str(folder.study_file), {})
     top, epochs, seeds = top or spec.promote.top, epochs or spec.promote.epochs, seeds or spec.promote.seeds
-    with folder.locked(), logged_to(folder):
+    with folder.promoting(), logged_to(folder):
         study = studies.open_study(folder)
         chosen = promotion.choose(study, top)
         where, _, data = _prepare(spec, device)

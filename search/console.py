@@ -72,7 +72,9 @@ def say_plan(
     left_out = [name for name in baselines if not baselines[name]]
     networks = "network" if len(held) == 1 else "networks"
     first = f", first {len(held)} known {networks} ({', '.join(held)})" if held and not done else ""
-    say(f"{folder.root}: {'continuing' if done else 'new study'}")
+    workers = folder.workers()
+    others = f"joining {len(workers) - 1} other search{'es' if len(workers) > 2 else ''}"
+    say(f"{folder.root}: {others if len(workers) > 1 else 'continuing' if done else 'new study'}")
     say(
         f"data     {spec.data}: {len(data.train):,} training and {len(data.val):,} validation images, {height}x{width} "
         f"{colours}, {data.num_classes} classes, {test}"
@@ -88,7 +90,7 @@ def say_plan(
         say(f"         not among them, as budget or space do not hold them: {', '.join(left_out)}")
     if expected is None:
         return
-    left = expected.seconds * (spec.trials - done) / spec.trials
+    left = expected.seconds * (spec.trials - done) / spec.trials / len(workers)
     say(
         f"time     at most {duration(left)}, less what pruning saves ({expected.images_per_second:,.0f} images/s "
         f"measured on {found.typical})"
@@ -127,9 +129,7 @@ class StudyProgress:
     def __init__(self, ended: list[FrozenTrial], trials: int) -> None:
         self.count = len(ended)
         self.trials = trials
-        self.best: FrozenTrial | None = None
-        for trial in ended:
-            self._keep_best(trial)
+        self.best = _best(ended)
         self._started = time.monotonic()
         self._before = len(ended)
         self._bars = _bars()
@@ -154,10 +154,10 @@ class StudyProgress:
         self._bars.update(self._trial, advance=1, note=note)
         log.info("trial %d  %s", number, note)
 
-    def trial_ended(self, trial: FrozenTrial) -> None:
-        """Say how the trial came out, and how long the rest will take."""
-        self.count += 1
-        self._keep_best(trial)
+    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None:
+        """Say how the trial came out, the best of all that ended, and how long the rest will take."""
+        self.count = len(ended)
+        self.best = _best(ended)
         attributes = trial.user_attrs
         name = f" ({attributes['baseline']})" if "baseline" in attributes else ""
         note = f"best {percent(self.best.value or 0)} (trial {self.best.number})" if self.best else "none complete yet"
@@ -174,13 +174,14 @@ class StudyProgress:
         console.print(Text(line if console.is_terminal else f"{line}  {note}"))
         self._bars.update(self._study, completed=self.count, note=note)
 
-    def _keep_best(self, trial: FrozenTrial) -> None:
-        if trial.state == TrialState.COMPLETE and (self.best is None or (trial.value or 0) > (self.best.value or 0)):
-            self.best = trial
-
     def _left(self) -> float:
         """Seconds until the last trial, at the pace so far."""
         return (time.monotonic() - self._started) / (self.count - self._before) * (self.trials - self.count)
+
+
+def _best(trials: list[FrozenTrial]) -> FrozenTrial | None:
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return max(complete, key=lambda trial: trial.value or 0, default=None)
 
 
 @contextmanager

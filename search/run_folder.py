@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from search.errors import RunError
 from train_core.files import written_whole
+
+PATIENCE_S = 60.0  # with another worker that does what only one may do at a time
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class RunFolder:
     search.log     a line for each thing that happened
     promoted/      one folder for each full run: checkpoint.pt after every epoch, result.json when it is finished
     report.html    written by `search report`
+    .workers/      a lock for each process that searches
     """
 
     root: Path
@@ -89,21 +93,83 @@ class RunFolder:
             ) from error
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run, so that no second process works on it.
+    def worker(self) -> Iterator["Worker"]:
+        """Be one of the processes that search in this run, until the context ends or the process dies."""
+        for number in count():
+            lock = self._worker_lock(number)
+            try:
+                lock.acquire()
+            except Timeout:
+                continue
+            try:
+                # The system releases it when the process dies, however it dies.
+                yield Worker(number, self)
+            finally:
+                lock.release()
+            return
+
+    def workers(self) -> list[int]:
+        """The numbers of the processes that search in this run now, on this machine."""
+        return [
+            number for number in sorted(int(path.stem) for path in self._workers.glob("*.lock")) if self._held(number)
+        ]
+
+    @contextmanager
+    def promoting(self) -> Iterator[None]:
+        """Be the process that promotes trials of this run.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another one does, or a search is at work.
+
+        """
+        if self.workers():
+            raise RunError(f"a search is at work in {self.root}: promote when it has ended")
+        try:
+            with FileLock(self.root / ".promote.lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise RunError(f"another `search promote` is at work in {self.root}: wait for it") from error
+
+    @property
+    def _workers(self) -> Path:
+        return self.root / ".workers"
+
+    def _worker_lock(self, number: int) -> FileLock:
+        self._workers.mkdir(exist_ok=True)
+        return FileLock(self._workers / f"{number}.lock", timeout=0)
+
+    def _held(self, number: int) -> bool:
+        try:
+            with self._worker_lock(number):
+                return False
+        except Timeout:
+            return True
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of the processes that search in a run. Its number is free for another when it has ended."""
+
+    number: int
+    folder: RunFolder
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other worker of the run be in such a context at the same time. Keep it short.
+
+        Raises:
+            RunError: another worker has been in one for `PATIENCE_S`.
 
         """
         try:
-            # Released by the system when the process dies, however it dies.
-            with FileLock(self.root / ".lock", timeout=0):
+            with FileLock(self.folder.root / ".lock", timeout=PATIENCE_S):
                 yield
         except Timeout as error:
-            raise RunError(
-                f"another search is at work in {self.root}: wait for it, or choose another --name"
-            ) from error
+            raise RunError(f"another search in {self.folder.root} hangs: end it, and run this again") from error
+
+    def is_alive(self, number: int) -> bool:
+        """Whether another worker is at work under `number`."""
+        return number != self.number and self.folder._held(number)
 
 
 def _last_touched(folder: RunFolder) -> float:

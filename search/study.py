@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import space as search_space
 from search.errors import RunError, StudyFailedError
-from search.run_folder import RunFolder
+from search.run_folder import RunFolder, Worker
 from search.spec import StudySpec
 from train_core.data import TrainingData
 from train_core.errors import DivergedError, UserError
@@ -28,6 +28,7 @@ from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_pa
 from train_core.state import EpochResult
 
 ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
+POLL_S = 1.0  # between looks at the last trials of other workers
 MOST_DEATHS = 5  # of a process, with the same trial; then the trial is failed
 INTERRUPTED, DIED = "interrupted", "its process died"  # reasons of trials that are tried again
 STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
@@ -74,7 +75,7 @@ class Events(Protocol):
 
     def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None: ...  # noqa: D102
     def epoch_ended(self, number: int, result: EpochResult) -> None: ...  # noqa: D102
-    def trial_ended(self, trial: FrozenTrial) -> None: ...  # noqa: D102
+    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None: ...  # noqa: D102
 
 
 class _StoppedError(Exception):
@@ -90,11 +91,13 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        # A folder that was renamed holds its study under the old name.
-        names = optuna.get_all_study_names(folder.storage) if folder.database.exists() else []
+        # Workers write by turns; SQLite gives up after five seconds unless told to wait.
+        storage = optuna.storages.RDBStorage(folder.storage, engine_kwargs={"connect_args": {"timeout": 60}})
+        names = optuna.get_all_study_names(storage)
         if create and not names:
-            return optuna.create_study(storage=folder.storage, study_name=folder.name, direction="maximize")
-        return optuna.load_study(storage=folder.storage, study_name=names[0] if len(names) == 1 else folder.name)
+            return optuna.create_study(storage=storage, study_name=folder.name, direction="maximize")
+        # A folder that was renamed holds its study under the old name.
+        return optuna.load_study(storage=storage, study_name=names[0] if len(names) == 1 else folder.name)
     except (*STORAGE_ERRORS, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{folder.database} cannot be opened as a study ({reason}): choose another --name") from error
@@ -156,26 +159,29 @@ def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: Task) -> dict[
     return held
 
 
-def retry_interrupted(study: optuna.Study) -> None:
+def retry_interrupted(study: optuna.Study, worker: Worker) -> None:
     """Enqueue every trial that was cut off, once. Doing it twice changes nothing.
 
-    Call it only while no other process works on the study: a trial that is running has then lost its process. One that
-    has lost it `MOST_DEATHS` times is failed for good, since it may well be what kills the process.
+    Call it where `worker` is alone and has no trial of its own: a running trial that is no other living worker's has
+    then lost its process. One that has lost it `MOST_DEATHS` times is failed for good, since it may well be what kills
+    the process.
     """
     roots: dict[int, list[FrozenTrial]] = {}
     for trial in study.get_trials(deepcopy=False):
         roots.setdefault(trial.user_attrs.get("retry_of", trial.number), []).append(trial)
     for root, attempts in roots.items():
         last = attempts[-1]
+        given_up = False
         if last.state == TrialState.RUNNING:
+            # One without a worker was cut off between its number and its owner's.
+            if "worker" in last.user_attrs and worker.is_alive(last.user_attrs["worker"]):
+                continue
             deaths = 1 + sum(trial.user_attrs.get("reason") == DIED for trial in attempts)
             given_up = deaths >= MOST_DEATHS
             reason = f"given up: its process died {deaths} times" if given_up else DIED
             _end_without_verdict(study, last.number, last._trial_id, reason)
         elif not was_interrupted(last):
             continue
-        else:
-            given_up = False
         # One that was cut off before it drew anything, and was not enqueued, leaves nothing to repeat.
         params = {**last.system_attrs.get("fixed_params", {}), **last.params}
         if params and not given_up:
@@ -201,13 +207,17 @@ def run(
     trainer: Trainer,
     events: Events,
     *,
+    worker: Worker,
     precision: Precision,
     deadline: float = float("inf"),
 ) -> None:
     """Run trials until the study has `spec.trials`, or until `deadline` (in `time.monotonic` seconds).
 
+    Other workers may do the same at the same time. The last trials are waited for, whoever runs them, and tried again
+    here if their worker dies.
+
     Raises:
-        StudyFailedError: the first trials all failed.
+        StudyFailedError: the first trials all failed, or the last ones all for the same reason.
 
     """
     study.pruner = optuna.pruners.MedianPruner(
@@ -217,24 +227,31 @@ def run(
     )
     epoch_s = 0.0  # of the last epoch: another one is begun only where it fits before the deadline
     while len(ended(study)) < spec.trials and time.monotonic() + epoch_s < deadline:
-        study.sampler = _sampler(
-            spec, [trial for trial in study.get_trials(deepcopy=False) if not was_interrupted(trial)]
-        )
-        trial = study.ask()
+        with worker.alone():
+            retry_interrupted(study, worker)
+            drawn = _draw(study, spec, task, precision, worker) if _has_room(study, spec) else None
+        if drawn is None:
+            time.sleep(POLL_S)
+            continue
         try:
-            finished, epoch_s = _run_trial(study, trial, spec, task, trainer, events, precision, deadline)
+            finished, epoch_s = _run_trial(study, drawn, trainer, events, deadline)
         except _StoppedError:
-            _end_without_verdict(study, trial.number, trial._trial_id, INTERRUPTED)
+            _end_without_verdict(study, drawn.trial.number, drawn.trial._trial_id, INTERRUPTED)
             return
         except BaseException:
             # Where the storage itself has gone, the next start finds the trial still running.
             with contextlib.suppress(*STORAGE_ERRORS):
-                _end_without_verdict(study, trial.number, trial._trial_id, INTERRUPTED)
+                _end_without_verdict(study, drawn.trial.number, drawn.trial._trial_id, INTERRUPTED)
             raise
-        events.trial_ended(finished)
+        events.trial_ended(finished, ended(study))
         _stop_if_nothing_works(study)
     if trials := ended(study):
         _stop_if_all_failed(trials)
+
+
+def _has_room(study: optuna.Study, spec: StudySpec) -> bool:
+    """Whether another trial can begin without the study coming to more than it is to have."""
+    return len(ended(study)) + len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING])) < spec.trials
 
 
 def _sampler(spec: StudySpec, trials: list[FrozenTrial]) -> optuna.samplers.BaseSampler:
@@ -250,17 +267,20 @@ def _sampler(spec: StudySpec, trials: list[FrozenTrial]) -> optuna.samplers.Base
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS + known)
 
 
-def _run_trial(
-    study: optuna.Study,
-    trial: Trial,
-    spec: StudySpec,
-    task: Task,
-    trainer: Trainer,
-    events: Events,
-    precision: Precision,
-    deadline: float,
-) -> tuple[FrozenTrial, float]:
-    """One short run, from the draw to the verdict; with the seconds that its last epoch took."""
+@dataclass(frozen=True)
+class _Drawn:
+    """A trial that has everything it is to be, and has not begun to train."""
+
+    trial: Trial
+    network: ResNetSpec
+    recipe: TrainSpec
+
+
+def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision, worker: Worker) -> _Drawn:
+    """Ask for the next trial and write down what it is."""
+    study.sampler = _sampler(spec, [trial for trial in study.get_trials(deepcopy=False) if not was_interrupted(trial)])
+    trial = study.ask()
+    trial.set_user_attr("worker", worker.number)
     # Everything is suggested before anything can end the trial: a trial that lacks a parameter would take that
     # parameter out of the sampler's joint model for good.
     draw = search_space.suggest(trial, spec.space)
@@ -276,12 +296,20 @@ def _run_trial(
         "multiply-adds": num_madds(network, task.size),
     }.items():
         trial.set_user_attr(name, value)
-    events.trial_started(trial.number, network, recipe)
+    return _Drawn(trial, network, recipe)
+
+
+def _run_trial(
+    study: optuna.Study, drawn: _Drawn, trainer: Trainer, events: Events, deadline: float
+) -> tuple[FrozenTrial, float]:
+    """One short run, to the verdict; with the seconds that its last epoch took."""
+    trial, recipe = drawn.trial, drawn.recipe
+    events.trial_started(trial.number, drawn.network, recipe)
 
     started = time.monotonic()
     state, reason = TrialState.COMPLETE, None
     last: EpochResult | None = None
-    results = trainer(network, recipe)
+    results = trainer(drawn.network, recipe)
     while state == TrialState.COMPLETE:
         # What the trainer raises is about this network; what the storage raises, outside of this `try`, is not.
         try:

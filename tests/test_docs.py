@@ -26,7 +26,8 @@ def test_every_command_shown_is_one_the_command_line_takes(page: Path) -> None:
     group = typer.main.get_command(app)
     for command in commands(page):
         name, *arguments = shlex.split(command.replace("...", ""))[1:]
-        group.commands[name].make_context(name, arguments)  # type: ignore[attr-defined]  # a group; raises on a mistake
+        # Raises on a mistake.
+        assert group.commands[name].make_context(name, arguments)  # type: ignore[attr-defined]  # it is a group
 
 
 def test_the_readme_shows_the_owners_command_and_the_whole_loop() -> None:

@@ -73,5 +73,5 @@ class Recorder:
     def epoch_ended(self, number: int, result: EpochResult) -> None:
         self.epochs.append((number, result.epoch))
 
-    def trial_ended(self, trial: FrozenTrial) -> None:
+    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None:
         self.ended.append(trial)

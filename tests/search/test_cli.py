@@ -124,7 +124,8 @@ def finished_run(name: str, trials: int) -> None:
     task = task_of(data)
     claim(study, spec, task, folder)
     if trials:
-        run(study, spec, task, FakeTrainer(), Recorder(), precision="fp32")
+        with folder.worker() as worker:
+            run(study, spec, task, FakeTrainer(), Recorder(), worker=worker, precision="fp32")
     folder.study_file.write_text(spec.as_toml())
 
 

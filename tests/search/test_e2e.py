@@ -205,13 +205,36 @@ def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: 
 
 
 def test_an_interrupt_ends_in_one_line_and_the_same_command_continues(tmp_path: Path) -> None:
-    process = start(SHORT, tmp_path)
+    process = start(f"{SHORT} --trials 1000", tmp_path)
     wait_for(run_folder(tmp_path).log, "images/s measured on")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "search: interrupted; the same command continues where it stopped\n"
-    assert "3 of 3 trials" in search(SHORT, tmp_path)
+    total = len(ended(open_study(run_folder(tmp_path)))) + 1
+    assert f"{total} of {total} trials" in search(f"{SHORT} --trials {total}", tmp_path)
+
+
+def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: Path) -> None:
+    many = f"{SHORT} --trials 12"
+    first = start(many, tmp_path)
+    wait_for(run_folder(tmp_path).log, "images/s measured on")
+    others = [start(many, tmp_path) for _ in range(2)]
+    wait_for(run_folder(tmp_path).log, "joining 2 other searches")
+    first.kill()
+    first.communicate()
+    for other in others:
+        out, err = other.communicate(timeout=120)
+        assert other.returncode == 0, err
+        assert "12 of 12 trials" in out
+    study = open_study(run_folder(tmp_path))
+    roots = [trial.user_attrs.get("retry_of", trial.number) for trial in ended(study)]
+    assert len(roots) == len(set(roots)) == 12
+    assert {trial.state.is_finished() for trial in study.trials} == {True}
+    assert {trial.user_attrs["worker"] for trial in ended(study)} >= {1, 2}
+    assert sum(trial.user_attrs.get("baseline") == "lenet-sized" for trial in ended(study)) == 1
+    draws = [json.dumps(trial.params, sort_keys=True) for trial in ended(study)]
+    assert len(set(draws)) == 12
 
 
 def test_hours_stop_in_time_and_the_same_command_continues(tmp_path: Path) -> None:

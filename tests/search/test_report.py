@@ -37,7 +37,7 @@ SOON = PrunerSpec(startup_trials=2, warmup=0, min_values=1)
 class Silent:
     def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None: ...
     def epoch_ended(self, number: int, result: EpochResult) -> None: ...
-    def trial_ended(self, trial: FrozenTrial) -> None: ...
+    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None: ...
 
 
 def epoch_result(epoch: int, accuracy: float) -> EpochResult:
@@ -79,8 +79,8 @@ def make_run(root: Path, scores: list[float | Exception], pruner: PrunerSpec = N
     study = open_study(folder, create=True)
     claim(study, spec, NAMED_TASKS["digits"], folder)
     if scores:
-        with suppress(StudyFailedError):
-            run(study, spec, NAMED_TASKS["digits"], scoring(scores), Silent(), precision="fp32")
+        with suppress(StudyFailedError), folder.worker() as worker:
+            run(study, spec, NAMED_TASKS["digits"], scoring(scores), Silent(), worker=worker, precision="fp32")
     return folder
 
 
@@ -338,7 +338,8 @@ def test_a_baseline_is_named_and_escaped(tmp_path: Path) -> None:
     study = open_study(folder)
     spec = StudySpec(data="digits", budget=20_000, trials=1, epochs=EPOCHS)
     study.enqueue_trial({}, user_attrs={"baseline": "</script><b>lenet"})
-    run(study, spec, NAMED_TASKS["digits"], scoring([0.5]), Silent(), precision="fp32")
+    with folder.worker() as worker:
+        run(study, spec, NAMED_TASKS["digits"], scoring([0.5]), Silent(), worker=worker, precision="fp32")
     page = Page(folder)
     hover = page.figures[0]["data"][0]["hovertext"][0]
     assert hover.startswith("Trial 0, the baseline &lt;/script&gt;&lt;b&gt;lenet<br>")

@@ -1,12 +1,17 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from search import run_folder
 from search.errors import RunError
-from search.run_folder import RunFolder, find_run, write_json, write_text
+from search.run_folder import RunFolder, Worker, find_run, write_json, write_text
 
 
 def made(path: Path) -> RunFolder:
@@ -38,25 +43,75 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_two_processes_cannot_hold_a_run_and_a_dead_one_holds_none(tmp_path: Path) -> None:
-    folder = made(tmp_path / "run")
+@contextmanager
+def another_process(folder: RunFolder, held: str) -> Iterator[subprocess.Popen[str]]:
+    """A process inside `folder.<held>()`, killed at the end."""
     code = f"""
-import sys, time
+import time
 from pathlib import Path
 from search.run_folder import RunFolder
-with RunFolder(Path({str(folder.root)!r})).locked():
+with RunFolder(Path({str(folder.root)!r})).{held}():
     print("held", flush=True)
     time.sleep(60)
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match=r"another search is at work in .*: wait for it, or"), folder.locked():
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_each_search_of_a_run_has_a_number_that_a_dead_one_gives_back(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run")
+    with another_process(folder, "worker") as other:
+        with folder.worker() as worker:
+            assert (worker.number, folder.workers()) == (1, [0, 1])
+            assert [worker.is_alive(number) for number in range(3)] == [True, False, False]
+            other.kill()
+            other.wait()
+            assert not worker.is_alive(0)
+        with folder.worker() as worker:
+            assert (worker.number, folder.workers()) == (0, [0])
+    assert folder.workers() == []
+
+
+def test_workers_do_what_concerns_all_one_after_the_other(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run")
+    inside: list[int] = []
+
+    def work(number: int) -> None:
+        with Worker(number, folder).alone():
+            inside.append(number)
+            assert len(inside) == 1
+            time.sleep(0.02)
+            inside.remove(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(24)))
+
+
+def test_a_worker_that_hangs_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made(tmp_path / "run")
+    monkeypatch.setattr(run_folder, "PATIENCE_S", 0.1)
+    hangs = pytest.raises(RunError, match=r"another search in .* hangs: end it")
+    with Worker(0, folder).alone(), hangs, Worker(1, folder).alone():
+        pass
+
+
+def test_trials_are_promoted_by_one_process_once_the_search_has_ended(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run")
+    too_early = pytest.raises(RunError, match=r"a search is at work in .*: promote when it has ended")
+    with folder.worker(), too_early, folder.promoting():
+        pass
+    with another_process(folder, "promoting") as other:
+        with pytest.raises(RunError, match=r"another `search promote` is at work in .*: wait"), folder.promoting():
             pass
         other.kill()
         other.wait()
-    with folder.locked():
-        assert folder.root.is_dir()
+        with folder.promoting():
+            assert folder.root.is_dir()
 
 
 def test_text_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

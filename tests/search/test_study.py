@@ -14,7 +14,7 @@ from search.errors import RunError, StudyFailedError
 from search.promote import network_of, recipe_of
 from search.run_folder import RunFolder
 from search.spec import StudySpec
-from search.study import claim, ended, enqueue_baselines, open_study, retry_interrupted, run
+from search.study import claim, ended, enqueue_baselines, open_study, run
 from space import parameters
 from tests.search.fakes import TASK, FakeTrainer, Recorder, study_spec
 from train_core.errors import DivergedError
@@ -30,8 +30,14 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def run_study(folder: RunFolder, spec: StudySpec, trainer: FakeTrainer, **options: Any) -> optuna.Study:
     study = open_study(folder, create=True)
-    run(study, spec, TASK, trainer, options.pop("events", Recorder()), precision="fp32", **options)
+    with folder.worker() as worker:
+        run(study, spec, TASK, trainer, options.pop("events", Recorder()), worker=worker, precision="fp32", **options)
     return study
+
+
+def retry_interrupted(study: optuna.Study, folder: RunFolder) -> None:
+    with folder.worker() as worker, worker.alone():
+        studies.retry_interrupted(study, worker)
 
 
 def raising(error: BaseException, *, run: int, epoch: int = 1) -> Callable[[int, int], None]:
@@ -164,7 +170,7 @@ def test_a_retried_trial_does_not_change_what_is_drawn_later(tmp_path: Path) -> 
     expected = run_study(whole, study_spec(trials=16), FakeTrainer())
     with pytest.raises(KeyboardInterrupt):
         run_study(pieces, study_spec(trials=16), FakeTrainer(misbehave=raising(KeyboardInterrupt(), run=6)))
-    retry_interrupted(open_study(pieces))
+    retry_interrupted(open_study(pieces), pieces)
     study = run_study(pieces, study_spec(trials=16), FakeTrainer())
     assert [trial.params for trial in ended(study)] == [trial.params for trial in expected.trials]
 
@@ -175,14 +181,14 @@ def test_a_trial_that_keeps_killing_its_process_is_failed_in_the_end(folder: Run
     enqueue_baselines(study, spec, TASK)
     for _ in range(studies.MOST_DEATHS):
         study.ask()  # and the process dies
-        retry_interrupted(study)
+        retry_interrupted(study, folder)
     assert [trial.user_attrs["reason"] for trial in ended(study)] == ["given up: its process died 5 times"]
     assert len(ended(run_study(folder, spec, FakeTrainer()))) == 6
 
 
 def test_an_interrupt_after_a_trial_is_told_leaves_it_told(folder: RunFolder) -> None:
     class Impatient(Recorder):
-        def trial_ended(self, trial: optuna.trial.FrozenTrial) -> None:
+        def trial_ended(self, trial: optuna.trial.FrozenTrial, ended: list[optuna.trial.FrozenTrial]) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -226,8 +232,8 @@ def test_an_interrupted_trial_is_tried_again_once_and_counts_once(folder: RunFol
     study = open_study(folder)
     assert [trial.state for trial in study.trials][-1] == TrialState.FAIL
     assert study.trials[-1].user_attrs["reason"] == "interrupted"
-    retry_interrupted(study)
-    retry_interrupted(study)
+    retry_interrupted(study, folder)
+    retry_interrupted(study, folder)
     study = run_study(folder, study_spec(), FakeTrainer())
     assert len(study.trials) == 7
     assert len(ended(study)) == 6
@@ -241,8 +247,8 @@ def test_a_trial_whose_process_was_killed_is_found_and_tried_again(folder: RunFo
     assert enqueue_baselines(study, spec, TASK) == {"known": True}
     study.ask()  # asked for, and then the process died before it drew anything: still running in the storage
     study = open_study(folder)
-    retry_interrupted(study)
-    retry_interrupted(study)
+    retry_interrupted(study, folder)
+    retry_interrupted(study, folder)
     study = run_study(folder, spec, FakeTrainer())
     assert not [trial for trial in study.trials if trial.state in {TrialState.RUNNING, TrialState.WAITING}]
     assert study.trials[1].user_attrs["baseline"] == "known"
@@ -254,7 +260,7 @@ def test_a_trial_interrupted_twice_is_tried_a_third_time(folder: RunFolder) -> N
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run_study(folder, study_spec(trials=1), FakeTrainer(misbehave=raising(KeyboardInterrupt(), run=1)))
-        retry_interrupted(open_study(folder))
+        retry_interrupted(open_study(folder), folder)
     study = run_study(folder, study_spec(trials=1), FakeTrainer())
     assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, 0, 0]
     assert len(ended(study)) == 1
