@@ -5,7 +5,8 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from search import promote as promotion
 from search import study as studies
 from search.console import (
+    EpochBar,
     StudyProgress,
     console,
     epoch_bar,
@@ -27,6 +29,7 @@ from search.console import (
     say_outcome,
     say_plan,
 )
+from search.interrupt import stop_requested
 from search.plan import SAMPLES, estimate, survey
 from search.report import write_report
 from search.run_folder import RunFolder, find_run, new_run, write_json, write_text
@@ -79,7 +82,7 @@ def run(
         expected = estimate(spec, found, data, precision) if len(done) < spec.trials else None
         say_plan(folder, spec, data, where, precision, found, baselines, len(done), expected)
         if len(done) < spec.trials:
-            with StudyProgress(done, spec.trials) as progress:
+            with StudyProgress(done, spec.trials) as progress, stop_requested() as stop:
                 studies.run(
                     optuna_study,
                     spec,
@@ -89,7 +92,10 @@ def run(
                     worker=worker,
                     precision=precision,
                     deadline=started + hours * 3600 if hours is not None else float("inf"),
+                    stop=stop,
                 )
+                if stop():
+                    raise KeyboardInterrupt
         say_outcome(folder, spec, optuna_study)
         write_report(folder)
     return folder
@@ -122,22 +128,25 @@ def promote(
         times = "once" if seeds == 1 else f"with {seeds} seeds"
         say(f"{folder.name}: the top {top} for {epochs} epochs, {times} each, on {describe(where)}")
         done = []
-        for seed in range(spec.seed, spec.seed + seeds):
-            for trial in chosen:
-                with epoch_bar(f"trial {trial.number}, seed {seed}", epochs) as bar:
-                    done.append(
-                        promotion.promote(
-                            trial,
-                            folder.promotion(trial.number, epochs, seed),
-                            epochs=epochs,
-                            seed=seed,
-                            data=data,
-                            load_test=lambda: load_test(spec.data, fingerprint=data.fingerprint, cache=default_cache()),
-                            device_name=describe(where),
-                            on_epoch=bar.epoch_ended,
-                            mirrored=spec.promote.mirrored if mirrored is None else mirrored,
+        with stop_requested() as stop:
+            for seed in range(spec.seed, spec.seed + seeds):
+                for trial in chosen:
+                    with epoch_bar(f"trial {trial.number}, seed {seed}", epochs) as bar:
+                        done.append(
+                            promotion.promote(
+                                trial,
+                                folder.promotion(trial.number, epochs, seed),
+                                epochs=epochs,
+                                seed=seed,
+                                data=data,
+                                load_test=partial(
+                                    load_test, spec.data, fingerprint=data.fingerprint, cache=default_cache()
+                                ),
+                                device_name=describe(where),
+                                on_epoch=partial(_epoch_ended, bar, stop),
+                                mirrored=spec.promote.mirrored if mirrored is None else mirrored,
+                            )
                         )
-                    )
         done.sort(key=lambda result: result.val_accuracy or 0, reverse=True)
         console.print(promotion_table(done))
         if best := promotion.winner(done):
@@ -149,6 +158,12 @@ def promote(
         write_report(folder)
         say(f"report: {folder.report}")
     return done
+
+
+def _epoch_ended(bar: EpochBar, stop: Callable[[], bool], result: EpochResult) -> None:
+    bar.epoch_ended(result)
+    if stop():
+        raise KeyboardInterrupt
 
 
 def report(name: str | None, *, runs: Path) -> Path:

@@ -79,7 +79,7 @@ class Events(Protocol):
 
 
 class _StoppedError(Exception):
-    """There is no time left for another epoch."""
+    """There is no time left for another epoch, or none is wanted."""
 
 
 def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
@@ -210,8 +210,9 @@ def run(
     worker: Worker,
     precision: Precision,
     deadline: float = float("inf"),
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run trials until the study has `spec.trials`, or until `deadline` (in `time.monotonic` seconds).
+    """Run trials until the study has `spec.trials`, until `deadline` (in `time.monotonic` seconds), or until `stop`.
 
     Other workers may do the same at the same time. The last trials are waited for, whoever runs them, and tried again
     here if their worker dies.
@@ -226,7 +227,7 @@ def run(
         n_min_trials=spec.pruner.min_values,
     )
     epoch_s = 0.0  # of the last epoch: another one is begun only where it fits before the deadline
-    while len(ended(study)) < spec.trials and time.monotonic() + epoch_s < deadline:
+    while len(ended(study)) < spec.trials and time.monotonic() + epoch_s < deadline and not stop():
         with worker.alone():
             retry_interrupted(study, worker)
             drawn = _draw(study, spec, task, precision, worker) if _has_room(study, spec) else None
@@ -234,7 +235,7 @@ def run(
             time.sleep(POLL_S)
             continue
         try:
-            finished, epoch_s = _run_trial(study, drawn, trainer, events, deadline)
+            finished, epoch_s = _run_trial(study, drawn, trainer, events, deadline, stop)
         except _StoppedError:
             _end_without_verdict(study, drawn.trial.number, drawn.trial._trial_id, INTERRUPTED)
             return
@@ -300,7 +301,12 @@ def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision
 
 
 def _run_trial(
-    study: optuna.Study, drawn: _Drawn, trainer: Trainer, events: Events, deadline: float
+    study: optuna.Study,
+    drawn: _Drawn,
+    trainer: Trainer,
+    events: Events,
+    deadline: float,
+    stop: Callable[[], bool],
 ) -> tuple[FrozenTrial, float]:
     """One short run, to the verdict; with the seconds that its last epoch took."""
     trial, recipe = drawn.trial, drawn.recipe
@@ -333,7 +339,7 @@ def _run_trial(
         if result.epoch < recipe.epochs:
             if trial.should_prune():
                 state, reason = TrialState.PRUNED, f"below the median at epoch {result.epoch}"
-            elif time.monotonic() + result.seconds > deadline:
+            elif stop() or time.monotonic() + result.seconds > deadline:
                 raise _StoppedError
     del results  # gives the network's memory back before the next trial
     trial.set_user_attr("seconds", round(time.monotonic() - started, 3))

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from wsgiref.util import setup_testing_defaults
 
 import optuna_dashboard
@@ -17,11 +18,13 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
+from search.interrupt import NOTICE
 from search.promote import Promotion, finished
 from search.run_folder import RunFolder
 from search.study import ended, open_study
 from train_core import checkpoint
 
+T = TypeVar("T")
 SHORT = "run digits --trials 3 --epochs 2"
 FULL = "promote --top 1 --epochs 5"
 
@@ -52,6 +55,15 @@ def wait_for(path: Path, text: str = "", seconds: float = 120) -> None:
     while not (path.exists() and text in path.read_text(errors="replace")):
         assert time.monotonic() < limit, f"{path} never said {text!r}"
         time.sleep(0.005)
+
+
+def until(check: Callable[[], T], seconds: float = 120) -> T:
+    """Wait until the check comes to something; returns that."""
+    limit = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -204,15 +216,51 @@ def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: 
     assert len(baselines) == 1
 
 
-def test_an_interrupt_ends_in_one_line_and_the_same_command_continues(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_search_after_the_epoch_and_the_same_command_continues(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     process = start(f"{SHORT} --trials 1000", tmp_path)
-    wait_for(run_folder(tmp_path).log, "images/s measured on")
+    wait_for(run_folder(tmp_path).log, "trial 0  ")  # an epoch
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == (
+        "\nsearch: stopping at the end of this epoch; once more stops at once\n"
+        "search: interrupted; the same command continues where it stopped\n"
+    )
+    study = open_study(run_folder(tmp_path))
+    assert {trial.state.is_finished() for trial in study.trials} == {True}
+    total = len(ended(study)) + 1
+    assert f"{total} of {total} trials" in search(f"{SHORT} --trials {total}", tmp_path)
+
+
+def test_a_second_signal_ends_the_search_at_once_and_the_same_command_continues(tmp_path: Path) -> None:
+    process = start(f"{SHORT} --trials 1000 --epochs 1000", tmp_path)
+    wait_for(run_folder(tmp_path).log, "trial 0  ")
+    assert process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    assert (process.stderr.readline(), process.stderr.readline()) == ("\n", NOTICE.decode().lstrip())
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "search: interrupted; the same command continues where it stopped\n"
-    total = len(ended(open_study(run_folder(tmp_path)))) + 1
-    assert f"{total} of {total} trials" in search(f"{SHORT} --trials {total}", tmp_path)
+
+
+def test_a_signal_ends_a_promotion_after_the_epoch_and_it_ends_with_the_same_weights(
+    promoted: Path, copy: Path
+) -> None:
+    process = start(FULL, copy)
+    wait_for(run_folder(copy).log, "the top 1 for 5 epochs")
+    (folder,) = until(lambda: run_folder(copy).promotions())
+    until(folder.checkpoint.exists)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert not folder.result.exists()
+    search(FULL, copy)
+    whole, pieces = final_weights(promoted), final_weights(copy)
+    assert all(torch.equal(whole[name], pieces[name]) for name in whole)
 
 
 def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: Path) -> None:

@@ -163,6 +163,14 @@ def test_late_failures_do_not_stop_a_study(folder: RunFolder) -> None:
     assert len(ended(run_study(folder, study_spec(trials=9), FakeTrainer(misbehave=misbehave)))) == 9
 
 
+def test_asked_to_stop_it_stops_after_the_epoch_and_the_trial_is_tried_again(folder: RunFolder) -> None:
+    events = Recorder()
+    study = run_study(folder, study_spec(), FakeTrainer(), events=events, stop=lambda: len(events.epochs) >= 6)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+    assert events.epochs == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 1), (1, 2)]
+    assert len(ended(run_study(folder, study_spec(), FakeTrainer()))) == 6
+
+
 def test_a_retried_trial_does_not_change_what_is_drawn_later(tmp_path: Path) -> None:
     whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
     whole.create()

@@ -1,0 +1,38 @@
+"""Ctrl-C, and SIGTERM as a cluster sends it: once to stop where nothing is lost, twice to stop at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+NOTICE = b"\nsearch: stopping at the end of this epoch; once more stops at once\n"
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether a signal has asked to stop, to be called where stopping is cheap.
+
+    The first signal is only noted; after it, the handlers are again those from before. An exception, which Python's
+    own handler would raise wherever the program happens to be, is lost where that is a finalizer.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # only the main thread may set handlers: a notebook's worker thread has its own ways
+        return
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        os.write(2, NOTICE)  # print and logging may be in the middle of something
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        restore()
