@@ -15,7 +15,8 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether a signal has asked to stop, to be called where stopping is cheap.
 
     The first signal is only noted; after it, the handlers are again those from before. An exception, which Python's
-    own handler would raise wherever the program happens to be, is lost where that is a finalizer.
+    own handler would raise wherever the program happens to be, is lost where that is a finalizer. A signal that is
+    ignored, as Ctrl-C is by what a shell script starts with `&`, stays so.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # only the main thread may set handlers: a notebook's worker thread has its own ways
@@ -31,7 +32,10 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield lambda: bool(received)
     finally:
