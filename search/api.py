@@ -35,6 +35,7 @@ from search.report import write_report
 from search.run_folder import RunFolder, find_run, new_run, write_json, write_text
 from search.spec import StudySpec, load_study, short_count
 from search.study import NAMED_TASKS, Task, fitted, task_of
+from search.workers import run_workers
 from train_core.data import NAMED, TrainingData, default_cache, load_test, load_training
 from train_core.device import describe, pick_device, pick_precision, release_memory, set_up
 from train_core.loop import train
@@ -50,11 +51,14 @@ def run(
     name: str | None = None,
     hours: float | None = None,
     device: str = "auto",
+    workers: int = 1,
+    gpus_per_worker: float | None = None,
 ) -> RunFolder:
     """Run a study, or continue or join it, until it has its number of trials.
 
     `flags` override the study file's values; `runs` is the folder of all runs; `hours` stops in time, to be
-    continued. Returns the run's folder.
+    continued; `workers` is the number of processes on this machine, each with `gpus_per_worker` of a GPU (none: an
+    equal share). Returns the run's folder.
 
     Raises:
         UserError: whatever the user can put right.
@@ -80,25 +84,59 @@ def run(
 
         done = studies.ended(optuna_study)
         expected = estimate(spec, found, data, precision) if len(done) < spec.trials else None
-        say_plan(folder, spec, data, where, precision, found, baselines, len(done), expected)
+        say_plan(folder, spec, data, where, precision, found, baselines, len(done), expected, workers)
+        deadline = started + hours * 3600 if hours is not None else float("inf")
         if len(done) < spec.trials:
-            with StudyProgress(done, spec.trials) as progress, stop_requested() as stop:
-                studies.run(
-                    optuna_study,
-                    spec,
-                    task,
-                    _Trainer(data, where),
-                    progress,
-                    worker=worker,
-                    precision=precision,
-                    deadline=started + hours * 3600 if hours is not None else float("inf"),
-                    stop=stop,
-                )
+            alone = workers == 1
+            with StudyProgress(done, spec.trials, logs=alone) as progress, stop_requested() as stop:
+                if alone:
+                    trainer = _Trainer(data, where)
+                    studies.run(
+                        optuna_study,
+                        spec,
+                        task,
+                        trainer,
+                        progress,
+                        worker=worker,
+                        precision=precision,
+                        deadline=deadline,
+                        stop=stop,
+                    )
+                else:
+                    # Nothing of this process is handed on: what it holds of a GPU is the estimate's.
+                    release_memory(where)
+                    run_workers(
+                        workers,
+                        partial(_work, RunFolder(folder.root.absolute()), spec, device, deadline),
+                        gpus_each=gpus_per_worker if where.type == "cuda" else 0,
+                        poll=lambda: progress.catch_up(studies.ended(optuna_study)),
+                        stop=stop,
+                    )
                 if stop():
                     raise KeyboardInterrupt
         say_outcome(folder, spec, optuna_study)
         write_report(folder)
     return folder
+
+
+def _work(folder: RunFolder, spec: StudySpec, device: str, deadline: float) -> None:
+    """What one of several workers does. It only writes to the log: the command that started it tells."""
+    console.quiet = True
+    where, precision, data = _prepare(spec, device)
+    with folder.worker() as worker, logged_to(folder), stop_requested() as stop:
+        study = studies.open_study(folder)
+        progress = StudyProgress(studies.ended(study), spec.trials)
+        studies.run(
+            study,
+            spec,
+            task_of(data),
+            _Trainer(data, where),
+            progress,
+            worker=worker,
+            precision=precision,
+            deadline=deadline,
+            stop=stop,
+        )
 
 
 def promote(

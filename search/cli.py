@@ -36,6 +36,10 @@ def run(
         float | None,
         typer.Option(min=0, help="Stop in time; the same command continues. A trial that is cut starts over."),
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine (needs Ray if more than 1).")] = 1,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of a GPU for each worker; none: an equal share.")
+    ] = None,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     runs: Runs = Path("runs"),
@@ -46,7 +50,16 @@ def run(
     flags = _given(
         budget=_budget(budget), trials=trials, epochs=epochs, data=data, seed=seed, sampler=sampler, precision=precision
     )
-    api.run(study, flags, runs=runs, name=name, hours=hours, device=device)
+    api.run(
+        study,
+        flags,
+        runs=runs,
+        name=name,
+        hours=hours,
+        device=device,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+    )
 
 
 @app.command()

@@ -63,8 +63,12 @@ def say_plan(
     baselines: Mapping[str, bool],
     done: int,
     expected: Estimate | None,
+    hands: int,
 ) -> None:
-    """Say what is about to happen, and what to do instead where it would take days."""
+    """Say what is about to happen, and what to do instead where it would take days.
+
+    `hands` is the number of workers that this command starts.
+    """
     height, width = data.size
     colours = "RGB" if data.in_channels == 3 else "grey"
     test = "a test split that only `promote` reads" if data.has_test else "no test split"
@@ -80,7 +84,8 @@ def say_plan(
         f"{colours}, {data.num_classes} classes, {test}"
     )
     note = "" if precision == "bf16" else " (no native bf16 here)" if spec.precision == "auto" else ""
-    say(f"device   {describe(where)}, {precision}{note}")
+    shared = f"; {hands} workers" if hands > 1 else ""
+    say(f"device   {describe(where)}, {precision}{note}{shared}")
     say(f"budget   {spec.budget:,} parameters")
     for what, network in (("smallest", found.smallest), (f"largest of {SAMPLES} draws", found.largest)):
         madds = num_madds(network, data.size)
@@ -90,7 +95,7 @@ def say_plan(
         say(f"         not among them, as budget or space do not hold them: {', '.join(left_out)}")
     if expected is None:
         return
-    left = expected.seconds * (spec.trials - done) / spec.trials / len(workers)
+    left = expected.seconds * (spec.trials - done) / spec.trials / (len(workers) - 1 + hands)
     say(
         f"time     at most {duration(left)}, less what pruning saves ({expected.images_per_second:,.0f} images/s "
         f"measured on {found.typical})"
@@ -126,12 +131,14 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
 class StudyProgress:
     """Tells how a study goes: a line for each trial that ends, and in a terminal two bars below."""
 
-    def __init__(self, ended: list[FrozenTrial], trials: int) -> None:
+    def __init__(self, ended: list[FrozenTrial], trials: int, *, logs: bool = True) -> None:
         self.count = len(ended)
+        self.logs = logs  # in the log, too; not where it is told of what other processes do, who write it there
         self.trials = trials
         self.best = _best(ended)
         self._started = time.monotonic()
         self._before = len(ended)
+        self._told = {trial.number for trial in ended}
         self._bars = _bars()
         self._study: TaskID = self._bars.add_task("study", total=trials, completed=self.count, note="")
         self._trial: TaskID = self._bars.add_task("trial", total=1, note="", visible=False)
@@ -158,6 +165,7 @@ class StudyProgress:
         """Say how the trial came out, the best of all that ended, and how long the rest will take."""
         self.count = len(ended)
         self.best = _best(ended)
+        self._told.add(trial.number)
         attributes = trial.user_attrs
         name = f" ({attributes['baseline']})" if "baseline" in attributes else ""
         note = f"best {percent(self.best.value or 0)} (trial {self.best.number})" if self.best else "none complete yet"
@@ -169,10 +177,17 @@ class StudyProgress:
         )
         if parts := attributes.get("parts of a batch"):
             line += f"  (out of memory: batches in {parts} parts)"
-        log.info("%s  %s", line, note)
+        if self.logs:
+            log.info("%s  %s", line, note)
         # In a terminal the bar below says the rest.
         console.print(Text(line if console.is_terminal else f"{line}  {note}"))
         self._bars.update(self._study, completed=self.count, note=note)
+
+    def catch_up(self, ended: list[FrozenTrial]) -> None:
+        """Tell of the trials that have ended since it was last told of any."""
+        for trial in ended:
+            if trial.number not in self._told:
+                self.trial_ended(trial, ended)
 
     def _left(self) -> float:
         """Seconds until the last trial, at the pace so far."""

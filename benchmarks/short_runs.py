@@ -1,0 +1,140 @@
+"""Real runs, short and long, of random networks and recipes: what the fidelity tables and the surrogate rest on.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out runs.jsonl [--configs 48] [--share 0/2]
+
+For each draw from `short_runs.toml`, a line of JSON in `--out` with the draw and the learning curves of
+
+    full     40 epochs, annealed: the reference; its first epochs are also a run that is cut off
+    short    6 epochs, annealed inside them
+    again    the same with another seed
+    double   12 epochs, annealed inside them
+    part     40 epochs, annealed, on 15 % of the training images: as many steps as `short`, and each image as often
+             as in `full`
+
+Every run is scored by its last weights and by their moving average, and at its end on the test images, too. Run again,
+it goes on where it stopped. `--share 0/2` does every second draw, so that two processes can share the work, each with
+a file of its own.
+"""
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+
+import space
+from search.spec import load_study
+from train_core.data import Split, TrainingData, default_cache, load_test, load_training
+from train_core.device import pick_device, pick_precision, set_up
+from train_core.errors import DivergedError
+from train_core.loop import evaluate, train
+from train_core.specs import Precision, ResNetSpec, TrainSpec, num_params
+from train_core.state import TrainState
+
+STUDY = Path(__file__).with_name("short_runs.toml")
+PART = 0.15  # of the training images
+RUNS: dict[str, tuple[int, int, float]] = {  # epochs, seed, share of the training images
+    "full": (40, 0, 1.0),
+    "short": (6, 0, 1.0),
+    "again": (6, 1, 1.0),
+    "double": (12, 0, 1.0),
+    "part": (40, 0, PART),
+}
+
+
+def main() -> None:
+    """Parse the command line, and run what is not in the file yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--configs", type=int, default=48)
+    parser.add_argument("--share", default="0/1")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    which, shares = map(int, options.share.split("/"))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    device = pick_device(options.device)
+    set_up(device)
+
+    study = load_study(str(STUDY), {"data": options.data})
+    data = load_training(study.data, val_fraction=study.val_fraction, seed=0, cache=default_cache()).to(device)
+    test = load_test(study.data, fingerprint=data.fingerprint, cache=default_cache())
+    if test is None:
+        raise SystemExit("the data needs a test split")
+    test = test.to(device)
+    lines = options.out.read_text().splitlines() if options.out.exists() else []
+    done = {json.loads(line)["config"] for line in lines}
+    for config in range(which, options.configs, shares):
+        if config in done:
+            continue
+        params, network, recipe = draw(config, study.space, study.budget, pick_precision(device))
+        runs = {name: run(network, recipe, name, data, test) for name in RUNS}
+        line = {
+            "config": config,
+            "params": params,
+            "network": network.model_dump(mode="json", exclude_defaults=True),
+            "parameters": num_params(network),
+            "runs": runs,
+        }
+        with options.out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        scores = {name: each["test"][1] if each["test"] else None for name, each in runs.items()}
+        print(config, network, recipe, scores, flush=True)
+
+
+def draw(
+    config: int, dimensions: space.Space, budget: int, precision: Precision
+) -> tuple[dict[str, Any], ResNetSpec, TrainSpec]:
+    """The parameters, network and recipe of draw number `config`."""
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=config)).ask()
+    values = space.suggest(trial, dimensions)
+    network = space.network(values, dimensions, budget, in_channels=3, num_classes=10)
+    return trial.params, network, space.recipe(values, epochs=1, seed=0, precision=precision)
+
+
+def run(network: ResNetSpec, recipe: TrainSpec, name: str, data: TrainingData, test: Split) -> dict[str, Any]:
+    """One run's curves: an entry for each epoch, and [last weights, averaged weights] on the test images at the end."""
+    epochs, seed, share = RUNS[name]
+    recipe = recipe.model_copy(update={"epochs": epochs, "seed": seed})
+    state = TrainState.new(network, recipe, data.train.images.device)
+    seen = data
+    if share < 1:
+        # Scored in full at its end alone: forty evaluations would cost more than its training.
+        kept = slice(0, round(share * len(data.train)))
+        seen = replace(
+            data,
+            train=Split(data.train.images[kept], data.train.labels[kept]),
+            val=Split(data.val.images[:100], data.val.labels[:100]),
+        )
+    curve: list[dict[str, float]] = []
+    diverged, tested = None, None
+    try:
+        for result in train(state, seen):
+            entry = {
+                key: value
+                for key, value in asdict(result).items()
+                if key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+            }
+            if share == 1:
+                entry["last_val_accuracy"] = _accuracy(state.model, data.val, data, recipe)
+            curve.append(entry)
+        if share < 1:
+            curve[-1]["val_accuracy"] = _accuracy(state.scored, data.val, data, recipe)
+            curve[-1]["last_val_accuracy"] = _accuracy(state.model, data.val, data, recipe)
+        tested = [_accuracy(model, test, data, recipe) for model in (state.model, state.scored)]
+    except DivergedError as error:
+        diverged = str(error)
+    rounded = [{key: round(value, 5) for key, value in entry.items()} for entry in curve]
+    return {"curve": rounded, "test": tested, "diverged": diverged}
+
+
+def _accuracy(model: Any, split: Split, data: TrainingData, recipe: TrainSpec) -> float:
+    return evaluate(model, split, data.mean, data.std, recipe.precision).accuracy
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

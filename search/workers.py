@@ -1,0 +1,99 @@
+"""Several workers of one search on this machine, placed on its processors and GPUs and restarted by Ray."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from search.errors import RunError, SpecError
+
+POLL_S = 0.5  # between looks at what the workers have done
+
+
+def run_workers(
+    count: int,
+    work: Callable[[], Any],
+    *,
+    gpus_each: float | None,
+    poll: Callable[[], None],
+    stop: Callable[[], bool],
+) -> None:
+    """Run `work` in `count` processes until all of them have ended; call `poll` now and then, and at the end.
+
+    Each gets an equal part of the processors, and of the GPUs the share `gpus_each`; none: an equal part, at most one.
+    A process that dies is started again by Ray. Once `stop` says so, each is interrupted as by Ctrl-C.
+
+    Raises:
+        SpecError: this machine has fewer GPUs than that.
+        RunError: Ray is not installed, or cannot be started.
+        UserError: whatever `work` raised first.
+
+    """
+    ray = _ray()
+    _start(ray)
+    try:
+        there = ray.cluster_resources()
+        gpus, cpus = there.get("GPU", 0.0), there.get("CPU", 1.0)
+        if gpus_each is None:
+            gpus_each = min(1.0, gpus / count)
+        if gpus_each * count > gpus:
+            raise SpecError(
+                f"{count} workers with {gpus_each:g} of a GPU each need more than the {gpus:g} there are: "
+                f"give --gpus-per-worker {min(1.0, gpus / count):.3g}"
+            )
+        each = cpus // count or cpus / count
+        # Retried when its process dies, not when it raises.
+        task = ray.remote(num_cpus=each, num_gpus=gpus_each, max_retries=-1)(_with_threads)
+        running = [task.remote(work, max(1, int(each))) for _ in range(count)]
+        interrupted = False
+        while running:
+            ended, running = ray.wait(running, timeout=POLL_S)
+            poll()
+            if stop() and not interrupted:
+                interrupted = True
+                for task_of_one in running:
+                    ray.cancel(task_of_one)
+            for task_of_one in ended:
+                _raise_its_error(ray, task_of_one, interrupted)
+    finally:
+        ray.shutdown()
+
+
+def _with_threads(work: Callable[[], Any], threads: int) -> None:
+    """Do the work with this many threads: more would wait for processors that other workers have."""
+    import torch
+
+    torch.set_num_threads(threads)
+    work()
+
+
+def _raise_its_error(ray: Any, task: Any, interrupted: bool) -> None:
+    try:
+        ray.get(task)
+    except (ray.exceptions.RayTaskError, ray.exceptions.TaskCancelledError) as error:
+        if not interrupted:
+            raise getattr(error, "cause", error) from None
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise RunError(
+            "--workers needs Ray: pip install 'budget-search[ray]'; or give the same command without --workers in "
+            "another terminal, which joins the search"
+        ) from error
+    return ray
+
+
+def _start(ray: Any) -> None:
+    # Ray would report how it is used, and print about itself and about what its workers print.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
+    except Exception as error:  # whatever keeps it from starting, there is nothing to do but to say it
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        raise RunError(f"Ray cannot be started ({first_line}): search without --workers") from error
