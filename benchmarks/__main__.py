@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.loops import NETWORKS, Setting, interleaved, ratios, spread
 from search import api
-from search.promote import network_of, recipe_of
+from search.ladder import network_of, recipe_of
 from search.study import open_study
 from train_core.augment import Augmenter
 from train_core.data import TrainingData, default_cache, load_training

@@ -1,4 +1,4 @@
-"""The commands as functions: `run`, `promote`, `report`, `count`. The command line parses, calls these, and prints."""
+"""The commands as functions. The command line parses, calls these, and prints."""
 
 import platform
 import re
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,14 +14,15 @@ from typing import Any
 
 import optuna
 import torch
+from optuna.trial import FrozenTrial, TrialState
 
-from search import promote as promotion
 from search import study as studies
 from search.console import (
     EpochBar,
     StudyProgress,
     console,
     epoch_bar,
+    fidelity_table,
     loading_bars,
     log,
     logged_to,
@@ -28,12 +30,17 @@ from search.console import (
     say,
     say_outcome,
     say_plan,
+    say_winner,
 )
+from search.errors import RunError, SpecError
+from search.fidelity import FEWEST, Fidelity, advice, pick
 from search.interrupt import stop_requested
+from search.ladder import climb, parse_ladder
 from search.plan import SAMPLES, estimate, survey
-from search.report import write_report
+from search.promote import Promoter, Promotion, finished, winner
+from search.report import fidelity_of, write_report
 from search.run_folder import RunFolder, find_run, new_run, write_json, write_text
-from search.spec import StudySpec, load_study, short_count
+from search.spec import PromoteSpec, StudySpec, load_study, short_count
 from search.study import NAMED_TASKS, Task, fitted, task_of
 from search.workers import run_workers
 from train_core.data import NAMED, TrainingData, default_cache, load_test, load_training
@@ -145,11 +152,16 @@ def promote(
     runs: Path,
     top: int | None = None,
     epochs: int | None = None,
+    ladder: str | None = None,
     seeds: int | None = None,
+    refit: bool | None = None,
     mirrored: bool | None = None,
     device: str = "auto",
-) -> list[promotion.Promotion]:
-    """Train the best trials of a run at full length, then read the test split; what is finished is not done again.
+) -> list[Promotion]:
+    """Train the best trials of a run for longer, rung by rung, and read the test split for those of the last rung.
+
+    The flags override the study's. What is finished is not done again. Returns the runs of the last rung, and the
+    refit where there is one.
 
     Raises:
         UserError: whatever the user can put right.
@@ -157,38 +169,29 @@ def promote(
     """
     folder = find_run(runs, name)
     spec = load_study(str(folder.study_file), {})
-    top, epochs, seeds = top or spec.promote.top, epochs or spec.promote.epochs, seeds or spec.promote.seeds
+    plan = _with_flags(spec.promote, top, epochs, ladder, seeds=seeds, refit=refit, mirrored=mirrored)
     with folder.promoting(), logged_to(folder):
         study = studies.open_study(folder)
-        chosen = promotion.choose(study, top)
+        _check_complete(study, plan.rungs[0].top)
         where, _, data = _prepare(spec, device)
         studies.claim(study, spec, task_of(data), folder)
-        times = "once" if seeds == 1 else f"with {seeds} seeds"
-        say(f"{folder.name}: the top {top} for {epochs} epochs, {times} each, on {describe(where)}")
-        done = []
-        with stop_requested() as stop:
-            for seed in range(spec.seed, spec.seed + seeds):
-                for trial in chosen:
-                    with epoch_bar(f"trial {trial.number}, seed {seed}", epochs) as bar:
-                        done.append(
-                            promotion.promote(
-                                trial,
-                                folder.promotion(trial.number, epochs, seed),
-                                epochs=epochs,
-                                seed=seed,
-                                data=data,
-                                load_test=partial(
-                                    load_test, spec.data, fingerprint=data.fingerprint, cache=default_cache()
-                                ),
-                                device_name=describe(where),
-                                on_epoch=partial(_epoch_ended, bar, stop),
-                                mirrored=spec.promote.mirrored if mirrored is None else mirrored,
-                            )
-                        )
-        done.sort(key=lambda result: result.val_accuracy or 0, reverse=True)
-        console.print(promotion_table(done))
-        if best := promotion.winner(done):
-            say(f"best on validation: trial {best[0].trial}, {best[0].network}; {best[0].recipe}")
+        with _promoter(folder, spec, data, where, mirrored=plan.mirrored) as train:
+            say(f"{folder.name}: {_in_words(plan)}, on {describe(where)}")
+
+            def rung(trial: FrozenTrial, epochs: int) -> float:
+                return train(trial, epochs, spec.seed, tests=False).val_accuracy or 0.0
+
+            finalists = climb(study.get_trials(deepcopy=False), plan.rungs, plan.families, rung)
+            length = plan.rungs[-1].epochs
+            done = [
+                train(trial, length, seed) for seed in range(spec.seed, spec.seed + plan.seeds) for trial in finalists
+            ]
+            best = winner(done)
+            if plan.refit and best:
+                chosen = next(trial for trial in finalists if trial.number == best[0].trial)
+                done.append(train(chosen, length, spec.seed, refit=True))
+        console.print(promotion_table(finished(folder)))
+        say_winner(done)
         for result in done:
             log.info("%s", result.model_dump_json(exclude={"history"}))
         if not data.has_test:
@@ -196,6 +199,109 @@ def promote(
         write_report(folder)
         say(f"report: {folder.report}")
     return done
+
+
+def fidelity(
+    name: str | None,
+    *,
+    runs: Path,
+    trials: int = 12,
+    epochs: int | None = None,
+    device: str = "auto",
+) -> Fidelity:
+    """Measure how far the short runs' ranking can be trusted: train some trials of every score at length, and compare.
+
+    `trials` are spread over scores and families; with 0, the answer comes from the longer runs that are there. No test
+    split is read. `epochs` is that of a full run unless given.
+
+    Raises:
+        UserError: whatever the user can put right.
+
+    """
+    folder = find_run(runs, name)
+    spec = load_study(str(folder.study_file), {})
+    length = epochs or spec.promote.rungs[-1].epochs
+    if trials and length <= spec.epochs:
+        raise SpecError(f"{length} epochs are no more than a short run's {spec.epochs}: give a larger --epochs")
+    with folder.promoting(), logged_to(folder):
+        study = studies.open_study(folder)
+        if trials:
+            _check_complete(study, FEWEST)
+            where, _, data = _prepare(spec, device)
+            studies.claim(study, spec, task_of(data), folder)
+            picked = pick(study.get_trials(deepcopy=False), trials, spec.promote.families)
+            say(
+                f"{folder.name}: {len(picked)} trials of every score for {length} epochs, on {describe(where)}; "
+                "the test split is not read"
+            )
+            with _promoter(folder, spec, data, where, mirrored=False) as train:
+                for trial in picked:
+                    train(trial, length, spec.seed, tests=False)
+        found = fidelity_of(folder, spec, study)
+        if found is None:
+            raise RunError(
+                f"run {folder.name!r} has fewer than {FEWEST} trials with longer runs of one length: give --trials 12"
+            )
+        console.print(fidelity_table(found))
+        say(advice(found))
+        write_report(folder)
+        say(f"report: {folder.report}")
+    return found
+
+
+def _with_flags(
+    plan: PromoteSpec, top: int | None, epochs: int | None, ladder: str | None, **others: Any
+) -> PromoteSpec:
+    """The study's plan with the flags that were given over it."""
+    if ladder is not None and (top or epochs):
+        raise SpecError("--ladder says how many and how long: leave out --top and --epochs")
+    flags: dict[str, Any] = {key: value for key, value in others.items() if value is not None}
+    if ladder is not None:
+        parse_ladder(ladder)
+        flags["ladder"] = ladder
+    elif top or epochs:
+        flags |= {"ladder": "", "top": top or plan.rungs[-1].top, "epochs": epochs or plan.rungs[-1].epochs}
+    return plan.model_copy(update=flags)
+
+
+def _check_complete(study: optuna.Study, top: int) -> None:
+    """Refuse before any data is loaded what could only be refused after."""
+    complete = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
+    if complete == 0:
+        raise RunError(f"run {study.study_name!r} has no complete trial to promote: continue it with `search run`")
+    if complete < top:
+        raise RunError(f"{top} trials were asked for, but {complete} are complete: ask for {complete} at most")
+
+
+def _in_words(plan: PromoteSpec) -> str:
+    """As in: the top 8 for 60 epochs, the best 3 of those for 200, each with 3 seeds, then a refit."""
+    first, *others = plan.rungs
+    steps = [f"the top {first.top} for {first.epochs} epochs"]
+    steps += [f"the best {rung.top} of those for {rung.epochs}" for rung in others]
+    steps.append("once each" if plan.seeds == 1 else f"with {plan.seeds} seeds each")
+    return ", ".join(steps + (["then the winner on validation images, too"] if plan.refit else []))
+
+
+@contextmanager
+def _promoter(
+    folder: RunFolder, spec: StudySpec, data: TrainingData, where: torch.device, *, mirrored: bool
+) -> Iterator[Callable[..., Promotion]]:
+    """A function that trains a trial for longer, with a bar, and stops after an epoch when asked to."""
+    promoter = Promoter(
+        folder=folder,
+        data=data,
+        load_test=partial(load_test, spec.data, fingerprint=data.fingerprint, cache=default_cache()),
+        device_name=describe(where),
+        mirrored=mirrored,
+    )
+    with stop_requested() as stop:
+
+        def train(trial: FrozenTrial, epochs: int, seed: int, **how: bool) -> Promotion:
+            what = f"trial {trial.number}, seed {seed}{', refit' if how.get('refit') else ''}"
+            with epoch_bar(what, epochs) as bar:
+                return promoter.train(trial, epochs, seed, partial(_epoch_ended, bar, stop), **how)
+
+        yield train
 
 
 def _epoch_ended(bar: EpochBar, stop: Callable[[], bool], result: EpochResult) -> None:

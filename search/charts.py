@@ -13,8 +13,10 @@ import plotly.graph_objects as go
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from search.console import percent
-from search.promote import Promotion, recipe_of
+from search.console import count, interval, percent
+from search.fidelity import Fidelity, advice
+from search.ladder import recipe_of
+from search.promote import Promotion
 from search.spec import StudySpec
 from search.study import gave_nothing
 
@@ -42,7 +44,13 @@ class Results:
     spec: StudySpec
     study: optuna.Study
     trials: Sequence[FrozenTrial]  # those that have ended, by number
-    promotions: Sequence[Promotion]  # the full runs that are finished, the best on validation first
+    promotions: Sequence[Promotion]  # the longer runs that are finished, the longest and best on validation first
+    fidelity: Fidelity | None = None  # where there are enough longer runs to tell
+
+    @property
+    def compared(self) -> list[Promotion]:
+        """The longer runs that have a validation accuracy: those that were not trained on the validation images."""
+        return [run for run in self.promotions if not run.refit]
 
     @property
     def complete(self) -> list[FrozenTrial]:
@@ -89,7 +97,7 @@ def size_chart(results: Results) -> Chart:
     if not trials:
         return Chart(title, "No trial is complete yet.")
     front = _records(sorted(results.complete, key=lambda trial: (parameters_of(trial), -score_of(trial))))
-    full = [(run.parameters, run.val_accuracy, _about_full(run)) for run in results.promotions if run.diverged is None]
+    full = [(run.parameters, run.val_accuracy, _about_full(run)) for run in results.compared if run.diverged is None]
     traces = [
         _series("short run", _points(trials, parameters_of), mode="markers", marker={"color": BLUE, "size": 9}),
         _series("full run", full, mode="markers", marker={"color": PURPLE, "symbol": "star", "size": 13}),
@@ -144,7 +152,7 @@ def short_curves_chart(results: Results) -> Chart:
 
 def full_curves_chart(results: Results) -> Chart:
     """Accuracy over the epochs of the full runs."""
-    title, runs, traces = "Learning curves of the full runs", results.promotions, []
+    title, runs, traces = "Learning curves of the full runs", results.compared, []
     if not runs:
         return Chart(title, "No full run is done yet: `search promote` trains the best trials at full length.")
     for i, run in enumerate(runs):
@@ -165,6 +173,39 @@ def full_curves_chart(results: Results) -> Chart:
     words = "The promoted trials, trained anew at full length."
     drawn, there = sum(len(trace.x) for trace in traces), sum(len(run.history) for run in runs)
     return Chart(title, words + _left_out(drawn, there, "epochs, evenly spread"), _figure(traces, "Epoch", ACCURACY))
+
+
+def fidelity_chart(results: Results) -> Chart:
+    """Short scores against long ones."""
+    title, found = "Can the short runs be trusted?", results.fidelity
+    if found is None:
+        return Chart(
+            title,
+            "Not measured yet: `search fidelity` trains trials of every score at length and compares. Published "
+            "measurements say that short runs find the good third but cannot order it.",
+        )
+    short, shown = found.short, _thinned(found.short.pairs, MOST_POINTS)
+    traces = []
+    for i, family in enumerate(sorted({pair.family for pair in shown})):
+        points: list[Point] = [
+            (
+                pair.short,
+                pair.long,
+                f"Trial {pair.trial}, {escape(pair.family)}<br>{percent(pair.short)} after {short.epochs} epochs"
+                f"<br>{percent(pair.long)} after {found.epochs}",
+            )
+            for pair in shown
+            if pair.family == family
+        ]
+        colour, symbol = ((BLUE, "circle"), (ORANGE, "square"), (GREEN, "diamond"), (PURPLE, "cross"))[i % 4]
+        traces.append(_series(family, points, mode="markers", marker={"color": colour, "symbol": symbol, "size": 10}))
+    figure = _figure(traces, f"Validation accuracy after {short.epochs} epochs (%)", f"After {found.epochs} epochs (%)")
+    figure.update_xaxes(tickformat=".2~%")
+    words = (
+        f"{len(short.pairs)} trials, each short and long: Spearman's rank correlation is {interval(short.spearman)}, "
+        f"Kendall's {interval(short.kendall)} (95 % bootstrap intervals). {advice(found)}"
+    )
+    return Chart(title, words + _left_out(len(shown), len(short.pairs), "trials, evenly spread"), figure)
 
 
 def importance_chart(results: Results) -> Chart:
@@ -191,7 +232,7 @@ def importance_chart(results: Results) -> Chart:
     return Chart(title, words + _left_out(len(top), len(shares), "parameters, the most important"), figure)
 
 
-CHARTS = (history_chart, size_chart, short_curves_chart, full_curves_chart, importance_chart)
+CHARTS = (history_chart, size_chart, fidelity_chart, short_curves_chart, full_curves_chart, importance_chart)
 
 
 def _figure(traces: list[Any], x: str, y: str | None) -> go.Figure:
@@ -275,8 +316,3 @@ def _about_full(run: Promotion) -> str:
     outcome = f"diverged: {run.diverged}" if run.diverged else f"{percent(validation_of(run))} on validation in the end"
     lines = (f"Trial {run.trial}, seed {run.seed}, {count(run.recipe.epochs, 'epoch')}", str(run.network), outcome)
     return "<br>".join(map(escape, lines))
-
-
-def count(number: int, noun: str) -> str:
-    """As in "1 epoch" and "2 epochs"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

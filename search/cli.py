@@ -67,17 +67,47 @@ def promote(
     run: Run = None,
     top: Annotated[int | None, typer.Option(min=1, help="Trials to promote.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a full run.")] = None,
+    ladder: Annotated[
+        str | None, typer.Option(help="In place of both: 8x60,3x200 trains 8 for 60 epochs, then the best 3 for 200.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Full runs of each, with different seeds.")] = None,
+    refit: Annotated[
+        bool | None, typer.Option("--refit/--no-refit", help="Train the winner once more, on validation images, too.")
+    ] = None,
     mirrored: Annotated[
         bool | None, typer.Option("--mirrored/--plain", help="Also test on averages over mirror images.")
     ] = None,
     device: Device = "auto",
     runs: Runs = Path("runs"),
 ) -> None:
-    """Train the best trials at full length, then read the test split once. Run again to continue."""
+    """Train the best trials for longer, then read the test split once for each finalist. Run again to continue."""
     from search import api
 
-    api.promote(run, runs=runs, top=top, epochs=epochs, seeds=seeds, mirrored=mirrored, device=device)
+    api.promote(
+        run,
+        runs=runs,
+        top=top,
+        epochs=epochs,
+        ladder=ladder,
+        seeds=seeds,
+        refit=refit,
+        mirrored=mirrored,
+        device=device,
+    )
+
+
+@app.command()
+def fidelity(
+    run: Run = None,
+    trials: Annotated[int, typer.Option(min=0, help="Trials to train at length; 0: answer from what is there.")] = 12,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a long run; none: a full run's.")] = None,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+) -> None:
+    """Measure how far the short runs can be trusted: train trials of every score at length, and compare the ranks."""
+    from search import api
+
+    api.fidelity(run, runs=runs, trials=trials, epochs=epochs, device=device)
 
 
 @app.command()

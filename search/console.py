@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from statistics import fmean, stdev
 
 import optuna
 import torch
@@ -14,8 +15,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from search.fidelity import TOPS, Fidelity, Interval
+from search.ladder import network_of, recipe_of
 from search.plan import SAMPLES, Estimate, Survey
-from search.promote import Promotion, network_of, recipe_of
+from search.promote import Promotion, refit_of, winner
 from search.run_folder import RunFolder
 from search.spec import StudySpec
 from search.study import ended
@@ -242,9 +245,9 @@ class EpochBar:
 
 
 def promotion_table(promotions: list[Promotion]) -> Table:
-    """Finished full runs, in the order given; narrow enough for 80 columns."""
+    """Finished longer runs, in the order given; narrow enough for 80 columns."""
     table = Table(
-        title="Full runs, the best on validation first (short and full run: validation accuracy)",
+        title="Longer runs, the longest first, then the best on validation (short and full run: validation accuracy)",
         title_justify="left",
         box=SIMPLE,
         pad_edge=False,
@@ -252,19 +255,76 @@ def promotion_table(promotions: list[Promotion]) -> Table:
     )
     for heading in ("trial", "parameters", "optimizer", "seed", "epochs", "short run", "full run", "test", "seconds"):
         table.add_column(heading, justify="right")
-    for promotion in promotions:
+    for run in promotions:
         table.add_row(
-            str(promotion.trial),
-            f"{promotion.parameters:,}",
-            promotion.recipe.optimizer,
-            str(promotion.seed),
-            str(promotion.recipe.epochs),
-            percent(promotion.short_score),
-            "diverged" if promotion.val_accuracy is None else percent(promotion.val_accuracy),
-            _test_shown(promotion),
-            f"{promotion.seconds:,.0f}",
+            str(run.trial),
+            f"{run.parameters:,}",
+            run.recipe.optimizer,
+            str(run.seed),
+            str(run.recipe.epochs),
+            percent(run.short_score),
+            "diverged" if run.diverged else "refit" if run.val_accuracy is None else percent(run.val_accuracy),
+            _test_shown(run),
+            f"{run.seconds:,.0f}",
         )
     return table
+
+
+def say_winner(promotions: list[Promotion]) -> None:
+    """Say which network won, by validation, and what it came to; a refit's number has a line of its own."""
+    best = winner(promotions)
+    if not best:
+        return
+    say(f"best on validation: trial {best[0].trial}, {best[0].network}; {best[0].recipe}")
+    if len(best) > 1:
+        tested = [run.test_accuracy for run in best if run.test_accuracy is not None]
+        test = f", test {mean_and_deviation(tested)}" if len(tested) == len(best) else ""
+        validation = mean_and_deviation([run.val_accuracy or 0 for run in best])
+        say(f"  {len(best)} seeds, mean and standard deviation: validation {validation}{test}")
+    if (refit := refit_of(promotions, best)) and refit.test_accuracy is not None:
+        say(f"  trained once more, on the validation images, too: test {percent(refit.test_accuracy)}")
+
+
+def mean_and_deviation(shares: list[float]) -> str:
+    """As in `95.10 ± 0.21 %`, with the standard deviation of the values, not of their mean."""
+    return f"{100 * fmean(shares):.2f} ± {100 * stdev(shares):.2f} %"
+
+
+def fidelity_table(found: Fidelity) -> Table:
+    """How well shorter runs rank, by length and by family; narrow enough for 80 columns."""
+    table = Table(
+        title=f"Shorter runs against {found.epochs} epochs (95 % intervals; regret of promoting the best k, in points)",
+        title_justify="left",
+        box=SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("run")
+    for heading in ("trials", "Spearman", "Kendall", *(f"k = {top}" for top in TOPS)):
+        table.add_column(heading, justify="right")
+    rows = {count(each.epochs, "epoch"): each for each in found.lengths}
+    rows |= {f"{name} alone": each for name, each in found.families.items()}
+    for name, each in rows.items():
+        regrets = [each.regret.get(top) for top in TOPS]
+        table.add_row(
+            name,
+            str(len(each.pairs)),
+            interval(each.spearman),
+            interval(each.kendall),
+            *(f"{100 * regret.value:.1f}" if regret else "" for regret in regrets),
+        )
+    return table
+
+
+def interval(known: Interval) -> str:
+    """As in `.62 (.10 to .88)`."""
+    value, low, high = (f"{number:.2f}".replace("0.", ".") for number in (known.value, known.low, known.high))
+    return f"{value} ({low} to {high})"
+
+
+def count(number: int, noun: str) -> str:
+    """As in "1 epoch" and "2 epochs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def percent(share: float) -> str:
@@ -280,11 +340,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
-def _test_shown(promotion: Promotion) -> str:
-    if promotion.test_accuracy is None:
-        return "none"
-    mirrored = promotion.mirrored_test_accuracy
-    return percent(promotion.test_accuracy) + (f" (mirrored {percent(mirrored)})" if mirrored is not None else "")
+def _test_shown(run: Promotion) -> str:
+    if run.test_accuracy is None:
+        return "none" if run.tested else "not read"
+    mirrored = run.mirrored_test_accuracy
+    return percent(run.test_accuracy) + (f" (mirrored {percent(mirrored)})" if mirrored is not None else "")
 
 
 def _verdict(trial: FrozenTrial) -> str:

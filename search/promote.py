@@ -1,16 +1,17 @@
-"""Trains the best trials at full length. The only reader of the test split, once per finished model."""
+"""Trains a trial's network for longer. The only reader of the test split, once per finished model."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from statistics import fmean
 from typing import Annotated
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from pydantic import Field, ValidationError
 
 from search.errors import CheckpointError, RunError
+from search.ladder import network_of, recipe_of
 from search.run_folder import PromotionFolder, RunFolder, write_text
 from train_core import checkpoint
 from train_core.data import Split, TrainingData
@@ -24,7 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Promotion(Frozen):
-    """One full run, finished. Accuracies are shares of 1."""
+    """One longer run, finished. Accuracies are shares of 1."""
 
     trial: int
     seed: int
@@ -33,10 +34,12 @@ class Promotion(Frozen):
     parameters: int
     multiply_adds: int
     short_score: Share = Field(description="validation accuracy of the trial's short run")
-    val_accuracy: Share | None = Field(description="after the last epoch; none: diverged")
+    val_accuracy: Share | None = Field(description="after the last epoch; none: diverged, or a refit")
     test_accuracy: Share | None = Field(
-        description="after the last epoch; none: the data has no test split, or diverged"
+        description="after the last epoch; none: not read yet, the data has no test split, or diverged"
     )
+    tested: bool = Field(default=True, description="whether the test split was to be read; not on a ladder's way up")
+    refit: bool = Field(default=False, description="trained on the validation images, too")
     mirrored_test_accuracy: Share | None = Field(
         default=None, description="the same, by the mean logits of each image and its mirror image; none: not asked for"
     )
@@ -47,115 +50,124 @@ class Promotion(Frozen):
     history: tuple[EpochResult, ...]
 
 
-def choose(study: optuna.Study, top: int) -> list[FrozenTrial]:
-    """The `top` trials to promote: the best of each optimizer first, then by score.
+@dataclass(frozen=True, kw_only=True)
+class Promoter:
+    """Trains trials of one run for longer, from their checkpoints where there are any, and tests what is finished."""
 
-    A short run finds the good third but misjudges optimizers against each other (at 30 epochs Adam was best and SGD
-    worst; at 200 the order was the reverse), so that each family keeps its best candidate.
+    folder: RunFolder
+    data: TrainingData
+    load_test: Callable[[], Split | None]
+    device_name: str
+    mirrored: bool = False  # test on averages over mirror images, too
 
-    Raises:
-        RunError: fewer trials are complete.
+    def train(
+        self,
+        trial: FrozenTrial,
+        epochs: int,
+        seed: int,
+        on_epoch: Callable[[EpochResult], None],
+        *,
+        tests: bool = True,
+        refit: bool = False,
+    ) -> Promotion:
+        """Train the trial's network for `epochs`; then, if it `tests`, read the test split.
 
-    """
-    complete = sorted(
-        study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]), key=lambda trial: trial.value or 0, reverse=True
-    )
-    if not complete:
-        raise RunError(f"run {study.study_name!r} has no complete trial to promote: continue it with `search run`")
-    if len(complete) < top:
-        raise RunError(
-            f"the top {top} were asked for, but {len(complete)} trials are complete: use --top {len(complete)}"
+        Done again, what is finished is read back and not trained; a diverged run is finished, too. `refit`: the
+        validation images are trained on, too, so that the test split is all that can score it.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged, or of another study.
+            RunError: the result is damaged, or of another study.
+
+        """
+        folder = self.folder.promotion(trial.number, epochs, seed, refit=refit)
+        recipe = recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed})
+        if folder.result.exists():
+            run = read_result(folder)
+            if (run.network, run.recipe) != (network_of(trial), recipe):
+                raise RunError(
+                    f"{folder.result} is of another network or recipe: delete {folder.root} to train this one"
+                )
+        else:
+            run = self._train(trial, recipe, folder, on_epoch, refit=refit)
+        missing = not run.tested or (self.mirrored and run.test_images and run.mirrored_test_accuracy is None)
+        if tests and missing and run.diverged is None:
+            run = self._test(run, folder)
+        return run
+
+    def _train(
+        self,
+        trial: FrozenTrial,
+        recipe: TrainSpec,
+        folder: PromotionFolder,
+        on_epoch: Callable[[EpochResult], None],
+        *,
+        refit: bool,
+    ) -> Promotion:
+        network, data = network_of(trial), self.data.with_validation_in_training() if refit else self.data
+        device = data.train.images.device
+        folder.root.mkdir(parents=True, exist_ok=True)
+        release_memory(device)  # of the run before, however it ended
+        if folder.checkpoint.exists():
+            state = checkpoint.load(folder.checkpoint, device)
+            if (state.network, state.recipe) != (network, recipe):
+                raise CheckpointError(f"{folder.checkpoint} is of another network or recipe: delete it to start over")
+        else:
+            state = TrainState.new(network, recipe, device)
+
+        diverged = None
+        try:
+            for result in train(state, data):
+                checkpoint.save(state, folder.checkpoint)
+                on_epoch(result)
+        except DivergedError as error:
+            diverged = str(error)
+        run = Promotion(
+            trial=trial.number,
+            seed=recipe.seed,
+            network=network,
+            recipe=recipe,
+            parameters=num_params(network),
+            multiply_adds=num_madds(network, data.size),
+            short_score=trial.value or 0.0,
+            val_accuracy=None if diverged or refit else state.history[-1].val_accuracy,
+            test_accuracy=None,
+            tested=False,
+            refit=refit,
+            test_images=0,
+            seconds=sum(result.seconds for result in state.history),
+            device=self.device_name,
+            diverged=diverged,
+            history=tuple(state.history),
         )
-    best_of: dict[str, FrozenTrial] = {}
-    for trial in complete:
-        best_of.setdefault(recipe_of(trial).optimizer, trial)
-    leaders = list(best_of.values())
-    return (leaders + [trial for trial in complete if trial not in leaders])[:top]
+        _write_result(run, folder)
+        return run
 
-
-def network_of(trial: FrozenTrial) -> ResNetSpec:
-    """The network that the trial trained."""
-    return ResNetSpec.model_validate_json(trial.user_attrs["network"])
-
-
-def recipe_of(trial: FrozenTrial) -> TrainSpec:
-    """The recipe that the trial trained by."""
-    return TrainSpec.model_validate_json(trial.user_attrs["recipe"])
-
-
-def promote(
-    trial: FrozenTrial,
-    folder: PromotionFolder,
-    *,
-    epochs: int,
-    seed: int,
-    data: TrainingData,
-    load_test: Callable[[], Split | None],
-    device_name: str,
-    on_epoch: Callable[[EpochResult], None],
-    mirrored: bool = False,
-) -> Promotion:
-    """Train one trial's network for `epochs`, from its checkpoint where there is one, then read the test split.
-
-    Run again, a finished promotion is read back and not trained. A diverged one is finished, too. `mirrored`: the test
-    accuracy is measured on averages over mirror images, too.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or of another study.
-
-    """
-    device = data.train.images.device
-    network, recipe = network_of(trial), recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed})
-    if folder.result.exists():
-        done = read_result(folder)
-        if (done.network, done.recipe) != (network, recipe):
-            raise RunError(f"{folder.result} is of another network or recipe: delete {folder.root} to train this one")
-        return done
-    folder.root.mkdir(parents=True, exist_ok=True)
-    release_memory(device)  # of the run before, however it ended
-    if folder.checkpoint.exists():
-        state = checkpoint.load(folder.checkpoint, device)
-        if (state.network, state.recipe) != (network, recipe):
-            raise CheckpointError(f"{folder.checkpoint} is of another network or recipe: delete it to start over")
-    else:
-        state = TrainState.new(network, recipe, device)
-
-    diverged = None
-    try:
-        for result in train(state, data):
-            checkpoint.save(state, folder.checkpoint)
-            on_epoch(result)
-    except DivergedError as error:
-        diverged = str(error)
-
-    val_accuracy = test_accuracy = mirrored_test_accuracy = None
-    test = None
-    if diverged is None:
-        val_accuracy = state.history[-1].val_accuracy
-        test = load_test()
+    def _test(self, run: Promotion, folder: PromotionFolder) -> Promotion:
+        """The run with what its network comes to on the test split."""
+        data = self.data.with_validation_in_training() if run.refit else self.data
+        state = checkpoint.load(folder.checkpoint, data.train.images.device)
+        test = self.load_test()
+        accuracy = mirrored = None
         if test is not None:
-            score = partial(evaluate, state.scored, test.to(device), data.mean, data.std, recipe.precision)
-            test_accuracy = score().accuracy
-            mirrored_test_accuracy = score(mirrored=True).accuracy if mirrored else None
-    promotion = Promotion(
-        trial=trial.number,
-        seed=seed,
-        network=network,
-        recipe=recipe,
-        parameters=num_params(network),
-        multiply_adds=num_madds(network, data.size),
-        short_score=trial.value or 0.0,
-        val_accuracy=val_accuracy,
-        test_accuracy=test_accuracy,
-        mirrored_test_accuracy=mirrored_test_accuracy,
-        test_images=len(test) if test is not None else 0,
-        seconds=sum(result.seconds for result in state.history),
-        device=device_name,
-        diverged=diverged,
-        history=tuple(state.history),
-    )
-    write_text(folder.result, promotion.model_dump_json(indent=2) + "\n")
-    return promotion
+            split = test.to(data.train.images.device)
+            score = partial(evaluate, state.scored, split, data.mean, data.std, run.recipe.precision)
+            accuracy = score().accuracy
+            mirrored = score(mirrored=True).accuracy if self.mirrored else None
+        run = run.model_copy(
+            update={
+                "tested": True,
+                "test_images": len(test) if test is not None else 0,
+                "test_accuracy": accuracy,
+                "mirrored_test_accuracy": mirrored,
+            }
+        )
+        _write_result(run, folder)
+        return run
+
+
+def _write_result(run: Promotion, folder: PromotionFolder) -> None:
+    write_text(folder.result, run.model_dump_json(indent=2) + "\n")
 
 
 def read_result(folder: PromotionFolder) -> Promotion:
@@ -172,9 +184,9 @@ def read_result(folder: PromotionFolder) -> Promotion:
 
 
 def finished(folder: RunFolder) -> list[Promotion]:
-    """All finished promotions of a run, the best validation accuracy first."""
+    """All finished promotions of a run: the longest first, of those the best on validation; refits behind them."""
     results = [read_result(each) for each in folder.promotions() if each.result.exists()]
-    return sorted(results, key=lambda promotion: promotion.val_accuracy or 0, reverse=True)
+    return sorted(results, key=lambda run: (not run.refit, run.recipe.epochs, run.val_accuracy or 0), reverse=True)
 
 
 def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
@@ -182,9 +194,22 @@ def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
 
     The best has the highest mean validation accuracy. Only runs of the same length, the greatest, compete.
     """
-    whole = sorted((run for run in promotions if run.diverged is None), key=lambda run: run.trial)
+    compared = (run for run in promotions if run.diverged is None and not run.refit)
+    whole = sorted(compared, key=lambda run: run.trial)
     longest = max((run.recipe.epochs for run in whole), default=0)
     rivals = groupby((run for run in whole if run.recipe.epochs == longest), key=lambda run: run.trial)
     return max(
         (list(runs) for _, runs in rivals), key=lambda runs: fmean(run.val_accuracy or 0 for run in runs), default=[]
     )
+
+
+def refit_of(promotions: Sequence[Promotion], chosen: Sequence[Promotion]) -> Promotion | None:
+    """The winner's run on training and validation images together, where there is one of the same length."""
+    matches = [
+        run
+        for run in promotions
+        if run.refit
+        and run.diverged is None
+        and (run.trial, run.recipe.epochs) == (chosen[0].trial, chosen[0].recipe.epochs)
+    ]
+    return matches[0] if matches else None

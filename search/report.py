@@ -12,6 +12,7 @@ from statistics import fmean
 from string import Template
 from typing import Any
 
+import optuna
 from plotly.offline import get_plotlyjs
 
 from search.charts import (
@@ -19,16 +20,16 @@ from search.charts import (
     VERDICTS,
     Chart,
     Results,
-    count,
     parameters_of,
     score_of,
     validation_of,
     verdict_of,
 )
-from search.console import duration, percent
-from search.promote import finished, winner
+from search.console import count, duration, mean_and_deviation, percent
+from search.fidelity import Fidelity, measure
+from search.promote import finished, refit_of, winner
 from search.run_folder import RunFolder, write_text
-from search.spec import load_study
+from search.spec import StudySpec, load_study
 from search.study import ended, gave_nothing, open_study
 
 
@@ -58,7 +59,25 @@ def write_report(folder: RunFolder) -> Path:
 def read_results(folder: RunFolder) -> Results:
     """What a run came to so far."""
     study, spec = open_study(folder), load_study(str(folder.study_file), {})
-    return Results(name=folder.name, spec=spec, study=study, trials=ended(study), promotions=finished(folder))
+    return Results(
+        name=folder.name,
+        spec=spec,
+        study=study,
+        trials=ended(study),
+        promotions=finished(folder),
+        fidelity=fidelity_of(folder, spec, study),
+    )
+
+
+def fidelity_of(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> Fidelity | None:
+    """What the run's longer runs say of its short scores."""
+    return measure(
+        study.get_trials(deepcopy=False),
+        finished(folder),
+        epochs=spec.epochs,
+        family=spec.promote.families,
+        validation_images=_read_facts(folder).get("data", {}).get("validation images") or 1000,
+    )
 
 
 def answer(results: Results) -> str:
@@ -81,7 +100,14 @@ def answer(results: Results) -> str:
     tested = [run.test_accuracy for run in runs if run.test_accuracy is not None]
     if not tested:
         return text + "was never tested: this data has no test split, so that no number here is free of the choice."
-    return text + f"to {percent(fmean(tested))} on the {runs[0].test_images:,} test images, which had no part in it."
+    text += f"to {percent(fmean(tested))} on the {runs[0].test_images:,} test images, which had no part in it."
+    if len(tested) > 1:
+        text += f" Over the seeds, the test accuracies are {mean_and_deviation(tested)} (mean and standard deviation)."
+    if (refit := refit_of(results.promotions, runs)) and refit.test_accuracy is not None:
+        text += (
+            f" Trained once more, on the validation images, too, it comes to {percent(refit.test_accuracy)} on test."
+        )
+    return text
 
 
 def progress(results: Results) -> str:
@@ -104,8 +130,8 @@ def _promotion_table(results: Results) -> str:
         return "<p>No trial is promoted to full training yet.</p>"
     rows = [_FULL_RUNS_HEAD]
     for run in results.promotions:
-        full = "diverged" if run.diverged else percent(validation_of(run))
-        untested = "diverged" if run.diverged else "no test split"
+        full = "diverged" if run.diverged else "trained on" if run.refit else percent(validation_of(run))
+        untested = "diverged" if run.diverged else "no test split" if run.tested else "not read"
         test = untested if run.test_accuracy is None else percent(run.test_accuracy)
         if run.mirrored_test_accuracy is not None:
             test += f" (with mirror images {percent(run.mirrored_test_accuracy)})"
@@ -116,7 +142,11 @@ def _promotion_table(results: Results) -> str:
             f"<td class=split>{percent(run.short_score)}<td>{full}<td class=split>{test}"
             f"<td class=split>{run.seconds:,.0f}"
         )
-    words = "Chosen by the full run's validation accuracy. A test split is read once a run, at its end."
+    words = (
+        "Chosen by the full run's validation accuracy. A test split is read once a run, at its end, and only for the "
+    )
+    words += "runs of the last rung. All were trained on the training images without the validation images"
+    words += ", but for the last one, which was trained on both." if results.promotions[-1].refit else "."
     return f"<p>{words}</p><div class=wide><table>{''.join(rows)}</table></div>"
 
 
@@ -132,11 +162,15 @@ def _section(chart: Chart) -> str:
 
 def _facts(folder: RunFolder) -> Iterator[tuple[str, str]]:
     """What is known of versions, device and data, one row for each."""
+    yield from _flat("", _read_facts(folder) or {folder.facts.name: "missing, or cannot be read"})
+
+
+def _read_facts(folder: RunFolder) -> dict[str, Any]:
     try:
         facts = json.loads(folder.facts.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        facts = {folder.facts.name: "missing, or cannot be read"}
-    yield from _flat("", facts)
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:

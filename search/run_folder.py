@@ -68,9 +68,10 @@ class RunFolder:
         """The report."""
         return self.root / "report.html"
 
-    def promotion(self, trial: int, epochs: int, seed: int) -> "PromotionFolder":
-        """The folder of one full run."""
-        return PromotionFolder(self.root / "promoted" / f"trial-{trial:04d}-epochs-{epochs}-seed-{seed}")
+    def promotion(self, trial: int, epochs: int, seed: int, *, refit: bool = False) -> "PromotionFolder":
+        """The folder of one longer run; `refit`: on the validation images, too."""
+        name = f"trial-{trial:04d}-epochs-{epochs}-seed-{seed}{'-refit' if refit else ''}"
+        return PromotionFolder(self.root / "promoted" / name)
 
     def promotions(self) -> list["PromotionFolder"]:
         """The folders of all full runs, finished or not, in order."""

@@ -3,26 +3,37 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from search.errors import SpecError
+from search.ladder import FAMILIES, Rung, parse_ladder
 from space import Range, Space, parameter_names
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
 
 Positive = Annotated[int, Field(ge=1)]
+T = TypeVar("T")
 
 
 def _as_budget(value: object) -> object:
-    try:
-        return parse_budget(value) if isinstance(value, str) else value
-    except SpecError as error:
-        raise ValueError(str(error)) from error
+    return _value_error(parse_budget)(value) if isinstance(value, str) else value
+
+
+def _value_error(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """The same, but complaining as pydantic wants it."""
+
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except SpecError as error:
+            raise ValueError(str(error)) from error
+
+    return parsed
 
 
 class PrunerSpec(Frozen):
@@ -41,10 +52,42 @@ class PromoteSpec(Frozen):
 
     top: Positive = Field(default=3, description="trials to promote")
     epochs: Positive = Field(default=200, description="epochs of a full run")
-    seeds: Positive = Field(default=1, description="full runs of each, with different seeds")
+    ladder: str = Field(
+        default="", description="rungs in place of top and epochs: 8x60,3x200 trains 8 for 60 epochs, then the best 3"
+    )
+    family: str = Field(
+        default="optimizer", description="each value of this keeps its best candidate until the last rung; none: off"
+    )
+    seeds: Positive = Field(default=1, description="full runs of each finalist, with different seeds")
+    refit: bool = Field(
+        default=False, description="train the winner once more on training and validation images, for the last number"
+    )
     mirrored: bool = Field(
         default=False, description="also test on averages over each image and its mirror image, reported beside"
     )
+
+    @field_validator("ladder")
+    @classmethod
+    def _a_ladder(cls, text: str) -> str:
+        _value_error(parse_ladder)(text or "1x1")
+        return text
+
+    @field_validator("family")
+    @classmethod
+    def _a_family(cls, key: str) -> str:
+        if key not in (*FAMILIES, "none"):
+            raise ValueError(f"{key!r} is nothing to tell trials apart by{_nearest(key, FAMILIES)}")
+        return key
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The ladder; `top` and `epochs` are one of a single rung."""
+        return parse_ladder(self.ladder) if self.ladder else (Rung(top=self.top, epochs=self.epochs),)
+
+    @property
+    def families(self) -> str | None:
+        """What tells families apart, if anything."""
+        return None if self.family == "none" else self.family
 
 
 class StudySpec(Frozen):

@@ -82,6 +82,13 @@ class TrainingData:
         """Height and width of every image, in pixels."""
         return self.train.images.shape[1], self.train.images.shape[2]
 
+    def with_validation_in_training(self) -> "TrainingData":
+        """The same data with the validation images among the training images: scores on `val` then mean nothing."""
+        images = torch.cat([self.train.images, self.val.images])
+        mean, std = _mean_and_std(images)
+        train = Split(images, torch.cat([self.train.labels, self.val.labels]))
+        return replace(self, train=train, mean=mean, std=std)
+
     def to(self, device: torch.device | str) -> "TrainingData":
         """Copy the images and labels to `device`."""
         return replace(self, train=self.train.to(device), val=self.val.to(device))

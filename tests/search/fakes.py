@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from optuna.trial import FrozenTrial
+import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from search.spec import StudySpec
 from search.study import NAMED_TASKS
+from tests.train_core.tiny import NETWORK, tiny_recipe
 from train_core.specs import ResNetSpec, TrainSpec, num_params
 from train_core.state import EpochResult
 
@@ -75,3 +77,19 @@ class Recorder:
 
     def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None:
         self.ended.append(trial)
+
+
+def add(
+    study: optuna.Study, score: float, optimizer: str, state: TrialState = TrialState.COMPLETE, **recipe: Any
+) -> None:
+    """Add a finished trial to the study."""
+    study.add_trial(
+        optuna.trial.create_trial(
+            value=score if state != TrialState.FAIL else None,
+            state=state,
+            user_attrs={
+                "network": NETWORK.model_dump_json(),
+                "recipe": tiny_recipe(optimizer=optimizer, **recipe).model_dump_json(),
+            },
+        )
+    )

@@ -142,7 +142,7 @@ def test_promoting_more_than_there_are(capsys: pytest.CaptureFixture[str], monke
     finished_run("few", 2)
     code, _, err = search("promote --top 3", capsys, monkeypatch)
     assert (code, err.count("\n")) == (2, 1)
-    assert "the top 3 were asked for, but 2 trials are complete: use --top 2" in err
+    assert "3 trials were asked for, but 2 are complete: ask for 2 at most" in err
     assert not Path("runs/few/promoted").exists()
 
 

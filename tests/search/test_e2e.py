@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -157,7 +158,7 @@ def promoted(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the searched folder in which the best trial has been promoted without interruption."""
     folder = Path(shutil.copytree(searched, tmp_path_factory.mktemp("promoted") / "copy"))
     out = search(FULL, folder)
-    assert "Full runs, the best on validation first" in out
+    assert "Longer runs, the longest first, then the best on validation" in out
     assert "best on validation: trial" in out
     return folder
 
@@ -194,6 +195,26 @@ def test_a_promotion_killed_at_random_instants_ends_with_the_weights_of_one_that
     whole, pieces = final_weights(promoted), final_weights(copy)
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
     assert result_of(copy).test_accuracy == result_of(promoted).test_accuracy
+
+
+def test_fidelity_trains_trials_at_length_and_answers_from_ladders_at_no_cost(searched: Path, copy: Path) -> None:
+    search(f"{SHORT} --trials 6", copy)
+    said = search("fidelity --trials 4 --epochs 4", copy)
+    assert "4 trials of every score for 4 epochs" in said
+    assert re.search(r"2 epochs +4 +-?\d?\.\d\d \(", said), said
+    assert "Short runs of 2 epochs" in said
+    runs = finished(run_folder(copy))
+    assert len(runs) == 4
+    assert not any(run.tested for run in runs)
+    again = search("fidelity --trials 0", copy)
+    assert again.splitlines()[-6:-1] == said.splitlines()[-6:-1]
+    assert "Can the short runs be trusted?" in run_folder(copy).report.read_text()
+    said = search("promote --ladder 3x4,1x5 --seeds 2 --refit", copy)
+    assert "the top 3 for 4 epochs, the best 1 of those for 5, with 2 seeds each, then the winner" in said
+    assert "2 seeds, mean and standard deviation: validation" in said
+    assert "trained once more, on the validation images, too: test" in said
+    runs = finished(run_folder(copy))
+    assert {(run.recipe.epochs, run.tested) for run in runs} == {(4, False), (5, True)}
 
 
 def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: Path) -> None:

@@ -1,17 +1,17 @@
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 import torch
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from search import promote as promotions
+from search import promote
 from search.errors import CheckpointError, RunError
-from search.promote import Promotion, choose, finished, promote, read_result
+from search.promote import Promoter, Promotion, finished, read_result, refit_of, winner
 from search.run_folder import PromotionFolder, RunFolder
-from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
+from tests.search.fakes import add
+from tests.train_core.tiny import tiny_data, tiny_recipe
 from train_core import checkpoint
 from train_core.data import Split
 from train_core.loop import evaluate
@@ -22,46 +22,12 @@ DATA = tiny_data()
 TEST = tiny_data(images=60).val
 
 
-def add(study: optuna.Study, score: float, optimizer: str, state: TrialState = TrialState.COMPLETE) -> None:
-    trial = optuna.trial.create_trial(
-        value=score if state != TrialState.FAIL else None,
-        state=state,
-        user_attrs={
-            "network": NETWORK.model_dump_json(),
-            "recipe": tiny_recipe(optimizer=optimizer).model_dump_json(),
-        },
-    )
-    study.add_trial(trial)
-
-
 @pytest.fixture
 def study() -> optuna.Study:
     made = optuna.create_study(direction="maximize", study_name="here")
-    for score, optimizer in ((0.70, "sgd"), (0.90, "adam"), (0.88, "adam"), (0.60, "adamw"), (0.72, "sgd")):
+    for score, optimizer in ((0.70, "sgd"), (0.90, "adam")):
         add(made, score, optimizer)
-    add(made, 0.99, "sgd", TrialState.PRUNED)
-    add(made, 0.99, "sgd", TrialState.FAIL)
     return made
-
-
-@pytest.mark.parametrize(
-    ("top", "chosen"),
-    [(1, [1]), (2, [1, 4]), (3, [1, 4, 3]), (4, [1, 4, 3, 2]), (5, [1, 4, 3, 2, 0])],
-)
-def test_the_best_of_each_optimizer_comes_first_then_the_score_decides(
-    study: optuna.Study, top: int, chosen: list[int]
-) -> None:
-    assert [trial.number for trial in choose(study, top)] == chosen
-
-
-def test_asking_for_more_than_there_are_names_how_many_there_are(study: optuna.Study) -> None:
-    with pytest.raises(RunError, match=r"top 6 were asked for, but 5 trials are complete: use --top 5"):
-        choose(study, 6)
-
-
-def test_nothing_finished_is_said_so() -> None:
-    with pytest.raises(RunError, match=r"run 'empty' has no complete trial to promote: continue it with `search run`"):
-        choose(optuna.create_study(study_name="empty"), 3)
 
 
 class TestSplit:
@@ -80,21 +46,23 @@ class TestSplit:
 
 def promoted(
     trial: FrozenTrial,
-    folder: Path,
+    root: Path,
     *,
     test: TestSplit | None = None,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
-    **options: Any,
+    mirrored: bool = False,
+    seed: int = 0,
+    **options: bool,
 ) -> Promotion:
-    return promote(
-        trial,
-        PromotionFolder(folder),
-        **({"epochs": 4, "seed": 0} | options),
-        data=DATA,
-        load_test=test or TestSplit(),
-        device_name="a test",
-        on_epoch=on_epoch,
+    """The trial trained for four epochs in the run folder `root`."""
+    promoter = Promoter(
+        folder=RunFolder(root), data=DATA, load_test=test or TestSplit(), device_name="a test", mirrored=mirrored
     )
+    return promoter.train(trial, 4, seed, on_epoch, **options)
+
+
+def folder_of(root: Path, trial: int = 0) -> PromotionFolder:
+    return RunFolder(root).promotion(trial, 4, 0)
 
 
 def test_a_promotion_trains_at_full_length_and_reads_the_test_split_once(study: optuna.Study, tmp_path: Path) -> None:
@@ -108,7 +76,7 @@ def test_a_promotion_trains_at_full_length_and_reads_the_test_split_once(study: 
     assert len(result.history) == result.recipe.epochs == 4
     assert result.short_score == 0.70
     assert result.val_accuracy == result.history[-1].val_accuracy
-    state = checkpoint.load(tmp_path / "p" / "checkpoint.pt", torch.device("cpu"))
+    state = checkpoint.load(folder_of(tmp_path / "p").checkpoint, torch.device("cpu"))
     assert result.test_accuracy == evaluate(state.scored, TEST, DATA.mean, DATA.std, "fp32").accuracy
     assert result.test_images == len(TEST)
 
@@ -135,7 +103,7 @@ def test_an_interrupted_promotion_goes_on_and_ends_with_the_same_weights(study: 
     whole = promoted(study.trials[0], tmp_path / "b")
     assert epochs == [3, 4]
     assert resumed.test_accuracy == whole.test_accuracy
-    states = [checkpoint.load(tmp_path / name / "checkpoint.pt", torch.device("cpu")) for name in ("a", "b")]
+    states = [checkpoint.load(folder_of(tmp_path / name).checkpoint, torch.device("cpu")) for name in ("a", "b")]
     for first, second in zip(*(state.model.state_dict().values() for state in states), strict=True):
         assert torch.equal(first, second)
 
@@ -156,38 +124,73 @@ def test_a_diverged_promotion_is_finished_with_its_reason_and_never_tested(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wild = TrainSpec.model_validate({**tiny_recipe().model_dump(), "lr": 1e30})
-    monkeypatch.setattr(promotions, "recipe_of", lambda trial: wild)
+    monkeypatch.setattr(promote, "recipe_of", lambda trial: wild)
     test = TestSplit()
     result = promoted(study.trials[0], tmp_path / "p", test=test)
     assert result.diverged is not None
     assert "epoch 1" in result.diverged
     assert (result.val_accuracy, result.test_accuracy, test.reads) == (None, None, 0)
-    assert read_result(PromotionFolder(tmp_path / "p")) == result
+    assert read_result(folder_of(tmp_path / "p")) == result
 
 
 def test_finished_promotions_are_listed_best_validation_first(study: optuna.Study, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for number in (0, 1):
-        promoted(study.trials[number], folder.promotion(number, 4, 0).root)
+        promoted(study.trials[number], tmp_path)
     folder.promotion(3, 4, 0).root.mkdir(parents=True)  # begun, not finished
     found = finished(folder)
     assert {result.trial for result in found} == {0, 1}
     assert (found[0].val_accuracy or 0) >= (found[1].val_accuracy or 0)
 
 
-def test_a_checkpoint_of_another_network_is_refused(study: optuna.Study, tmp_path: Path) -> None:
-    promoted(study.trials[0], tmp_path / "p")
-    (tmp_path / "p" / "result.json").unlink()
+def test_a_checkpoint_or_a_result_of_another_network_is_refused(study: optuna.Study, tmp_path: Path) -> None:
+    promoted(study.trials[0], tmp_path)
+    folder_of(tmp_path).root.rename(folder_of(tmp_path, trial=1).root)
+    with pytest.raises(RunError, match=r"is of another network or recipe: delete .* to train this one"):
+        promoted(study.trials[1], tmp_path)
+    folder_of(tmp_path, trial=1).result.unlink()
     with pytest.raises(CheckpointError, match="is of another network or recipe: delete it to start over"):
-        promoted(study.trials[1], tmp_path / "p")
+        promoted(study.trials[1], tmp_path)
 
 
 def test_a_damaged_checkpoint_or_result_is_named(study: optuna.Study, tmp_path: Path) -> None:
-    folder = PromotionFolder(tmp_path / "p")
-    folder.root.mkdir()
+    folder = folder_of(tmp_path)
+    folder.root.mkdir(parents=True)
     folder.checkpoint.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read"):
-        promoted(study.trials[0], folder.root)
+        promoted(study.trials[0], tmp_path)
     folder.result.write_text('{"trial": 1')
     with pytest.raises(RunError, match=r"result\.json cannot be read: delete it"):
         read_result(folder)
+
+
+def test_on_the_way_up_a_ladder_the_test_split_is_not_read_and_later_nothing_is_trained_again(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    test, epochs = TestSplit(), list[EpochResult]()
+    way_up = promoted(study.trials[0], tmp_path, test=test, tests=False)
+    assert (way_up.test_accuracy, way_up.tested, test.reads) == (None, False, 0)
+    final = promoted(study.trials[0], tmp_path, test=test, on_epoch=epochs.append)
+    assert (epochs, test.reads) == ([], 1)
+    at_once = promoted(study.trials[0], tmp_path / "at once")
+    assert (final.test_accuracy, final.test_images) == (at_once.test_accuracy, len(TEST))
+
+
+def test_mirrored_accuracy_can_be_asked_for_later_and_changes_nothing_else(study: optuna.Study, tmp_path: Path) -> None:
+    plain = promoted(study.trials[0], tmp_path)
+    mirrored = promoted(study.trials[0], tmp_path, mirrored=True)
+    assert mirrored.mirrored_test_accuracy is not None
+    assert mirrored.model_copy(update={"mirrored_test_accuracy": None}) == plain
+
+
+def test_a_refit_trains_on_the_validation_images_too_and_is_no_rival(study: optuna.Study, tmp_path: Path) -> None:
+    run = promoted(study.trials[0], tmp_path)
+    refit = promoted(study.trials[0], tmp_path, refit=True)
+    assert refit.history[-1].images > run.history[-1].images
+    assert refit.val_accuracy is None
+    assert refit.test_accuracy is not None
+    both = finished(RunFolder(tmp_path))
+    assert both == [run, refit]
+    assert winner(both) == [run]
+    assert refit_of(both, [run]) == refit
+    assert refit_of([run], [run]) is None

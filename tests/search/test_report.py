@@ -16,11 +16,12 @@ import pytest
 import tomli_w
 from optuna.trial import FrozenTrial, TrialState
 
-from search import charts
+from search import charts, fidelity
 from search.charts import Chart, Results
 from search.console import percent
 from search.errors import StudyFailedError
-from search.promote import Promotion, network_of, recipe_of, winner
+from search.ladder import network_of, recipe_of
+from search.promote import Promotion, winner
 from search.report import answer, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
 from search.spec import PrunerSpec, StudySpec
@@ -355,9 +356,53 @@ def test_what_users_name_is_escaped(tmp_path: Path) -> None:
     assert "search run study.toml --name 'a <b> run'" in page.words
 
 
-def test_the_page_is_whole_by_itself(mixed: RunFolder) -> None:
-    promoted(mixed, 5)
+@pytest.fixture
+def measured(mixed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """The same with a longer run of each complete trial, and three counted as enough for `fidelity`."""
+    monkeypatch.setattr(fidelity, "FEWEST", 3)
+    for number, accuracy in ((0, 0.8), (1, 0.85), (5, 0.9)):
+        promoted(mixed, number, val_accuracy=accuracy)
+    return mixed
+
+
+def test_the_scatter_has_each_trial_short_and_long_and_says_what_it_means(measured: RunFolder) -> None:
+    made = read_results(measured)
+    chart = charts.fidelity_chart(made)
+    points = sorted((x, y) for trace in series(chart).values() for x, y in zip(trace["x"], trace["y"], strict=True))
+    trials = made.study.trials
+    assert points == sorted([(trials[0].value, 0.8), (trials[1].value, 0.85), (trials[5].value, 0.9)])
+    assert "3 trials, each short and long: Spearman's rank correlation is .50 (" in chart.words
+    assert "Short runs of 3 epochs do not rank this space" in chart.words
+
+
+def test_without_longer_runs_the_report_says_how_to_measure(mixed: RunFolder) -> None:
+    chart = charts.fidelity_chart(read_results(mixed))
+    assert chart.figure is None
+    assert "`search fidelity`" in chart.words
+
+
+def test_a_refit_has_a_row_and_a_number_of_its_own_and_no_curve(mixed: RunFolder) -> None:
+    run = promoted(mixed, 5)
+    refit = run.model_copy(update={"refit": True, "val_accuracy": None, "test_accuracy": 0.83})
+    write_text(mixed.promotion(5, 5, 0, refit=True).result, refit.model_dump_json())
     page = Page(mixed)
+    assert "Trained once more, on the validation images, too, it comes to 83.00 % on test." in page.words
+    assert "trained on 83.00 %" in page.words
+    assert "but for the last one, which was trained on both." in page.words
+    assert list(series(charts.full_curves_chart(read_results(mixed)))) == ["trial 5, seed 0"]
+
+
+def test_seeds_come_with_their_deviation_and_rungs_are_not_tested(mixed: RunFolder) -> None:
+    for seed, accuracy in enumerate((0.80, 0.84)):
+        promoted(mixed, 5, seed=seed, test_accuracy=accuracy)
+    promoted(mixed, 0, epochs=4, tested=False, test_accuracy=None)
+    words = Page(mixed).words
+    assert "Over the seeds, the test accuracies are 82.00 ± 2.83 % (mean and standard deviation)." in words
+    assert "not read" in words
+
+
+def test_the_page_is_whole_by_itself(measured: RunFolder) -> None:
+    page = Page(measured)
     assert page.loads == []
     assert len(page.figures) == len(charts.CHARTS)
     assert page.html.count("plotly.js v") == 1
@@ -380,12 +425,11 @@ def test_facts_that_cannot_be_read_are_said_to_be_so(tmp_path: Path, content: st
 
 @pytest.mark.parametrize("make", charts.CHARTS, ids=lambda make: make.__name__)
 def test_long_studies_are_thinned_and_say_so(
-    make: Callable[[Results], Chart], mixed: RunFolder, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[Results], Chart], measured: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    promoted(mixed, 5)
     monkeypatch.setattr(charts, "MOST_POINTS", 2)
     monkeypatch.setattr(charts, "MOST_BARS", 4)
-    made = read_results(mixed)
+    made = read_results(measured)
     chart = make(made)
     assert re.search(r"Drawn: \d of \d+ ", chart.words)
     assert chart.figure is not None

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from search import study as studies
 from search.errors import RunError, StudyFailedError
-from search.promote import network_of, recipe_of
+from search.ladder import network_of, recipe_of
 from search.run_folder import RunFolder
 from search.spec import StudySpec
 from search.study import claim, ended, enqueue_baselines, open_study, run

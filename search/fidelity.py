@@ -1,0 +1,200 @@
+"""Can the short runs be trusted? How they rank a run's own trials, against how long runs of the same trials do."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import kendalltau, rankdata
+
+from search.ladder import family_of
+from search.promote import Promotion
+
+FEWEST = 4  # trials that a correlation is given for
+RESAMPLES = 1000  # of the bootstrap
+TOPS = (1, 3, 5)  # of the best by a short score, that the regret is given for
+TRUSTED = 0.6  # Spearman: what 30 annealed epochs reach on 100 published CIFAR networks
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % bootstrap interval (percentiles)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One trial's validation accuracies (shares of 1), after a shorter and after the long run."""
+
+    trial: int
+    family: str
+    short: float
+    long: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How well a shorter run's scores rank trials, against the long run's."""
+
+    epochs: int  # of the shorter run
+    pairs: tuple[Pair, ...]
+    spearman: Interval
+    kendall: Interval
+    regret: dict[int, Interval]  # by k: accuracy lost by promoting the best k alone, a share of 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """What is known of a run's short scores."""
+
+    epochs: int  # of the long runs
+    lengths: tuple[Agreement, ...]  # the short run's first, then those of shorter rungs, by length
+    families: dict[str, Agreement]  # of the short run, within each family with enough trials
+    best_only: bool  # the trials are the better half by score: correlations are then lower than over the whole range
+    tolerance: float  # a share of 1: the standard error of one validation accuracy
+
+    @property
+    def short(self) -> Agreement:
+        """The short run's agreement with the long one."""
+        return self.lengths[0]
+
+
+def pick(trials: Sequence[FrozenTrial], count: int, family: str | None) -> list[FrozenTrial]:
+    """`count` of the complete trials, spread evenly over their scores and then over the families."""
+    ranked = sorted((trial for trial in trials if trial.state == TrialState.COMPLETE), key=lambda t: t.value or 0)
+    count = min(count, len(ranked))
+    used: Counter[str] = Counter()
+    picked = []
+    for i in range(count):
+        stratum = ranked[i * len(ranked) // count : (i + 1) * len(ranked) // count]
+        best = min(stratum, key=lambda trial: used[_family(trial, family)])
+        used[_family(best, family)] += 1
+        picked.append(best)
+    return picked
+
+
+def measure(
+    trials: Sequence[FrozenTrial],
+    promotions: Sequence[Promotion],
+    *,
+    epochs: int,
+    family: str | None,
+    validation_images: int,
+) -> Fidelity | None:
+    """What the longer runs that are there say of the scores of short runs of `epochs`.
+
+    The long runs are the longest that at least `FEWEST` trials have; of several seeds, the mean counts. None where
+    there are none.
+    """
+    scores: dict[int, dict[int, float]] = defaultdict(dict)  # by epochs, by trial
+    seeds: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for run in promotions:
+        if run.val_accuracy is not None:
+            seeds[run.recipe.epochs, run.trial].append(run.val_accuracy)
+    for (length, number), values in seeds.items():
+        scores[length][number] = fmean(values)
+    by_number = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE}
+    lengths = sorted(length for length in scores if length > epochs and len(scores[length]) >= FEWEST)
+    if not lengths:
+        return None
+    long = scores[lengths[-1]]
+    shorter = {epochs: {number: trial.value or 0.0 for number, trial in by_number.items()}}
+    shorter |= {length: scores[length] for length in lengths[:-1]}
+    agreements = []
+    for length, short in shorter.items():
+        pairs = [
+            Pair(trial=number, family=_family(by_number[number], family), short=short[number], long=long[number])
+            for number in sorted(long)
+            if number in short and number in by_number
+        ]
+        if len(pairs) >= FEWEST:
+            agreements.append(agreement(length, pairs))
+    first = agreements[0].pairs
+    by_family: dict[str, list[Pair]] = defaultdict(list)
+    for pair in first:
+        by_family[pair.family].append(pair)
+    median = float(np.median([trial.value or 0.0 for trial in by_number.values()]))
+    level = fmean(pair.long for pair in first)
+    return Fidelity(
+        epochs=lengths[-1],
+        lengths=tuple(agreements),
+        families={
+            name: agreement(epochs, pairs)
+            for name, pairs in sorted(by_family.items())
+            if FEWEST <= len(pairs) < len(first)
+        },
+        best_only=len(by_number) > len(first) and min(pair.short for pair in first) >= median,
+        tolerance=math.sqrt(level * (1 - level) / validation_images),
+    )
+
+
+def agreement(epochs: int, pairs: Sequence[Pair]) -> Agreement:
+    """Rank correlations and regrets over the pairs, with bootstrap intervals over the trials."""
+    short, long = np.array([pair.short for pair in pairs]), np.array([pair.long for pair in pairs])
+    draws = np.random.default_rng(0).integers(len(pairs), size=(RESAMPLES, len(pairs)))
+    shorts, longs = short[draws], long[draws]
+    kendalls = np.array([kendalltau(a, b).statistic for a, b in zip(shorts, longs, strict=True)])
+    return Agreement(
+        epochs=epochs,
+        pairs=tuple(pairs),
+        spearman=_interval(_spearman(short[None], long[None])[0], _spearman(shorts, longs)),
+        kendall=_interval(float(kendalltau(short, long).statistic), kendalls),
+        regret={
+            top: _interval(_regret(short[None], long[None], top)[0], _regret(shorts, longs, top))
+            for top in TOPS
+            if top < len(pairs)
+        },
+    )
+
+
+def advice(fidelity: Fidelity) -> str:
+    """What to do, in one sentence: how long the short runs should be, and how many trials to promote."""
+    short = fidelity.short
+    enough = next((k for k, regret in short.regret.items() if regret.value <= fidelity.tolerance), None)
+    promote = f"promote {enough}" if enough else f"promote more than {max(short.regret)}"
+    trusted = next((each.epochs for each in fidelity.lengths if each.spearman.value >= TRUSTED), None)
+    text = f"Short runs of {short.epochs} epochs "
+    if trusted == short.epochs:
+        text += f"rank this space well enough{'' if short.spearman.low > 0 else ', as far as so few trials tell'}: "
+        text += promote
+    else:
+        longer = trusted or min(2 * fidelity.lengths[-1].epochs, fidelity.epochs)
+        text += f"do not rank this space{f', {trusted} do' if trusted else ''}: give --epochs {longer}, or {promote}"
+    if fidelity.best_only:
+        text += "; these were the best by score alone, among which any short run ranks worse than over the whole range"
+    return text + "."
+
+
+def _family(trial: FrozenTrial, family: str | None) -> str:
+    return family_of(trial, family) if family else "all"
+
+
+def _interval(value: float, resampled: Floats) -> Interval:
+    known = resampled[np.isfinite(resampled)]  # a resample of equal values has no correlation
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (math.nan, math.nan)
+    return Interval(float(value), float(low), float(high))
+
+
+def _spearman(short: Floats, long: Floats) -> Floats:
+    """Rank correlation of each row, [R, N] and [R, N] to [R]; nan where a row is constant."""
+    a, b = rankdata(short, axis=1), rankdata(long, axis=1)
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result: Floats = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    return result
+
+
+def _regret(short: Floats, long: Floats, top: int) -> Floats:
+    """The best long score of each row less the best among the `top` by short score: [R, N] and [R, N] to [R]."""
+    chosen = np.argsort(-short, axis=1, kind="stable")[:, :top]
+    result: Floats = long.max(axis=1) - np.take_along_axis(long, chosen, axis=1).max(axis=1)
+    return result

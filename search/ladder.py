@@ -1,0 +1,110 @@
+"""Which trials are trained longer: by score, but so that a family which short runs misjudge is not lost."""
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field
+
+from search.errors import RunError, SpecError
+from train_core.specs import AugmentSpec, Frozen, ResNetSpec, TrainSpec
+
+FAMILIES = sorted({*ResNetSpec.model_fields, *TrainSpec.model_fields, *AugmentSpec.model_fields} - {"augment"})
+"""What trials can be told apart by."""
+
+Scored = tuple[FrozenTrial, float]
+"""A trial and what it is chosen by: a validation accuracy, of its short run or of a longer one."""
+
+
+class Rung(Frozen):
+    """So many trials, trained for so many epochs, each run annealed inside its own length."""
+
+    top: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+
+    def __str__(self) -> str:
+        """As in a study file: `8x60`."""
+        return f"{self.top}x{self.epochs}"
+
+
+def parse_ladder(text: str) -> tuple[Rung, ...]:
+    """The rungs of `8x60,3x200`: the best 8 for 60 epochs, then the best 3 of those for 200.
+
+    Raises:
+        SpecError: not such a list, or a rung has not fewer trials or not more epochs than the one before.
+
+    """
+    rungs = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([1-9]\d*)\s*x\s*([1-9]\d*)\s*", part)
+        if match is None:
+            raise SpecError(f"ladder {text!r}: {part.strip()!r} is no rung: write trials x epochs, as in 8x60,3x200")
+        rungs.append(Rung(top=int(match[1]), epochs=int(match[2])))
+    for lower, upper in itertools.pairwise(rungs):
+        if upper.top > lower.top or upper.epochs <= lower.epochs:
+            raise SpecError(f"ladder {text!r}: {upper} after {lower} must have more epochs, and no more trials")
+    return tuple(rungs)
+
+
+def network_of(trial: FrozenTrial) -> ResNetSpec:
+    """The network that the trial trained."""
+    return ResNetSpec.model_validate_json(trial.user_attrs["network"])
+
+
+def recipe_of(trial: FrozenTrial) -> TrainSpec:
+    """The recipe that the trial trained by."""
+    return TrainSpec.model_validate_json(trial.user_attrs["recipe"])
+
+
+def family_of(trial: FrozenTrial, key: str) -> str:
+    """The trial's value of `key`, one of `FAMILIES`, as text."""
+    recipe = recipe_of(trial)
+    for spec in (recipe, recipe.augment, network_of(trial)):
+        if key in type(spec).model_fields:
+            return str(getattr(spec, key))
+    raise KeyError(key)
+
+
+def choose(scored: Sequence[Scored], top: int, family: str | None) -> list[FrozenTrial]:
+    """The `top` trials: the best of each family first, then by score. `family` is one of `FAMILIES`; none: by score.
+
+    A short run finds the good third but misjudges families against each other (at 30 epochs Adam was best and SGD
+    worst; at 200 the order was the reverse), so that each keeps its best candidate.
+
+    Raises:
+        RunError: there are fewer trials.
+
+    """
+    if len(scored) < top:
+        raise RunError(f"{top} trials were asked for, but {len(scored)} are complete: ask for {len(scored)} at most")
+    ranked = [trial for trial, _ in sorted(scored, key=lambda pair: pair[1], reverse=True)]
+    best_of: dict[str, FrozenTrial] = {}
+    for trial in ranked:
+        best_of.setdefault(family_of(trial, family) if family else "", trial)
+    leaders = list(best_of.values())
+    return (leaders + [trial for trial in ranked if trial not in leaders])[:top]
+
+
+def climb(
+    trials: Sequence[FrozenTrial],
+    rungs: Sequence[Rung],
+    family: str | None,
+    train: Callable[[FrozenTrial, int], float],
+) -> list[FrozenTrial]:
+    """The trials for the last rung. `train` gives a trial's validation accuracy after so many epochs.
+
+    Every choice is made by family but the one of the last of several rungs, where the runs were long enough to compare
+    families.
+
+    Raises:
+        RunError: fewer trials are complete than the first rung takes.
+
+    """
+    scored = [(trial, trial.value or 0.0) for trial in trials if trial.state == TrialState.COMPLETE]
+    for rung, above in itertools.pairwise(rungs):
+        chosen = choose(scored, rung.top, family)
+        scored = [(trial, train(trial, rung.epochs)) for trial in chosen]
+        if above is rungs[-1]:
+            family = None
+    return choose(scored, rungs[-1].top, family)

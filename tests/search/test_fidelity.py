@@ -1,0 +1,154 @@
+import math
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+from scipy.stats import kendalltau, spearmanr
+
+from search.console import fidelity_table, interval
+from search.fidelity import Agreement, Fidelity, Interval, Pair, advice, agreement, measure, pick
+from search.ladder import network_of, recipe_of
+from search.promote import Promotion
+from tests.search.fakes import add, epoch_result
+
+SCORES = np.random.default_rng(3).uniform(0.4, 0.9, 12).round(3).tolist()
+OPTIMIZERS = ["sgd", "adam", "adamw", "adam"] * 3
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    made = optuna.create_study(direction="maximize")
+    for score, optimizer in zip(SCORES, OPTIMIZERS, strict=True):
+        add(made, score, optimizer)
+    add(made, 0.99, "sgd", TrialState.PRUNED)
+    return made
+
+
+def longer(study: optuna.Study, number: int, accuracy: float | None, epochs: int = 40, seed: int = 0) -> Promotion:
+    trial = study.trials[number]
+    return Promotion(
+        trial=number,
+        seed=seed,
+        network=network_of(trial),
+        recipe=recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed}),
+        parameters=1,
+        multiply_adds=1,
+        short_score=trial.value or 0,
+        val_accuracy=accuracy,
+        test_accuracy=None,
+        test_images=0,
+        seconds=1,
+        device="",
+        history=(epoch_result(1, 0.5),),
+    )
+
+
+def found(study: optuna.Study, promotions: list[Promotion], family: str | None = "optimizer") -> Fidelity | None:
+    return measure(study.trials, promotions, epochs=6, family=family, validation_images=1000)
+
+
+def pairs(short: list[float], long: list[float]) -> list[Pair]:
+    return [Pair(trial=i, family="all", short=a, long=b) for i, (a, b) in enumerate(zip(short, long, strict=True))]
+
+
+def test_the_trials_picked_cover_all_scores_and_all_families(study: optuna.Study) -> None:
+    picked = pick(study.trials, 6, "optimizer")
+    ranked = sorted(range(12), key=lambda number: SCORES[number])
+    strata = [set(ranked[i : i + 2]) for i in range(0, 12, 2)]
+    assert [trial.number in stratum for trial, stratum in zip(picked, strata, strict=True)] == [True] * 6
+    assert {recipe_of(trial).optimizer for trial in picked} == {"sgd", "adam", "adamw"}
+    assert len(pick(study.trials, 20, None)) == 12
+
+
+def test_correlations_are_those_of_scipy_and_their_intervals_hold_them() -> None:
+    long = [score + noise for score, noise in zip(SCORES, np.random.default_rng(0).normal(0, 0.1, 12), strict=True)]
+    known = agreement(6, pairs(SCORES, long))
+    assert known.spearman.value == pytest.approx(spearmanr(SCORES, long).statistic)
+    assert known.kendall.value == pytest.approx(kendalltau(SCORES, long).statistic)
+    for each in (known.spearman, known.kendall):
+        assert -1 <= each.low < each.value < each.high <= 1
+
+
+def test_perfect_and_reversed_ranks() -> None:
+    up, down = agreement(6, pairs(SCORES, SCORES)), agreement(6, pairs(SCORES, [-score for score in SCORES]))
+    assert [up.spearman.value, down.spearman.value] == pytest.approx([1, -1])
+    assert [regret.value for regret in up.regret.values()] == [0, 0, 0]
+    assert down.regret[1].value == pytest.approx(max(SCORES) - min(SCORES))
+    assert up.spearman.low == pytest.approx(1)
+
+
+def test_regret_is_what_promoting_the_best_few_alone_loses() -> None:
+    known = agreement(6, pairs([0.9, 0.8, 0.7, 0.6, 0.5], [0.70, 0.72, 0.71, 0.75, 0.60]))
+    assert {top: round(regret.value, 3) for top, regret in known.regret.items()} == {1: 0.05, 3: 0.03}
+
+
+def test_equal_scores_have_no_correlation() -> None:
+    assert math.isnan(agreement(6, pairs([0.5] * 5, SCORES[:5])).spearman.value)
+
+
+def test_it_answers_from_the_longest_runs_that_enough_trials_have(study: optuna.Study) -> None:
+    promotions = [longer(study, number, SCORES[number] + 0.05) for number in range(8)]
+    promotions += [longer(study, number, 0.9, epochs=200) for number in range(3)]
+    known = found(study, promotions)
+    assert known is not None
+    assert (known.epochs, [each.epochs for each in known.lengths]) == (40, [6])
+    assert known.short.spearman.value == pytest.approx(1)
+    assert list(known.families) == ["adam"]  # four of them; two of each other
+    assert not known.best_only
+
+
+def test_rungs_in_between_are_compared_too(study: optuna.Study) -> None:
+    promotions = [longer(study, number, 1 - SCORES[number], epochs=20) for number in range(12)]
+    promotions += [longer(study, number, 1 - SCORES[number]) for number in range(12)]
+    known = found(study, promotions)
+    assert known is not None
+    assert {each.epochs: round(each.spearman.value) for each in known.lengths} == {6: -1, 20: 1}
+    assert "do not rank this space, 20 do: give --epochs 20, or promote more than 5" in advice(known)
+    assert fidelity_table(known).row_count == 3
+
+
+def test_seeds_are_averaged_and_what_diverged_or_was_refitted_is_left_out(study: optuna.Study) -> None:
+    promotions = [longer(study, number, SCORES[number]) for number in range(5)]
+    promotions += [longer(study, 0, SCORES[0] + 0.02, seed=1), longer(study, 6, None)]
+    known = found(study, promotions)
+    assert known is not None
+    assert [pair.trial for pair in known.short.pairs] == [0, 1, 2, 3, 4]
+    assert known.short.pairs[0].long == pytest.approx(SCORES[0] + 0.01)
+
+
+def test_the_best_alone_are_said_to_be_so(study: optuna.Study) -> None:
+    best = sorted(range(12), key=lambda number: SCORES[number])[-5:]
+    known = found(study, [longer(study, number, SCORES[number]) for number in best])
+    assert known is not None
+    assert advice(known).endswith(
+        "these were the best by score alone, among which any short run ranks worse than over the whole range."
+    )
+
+
+def test_too_few_runs_give_no_answer(study: optuna.Study) -> None:
+    assert found(study, [longer(study, number, 0.5) for number in range(3)]) is None
+
+
+@pytest.mark.parametrize(
+    ("spearman", "regrets", "words"),
+    [
+        ((0.8, 0.5), {1: 0.001, 3: 0}, "rank this space well enough: promote 1."),
+        ((0.7, -0.1), {1: 0.1, 3: 0.001}, "rank this space well enough, as far as so few trials tell: promote 3."),
+        ((0.3, -0.1), {1: 0.1, 3: 0.05}, "do not rank this space: give --epochs 12, or promote more than 3."),
+    ],
+)
+def test_advice(spearman: tuple[float, float], regrets: dict[int, float], words: str) -> None:
+    known = Agreement(
+        epochs=6,
+        pairs=tuple(pairs(SCORES, SCORES)),
+        spearman=Interval(spearman[0], spearman[1], 0.9),
+        kendall=Interval(0, 0, 0),
+        regret={top: Interval(value, 0, 0) for top, value in regrets.items()},
+    )
+    fidelity = Fidelity(epochs=40, lengths=(known,), families={}, best_only=False, tolerance=0.01)
+    assert advice(fidelity) == f"Short runs of 6 epochs {words}"
+
+
+def test_an_interval_is_written_as_in_papers() -> None:
+    assert interval(Interval(0.62, -0.1, 0.881)) == ".62 (-.10 to .88)"
