@@ -203,6 +203,29 @@ def parameter_names(space: Space) -> list[str]:
     return [name for name, _ in _dimensions(space)]
 
 
+def is_architecture(name: str) -> bool:
+    """Whether a parameter is the network's; the others are the recipe's, dropout among them."""
+    first = name.rsplit("_", 1)[0]
+    return name in {"fill", "stages", *_SHRINKS} or first in {"blocks", "growth"}
+
+
+REGULARISERS = (
+    "sgd_weight_decay",
+    "adam_weight_decay",
+    "adamw_weight_decay",
+    "label_smoothing",
+    "block_dropout",
+    "head_dropout",
+    *AugmentSpec.model_fields,
+)
+"""Parameters that short runs misjudge: they prefer less of each than long runs do."""
+
+
+def drawn_regularisers(space: Space) -> list[str]:
+    """The regularisers that the space leaves to the trials."""
+    return [name for name in parameters(space) if name in REGULARISERS]
+
+
 def _dimensions(space: Space) -> Iterator[tuple[str, Any]]:
     """Each parameter's name and what it may be, in the order of `Space`."""
     for name, dimension in space:
@@ -214,11 +237,12 @@ def _dimensions(space: Space) -> Iterator[tuple[str, Any]]:
             yield name, dimension
 
 
-def recipe(draw: Draw, *, epochs: int, seed: int, precision: Precision) -> TrainSpec:
-    """The recipe that a draw describes, for a run of `epochs`."""
+def recipe(draw: Draw, *, epochs: int, seed: int, precision: Precision, part: float = 1.0) -> TrainSpec:
+    """The recipe that a draw describes, for a run of `epochs` on a `part` of the training images."""
     optimizer = draw["optimizer"]
     return TrainSpec(
         epochs=epochs,
+        part=part,
         seed=seed,
         precision=precision,
         optimizer=optimizer,

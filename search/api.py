@@ -39,8 +39,8 @@ from search.ladder import climb, parse_ladder
 from search.plan import SAMPLES, estimate, survey
 from search.promote import Promoter, Promotion, finished, winner
 from search.report import fidelity_of, write_report
-from search.run_folder import RunFolder, find_run, new_run, write_json, write_text
-from search.spec import PromoteSpec, StudySpec, load_study, short_count
+from search.run_folder import RunFolder, control_name, find_run, new_run, write_json, write_text
+from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count
 from search.study import NAMED_TASKS, Task, fitted, task_of
 from search.workers import run_workers
 from train_core.data import NAMED, TrainingData, default_cache, load_test, load_training
@@ -60,12 +60,13 @@ def run(
     device: str = "auto",
     workers: int = 1,
     gpus_per_worker: float | None = None,
+    control: str | None = None,
 ) -> RunFolder:
     """Run a study, or continue or join it, until it has its number of trials.
 
     `flags` override the study file's values; `runs` is the folder of all runs; `hours` stops in time, to be
     continued; `workers` is the number of processes on this machine, each with `gpus_per_worker` of a GPU (none: an
-    equal share). Returns the run's folder.
+    equal share); `control` makes it one of `CONTROLS`, under a name of its own. Returns the run's folder.
 
     Raises:
         UserError: whatever the user can put right.
@@ -73,9 +74,14 @@ def run(
     """
     started = time.monotonic()
     spec = load_study(study, flags)
+    name = name or _default_name(study, spec, flags)
+    if control is not None:
+        if control not in CONTROLS:
+            raise SpecError(f"unknown control {control!r}: give one of {', '.join(CONTROLS)}")
+        spec, name = load_study(study, {**flags, **CONTROLS[control]}), control_name(name, control)
     if spec.data not in NAMED and Path(spec.data).exists():
         spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
-    folder = new_run(runs, name or _default_name(study, spec, flags))
+    folder = new_run(runs, name)
     where, precision, data = _prepare(spec, device)
     task = task_of(data)
     found = survey(spec, task)
@@ -226,7 +232,7 @@ def fidelity(
     with folder.promoting(), logged_to(folder):
         study = studies.open_study(folder)
         if trials:
-            _check_complete(study, FEWEST)
+            _check_complete(study, FEWEST, "compared")
             where, _, data = _prepare(spec, device)
             studies.claim(study, spec, task_of(data), folder)
             picked = pick(study.get_trials(deepcopy=False), trials, spec.promote.families)
@@ -264,13 +270,16 @@ def _with_flags(
     return plan.model_copy(update=flags)
 
 
-def _check_complete(study: optuna.Study, top: int) -> None:
+def _check_complete(study: optuna.Study, top: int, what: str = "promoted") -> None:
     """Refuse before any data is loaded what could only be refused after."""
     complete = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
     if complete == 0:
-        raise RunError(f"run {study.study_name!r} has no complete trial to promote: continue it with `search run`")
+        raise RunError(f"run {study.study_name!r} has no complete trial yet: continue it with `search run`")
     if complete < top:
-        raise RunError(f"{top} trials were asked for, but {complete} are complete: ask for {complete} at most")
+        raise RunError(
+            f"{top} trials are to be {what}, but {complete} {'is' if complete == 1 else 'are'} complete: "
+            "ask for fewer, or continue the search with `search run`"
+        )
 
 
 def _in_words(plan: PromoteSpec) -> str:

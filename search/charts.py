@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from search.console import count, interval, percent
+from search.console import count, interval, percent, short_run
 from search.fidelity import Fidelity, advice
 from search.ladder import recipe_of
 from search.promote import Promotion
@@ -84,7 +84,7 @@ def history_chart(results: Results) -> Chart:
     to_the_end = [(results.trials[-1].number, *steps[-1][1:])] if steps else []
     traces.append(_series("best so far", [*steps, *to_the_end], mode="lines", line={"shape": "hv", "color": GREEN}))
     words = (
-        f"Validation accuracy of each short run after {count(results.spec.epochs, 'epoch')}; of a pruned one, when it "
+        f"Validation accuracy of each short run after {short_run(results.spec)}; of a pruned one, when it "
         "was stopped. A trial that failed or diverged has none and stands at the lower edge."
     )
     words += _left_out(len(trials), len(results.trials), "trials, evenly spread")
@@ -112,7 +112,7 @@ def size_chart(results: Results) -> Chart:
     label = {"text": f"budget {budget:,}", "xanchor": "right", "xshift": -4}
     figure.add_vline(budget, line={"color": VERMILLION, "dash": "dash"}, annotation=label)
     figure.update_xaxes(tickformat="~s")
-    words = f"Short runs of {count(results.spec.epochs, 'epoch')} and full runs, all by validation accuracy."
+    words = f"Short runs of {short_run(results.spec)} and full runs, all by validation accuracy."
     words += _left_out(len(trials), len(results.complete), "trials, evenly from the best to the worst")
     return Chart(title, words, figure)
 

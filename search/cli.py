@@ -28,10 +28,17 @@ def run(
     budget: Budget = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a short run.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="Of short runs: all, or a part that is seen as often as the images of a full run."),
+    ] = None,
     data: Data = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; none: study and budget.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of split, sampler and training.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, or random as a control.")] = None,
+    control: Annotated[
+        str | None, typer.Option(help="random or one-epoch: the same by luck alone, which the report then compares.")
+    ] = None,
     hours: Annotated[
         float | None,
         typer.Option(min=0, help="Stop in time; the same command continues. A trial that is cut starts over."),
@@ -48,7 +55,14 @@ def run(
     from search import api
 
     flags = _given(
-        budget=_budget(budget), trials=trials, epochs=epochs, data=data, seed=seed, sampler=sampler, precision=precision
+        budget=_budget(budget),
+        trials=trials,
+        epochs=epochs,
+        short_images=images,
+        data=data,
+        seed=seed,
+        sampler=sampler,
+        precision=precision,
     )
     api.run(
         study,
@@ -59,6 +73,7 @@ def run(
         device=device,
         workers=workers,
         gpus_per_worker=gpus_per_worker,
+        control=control,
     )
 
 

@@ -22,6 +22,7 @@ from search.promote import Promotion, refit_of, winner
 from search.run_folder import RunFolder
 from search.spec import StudySpec
 from search.study import ended
+from space import drawn_regularisers
 from train_core.data import TrainingData
 from train_core.device import describe
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
@@ -93,9 +94,11 @@ def say_plan(
     for what, network in (("smallest", found.smallest), (f"largest of {SAMPLES} draws", found.largest)):
         madds = num_madds(network, data.size)
         say(f"  {what}: {num_params(network):,} parameters, {madds:,} multiply-adds: {network}")
-    say(f"trials   {spec.trials} of {spec.epochs} epochs{f', {done} done' if done else ''}{first}")
+    say(f"trials   {spec.trials} of {short_run(spec)}{f', {done} done' if done else ''}{first}")
     if left_out and not done:
         say(f"         not among them, as budget or space do not hold them: {', '.join(left_out)}")
+    if drawn := drawn_regularisers(spec.space):
+        say(f"warning  {regulariser_warning(drawn)}")
     if expected is None:
         return
     left = expected.seconds * (spec.trials - done) / spec.trials / (len(workers) - 1 + hands)
@@ -108,6 +111,23 @@ def say_plan(
             "         That is long: use a GPU. On this device, `search run cifar10-small` searches networks of 100,000 "
             "parameters, `search run digits` shows the whole loop in two minutes; --hours 8 stops in time."
         )
+
+
+def short_run(spec: StudySpec) -> str:
+    """How long a short run is, as in `30 epochs`, and on what."""
+    epochs = count(spec.epochs, "epoch")
+    if spec.part == 1:
+        return epochs
+    return f"{epochs} on {spec.part:.0%} of the images, each seen {spec.epochs / spec.part:.0f} times"
+
+
+def regulariser_warning(drawn: list[str]) -> str:
+    """What to know of a study whose short runs choose these."""
+    return (
+        f"short runs choose {', '.join(drawn)} here: they prefer less regularisation than long runs do, and this does "
+        "not last. Hold them at a strong setting, or let each value keep its best trial up a ladder "
+        f"(promote.family = {drawn[0]!r})."
+    )
 
 
 def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None:

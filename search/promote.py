@@ -81,7 +81,7 @@ class Promoter:
 
         """
         folder = self.folder.promotion(trial.number, epochs, seed, refit=refit)
-        recipe = recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed})
+        recipe = recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed, "part": 1.0})
         if folder.result.exists():
             run = read_result(folder)
             if (run.network, run.recipe) != (network_of(trial), recipe):

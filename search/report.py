@@ -25,12 +25,13 @@ from search.charts import (
     validation_of,
     verdict_of,
 )
-from search.console import count, duration, mean_and_deviation, percent
+from search.console import count, duration, mean_and_deviation, percent, regulariser_warning, short_run
 from search.fidelity import Fidelity, measure
 from search.promote import finished, refit_of, winner
-from search.run_folder import RunFolder, write_text
-from search.spec import StudySpec, load_study
+from search.run_folder import RunFolder, control_name, write_text
+from search.spec import CONTROLS, StudySpec, load_study
 from search.study import ended, gave_nothing, open_study
+from space import drawn_regularisers
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -46,6 +47,8 @@ def write_report(folder: RunFolder) -> Path:
         answer=escape(answer(results)),
         progress=escape(progress(results)),
         promotions=_promotion_table(results),
+        controls=_control_table(folder, results),
+        warning=_warning(results.spec),
         charts="".join(_section(chart(results)) for chart in CHARTS),
         command=escape(f"search run study.toml --name {shlex.quote(results.name)}"),
         facts="".join(f"<tr><th>{escape(name)}<td>{escape(value)}" for name, value in _facts(folder)),
@@ -92,7 +95,7 @@ def answer(results: Results) -> str:
     text += f"{size:,} parameters, {percent(size / spec.budget)} of the budget. "
     if not runs:
         diverged = "every full run so far diverged, and " if results.promotions else ""
-        text += f"Its short run of {count(spec.epochs, 'epoch')} came to {percent(score_of(trials[0]))} on validation; "
+        text += f"Its short run of {short_run(spec)} came to {percent(score_of(trials[0]))} on validation; "
         return text + f"{diverged}short runs find the good third but cannot order it: full runs decide."
     mean = f", in the mean of {count(len(runs), 'seed')}," if len(runs) > 1 else ""
     text += f"Trained for {count(runs[0].recipe.epochs, 'epoch')}, it comes{mean} to "
@@ -148,6 +151,47 @@ def _promotion_table(results: Results) -> str:
     words += "runs of the last rung. All were trained on the training images without the validation images"
     words += ", but for the last one, which was trained on both." if results.promotions[-1].refit else "."
     return f"<p>{words}</p><div class=wide><table>{''.join(rows)}</table></div>"
+
+
+def _warning(spec: StudySpec) -> str:
+    """What the short scores of this study cannot tell, where it lets them choose regularisers."""
+    drawn = drawn_regularisers(spec.space)
+    return f"<p class=warning>{escape(regulariser_warning(drawn))}</p>" if drawn else ""
+
+
+def _control_table(folder: RunFolder, results: Results) -> str:
+    """What this search gained over luck: the controls that lie beside it, for the same data and budget."""
+    rows = []
+    for control, changes in CONTROLS.items():
+        beside = RunFolder(folder.root.parent / control_name(folder.name, control))
+        if not beside.database.exists():
+            continue
+        other = read_results(beside)
+        same = all(
+            other.study.user_attrs.get("identity", {}).get(key) == results.study.user_attrs.get("identity", {}).get(key)
+            for key in ("budget", "data fingerprint")
+        )
+        if same:
+            rows.append((f"{control} ({', '.join(f'{key} {value}' for key, value in changes.items())})", other))
+    if not rows:
+        return ""
+    html = [
+        "<section><h2>Against luck</h2><p>The same budget, data and space, searched by luck: what the search gained. "
+        "Epochs are all that were trained, short and long.</p><div class=wide><table><tr><th class=words>Run<th>Trials"
+        "<th>Epochs<th>Best short run<th>Best full run, validation<th>Its test"
+    ]
+    for name, each in [("this search", results), *rows]:
+        best, runs = each.complete[:1], winner(each.promotions)
+        tested = [run.test_accuracy for run in runs if run.test_accuracy is not None]
+        epochs = sum(len(trial.intermediate_values) for trial in each.trials)
+        epochs += sum(len(run.history) for run in each.promotions)
+        html.append(
+            f"<tr><td class=words>{escape(name)}<td>{len(each.trials):,}<td>{epochs:,}"
+            f"<td>{percent(score_of(best[0])) if best else 'none'}"
+            f"<td>{percent(fmean(map(validation_of, runs))) if runs else 'not promoted yet'}"
+            f"<td>{percent(fmean(tested)) if tested else 'none'}"
+        )
+    return "".join(html) + "</table></div></section>"
 
 
 def _section(chart: Chart) -> str:
@@ -207,14 +251,15 @@ h1 { font-size: 1.5rem; margin: 1rem 0 } h2 { font-size: 1.15rem; margin: 2.5rem
 th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th { vertical-align: bottom } td { vertical-align: top } .facts th, .facts td { text-align: left; vertical-align: top }
 td.words, .facts td { white-space: normal } .words { text-align: left; min-width: 14rem }
+.warning { border-left: 4px solid #E69F00; padding-left: .75rem }
 .split { border-left: 1px solid var(--line) } .winner { background: var(--mark); font-weight: 600 }
 .chart { height: 26rem } pre { overflow-x: auto; font-size: .85rem } code { font-size: .9em }
 </style>
 <h1>$name</h1>
 <p class=answer>$answer</p>
 <p class=progress>$progress</p>
-<section><h2>Full runs</h2>$promotions</section>
-<noscript><p>The charts need JavaScript.</noscript>
+$warning<section><h2>Full runs</h2>$promotions</section>
+$controls<noscript><p>The charts need JavaScript.</noscript>
 $charts
 <h2>How to reproduce</h2>
 <p>The study as run is <code>study.toml</code>, beside this page: <code>$command</code></p>

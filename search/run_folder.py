@@ -209,6 +209,11 @@ def new_run(runs: Path, name: str) -> RunFolder:
     return RunFolder(runs / name)
 
 
+def control_name(name: str, control: str) -> str:
+    """Name of the run that is a control of the run called `name`."""
+    return f"{name}-{control}"
+
+
 def find_run(runs: Path, name: str | None) -> RunFolder:
     """The run called `name` in the folder `runs`, or the one worked on last.
 

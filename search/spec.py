@@ -37,14 +37,18 @@ def _value_error(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 class PrunerSpec(Frozen):
-    """When a trial is stopped early: below the median of the completed trials at the same epoch.
+    """When a trial is stopped early: below the median of the completed trials of its kind at the same epoch.
 
     Slow to judge, since learning curves cross: eager pruning was measured to lose more than it saves.
     """
 
+    like: tuple[str, ...] = Field(
+        default=("optimizer", "schedule"), description="parameters whose values make trials of a kind; empty: all alike"
+    )
+
     startup_trials: int = Field(default=20, ge=0, description="completed trials before any is pruned")
     warmup: float = Field(default=1 / 3, ge=0, le=1, description="share of a short run before it can be pruned")
-    min_values: Positive = Field(default=5, description="completed trials that must have reached the epoch")
+    min_values: Positive = Field(default=5, description="completed trials of the kind before it is pruned")
 
 
 class PromoteSpec(Frozen):
@@ -90,6 +94,18 @@ class PromoteSpec(Frozen):
         return None if self.family == "none" else self.family
 
 
+class PhasesSpec(Frozen):
+    """First the architecture, by the baseline recipe, then the recipe, on the best few architectures."""
+
+    architecture: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the trials that draw the architecture alone; 0: draw both at once",
+    )
+    keep: Positive = Field(default=3, description="architectures that the other trials draw recipes for, in turn")
+
+
 class StudySpec(Frozen):
     """A whole study: data, budget, effort, space and the networks to try first."""
 
@@ -99,6 +115,11 @@ class StudySpec(Frozen):
     )
     trials: Positive = Field(default=200, description="trials in all; run again to continue to a larger total")
     epochs: Positive = Field(default=30, description="epochs of a short run")
+    short_images: Literal["all", "part"] = Field(
+        default="all",
+        description="what short runs train on. part: a share of the training images, the same for all, so that each "
+        "image is seen as often as in a full run, in as many steps as with all",
+    )
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="of the validation split, the sampler and the training runs"
     )
@@ -110,6 +131,7 @@ class StudySpec(Frozen):
         default="auto", description="auto: bf16 where the device computes it natively, else fp16 on a GPU, else fp32"
     )
     pruner: PrunerSpec = PrunerSpec()
+    phases: PhasesSpec = PhasesSpec()
     promote: PromoteSpec = PromoteSpec()
     space: Space = Space()
     baselines: dict[str, ResNetSpec] = Field(
@@ -118,6 +140,11 @@ class StudySpec(Frozen):
     baseline_recipe: dict[str, bool | int | float | str] = Field(
         default={}, description="values of the recipe's parameters for the baselines"
     )
+
+    @property
+    def part(self) -> float:
+        """Share of the training images that short runs see."""
+        return 1.0 if self.short_images == "all" else min(1.0, self.epochs / self.promote.rungs[-1].epochs)
 
     def as_toml(self) -> str:
         """The whole spec as a study file."""
@@ -144,10 +171,23 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
     except ValidationError as error:
         raise SpecError(f"study {study}: {_first_problem(error)}") from error
     _check_annealed(spec, study)
-    for name in spec.baseline_recipe:
-        if name not in (names := parameter_names(spec.space)):
-            raise SpecError(f"study {study}: unknown key 'baseline_recipe.{name}'{_nearest(name, names)}")
+    names = parameter_names(spec.space)
+    for table, keys in (("baseline_recipe.", spec.baseline_recipe), ("pruner.like: ", spec.pruner.like)):
+        for name in keys:
+            if name not in names:
+                raise SpecError(f"study {study}: unknown key '{table}{name}'{_nearest(name, names)}")
+    if spec.phases.architecture and not spec.baseline_recipe:
+        raise SpecError(f"study {study}: two phases need a [baseline_recipe], by which architectures are compared")
     return spec
+
+
+CONTROLS: dict[str, dict[str, Any]] = {
+    "random": {"sampler": "random"},
+    "one-epoch": {"sampler": "random", "epochs": 1},
+}
+"""What a search is to be measured against, as changes to its study: the same with random draws (Li & Talwalkar 2019,
+arXiv:1902.07638), and random draws of which each is trained for one epoch (Egele et al. 2023, arXiv:2207.14207).
+"""
 
 
 def study_path(study: str) -> Path:
@@ -233,6 +273,7 @@ def _keys_at(path: list[str]) -> list[str]:
     tables: dict[str, type[Frozen]] = {
         "space": Space,
         "pruner": PrunerSpec,
+        "phases": PhasesSpec,
         "promote": PromoteSpec,
         "baselines": ResNetSpec,
     }

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import space as search_space
 from search.errors import RunError, StudyFailedError
+from search.pruner import MedianOfLike
 from search.run_folder import RunFolder, Worker
 from search.spec import StudySpec
 from train_core.data import TrainingData
@@ -31,6 +32,9 @@ ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
 POLL_S = 1.0  # between looks at the last trials of other workers
 MOST_DEATHS = 5  # of a process, with the same trial; then the trial is failed
 INTERRUPTED, DIED = "interrupted", "its process died"  # reasons of trials that are tried again
+DUPLICATE = "the same as trial "  # reason of a trial that was not trained; the number follows
+MOST_DUPLICATES = 50  # draws in a row; then the space holds nothing new
+RANDOM_AFTER = 10  # duplicates in a row, draws are random: TPE would go on proposing what it likes best
 STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 RANDOM_TRIALS = 10  # drawn at random before TPE has a model, besides the known networks (Optuna's default)
 
@@ -130,9 +134,11 @@ def _identity(spec: StudySpec, task: Task) -> dict[str, Any]:
     """All that makes two trials of a study comparable: one name, one value; the space by its dimensions."""
     values = spec.model_dump(mode="json", exclude={"trials", "promote", "baselines", "baseline_recipe", "data"})
     dimensions = values.pop("space")
+    del values["short_images"]
     return {
         "budget": values.pop("budget"),
         "data fingerprint": task.fingerprint,
+        "part of the images": spec.part,
         **values,
         **{f"space.{name}": dimension for name, dimension in dimensions.items()},
     }
@@ -195,9 +201,17 @@ def was_interrupted(trial: FrozenTrial) -> bool:
 
 
 def ended(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count towards the total: complete, pruned or failed, but not those that were interrupted."""
+    """The trials that count towards the total: complete, pruned or failed; not the interrupted, nor duplicates."""
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    return [trial for trial in study.get_trials(deepcopy=False, states=states) if not was_interrupted(trial)]
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=states)
+        if not was_interrupted(trial) and not _is_duplicate(trial)
+    ]
+
+
+def _is_duplicate(trial: FrozenTrial) -> bool:
+    return str(trial.user_attrs.get("reason", "")).startswith(DUPLICATE)
 
 
 def run(
@@ -221,10 +235,11 @@ def run(
         StudyFailedError: the first trials all failed, or the last ones all for the same reason.
 
     """
-    study.pruner = optuna.pruners.MedianPruner(
-        n_startup_trials=spec.pruner.startup_trials,
-        n_warmup_steps=round(spec.pruner.warmup * spec.epochs),
-        n_min_trials=spec.pruner.min_values,
+    study.pruner = MedianOfLike(
+        like=spec.pruner.like,
+        startup_trials=spec.pruner.startup_trials,
+        warmup_epochs=round(spec.pruner.warmup * spec.epochs),
+        min_values=spec.pruner.min_values,
     )
     epoch_s = 0.0  # of the last epoch: another one is begun only where it fits before the deadline
     while len(ended(study)) < spec.trials and time.monotonic() + epoch_s < deadline and not stop():
@@ -255,17 +270,41 @@ def _has_room(study: optuna.Study, spec: StudySpec) -> bool:
     return len(ended(study)) + len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING])) < spec.trials
 
 
-def _sampler(spec: StudySpec, trials: list[FrozenTrial]) -> optuna.samplers.BaseSampler:
+def _sampler(spec: StudySpec, trials: list[FrozenTrial], *, random: bool = False) -> optuna.samplers.BaseSampler:
     """A new sampler for each trial, seeded by the study's seed and the number of trials so far.
 
     So a study that was stopped and continued draws what it would have drawn, and never repeats its first draws.
     """
     seed = int(np.random.SeedSequence((spec.seed, len(trials))).generate_state(1)[0])
-    if spec.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    # The known networks are much alike: a model made from them alone would look no further.
-    known = sum("baseline" in trial.user_attrs for trial in trials)
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS + known)
+    if spec.sampler == "random" or random:
+        sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
+    else:
+        # The known networks are much alike: a model made from them alone would look no further.
+        known = sum("baseline" in trial.user_attrs for trial in trials)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS + known)
+    if held := _held(spec, trials):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.PartialFixedSampler(held, sampler)
+    return sampler
+
+
+def _held(spec: StudySpec, trials: list[FrozenTrial]) -> dict[str, Any]:
+    """The parameters that the next trial of a study of two phases does not draw.
+
+    In the first phase the recipe's; in the second the architecture's, those of the first phase's best trials in turn.
+    """
+    first = round(spec.phases.architecture * spec.trials)
+    counted = [trial for trial in trials if not _is_duplicate(trial)]
+    if len(counted) < first:
+        drawn = set(search_space.parameters(spec.space))
+        return {name: value for name, value in spec.baseline_recipe.items() if name in drawn}
+    complete = [trial for trial in counted[:first] if trial.state == TrialState.COMPLETE]
+    best = sorted(complete, key=lambda trial: trial.value or 0, reverse=True)[: spec.phases.keep]
+    if not best:
+        return {}
+    chosen = best[(len(counted) - first) % len(best)]
+    return {name: value for name, value in chosen.params.items() if search_space.is_architecture(name)}
 
 
 @dataclass(frozen=True)
@@ -278,8 +317,36 @@ class _Drawn:
 
 
 def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision, worker: Worker) -> _Drawn:
-    """Ask for the next trial and write down what it is."""
-    study.sampler = _sampler(spec, [trial for trial in study.get_trials(deepcopy=False) if not was_interrupted(trial)])
+    """Ask for the next trial that is not the same as an earlier one, and write down what it is.
+
+    Raises:
+        RunError: there seems to be none.
+
+    """
+    for attempt in range(MOST_DUPLICATES):
+        known = [trial for trial in study.get_trials(deepcopy=False) if not was_interrupted(trial)]
+        study.sampler = _sampler(spec, known, random=attempt >= RANDOM_AFTER)
+        drawn = _ask(study, spec, task, precision, worker)
+        attributes = {"network": drawn.network.model_dump_json(), "recipe": drawn.recipe.model_dump_json()}
+        # Different draws can be the same network: by a parameter that it does not use, or a little more `fill`.
+        same = next(
+            (
+                trial.number
+                for trial in known
+                if not _is_duplicate(trial) and attributes.items() <= trial.user_attrs.items()
+            ),
+            None,
+        )
+        if same is None:
+            return drawn
+        _end_without_verdict(study, drawn.trial.number, drawn.trial._trial_id, f"{DUPLICATE}{same}")
+    raise RunError(
+        f"{MOST_DUPLICATES} draws in a row gave what was tried before: after {len(ended(study))} trials this space "
+        "holds little else; promote the best, or widen the space under another --name"
+    )
+
+
+def _ask(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision, worker: Worker) -> _Drawn:
     trial = study.ask()
     trial.set_user_attr("worker", worker.number)
     # Everything is suggested before anything can end the trial: a trial that lacks a parameter would take that
@@ -288,7 +355,7 @@ def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision
     network = search_space.network(
         draw, spec.space, spec.budget, in_channels=task.in_channels, num_classes=task.num_classes
     )
-    recipe = search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision=precision)
+    recipe = search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision=precision, part=spec.part)
     for name, value in {
         "network": network.model_dump_json(),
         "recipe": recipe.model_dump_json(),
@@ -338,7 +405,7 @@ def _run_trial(
         events.epoch_ended(trial.number, result)
         if result.epoch < recipe.epochs:
             if trial.should_prune():
-                state, reason = TrialState.PRUNED, f"below the median at epoch {result.epoch}"
+                state, reason = TrialState.PRUNED, f"below the median of its kind at epoch {result.epoch}"
             elif stop() or time.monotonic() + result.seconds > deadline:
                 raise _StoppedError
     del results  # gives the network's memory back before the next trial

@@ -67,7 +67,7 @@ def test_only_promotion_reads_the_test_split() -> None:
         for node in ast.walk(function)
         if isinstance(node, ast.Name) and node.id == "load_test"
     }
-    assert functions == {"promote"}
+    assert functions == {"_promoter"}
     readers = {
         path.relative_to(ROOT).as_posix()
         for room in ("search", "train_core", "space.py")

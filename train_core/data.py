@@ -44,6 +44,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, share: float, seed: int) -> Tensor:
+        """Indices, int64 on the split's device, of a share of each class, at least one image of it, drawn by `seed`."""
+        chosen = hold_out(self.labels.cpu().numpy(), lambda n: max(round(n * share), 1), seed)
+        return torch.from_numpy(np.flatnonzero(chosen)).to(self.labels.device)
+
     def to(self, device: torch.device | str) -> "Split":
         """Copy the split to `device`."""
         return Split(self.images.to(device), self.labels.to(device))

@@ -33,7 +33,7 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
     """Train the epochs that are left of the state's recipe; yield after each one.
 
     `state` is up to date at every yield, so that the caller can save it or stop. The host waits for the device
-    once an epoch. An incomplete last batch is dropped; the next epoch's order is another.
+    once an epoch, and once early in the first. An incomplete last batch is dropped; the next epoch's order is another.
 
     Raises:
         DivergedError: the loss is not finite; `state` then is of no use.
@@ -47,18 +47,22 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
     steps = steps_per_epoch * recipe.epochs
     stepper = Stepper(state, augmenter, train_split.labels, batch_size)
     averager = Averager(state)
+    part = train_split.part(recipe.part, recipe.seed) if recipe.part < 1 else None
 
     for epoch in range(len(state.history) + 1, recipe.epochs + 1):
         started = time.perf_counter()
         seed_epoch(recipe, epoch)
         state.model.train()
-        order = torch.randperm(len(train_split), device=device)
+        order = _shuffled(len(train_split), device) if part is None else _passes(part, len(train_split))
         stepper.sums.zero_()
         for i in range(steps_per_epoch):
             step = (epoch - 1) * steps_per_epoch + i
             lr = lr_at(recipe, step, steps)
             stepper.step(order[i * batch_size : (i + 1) * batch_size], lr)
             averager.follow(step)
+            # Most of what diverges does so in its first steps: no need to wait for the epoch's end.
+            if step == steps_per_epoch // 8 and not math.isfinite(sum_so_far := stepper.sums[0].item()):
+                raise DivergedError(f"the training loss was {sum_so_far} after {step + 1} steps of epoch 1")
         val_sums = _evaluate(state.scored, data.val, data.mean, data.std, recipe.precision)
 
         # The epoch's one wait for the device.
@@ -80,6 +84,16 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
                 raise DivergedError(f"the {split} loss was {loss} in epoch {epoch}")
         state.history.append(result)
         yield result
+
+
+def _shuffled(images: int, device: torch.device) -> Tensor:
+    return torch.randperm(images, device=device)
+
+
+def _passes(part: Tensor, images: int) -> Tensor:
+    """As many indices as there are images: whole passes over the part, each in another order, the last cut off."""
+    passes = [part[_shuffled(len(part), part.device)] for _ in range(math.ceil(images / len(part)))]
+    return torch.cat(passes)[:images]
 
 
 def evaluate(

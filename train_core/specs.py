@@ -147,7 +147,10 @@ class AugmentSpec(Frozen):
 class TrainSpec(Frozen):
     """A recipe. Everything about time is a share of the run, so that a short run is the whole run made short."""
 
-    epochs: int = Field(ge=1, description="passes over the training images")
+    epochs: int = Field(ge=1, description="each of as many images as the training split has")
+    part: float = Field(
+        default=1.0, gt=0, le=1, description="share of the training images that an epoch goes over, again and again"
+    )
     batch_size: int = Field(default=128, ge=1, description="images in a step")
     optimizer: OptimizerName = Field(default="sgd", description="sgd, adam or adamw")
     lr: float = Field(default=0.1, gt=0, description="peak learning rate")
@@ -193,7 +196,8 @@ class TrainSpec(Frozen):
 
     def __str__(self) -> str:
         """The recipe in a few words, for example `sgd, lr 0.1, cosine, batch 128, 30 epochs`."""
-        return f"{self.optimizer}, lr {self.lr:.3g}, {self.schedule}, batch {self.batch_size}, {self.epochs} epochs"
+        words = f"{self.optimizer}, lr {self.lr:.3g}, {self.schedule}, batch {self.batch_size}, {self.epochs} epochs"
+        return words + (f" on {self.part:.0%} of the images" if self.part < 1 else "")
 
 
 def num_params(spec: ResNetSpec) -> int:

@@ -83,6 +83,9 @@ MISTAKES = [
     ("promote nowhere", "no run 'nowhere' in runs"),
     ("promote --top 0", "Invalid value for '--top'"),
     ("promote --seeds 0", "Invalid value for '--seeds'"),
+    ("run digits --control luck", "unknown control 'luck': give one of random, one-epoch"),
+    ("fidelity nowhere", "no run 'nowhere' in runs"),
+    ("fidelity --trials -1", "Invalid value for '--trials'"),
     ("report", "no run in runs"),
     ("count digits --budget 12", "is less than the smallest network"),
 ]
@@ -135,14 +138,37 @@ def test_promoting_before_anything_is_finished(
     finished_run("empty", 0)
     code, _, err = search("promote empty", capsys, monkeypatch)
     assert (code, err.count("\n")) == (2, 1)
-    assert "run 'empty' has no complete trial to promote" in err
+    assert "run 'empty' has no complete trial yet: continue it with `search run`" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("promote --ladder 3x4 --top 2", "--ladder says how many and how long: leave out --top and --epochs"),
+        ("promote --ladder 3x4,5x8", "ladder '3x4,5x8': 5x8 after 3x4 must have more epochs, and no more trials"),
+        ("promote --ladder three", "ladder 'three': 'three' is no rung: write trials x epochs, as in 8x60,3x200"),
+        ("fidelity --epochs 2", "2 epochs are no more than a short run's 6: give a larger --epochs"),
+        ("fidelity", "4 trials are to be compared, but 2 are complete"),
+        ("fidelity --trials 0", "has fewer than 4 trials with longer runs of one length: give --trials 12"),
+    ],
+)
+def test_mistakes_about_longer_runs(
+    command: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished_run("few", 2)
+    code, out, err = search(command, capsys, monkeypatch)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
 
 
 def test_promoting_more_than_there_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     finished_run("few", 2)
     code, _, err = search("promote --top 3", capsys, monkeypatch)
     assert (code, err.count("\n")) == (2, 1)
-    assert "3 trials were asked for, but 2 are complete: ask for 2 at most" in err
+    assert (
+        "3 trials are to be promoted, but 2 are complete: ask for fewer, or continue the search with `search run`"
+        in err
+    )
     assert not Path("runs/few/promoted").exists()
 
 

@@ -32,7 +32,7 @@ from train_core.state import EpochResult
 
 EPOCHS = 3
 NEVER = PrunerSpec(startup_trials=1000)
-SOON = PrunerSpec(startup_trials=2, warmup=0, min_values=1)
+SOON = PrunerSpec(startup_trials=2, warmup=0, min_values=1, like=())
 
 
 class Silent:
@@ -184,7 +184,7 @@ def test_hover_says_what_a_trial_was_and_came_to(mixed: RunFolder) -> None:
         str(recipe_of(trial)),
         "complete: 60.00 % on validation",
     ]
-    assert shown["pruned"]["hovertext"][0].endswith("below the median at epoch 1")
+    assert shown["pruned"]["hovertext"][0].endswith("below the median of its kind at epoch 1")
     assert shown["failed or diverged"]["hovertext"][1].endswith("ValueError: no &lt;room&gt; left")
 
 
@@ -399,6 +399,25 @@ def test_seeds_come_with_their_deviation_and_rungs_are_not_tested(mixed: RunFold
     words = Page(mixed).words
     assert "Over the seeds, the test accuracies are 82.00 ± 2.83 % (mean and standard deviation)." in words
     assert "not read" in words
+
+
+def test_a_control_that_lies_beside_is_compared_and_one_of_other_data_is_not(mixed: RunFolder) -> None:
+    assert "Against luck" not in Page(mixed).words
+    control = make_run(mixed.root.parent / "mixed-random", [0.55, 0.5], sampler="random")
+    promoted(mixed, 5, val_accuracy=0.9, test_accuracy=0.88)
+    make_run(mixed.root.parent / "mixed-one-epoch", [0.3], budget=10_000, epochs=1)
+    words = Page(mixed).words
+    complete = sum(len(trial.intermediate_values) for trial in ended(open_study(mixed)))
+    assert f"this search 6 {complete + 5} 70.00 % 90.00 % 88.00 %" in words
+    assert "random (sampler random) 2 6 55.00 % not promoted yet none" in words
+    assert "one-epoch" not in words
+    shutil.rmtree(control.root)
+
+
+def test_a_study_that_lets_short_runs_choose_regularisers_is_warned_of(tmp_path: Path, mixed: RunFolder) -> None:
+    folder = make_run(tmp_path / "run", [0.5], space={"cutout": [0, 8], "label_smoothing": [0.0, 0.1]})
+    assert "short runs choose label_smoothing, cutout here: they prefer less regularisation" in Page(folder).words
+    assert "short runs choose" not in Page(mixed).words
 
 
 def test_the_page_is_whole_by_itself(measured: RunFolder) -> None:

@@ -132,6 +132,13 @@ HEAD = 'budget = 10\ndata = "digits"\n'
         (HEAD + "[space]\ncrop_padding = 1000000", "less than or equal to 1024"),
         (HEAD + "[baselines.x]\nwidths = 8\nblocks = [1, 1]", "baselines.x.widths: should be"),
         ('budget = "lots"\ndata = "digits"', "budget 'lots' is not a positive number"),
+        (
+            HEAD + '[promote]\nladder = "8x60,9x200"',
+            "promote.ladder: ladder '8x60,9x200': 9x200 after 8x60 must have more",
+        ),
+        (HEAD + '[promote]\nfamily = "optimiser"', "is nothing to tell trials apart by (did you mean 'optimizer'?)"),
+        (HEAD + '[pruner]\nlike = ["optimiser"]', "'pruner.like: optimiser' (did you mean 'optimizer'?)"),
+        (HEAD + "[phases]\narchitecture = 0.5", "two phases need a [baseline_recipe]"),
         ("budget = = 10", "is not TOML"),
     ],
 )

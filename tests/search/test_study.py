@@ -20,6 +20,27 @@ from tests.search.fakes import TASK, FakeTrainer, Recorder, study_spec
 from train_core.errors import DivergedError
 from train_core.specs import num_madds, num_params
 
+ONE_NETWORK = {  # and one recipe
+    "fill": 1.0,
+    "stages": 2,
+    "blocks": 1,
+    "growth": 2.0,
+    "block": "basic",
+    "final_norm": False,
+    "k1": 3,
+    "k2": 3,
+    "shortcut": "conv",
+    "shortcut_kernel": 1,
+    "stem_kernel": 3,
+    "se_ratio": 0,
+    "optimizer": "sgd",
+    "sgd_lr": 0.1,
+    "adam_lr": 1e-3,
+    "adamw_lr": 1e-3,
+    "schedule": "cosine",
+    "batch_size": 64,
+}
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
@@ -97,6 +118,16 @@ def test_a_study_stopped_and_continued_is_the_study_run_in_one_go(tmp_path: Path
     assert len({str(trial.params) for trial in study.trials}) == 15
 
 
+def test_short_runs_on_a_part_see_each_image_as_often_as_a_full_run(folder: RunFolder) -> None:
+    trainer = FakeTrainer()
+    spec = study_spec(trials=2, short_images="part", promote={"top": 1, "epochs": 16})
+    run_study(folder, spec, trainer)
+    assert {recipe.part for _, recipe in trainer.runs} == {0.25}
+    claim(open_study(folder), spec, TASK, folder)
+    with pytest.raises(RunError, match=r"made with part of the images 0.25, not 1.0"):
+        claim(open_study(folder), study_spec(trials=2, promote={"top": 1, "epochs": 16}), TASK, folder)
+
+
 def test_a_finished_study_is_left_alone(folder: RunFolder) -> None:
     run_study(folder, study_spec(), FakeTrainer())
     trainer = FakeTrainer()
@@ -106,7 +137,7 @@ def test_a_finished_study_is_left_alone(folder: RunFolder) -> None:
 
 
 def test_trials_below_the_median_are_pruned_after_the_warm_up_and_not_before(folder: RunFolder) -> None:
-    spec = study_spec(trials=12, epochs=6, pruner={"startup_trials": 5, "warmup": 0.5, "min_values": 3})
+    spec = study_spec(trials=12, epochs=6, pruner={"startup_trials": 5, "warmup": 0.5, "min_values": 3, "like": []})
     scores = [0.8] * 5 + [0.1, 0.9] * 4
     trainer = FakeTrainer()
     trainer.score = lambda network, recipe: scores[len(trainer.runs) - 1]
@@ -116,11 +147,11 @@ def test_trials_below_the_median_are_pruned_after_the_warm_up_and_not_before(fol
     assert states[5] == TrialState.PRUNED
     assert states[6] == TrialState.COMPLETE
     assert max(study.trials[5].intermediate_values) == 3  # judged when half of its epochs were done, not before
-    assert study.trials[5].user_attrs["reason"] == "below the median at epoch 3"
+    assert study.trials[5].user_attrs["reason"] == "below the median of its kind at epoch 3"
 
 
 def test_a_trial_that_runs_to_its_last_epoch_is_complete_not_pruned(folder: RunFolder) -> None:
-    spec = study_spec(trials=8, pruner={"startup_trials": 2, "warmup": 1.0, "min_values": 1})
+    spec = study_spec(trials=8, pruner={"startup_trials": 2, "warmup": 1.0, "min_values": 1, "like": []})
     falling = FakeTrainer()
     falling.score = lambda network, recipe: 0.9 / len(falling.runs)
     study = run_study(folder, spec, falling)
@@ -153,6 +184,40 @@ def test_a_study_whose_first_trials_all_fail_stops_and_says_why(folder: RunFolde
     with pytest.raises(StudyFailedError, match=r"first 5 trials all failed, the last with: RuntimeError: wrong shape"):
         run_study(folder, study_spec(trials=50), trainer)
     assert len(trainer.runs) == 5
+
+
+def test_what_was_tried_before_is_drawn_again_and_not_trained_again(folder: RunFolder) -> None:
+    space = {**ONE_NETWORK, "optimizer": ["sgd", "adam", "adamw"], "batch_size": [32, 64]}
+    trainer = FakeTrainer()
+    study = run_study(folder, study_spec(trials=6, seed=1, space=space), trainer)
+    assert len(ended(study)) == 6
+    assert len(set(trainer.runs)) == len(trainer.runs) == 6
+    skipped = [trial for trial in study.trials if trial not in ended(study)]
+    assert skipped
+    for trial in skipped:
+        number = int(trial.user_attrs["reason"].removeprefix("the same as trial "))
+        assert trial.user_attrs["recipe"] == study.trials[number].user_attrs["recipe"]
+
+
+def test_a_space_that_is_used_up_says_so(folder: RunFolder) -> None:
+    with pytest.raises(
+        RunError, match=r"^50 draws in a row gave what was tried before: after 2 trials this space holds"
+    ):
+        run_study(folder, study_spec(trials=9, space={**ONE_NETWORK, "batch_size": [32, 64]}), FakeTrainer())
+
+
+def test_the_first_phase_draws_architectures_and_the_second_recipes_for_the_best(folder: RunFolder) -> None:
+    held = {"optimizer": "adam", "adam_lr": 0.002, "schedule": "cosine", "batch_size": 64}
+    spec = study_spec(trials=16, phases={"architecture": 0.5, "keep": 2}, baseline_recipe=held)
+    study = run_study(folder, spec, FakeTrainer())
+    first, second = study.trials[:8], study.trials[8:]
+    assert all(set(trial.params) == set(parameters(spec.space)) for trial in study.trials)
+    assert all(trial.params[name] == value for trial in first for name, value in held.items())
+    assert len({trial.user_attrs["network"] for trial in first}) == 8
+    best = sorted(first, key=lambda trial: trial.value or 0, reverse=True)[:2]
+    kept = [best[i % 2].user_attrs["network"] for i in range(8)]
+    assert [trial.user_attrs["network"] for trial in second] == kept
+    assert len({trial.user_attrs["recipe"] for trial in second}) == 8
 
 
 def test_late_failures_do_not_stop_a_study(folder: RunFolder) -> None:

@@ -1,0 +1,61 @@
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.pruner import MedianOfLike
+
+KINDS: dict[str, BaseDistribution] = {"optimizer": CategoricalDistribution(["sgd", "adam"])}
+
+
+def trial(kind: str, scores: list[float], state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
+    return create_trial(
+        value=scores[-1] if state == TrialState.COMPLETE else None,
+        state=state,
+        params={"optimizer": kind},
+        distributions=KINDS,
+        intermediate_values=dict(enumerate(scores, start=1)),
+    )
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    """Adam begins well and ends badly, SGD the other way round."""
+    made = optuna.create_study(direction="maximize")
+    for extra in (0.0, 0.02, 0.04):
+        made.add_trial(trial("adam", [0.5 + extra, 0.6, 0.6]))
+    for extra in (0.0, 0.02, 0.04):
+        made.add_trial(trial("sgd", [0.2 + extra, 0.5, 0.9]))
+    return made
+
+
+def pruned(study: optuna.Study, kind: str, scores: list[float], **changes: object) -> bool:
+    settings = {"like": ["optimizer"], "startup_trials": 3, "warmup_epochs": 0, "min_values": 3} | changes
+    return MedianOfLike(**settings).prune(study, trial(kind, scores, TrialState.RUNNING))  # type: ignore[arg-type]
+
+
+def test_a_slow_starter_is_compared_with_slow_starters(study: optuna.Study) -> None:
+    assert not pruned(study, "sgd", [0.23])
+    assert pruned(study, "sgd", [0.21])
+    assert pruned(study, "adam", [0.51])
+    assert pruned(study, "sgd", [0.23], like=[])
+
+
+def test_a_kind_of_which_few_are_complete_is_never_pruned(study: optuna.Study) -> None:
+    assert not pruned(study, "sgd", [0.0], min_values=4)
+
+
+def test_the_best_score_so_far_counts_not_the_last(study: optuna.Study) -> None:
+    assert not pruned(study, "adam", [0.6, 0.1])
+
+
+def test_nothing_is_pruned_before_the_warm_up_or_before_enough_trials(study: optuna.Study) -> None:
+    assert not pruned(study, "sgd", [0.0], warmup_epochs=2)
+    assert not pruned(study, "sgd", [0.0], startup_trials=7)
+    assert not pruned(study, "sgd", [])
+
+
+def test_unlike_the_kind_pruned_and_failed_trials_are_no_measure(study: optuna.Study) -> None:
+    for _ in range(9):
+        study.add_trial(trial("sgd", [0.9], TrialState.PRUNED))
+    assert not pruned(study, "sgd", [0.23])
