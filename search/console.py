@@ -313,7 +313,7 @@ def mean_and_deviation(shares: list[float]) -> str:
 def fidelity_table(found: Fidelity) -> Table:
     """How well shorter runs rank, by length and by family; narrow enough for 80 columns."""
     table = Table(
-        title=f"Shorter runs against {found.epochs} epochs (95 % intervals; regret of promoting the best k, in points)",
+        title=f"Shorter runs against {found.epochs} epochs: rank correlations, and points lost by promoting the best k alone",
         title_justify="left",
         box=SIMPLE,
         pad_edge=False,
@@ -322,24 +322,29 @@ def fidelity_table(found: Fidelity) -> Table:
     table.add_column("run")
     for heading in ("trials", "Spearman", "Kendall", *(f"k = {top}" for top in TOPS)):
         table.add_column(heading, justify="right")
+    table.caption, table.caption_justify = "Below each: its 95 % interval (bootstrap over the trials).", "left"
     rows = {count(each.epochs, "epoch"): each for each in found.lengths}
     rows |= {f"{name} alone": each for name, each in found.families.items()}
     for name, each in rows.items():
-        regrets = [each.regret.get(top) for top in TOPS]
-        table.add_row(
-            name,
-            str(len(each.pairs)),
-            interval(each.spearman),
-            interval(each.kendall),
-            *(f"{100 * regret.value:.1f}" if regret else "" for regret in regrets),
-        )
+        regrets = [
+            f"{100 * regret.value:.1f}\n{100 * regret.low:.1f} to {100 * regret.high:.1f}" if regret else ""
+            for regret in map(each.regret.get, TOPS)
+        ]
+        ranks = [
+            f"{_hundredths(known.value)}\n{_hundredths(known.low)} to {_hundredths(known.high)}"
+            for known in (each.spearman, each.kendall)
+        ]
+        table.add_row(name, str(len(each.pairs)), *ranks, *regrets)
     return table
 
 
 def interval(known: Interval) -> str:
     """As in `.62 (.10 to .88)`."""
-    value, low, high = (f"{number:.2f}".replace("0.", ".") for number in (known.value, known.low, known.high))
-    return f"{value} ({low} to {high})"
+    return f"{_hundredths(known.value)} ({_hundredths(known.low)} to {_hundredths(known.high)})"
+
+
+def _hundredths(number: float) -> str:
+    return f"{number:.2f}".replace("0.", ".")
 
 
 def count(number: int, noun: str) -> str:

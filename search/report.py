@@ -101,6 +101,8 @@ def answer(results: Results) -> str:
     text += f"Trained for {count(runs[0].recipe.epochs, 'epoch')}, it comes{mean} to "
     text += f"{percent(fmean(map(validation_of, runs)))} on validation, by which it was chosen, and "
     tested = [run.test_accuracy for run in runs if run.test_accuracy is not None]
+    if not all(run.tested for run in runs):
+        return text + "is not tested yet: `search promote` reads the test split for the runs of its last rung."
     if not tested:
         return text + "was never tested: this data has no test split, so that no number here is free of the choice."
     text += f"to {percent(fmean(tested))} on the {runs[0].test_images:,} test images, which had no part in it."

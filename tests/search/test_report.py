@@ -401,6 +401,11 @@ def test_seeds_come_with_their_deviation_and_rungs_are_not_tested(mixed: RunFold
     assert "not read" in words
 
 
+def test_a_best_run_that_is_not_tested_yet_is_said_to_be_so(mixed: RunFolder) -> None:
+    promoted(mixed, 0, tested=False, test_accuracy=None, test_images=0)
+    assert "is not tested yet: `search promote` reads the test split" in Page(mixed).words
+
+
 def test_a_control_that_lies_beside_is_compared_and_one_of_other_data_is_not(mixed: RunFolder) -> None:
     assert "Against luck" not in Page(mixed).words
     control = make_run(mixed.root.parent / "mixed-random", [0.55, 0.5], sampler="random")
