@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -32,7 +32,7 @@ from search.console import (
     say_plan,
     say_winner,
 )
-from search.errors import RunError, SpecError
+from search.errors import CheckpointError, RunError, SpecError
 from search.fidelity import FEWEST, Fidelity, advice, pick
 from search.interrupt import stop_requested
 from search.ladder import climb, parse_ladder
@@ -43,11 +43,15 @@ from search.run_folder import RunFolder, control_name, find_run, new_run, write_
 from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count
 from search.study import NAMED_TASKS, Task, fitted, task_of
 from search.workers import run_workers
+from train_core import checkpoint
 from train_core.data import NAMED, TrainingData, default_cache, load_test, load_training
 from train_core.device import describe, pick_device, pick_precision, release_memory, set_up
 from train_core.loop import train
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 from train_core.state import EpochResult, TrainState
+
+
+CHECKPOINT_S = 20.0  # between checkpoints of a short run: what a kill can cost of it, and an epoch
 
 
 def run(
@@ -103,7 +107,7 @@ def run(
             alone = workers == 1
             with StudyProgress(done, spec.trials, logs=alone) as progress, stop_requested() as stop:
                 if alone:
-                    trainer = _Trainer(data, where)
+                    trainer = _Trainer(folder, data, where)
                     studies.run(
                         optuna_study,
                         spec,
@@ -143,7 +147,7 @@ def _work(folder: RunFolder, spec: StudySpec, device: str, deadline: float) -> N
             study,
             spec,
             task_of(data),
-            _Trainer(data, where),
+            _Trainer(folder, data, where),
             progress,
             worker=worker,
             precision=precision,
@@ -352,15 +356,44 @@ def _counted(name: str, network: ResNetSpec, task: Task) -> str:
 
 
 class _Trainer:
-    """Trains a network on the data from its first weights, on a clean device."""
+    """Trains networks on the data, each on a clean device, from where an interrupted attempt stopped."""
 
-    def __init__(self, data: TrainingData, device: torch.device) -> None:
+    def __init__(self, folder: RunFolder, data: TrainingData, device: torch.device) -> None:
+        self.folder = folder
         self.data = data
         self.device = device
 
-    def __call__(self, network: ResNetSpec, recipe: TrainSpec) -> Iterator[EpochResult]:
+    def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
         release_memory(self.device)  # of the trial before, however it ended
-        yield from train(TrainState.new(network, recipe, self.device), self.data)
+        path = self.folder.trial_checkpoint(root)
+        path.parent.mkdir(exist_ok=True)
+        state = self._resumed(path, network, recipe) or TrainState.new(network, recipe, self.device)
+        yield from tuple(state.history)
+        saved = time.monotonic()
+        for result in train(state, self.data):
+            if time.monotonic() - saved > CHECKPOINT_S:
+                checkpoint.save(state, path)
+                saved = time.monotonic()
+            try:
+                yield result
+            except GeneratorExit:  # stopped here, to go on from here
+                checkpoint.save(state, path)
+                raise
+
+    def _resumed(self, path: Path, network: ResNetSpec, recipe: TrainSpec) -> TrainState | None:
+        """The state of an earlier attempt; none where it cannot be used: the trial then begins anew."""
+        if not checkpoint.exists(path):
+            return None
+        try:
+            state = checkpoint.load(path, self.device)
+        except CheckpointError as error:
+            log.warning("%s", error)
+            return None
+        return state if (state.network, state.recipe) == (network, recipe) else None
+
+    def forget(self, root: int) -> None:
+        """Delete the trial's checkpoints."""
+        checkpoint.delete(self.folder.trial_checkpoint(root))
 
 
 def _prepare(spec: StudySpec, device: str) -> tuple[torch.device, Precision, TrainingData]:

@@ -313,7 +313,7 @@ def mean_and_deviation(shares: list[float]) -> str:
 def fidelity_table(found: Fidelity) -> Table:
     """How well shorter runs rank, by length and by family; narrow enough for 80 columns."""
     table = Table(
-        title=f"Shorter runs against {found.epochs} epochs: rank correlations, and points lost by promoting the best k alone",
+        title=f"Shorter runs against {found.epochs} epochs: rank correlation; points lost by promoting the best k only",
         title_justify="left",
         box=SIMPLE,
         pad_edge=False,

@@ -25,8 +25,8 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, _: FrameType | None) -> None:
         received.append(number)
-        os.write(2, NOTICE)  # print and logging may be in the middle of something
         restore()
+        os.write(2, NOTICE)  # print and logging may be in the middle of something
 
     def restore() -> None:
         for number, handler in before.items():

@@ -108,7 +108,7 @@ class Promoter:
         device = data.train.images.device
         folder.root.mkdir(parents=True, exist_ok=True)
         release_memory(device)  # of the run before, however it ended
-        if folder.checkpoint.exists():
+        if checkpoint.exists(folder.checkpoint):
             state = checkpoint.load(folder.checkpoint, device)
             if (state.network, state.recipe) != (network, recipe):
                 raise CheckpointError(f"{folder.checkpoint} is of another network or recipe: delete it to start over")
@@ -141,6 +141,7 @@ class Promoter:
             history=tuple(state.history),
         )
         _write_result(run, folder)
+        checkpoint.previous(folder.checkpoint).unlink(missing_ok=True)
         return run
 
     def _test(self, run: Promotion, folder: PromotionFolder) -> Promotion:

@@ -26,6 +26,7 @@ class RunFolder:
     run.json       versions, device, data: what is needed to run it again
     study.db       the Optuna study
     search.log     a line for each thing that happened
+    trials/        checkpoints of trials that are running, or were interrupted
     promoted/      one folder for each full run: checkpoint.pt after every epoch, result.json when it is finished
     report.html    written by `search report`
     .workers/      a lock for each process that searches
@@ -67,6 +68,10 @@ class RunFolder:
     def report(self) -> Path:
         """The report."""
         return self.root / "report.html"
+
+    def trial_checkpoint(self, root: int) -> Path:
+        """The state of a short run, whichever attempt at the trial `root` it is of."""
+        return self.root / "trials" / f"trial-{root:04d}.pt"
 
     def promotion(self, trial: int, epochs: int, seed: int, *, refit: bool = False) -> "PromotionFolder":
         """The folder of one longer run; `refit`: on the validation images, too."""

@@ -9,7 +9,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,9 +37,6 @@ MOST_DUPLICATES = 50  # draws in a row; then the space holds nothing new
 RANDOM_AFTER = 10  # duplicates in a row, draws are random: TPE would go on proposing what it likes best
 STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 RANDOM_TRIALS = 10  # drawn at random before TPE has a model, besides the known networks (Optuna's default)
-
-Trainer = Callable[[ResNetSpec, TrainSpec], Iterator[EpochResult]]
-"""Trains a network by a recipe, one epoch a step."""
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +69,20 @@ NAMED_TASKS = {
 def fitted(network: ResNetSpec, task: Task) -> ResNetSpec:
     """The network with the task's channels and classes."""
     return network.model_copy(update={"in_channels": task.in_channels, "num_classes": task.num_classes})
+
+
+class Trainer(Protocol):
+    """Trains networks, and remembers how far it came with those that have no verdict yet."""
+
+    def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
+        """Train a network by a recipe, an epoch a step.
+
+        Where an earlier attempt at the trial `root` was interrupted, or closed after an epoch, its epochs are yielded
+        again, and training goes on from there.
+        """
+
+    def forget(self, root: int) -> None:
+        """The trial `root` has its verdict."""
 
 
 class Events(Protocol):
@@ -377,45 +388,49 @@ def _run_trial(
 ) -> tuple[FrozenTrial, float]:
     """One short run, to the verdict; with the seconds that its last epoch took."""
     trial, recipe = drawn.trial, drawn.recipe
+    root = trial.user_attrs.get("retry_of", trial.number)
     events.trial_started(trial.number, drawn.network, recipe)
 
-    started = time.monotonic()
+    started, trained_s = time.monotonic(), 0.0
     state, reason = TrialState.COMPLETE, None
     last: EpochResult | None = None
-    results = trainer(drawn.network, recipe)
-    while state == TrialState.COMPLETE:
-        # What the trainer raises is about this network; what the storage raises, outside of this `try`, is not.
-        try:
-            result = next(results, None)
-        except (UserError, OSError):
-            raise
-        except DivergedError as error:
-            # Pruned, not failed: the sampler learns nothing from a failed trial, and much from this one.
-            state, reason = TrialState.PRUNED, f"diverged: {error}"
-            break
-        except Exception as error:  # whatever goes wrong in one trial, the study goes on
-            first_line = (str(error).strip().splitlines() or [""])[0]
-            state, reason = TrialState.FAIL, f"{type(error).__name__}: {first_line}"
-            log.exception("trial %d failed", trial.number)
-            break
-        if result is None:
-            break
-        last = result
-        trial.report(result.val_accuracy, result.epoch)
-        events.epoch_ended(trial.number, result)
-        if result.epoch < recipe.epochs:
-            if trial.should_prune():
-                state, reason = TrialState.PRUNED, f"below the median of its kind at epoch {result.epoch}"
-            elif stop() or time.monotonic() + result.seconds > deadline:
-                raise _StoppedError
+    with contextlib.closing(trainer(drawn.network, recipe, root)) as results:
+        while state == TrialState.COMPLETE:
+            # What the trainer raises is about this network; what the storage raises, outside of this `try`, is not.
+            try:
+                result = next(results, None)
+            except (UserError, OSError):
+                raise
+            except DivergedError as error:
+                # Pruned, not failed: the sampler learns nothing from a failed trial, and much from this one.
+                state, reason = TrialState.PRUNED, f"diverged: {error}"
+                break
+            except Exception as error:  # whatever goes wrong in one trial, the study goes on
+                first_line = (str(error).strip().splitlines() or [""])[0]
+                state, reason = TrialState.FAIL, f"{type(error).__name__}: {first_line}"
+                log.exception("trial %d failed", trial.number)
+                break
+            if result is None:
+                break
+            last, trained_s = result, trained_s + result.seconds
+            trial.report(result.val_accuracy, result.epoch)
+            events.epoch_ended(trial.number, result)
+            if result.epoch < recipe.epochs:
+                if trial.should_prune():
+                    state, reason = TrialState.PRUNED, f"below the median of its kind at epoch {result.epoch}"
+                elif stop() or time.monotonic() + result.seconds > deadline:
+                    raise _StoppedError
     del results  # gives the network's memory back before the next trial
-    trial.set_user_attr("seconds", round(time.monotonic() - started, 3))
+    # Epochs of an earlier attempt took their time, too.
+    trial.set_user_attr("seconds", round(max(time.monotonic() - started, trained_s), 3))
     if last is not None and last.parts > 1:
         trial.set_user_attr("parts of a batch", last.parts)
     if reason is not None:
         trial.set_user_attr("reason", reason)
     score = last.val_accuracy if state == TrialState.COMPLETE and last is not None else None
-    return study.tell(trial, score, state), last.seconds if last is not None else 0.0
+    finished = study.tell(trial, score, state)
+    trainer.forget(root)
+    return finished, last.seconds if last is not None else 0.0
 
 
 def _end_without_verdict(study: optuna.Study, number: int, trial_id: int, reason: str) -> None:

@@ -1,5 +1,8 @@
-"""A run's state as one file: written whole or not at all, read without executing anything."""
+"""A run's state as one file: written whole or not at all, checked when it is read, and read without executing it."""
 
+import hashlib
+import io
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,17 @@ from train_core.files import written_whole
 from train_core.specs import ResNetSpec, TrainSpec
 from train_core.state import EpochResult, TrainState
 
-FORMAT = 2
+FORMAT = 3
+DIGEST_SIZE = 32  # bytes
+
+log = logging.getLogger(__name__)
 
 
 def save(state: TrainState, path: Path) -> None:
-    """Write the state to `path`. A crash at any instant leaves the old file or the new one."""
+    """Write the state to `path`, and keep the one that was there as `previous(path)`.
+
+    A crash at any instant leaves a whole file under one of the two names, if there was one.
+    """
     content = {
         "format": FORMAT,
         "network": state.network.model_dump_json(),
@@ -26,20 +35,56 @@ def save(state: TrainState, path: Path) -> None:
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
     }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     with written_whole(path) as file:
-        torch.save(content, file)
+        file.write(_digest(buffer.getbuffer()))
+        file.write(buffer.getbuffer())
+        if path.exists():
+            path.replace(previous(path))
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` is kept."""
+    return path.with_name(f"previous-{path.name}")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a checkpoint at `path`, or the one before it."""
+    return path.exists() or previous(path).exists()
+
+
+def delete(path: Path) -> None:
+    """Delete the checkpoint at `path` and the one before it, where there are any."""
+    for each in (path, previous(path)):
+        each.unlink(missing_ok=True)
 
 
 def load(path: Path, device: torch.device) -> TrainState:
-    """The state that `save` wrote, on `device`.
+    """The state that `save` wrote, on `device`; where it is damaged or missing, the one before it.
 
     Raises:
-        CheckpointError: the file is damaged, or of another format.
+        CheckpointError: both are damaged or missing, or of another format.
 
     """
     try:
+        return _read(path, device)
+    except CheckpointError as error:
+        if not previous(path).exists():
+            raise
+        state = _read(previous(path), device)
+        log.warning("%s; the one before it is used, of epoch %d", str(error).split(":")[0], len(state.history))
+        return state
+
+
+def _read(path: Path, device: torch.device) -> TrainState:
+    try:
+        written = path.read_bytes()
+        payload = memoryview(written)[DIGEST_SIZE:]
+        if written[:DIGEST_SIZE] != _digest(payload):
+            raise CheckpointError(f"{path} is damaged, or of another version: delete it to start over")
         # weights_only: tensors, numbers and strings alone; a file made to run code is refused.
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
         if content["format"] != FORMAT:
             raise CheckpointError(
                 f"{path} has format {content['format']}, this version reads {FORMAT}: delete it to start over"
@@ -57,9 +102,13 @@ def load(path: Path, device: torch.device) -> TrainState:
         state.parts = state.history[-1].parts if state.history else 1
     except CheckpointError:
         raise
-    except Exception as error:  # torch raises half a dozen kinds for a damaged file
+    except Exception as error:  # torch raises half a dozen kinds for what is no checkpoint
         raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): delete it to start over") from error
     return state
+
+
+def _digest(payload: memoryview) -> bytes:
+    return hashlib.blake2b(payload, digest_size=DIGEST_SIZE).digest()
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Stands in for the trainer and the terminal, so that search logic is tested without training anything."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import optuna
@@ -50,9 +50,13 @@ class FakeTrainer:
         self.score = score
         self.misbehave = misbehave
         self.runs: list[tuple[ResNetSpec, TrainSpec]] = []
+        self.forgotten: list[int] = []
         self.epochs = 0
 
-    def __call__(self, network: ResNetSpec, recipe: TrainSpec) -> Iterator[EpochResult]:
+    def forget(self, root: int) -> None:
+        self.forgotten.append(root)
+
+    def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
         self.runs.append((network, recipe))
         run = len(self.runs)
         for epoch in range(1, recipe.epochs + 1):

@@ -237,11 +237,15 @@ def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: 
     assert len(baselines) == 1
 
 
+def scores(folder: Path) -> list[tuple[float, dict[int, float]]]:
+    return [(trial.value or 0.0, trial.intermediate_values) for trial in ended(open_study(run_folder(folder)))]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_search_after_the_epoch_and_the_same_command_continues(
-    number: signal.Signals, tmp_path: Path
+def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_there(
+    number: signal.Signals, searched: Path, tmp_path: Path
 ) -> None:
-    process = start(f"{SHORT} --trials 1000", tmp_path)
+    process = start(SHORT, tmp_path)
     wait_for(run_folder(tmp_path).log, "trial 0  ")  # an epoch
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -252,8 +256,16 @@ def test_a_signal_ends_the_search_after_the_epoch_and_the_same_command_continues
     )
     study = open_study(run_folder(tmp_path))
     assert {trial.state.is_finished() for trial in study.trials} == {True}
-    total = len(ended(study)) + 1
-    assert f"{total} of {total} trials" in search(f"{SHORT} --trials {total}", tmp_path)
+    kept = list((run_folder(tmp_path).root / "trials").iterdir())
+    assert len(kept) == 1
+    done = checkpoint.load(kept[0], torch.device("cpu")).history
+    log_before = run_folder(tmp_path).log.read_text()
+    assert "3 of 3 trials" in search(SHORT, tmp_path)
+    assert scores(tmp_path) == scores(searched)
+    assert list((run_folder(tmp_path).root / "trials").iterdir()) == []
+    # The epochs from before are told again with their old pace, which no new epoch has to the last digit.
+    log_after = run_folder(tmp_path).log.read_text().removeprefix(log_before)
+    assert f"{done[0].images / done[0].seconds:,.0f} images/s" in log_after
 
 
 def test_a_second_signal_ends_the_search_at_once_and_the_same_command_continues(tmp_path: Path) -> None:

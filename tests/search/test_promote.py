@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_or_result_is_named(study: optuna.Study, tmp_path: 
     folder = folder_of(tmp_path)
     folder.root.mkdir(parents=True)
     folder.checkpoint.write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged, or of another version"):
         promoted(study.trials[0], tmp_path)
     folder.result.write_text('{"trial": 1')
     with pytest.raises(RunError, match=r"result\.json cannot be read: delete it"):

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from html import unescape
 from html.parser import HTMLParser
@@ -25,7 +25,7 @@ from search.promote import Promotion, winner
 from search.report import answer, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
 from search.spec import PrunerSpec, StudySpec
-from search.study import NAMED_TASKS, Trainer, claim, ended, open_study, run
+from search.study import NAMED_TASKS, claim, ended, open_study, run
 from train_core.errors import DivergedError
 from train_core.specs import ResNetSpec, TrainSpec, num_madds, num_params
 from train_core.state import EpochResult
@@ -54,19 +54,21 @@ def epoch_result(epoch: int, accuracy: float) -> EpochResult:
     )
 
 
-def scoring(scores: list[float | Exception]) -> Trainer:
+class Scoring:
     """A trainer whose n-th run climbs to the n-th score, or raises after its first epoch."""
-    left = iter(scores)
 
-    def train(network: ResNetSpec, recipe: TrainSpec) -> Iterator[EpochResult]:
-        score = next(left)
+    def __init__(self, scores: list[float | Exception]) -> None:
+        self.left = iter(scores)
+
+    def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
+        score = next(self.left)
         for epoch in range(1, recipe.epochs + 1):
             if isinstance(score, Exception):
                 yield epoch_result(epoch, 0.9)
                 raise score
             yield epoch_result(epoch, score * epoch / recipe.epochs)
 
-    return train
+    def forget(self, root: int) -> None: ...
 
 
 def make_run(root: Path, scores: list[float | Exception], pruner: PrunerSpec = NEVER, **values: Any) -> RunFolder:
@@ -81,7 +83,7 @@ def make_run(root: Path, scores: list[float | Exception], pruner: PrunerSpec = N
     claim(study, spec, NAMED_TASKS["digits"], folder)
     if scores:
         with suppress(StudyFailedError), folder.worker() as worker:
-            run(study, spec, NAMED_TASKS["digits"], scoring(scores), Silent(), worker=worker, precision="fp32")
+            run(study, spec, NAMED_TASKS["digits"], Scoring(scores), Silent(), worker=worker, precision="fp32")
     return folder
 
 
@@ -340,7 +342,7 @@ def test_a_baseline_is_named_and_escaped(tmp_path: Path) -> None:
     spec = StudySpec(data="digits", budget=20_000, trials=1, epochs=EPOCHS)
     study.enqueue_trial({}, user_attrs={"baseline": "</script><b>lenet"})
     with folder.worker() as worker:
-        run(study, spec, NAMED_TASKS["digits"], scoring([0.5]), Silent(), worker=worker, precision="fp32")
+        run(study, spec, NAMED_TASKS["digits"], Scoring([0.5]), Silent(), worker=worker, precision="fp32")
     page = Page(folder)
     hover = page.figures[0]["data"][0]["hovertext"][0]
     assert hover.startswith("Trial 0, the baseline &lt;/script&gt;&lt;b&gt;lenet<br>")

@@ -233,7 +233,9 @@ def test_asked_to_stop_it_stops_after_the_epoch_and_the_trial_is_tried_again(fol
     study = run_study(folder, study_spec(), FakeTrainer(), events=events, stop=lambda: len(events.epochs) >= 6)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
     assert events.epochs == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 1), (1, 2)]
-    assert len(ended(run_study(folder, study_spec(), FakeTrainer()))) == 6
+    trainer = FakeTrainer()
+    assert len(ended(run_study(folder, study_spec(), trainer))) == 6
+    assert trainer.forgotten == [1, 3, 4, 5, 6]  # the second attempt at trial 1 is trial 2
 
 
 def test_a_retried_trial_does_not_change_what_is_drawn_later(tmp_path: Path) -> None:
