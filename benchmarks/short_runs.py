@@ -1,7 +1,8 @@
 """Real runs, short and long, of random networks and recipes: what the fidelity tables and the surrogate rest on.
 
     OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out runs.jsonl [--configs 48] [--share 0/2] [--runs ...]
-    OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out reversal.jsonl --reversal
+    OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out reversal.jsonl --recipes optimizers
+    OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out regularisers.jsonl --recipes regularisers
 
 For each draw from `short_runs.toml`, a line of JSON in `--out` with the draw and the learning curves of
 
@@ -14,7 +15,8 @@ For each draw from `short_runs.toml`, a line of JSON in `--out` with the draw an
     steady   (only with `--runs steady`) 40 epochs at a constant rate that falls to a tenth after 30 and 36: a run that
              could be continued from rung to rung, and is cooled down at its end
 
-`--reversal` takes, in place of draws, the three optimizers that Li & Huang 2024 compare, on one network, three seeds.
+`--recipes` takes, in place of draws, one network with the three optimizers that Li & Huang 2024 compare, or with one
+regulariser changed at a time; three seeds of each.
 
 Every run is scored by its last weights and by their moving average, and at its end on the test images, too. Run again,
 it goes on where it stopped. `--share 0/2` does every second draw, so that two processes can share the work, each with
@@ -36,7 +38,7 @@ from train_core.data import Split, TrainingData, default_cache, load_test, load_
 from train_core.device import pick_device, pick_precision, set_up
 from train_core.errors import DivergedError
 from train_core.loop import evaluate, train
-from train_core.specs import Precision, ResNetSpec, TrainSpec, num_params
+from train_core.specs import AugmentSpec, Precision, ResNetSpec, TrainSpec, num_params
 from train_core.state import TrainState
 
 STUDY = Path(__file__).with_name("short_runs.toml")
@@ -51,10 +53,21 @@ RUNS: dict[str, tuple[int, int, float]] = {  # epochs, seed, share of the traini
     "steady": (40, 0, 1.0),
 }
 STEADY = {"schedule": "multi-step", "milestones": (0.75, 0.9), "gamma": 0.1}
-REVERSAL = {  # at 30 epochs of 200 they came to 83.84, 89.71 and 90.6 %; at 200 the first came to 95.25, above the last
+OPTIMIZERS: dict[
+    str, dict[str, Any]
+] = {  # at 30 epochs of 200 they came to 83.84, 89.71 and 90.6 %; at 200 the first came to 95.25, above the last
     "sgd, momentum": {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9},
     "sgd, plain": {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0},
     "adam": {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0},
+}
+REGULARISERS: dict[str, dict[str, Any]] = {  # changes to the network, the recipe and the augmentation
+    "crop and flip": {},
+    "no crop": {"crop_padding": 0},
+    "cutout 8": {"cutout": 8},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "dropout 0.2": {"block_dropout": 0.2},
+    "no weight decay": {"weight_decay": 0.0},
+    "weight decay 2e-3": {"weight_decay": 2e-3},
 }
 
 
@@ -66,7 +79,7 @@ def main() -> None:
     parser.add_argument("--configs", type=int, default=48)
     parser.add_argument("--share", default="0/1")
     parser.add_argument("--runs", default=DEFAULT_RUNS)
-    parser.add_argument("--reversal", action="store_true")
+    parser.add_argument("--recipes", choices=["optimizers", "regularisers"])
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     which, shares = map(int, options.share.split("/"))
@@ -85,8 +98,8 @@ def main() -> None:
     drawn = [
         (config, *each)
         for config, each in enumerate(
-            reversal(pick_precision(device))
-            if options.reversal
+            controlled(options.recipes, pick_precision(device))
+            if options.recipes
             else (draw(i, study.space, study.budget, pick_precision(device)) for i in range(options.configs))
         )
     ]
@@ -107,17 +120,21 @@ def main() -> None:
         print(config, network, recipe, scores, flush=True)
 
 
-def reversal(precision: Precision) -> list[tuple[dict[str, Any], ResNetSpec, TrainSpec]]:
-    """The optimizers of `REVERSAL`, each with three seeds, on a small network of that report's kind."""
+def controlled(which: str, precision: Precision) -> list[tuple[dict[str, Any], ResNetSpec, TrainSpec]]:
+    """A small network with each of the recipes, three seeds of each."""
     network = ResNetSpec(
         widths=(24, 48, 96), blocks=(1, 1, 1), block="preact", stem_kernel=3, stem_stride=2, shortcut="max-pool"
     )
-    base: dict[str, Any] = {"epochs": 1, "weight_decay": 5e-4, "ema_decay": 0.99, "precision": precision}
-    return [
-        ({"recipe": name}, network, TrainSpec.model_validate({**base, **recipe, "seed": seed}))
-        for seed in range(3)
-        for name, recipe in REVERSAL.items()
-    ]
+    made = []
+    for seed in range(3):
+        for name, changes in (OPTIMIZERS if which == "optimizers" else REGULARISERS).items():
+            values: dict[str, Any] = {"epochs": 1, "weight_decay": 5e-4, "ema_decay": 0.99, "precision": precision}
+            values |= {key: value for key, value in changes.items() if key in TrainSpec.model_fields}
+            augment = AugmentSpec(**{key: value for key, value in changes.items() if key in AugmentSpec.model_fields})
+            dropped = network.model_copy(update={"block_dropout": changes.get("block_dropout", 0.0)})
+            recipe = TrainSpec.model_validate({**values, "seed": seed, "augment": augment})
+            made.append(({"recipe": name}, dropped, recipe))
+    return made
 
 
 def draw(
