@@ -50,7 +50,6 @@ from train_core.loop import train
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 from train_core.state import EpochResult, TrainState
 
-
 CHECKPOINT_S = 20.0  # between checkpoints of a short run: what a kill can cost of it, and an epoch
 
 

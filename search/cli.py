@@ -30,7 +30,7 @@ def run(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a short run.")] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="Of short runs: all, or a part that is seen as often as the images of a full run."),
+        typer.Option(help="What short runs train on: all, part (seen as often as in a full run), or auto."),
     ] = None,
     data: Data = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; none: study and budget.")] = None,

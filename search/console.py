@@ -97,8 +97,8 @@ def say_plan(
     say(f"trials   {spec.trials} of {short_run(spec)}{f', {done} done' if done else ''}{first}")
     if left_out and not done:
         say(f"         not among them, as budget or space do not hold them: {', '.join(left_out)}")
-    if drawn := drawn_regularisers(spec.space):
-        say(f"warning  {regulariser_warning(drawn)}")
+    if warning := regulariser_warning(spec):
+        say(f"warning  {warning}")
     if expected is None:
         return
     left = expected.seconds * (spec.trials - done) / spec.trials / (len(workers) - 1 + hands)
@@ -121,12 +121,14 @@ def short_run(spec: StudySpec) -> str:
     return f"{epochs} on {spec.part:.0%} of the images, each seen {spec.epochs / spec.part:.0f} times"
 
 
-def regulariser_warning(drawn: list[str]) -> str:
-    """What to know of a study whose short runs choose these."""
+def regulariser_warning(spec: StudySpec) -> str:
+    """What to know of a study whose short runs choose regularisers on all images; empty for any other."""
+    drawn = drawn_regularisers(spec.space)
+    if not drawn or spec.part < 1:
+        return ""
     return (
-        f"short runs choose {', '.join(drawn)} here: they prefer less regularisation than long runs do, and this does "
-        "not last. Hold them at a strong setting, or let each value keep its best trial up a ladder "
-        f"(promote.family = {drawn[0]!r})."
+        f"short runs choose {', '.join(drawn)} here: on all images they prefer less regularisation than long runs do, "
+        'and this does not last. Let them train on a part (short_images = "part"), or hold these at a strong setting.'
     )
 
 

@@ -31,7 +31,6 @@ from search.promote import finished, refit_of, winner
 from search.run_folder import RunFolder, control_name, write_text
 from search.spec import CONTROLS, StudySpec, load_study
 from search.study import ended, gave_nothing, open_study
-from space import drawn_regularisers
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -157,8 +156,8 @@ def _promotion_table(results: Results) -> str:
 
 def _warning(spec: StudySpec) -> str:
     """What the short scores of this study cannot tell, where it lets them choose regularisers."""
-    drawn = drawn_regularisers(spec.space)
-    return f"<p class=warning>{escape(regulariser_warning(drawn))}</p>" if drawn else ""
+    warning = regulariser_warning(spec)
+    return f"<p class=warning>{escape(warning[0].upper() + warning[1:])}</p>" if warning else ""
 
 
 def _control_table(folder: RunFolder, results: Results) -> str:

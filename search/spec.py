@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from search.errors import SpecError
 from search.ladder import FAMILIES, Rung, parse_ladder
-from space import Range, Space, parameter_names
+from space import Range, Space, drawn_regularisers, parameter_names
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -115,10 +115,11 @@ class StudySpec(Frozen):
     )
     trials: Positive = Field(default=200, description="trials in all; run again to continue to a larger total")
     epochs: Positive = Field(default=30, description="epochs of a short run")
-    short_images: Literal["all", "part"] = Field(
-        default="all",
+    short_images: Literal["auto", "all", "part"] = Field(
+        default="auto",
         description="what short runs train on. part: a share of the training images, the same for all, so that each "
-        "image is seen as often as in a full run, in as many steps as with all",
+        "image is seen as often as in a full run, in as many steps as with all; auto: part where the space draws "
+        "regularisers, which short runs on all images misjudge",
     )
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="of the validation split, the sampler and the training runs"
@@ -144,7 +145,9 @@ class StudySpec(Frozen):
     @property
     def part(self) -> float:
         """Share of the training images that short runs see."""
-        return 1.0 if self.short_images == "all" else min(1.0, self.epochs / self.promote.rungs[-1].epochs)
+        if self.short_images == "all" or (self.short_images == "auto" and not drawn_regularisers(self.space)):
+            return 1.0
+        return min(1.0, self.epochs / self.promote.rungs[-1].epochs)
 
     def as_toml(self) -> str:
         """The whole spec as a study file."""

@@ -422,9 +422,13 @@ def test_a_control_that_lies_beside_is_compared_and_one_of_other_data_is_not(mix
 
 
 def test_a_study_that_lets_short_runs_choose_regularisers_is_warned_of(tmp_path: Path, mixed: RunFolder) -> None:
-    folder = make_run(tmp_path / "run", [0.5], space={"cutout": [0, 8], "label_smoothing": [0.0, 0.1]})
-    assert "short runs choose label_smoothing, cutout here: they prefer less regularisation" in Page(folder).words
-    assert "short runs choose" not in Page(mixed).words
+    space = {"cutout": [0, 8], "label_smoothing": [0.0, 0.1]}
+    folder = make_run(tmp_path / "all", [0.5], space=space, short_images="all")
+    assert "Short runs choose label_smoothing, cutout here: on all images they prefer less" in Page(folder).words
+    on_part = make_run(tmp_path / "part", [0.5], space=space)
+    assert "Short runs choose" not in Page(on_part).words
+    assert "after 3 epochs on 2% of the images, each seen 200 times" in Page(on_part).words
+    assert "Short runs choose" not in Page(mixed).words
 
 
 def test_the_page_is_whole_by_itself(measured: RunFolder) -> None:

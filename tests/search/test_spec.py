@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from search.errors import SpecError
-from search.spec import load_study, parse_budget, short_count
+from search.spec import StudySpec, load_study, parse_budget, short_count
 from space import Range
 
 SHIPPED = ("cifar10", "cifar100", "cifar10-small", "digits")
@@ -193,3 +193,22 @@ def test_the_spec_as_run_reads_back_as_the_same_spec(tmp_path: Path) -> None:
         (tmp_path / "study.toml").write_text(spec.as_toml())
         assert load_study(str(tmp_path / "study.toml"), {}) == spec
         assert {"low", "high", "widths"} <= _every_key(tomllib.loads(spec.as_toml()))
+
+
+@pytest.mark.parametrize(
+    ("space", "images", "part"),
+    [
+        ({}, "auto", 1.0),
+        ({"cutout": [0, 8]}, "auto", 0.15),
+        ({"sgd_weight_decay": {"low": 1e-4, "high": 1e-2, "log": True}}, "auto", 0.15),
+        ({"cutout": [0, 8]}, "all", 1.0),
+        ({}, "part", 0.15),
+    ],
+)
+def test_short_runs_train_on_a_part_where_the_space_draws_regularisers(
+    space: dict[str, Any], images: str, part: float
+) -> None:
+    values = {"data": "cifar10", "budget": 10**6, "epochs": 30, "promote": {"epochs": 200}}
+    assert StudySpec.model_validate({**values, "space": space, "short_images": images}).part == part
+    longer = {**values, "epochs": 300}
+    assert StudySpec.model_validate({**longer, "space": space, "short_images": images}).part == 1.0
