@@ -1,0 +1,88 @@
+"""Small real searches, nothing made up: ours against itself without its short scores on a part, and against luck.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.real_search DATA --out searches.jsonl [--seeds 4]
+
+DATA is a small set of 32x32 RGB images with a test split. With each seed, in the space of `short_runs.toml`:
+
+ours    `search run` of 16 trials with the steps of 6 epochs on a part of the images; `search promote --top 2`, 40 each
+all     the same with short runs on all images
+random  random draws at 40 epochs each, for no fewer epochs than the others take
+
+The best on the validation images is what a method recommends; its accuracy on the test images is its result.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from benchmarks.short_runs import STUDY, draw, run
+from search import api
+from search.promote import winner
+from search.spec import load_study
+from train_core.data import default_cache, load_test, load_training
+from train_core.device import pick_device, pick_precision, set_up
+
+TRIALS, TOP = 16, 2
+
+
+def main() -> None:
+    """Parse the command line, and search with each method and seed that is not in the file yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=4)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    done = {(line["method"], line["seed"]) for line in map(json.loads, _lines(options.out))}
+    for seed in range(options.seeds):
+        for method in ("ours", "all", "random"):
+            if (method, seed) in done:
+                continue
+            found = at_random(options.data, seed) if method == "random" else searched(options.data, seed, method)
+            with options.out.open("a") as file:
+                file.write(json.dumps({"method": method, "seed": seed, **found}) + "\n")
+            print(method, seed, found, flush=True)
+
+
+def searched(data: str, seed: int, method: str) -> dict[str, Any]:
+    """What a search and a promotion come to."""
+    images = "part" if method == "ours" else "all"
+    with tempfile.TemporaryDirectory() as folder:
+        flags = {"data": data, "trials": TRIALS, "seed": seed, "short_images": images}
+        api.run(str(STUDY), flags, runs=Path(folder), name="bench", device="cpu")
+        best = winner(api.promote("bench", runs=Path(folder), top=TOP, device="cpu"))
+    spec = load_study(str(STUDY), flags)
+    epochs = TRIALS * spec.epochs + TOP * spec.promote.epochs  # at most: pruned trials take fewer
+    return {"validation": best[0].val_accuracy, "test": best[0].test_accuracy, "epochs": epochs}
+
+
+def at_random(data: str, seed: int) -> dict[str, Any]:
+    """What the best of some random draws comes to at full length."""
+    spec = load_study(str(STUDY), {"data": data})
+    device = pick_device("cpu")
+    set_up(device)
+    loaded = load_training(data, val_fraction=spec.val_fraction, seed=seed, cache=default_cache())
+    test = load_test(data, fingerprint=loaded.fingerprint, cache=default_cache())
+    if test is None:
+        raise SystemExit("the data needs a test split")
+    draws = -(-(TRIALS * spec.epochs + TOP * spec.promote.epochs) // spec.promote.epochs)
+    results = []
+    for i in range(draws):
+        _, network, recipe = draw(1000 * (seed + 1) + i, spec.space, spec.budget, pick_precision(device))
+        made = run(network, recipe, "full", loaded, test)
+        if made["test"]:
+            results.append((made["curve"][-1]["val_accuracy"], made["test"][1]))
+    validation, tested = max(results)
+    return {"validation": validation, "test": tested, "epochs": draws * spec.promote.epochs}
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+if __name__ == "__main__":
+    main()
