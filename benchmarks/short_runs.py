@@ -156,21 +156,18 @@ def run(network: ResNetSpec, recipe: TrainSpec, name: str, data: TrainingData, t
     seen = data
     if share < 1:
         # Scored in full at its end alone: forty evaluations would cost more than its training.
-        kept = slice(0, round(share * len(data.train)))
+        part = slice(0, round(share * len(data.train)))
         seen = replace(
             data,
-            train=Split(data.train.images[kept], data.train.labels[kept]),
+            train=Split(data.train.images[part], data.train.labels[part]),
             val=Split(data.val.images[:100], data.val.labels[:100]),
         )
     curve: list[dict[str, float]] = []
     diverged, tested = None, None
     try:
         for result in train(state, seen):
-            entry = {
-                key: value
-                for key, value in asdict(result).items()
-                if key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-            }
+            kept = ("train_loss", "train_accuracy", *(("val_loss", "val_accuracy") if share == 1 else ()))
+            entry = {key: value for key, value in asdict(result).items() if key in kept}
             if share == 1:
                 entry["last_val_accuracy"] = _accuracy(state.model, data.val, data, recipe)
             curve.append(entry)
