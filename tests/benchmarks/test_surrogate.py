@@ -119,7 +119,7 @@ def test_ours_pays_for_its_short_runs_and_promotes_two_of_each_round(surrogate: 
     assert len(account.scored) == 2
     assert account.points[0][0] == 12 * SHORT + FULL
     params = account.scored[0][1]
-    assert surrogate.part(params, seed=0)[-1] == pytest.approx(accuracy(params, FULL) - 0.1, abs=0.06)
+    assert surrogate.part(params, seed=0)[-1] == pytest.approx(accuracy(dict(params), FULL) - 0.1, abs=0.06)
 
 
 def test_the_same_seed_gives_the_same_curve(surrogate: Surrogate) -> None:
