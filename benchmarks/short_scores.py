@@ -1,6 +1,7 @@
 """Which short score ranks best? The tables of `docs/benchmarks.md`, from the runs that `short_runs` made.
 
     python -m benchmarks.short_scores [runs.jsonl ...] [--out scores.json]
+    python -m benchmarks.short_scores --recipes recipes.jsonl ...
 
 Each score is compared with the accuracy that the same draw comes to on the test images after its full run. Intervals
 are 95 % bootstrap intervals over the draws.
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from search.console import interval
 from search.fidelity import Interval, Pair, agreement
@@ -68,8 +70,13 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", default=[SHIPPED])
+    parser.add_argument("--recipes", type=Path, nargs="+")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.recipes:
+        for path in options.recipes:
+            print_recipes(load([path]))
+        return
     configs = load(options.runs)
     results: dict[str, Any] = {"n": len(configs)}
     groups = {
@@ -84,18 +91,40 @@ def main() -> None:
         for score, row in results[name].items():
             regrets = " | ".join(f"{100 * regret:.1f}" for regret in row["regret"].values())
             print(f"| {score} | {SCORES[score][0]:g} | {row['spearman']} | {row['kendall']} | {regrets} |")
+    gained = results["on a part over annealed"] = gain(
+        configs, "annealed, 40 epochs on 15 % of the images", "annealed: last epoch"
+    )
+    print(f"\nSpearman on a part less that of the annealed last epoch, all draws: {interval(Interval(*gained))}")
     results["effects"] = effects(configs)
     print("\nEffects, in points of accuracy (least squares over all draws)\n")
     runs = list(next(iter(results["effects"].values())))
     print(f"| | {' | '.join(runs)} |\n|---|{'---|' * len(runs)}")
     for factor, row in results["effects"].items():
         print(f"| {factor} | {' | '.join(points(Interval(*row[run])) for run in runs)} |")
-    results["optimizers"] = optimizers(configs)
-    print("\nMean accuracy of each optimizer's draws, %\n")
-    for optimizer, row in results["optimizers"].items():
-        print(optimizer, {run: f"{value:.1f}" for run, value in row.items()})
     if options.out:
         options.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+RECIPE_SCORES: dict[str, Score] = {
+    "cut at 6 of 40 epochs": cut(LAST),
+    "cut, averaged weights": cut(AVERAGED),
+    "annealed, 6 epochs": end("short", LAST),
+    "the same steps on 15 %": end("part", LAST),
+    "full, 40 epochs (test)": lambda config: quality(config),
+}
+
+
+def print_recipes(configs: Sequence[Config]) -> None:
+    """One line for each recipe: the mean over its seeds, and their range."""
+    names = list(dict.fromkeys(config["params"]["recipe"] for config in configs))
+    print(f"\n| accuracy, % | seeds | {' | '.join(RECIPE_SCORES)} |\n|---|---|{'---|' * len(RECIPE_SCORES)}")
+    for name in names:
+        group = [config for config in configs if config["params"]["recipe"] == name]
+        cells = []
+        for score in RECIPE_SCORES.values():
+            values = [100 * score(config) for config in group]
+            cells.append(f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})")
+        print(f"| {name} | {len(group)} | {' | '.join(cells)} |")
 
 
 def load(paths: Sequence[Path]) -> list[Config]:
@@ -122,6 +151,20 @@ def ranking(configs: Sequence[Config]) -> dict[str, Any]:
             "regret": {top: regret.value for top, regret in known.regret.items()},
         }
     return rows
+
+
+def gain(configs: Sequence[Config], one: str, other: str) -> tuple[float, float, float]:
+    """By how much the rank correlation of one score is above another's; resampled together."""
+    long = np.array([quality(config) for config in configs])
+    ones, others = (np.array([SCORES[name][1](config) for config in configs]) for name in (one, other))
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(len(configs), size=len(configs)) for _ in range(RESAMPLES)]
+    differences = [
+        spearmanr(ones[draw], long[draw]).statistic - spearmanr(others[draw], long[draw]).statistic for draw in draws
+    ]
+    low, high = np.percentile(differences, [2.5, 97.5])
+    known = spearmanr(ones, long).statistic - spearmanr(others, long).statistic
+    return float(known), float(low), float(high)
 
 
 REGULARISERS = ("crop_padding", "cutout", "label_smoothing", "block_dropout")
@@ -173,18 +216,6 @@ def _factors(params: dict[str, Any]) -> list[float]:
 
 def _fit(factors: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.linalg.lstsq(factors, values, rcond=None)[0], dtype=np.float64)
-
-
-def optimizers(configs: Sequence[Config]) -> dict[str, dict[str, float]]:
-    """Mean accuracy of each optimizer's draws, in percent."""
-    table = {}
-    for optimizer in ("sgd", "adam", "adamw"):
-        group = [config for config in configs if config["params"]["optimizer"] == optimizer]
-        outcomes = {"cut": cut(LAST), "averaged": cut(AVERAGED), "annealed": end("short", LAST), "full": quality}
-        table[optimizer] = {
-            name: 100 * float(np.mean([score(config) for config in group])) for name, score in outcomes.items()
-        } | {"draws": len(group)}
-    return table
 
 
 def points(known: Interval) -> str:
