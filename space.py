@@ -408,6 +408,12 @@ def _below(dimension: Any, value: int) -> int | None:
     return max((each for each in _values(dimension) if each < value), default=None)
 
 
+def not_held(values: Mapping[str, Any], space: Space) -> str | None:
+    """The first of these parameters whose value the space does not hold; none if it holds all."""
+    dimensions = dict(_dimensions(space))
+    return next((name for name, value in values.items() if not _holds(dimensions[name], value)), None)
+
+
 def _holds(dimension: Any, value: Any) -> bool:
     """Whether a dimension can take this value."""
     if not isinstance(dimension, Range):

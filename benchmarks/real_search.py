@@ -1,6 +1,6 @@
 """Small real searches, nothing made up: ours against itself without its short scores on a part, and against luck.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.real_search DATA --out searches.jsonl [--seeds 4]
+    OMP_NUM_THREADS=1 python -m benchmarks.real_search DATA --out searches.jsonl [--seeds 0,1,2] [--methods ours,all]
 
 DATA is a small set of 32x32 RGB images with a test split. With each seed, in the space of `short_runs.toml`:
 
@@ -34,12 +34,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", default="0,1,2,3")
+    parser.add_argument("--methods", default="ours,all,random")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     done = {(line["method"], line["seed"]) for line in map(json.loads, _lines(options.out))}
-    for seed in range(options.seeds):
-        for method in ("ours", "all", "random"):
+    for seed in map(int, options.seeds.split(",")):
+        for method in options.methods.split(","):
             if (method, seed) in done:
                 continue
             found = at_random(options.data, seed) if method == "random" else searched(options.data, seed, method)

@@ -95,6 +95,9 @@ def run(
             optuna_study = studies.open_study(folder, create=True)
             studies.claim(optuna_study, spec, task, folder)
             baselines = studies.enqueue_baselines(optuna_study, spec, task)
+            # Where others do the work, nobody else has this process's number, under which a killed one may have left
+            # a trial.
+            studies.retry_interrupted(optuna_study, worker)
             write_text(folder.study_file, spec.as_toml())
             write_json(folder.facts, _facts(spec, data, where, precision))
 
@@ -123,12 +126,12 @@ def run(
                     release_memory(where)
                     run_workers(
                         workers,
-                        partial(_work, RunFolder(folder.root.absolute()), spec, device, deadline),
+                        partial(_work, RunFolder(folder.root.absolute()), spec, where.type, deadline),
                         gpus_each=gpus_per_worker if where.type == "cuda" else 0,
                         poll=lambda: progress.catch_up(studies.ended(optuna_study)),
                         stop=stop,
                     )
-                if stop():
+                if stop() and len(studies.ended(optuna_study)) < spec.trials:
                     raise KeyboardInterrupt
         say_outcome(folder, spec, optuna_study)
         write_report(folder)
@@ -230,12 +233,14 @@ def fidelity(
     folder = find_run(runs, name)
     spec = load_study(str(folder.study_file), {})
     length = epochs or spec.promote.rungs[-1].epochs
+    if 0 < trials < FEWEST:
+        raise SpecError(f"{trials} trials are too few to compare ranks: give at least --trials {FEWEST}, or 0")
     if trials and length <= spec.epochs:
         raise SpecError(f"{length} epochs are no more than a short run's {spec.epochs}: give a larger --epochs")
     with folder.promoting(), logged_to(folder):
         study = studies.open_study(folder)
         if trials:
-            _check_complete(study, FEWEST, "compared")
+            _check_complete(study, FEWEST)
             where, _, data = _prepare(spec, device)
             studies.claim(study, spec, task_of(data), folder)
             picked = pick(study.get_trials(deepcopy=False), trials, spec.promote.families)
@@ -273,15 +278,15 @@ def _with_flags(
     return plan.model_copy(update=flags)
 
 
-def _check_complete(study: optuna.Study, top: int, what: str = "promoted") -> None:
+def _check_complete(study: optuna.Study, top: int) -> None:
     """Refuse before any data is loaded what could only be refused after."""
     complete = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
     if complete == 0:
         raise RunError(f"run {study.study_name!r} has no complete trial yet: continue it with `search run`")
     if complete < top:
         raise RunError(
-            f"{top} trials are to be {what}, but {complete} {'is' if complete == 1 else 'are'} complete: "
-            "ask for fewer, or continue the search with `search run`"
+            f"{top} trials are wanted, but {complete} {'is' if complete == 1 else 'are'} complete: "
+            "continue the search with `search run`, or ask for fewer"
         )
 
 

@@ -41,7 +41,7 @@ def run(
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option(min=0, help="Stop in time; the same command continues. A trial that is cut starts over."),
+        typer.Option(min=0, help="Stop in time; the same command continues."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine (needs Ray if more than 1).")] = 1,
     gpus_per_worker: Annotated[

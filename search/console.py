@@ -41,13 +41,16 @@ def logged_to(folder: RunFolder) -> Iterator[None]:
     """Write what is said to the run's log file as well, each line with its time."""
     handler = logging.FileHandler(folder.log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    loggers = (log, logging.getLogger("train_core"))
+    for each in loggers:
+        each.addHandler(handler)
+        each.setLevel(logging.INFO)
+        each.propagate = False
     try:
         yield
     finally:
-        log.removeHandler(handler)
+        for each in loggers:
+            each.removeHandler(handler)
         handler.close()
 
 
@@ -101,7 +104,8 @@ def say_plan(
         say(f"warning  {warning}")
     if expected is None:
         return
-    left = expected.seconds * (spec.trials - done) / spec.trials / (len(workers) - 1 + hands)
+    # Not divided by the workers: on one device, several are little faster than one.
+    left = expected.seconds * (spec.trials - done) / spec.trials
     say(
         f"time     at most {duration(left)}, less what pruning saves ({expected.images_per_second:,.0f} images/s "
         f"measured on {found.typical})"
@@ -146,7 +150,9 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
             f"  {percent(trial.value or 0)}  trial {trial.number}  {trial.user_attrs['parameters']:,} parameters  "
             f"{network_of(trial)}  {recipe_of(trial)}"
         )
-    if len(done) < spec.trials:
+    if study.user_attrs.get("used up"):
+        say("this space is used up: draw after draw gave what was tried before; promote the best, or widen the space")
+    if len(done) < spec.trials and not study.user_attrs.get("used up"):
         say(f"stopped in time; the same command continues {folder.name}")
     elif complete:
         say(f"next: search promote {folder.name}   or: optuna-dashboard sqlite:///{folder.database}")
@@ -196,10 +202,9 @@ class StudyProgress:
         note = f"best {percent(self.best.value or 0)} (trial {self.best.number})" if self.best else "none complete yet"
         if self.count < self.trials:
             note += f", {duration(self._left())} left"
-        line = (
-            f"{self.count:>4}/{self.trials}  trial {trial.number}{name}  {_verdict(trial)}  "
-            f"{attributes['parameters']:,} parameters  {attributes['seconds']:.0f} s  {attributes['in words']}"
-        )
+        line = f"{self.count:>4}/{self.trials}  trial {trial.number}{name}  {_verdict(trial)}  "
+        if {"parameters", "seconds"} <= set(attributes):  # one that was given up may have neither
+            line += f"{attributes['parameters']:,} parameters  {attributes['seconds']:.0f} s  {attributes['in words']}"
         if parts := attributes.get("parts of a batch"):
             line += f"  (out of memory: batches in {parts} parts)"
         if self.logs:

@@ -60,6 +60,7 @@ class Fidelity:
     lengths: tuple[Agreement, ...]  # the short run's first, then those of shorter rungs, by length
     families: dict[str, Agreement]  # of the short run, within each family with enough trials
     best_only: bool  # the trials are the better half by score: correlations are then lower than over the whole range
+    complete: int  # trials of the study that could have been taken
     tolerance: float  # a share of 1: the standard error of one validation accuracy
 
     @property
@@ -118,6 +119,8 @@ def measure(
         ]
         if len(pairs) >= FEWEST:
             agreements.append(agreement(length, pairs))
+    if not agreements or agreements[0].epochs != epochs:
+        return None
     first = agreements[0].pairs
     by_family: dict[str, list[Pair]] = defaultdict(list)
     for pair in first:
@@ -133,6 +136,7 @@ def measure(
             if FEWEST <= len(pairs) < len(first)
         },
         best_only=len(by_number) > len(first) and min(pair.short for pair in first) >= median,
+        complete=len(by_number),
         tolerance=math.sqrt(level * (1 - level) / validation_images),
     )
 
@@ -160,7 +164,10 @@ def advice(fidelity: Fidelity) -> str:
     """What to do, in one sentence: how long the short runs should be, and how many trials to promote."""
     short = fidelity.short
     enough = next((k for k, regret in short.regret.items() if regret.value <= fidelity.tolerance), None)
-    promote = f"promote {enough}" if enough else f"promote more than {max(short.regret)}"
+    best = enough or max(short.regret) + 1
+    # The best of a few that were spread over all scores stand for as large a share of all.
+    of_all = best if fidelity.best_only else math.ceil(best * fidelity.complete / len(short.pairs))
+    promote = f"promote {'the' if enough else 'more than the'} best {of_all if enough else of_all - 1}"
     trusted = next((each.epochs for each in fidelity.lengths if each.spearman.value >= TRUSTED), None)
     text = f"Short runs of {short.epochs} epochs "
     if trusted == short.epochs:
@@ -168,7 +175,8 @@ def advice(fidelity: Fidelity) -> str:
         text += promote
     else:
         longer = trusted or min(2 * fidelity.lengths[-1].epochs, fidelity.epochs)
-        text += f"do not rank this space{f', {trusted} do' if trusted else ''}: give --epochs {longer}, or {promote}"
+        text += f"do not rank this space{f', {trusted} do' if trusted else ''}: "
+        text += f"give --epochs {longer} (and another --name), or {promote}"
     if fidelity.best_only:
         text += "; these were the best by score alone, among which any short run ranks worse than over the whole range"
     return text + "."

@@ -77,7 +77,7 @@ def choose(scored: Sequence[Scored], top: int, family: str | None) -> list[Froze
 
     """
     if len(scored) < top:
-        raise RunError(f"{top} trials are to be promoted, but {len(scored)} are complete: ask for fewer")
+        raise RunError(f"{top} trials are wanted, but {len(scored)} are complete: ask for fewer")
     ranked = [trial for trial, _ in sorted(scored, key=lambda pair: pair[1], reverse=True)]
     best_of: dict[str, FrozenTrial] = {}
     for trial in ranked:

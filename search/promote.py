@@ -111,7 +111,9 @@ class Promoter:
         if checkpoint.exists(folder.checkpoint):
             state = checkpoint.load(folder.checkpoint, device)
             if (state.network, state.recipe) != (network, recipe):
-                raise CheckpointError(f"{folder.checkpoint} is of another network or recipe: delete it to start over")
+                raise CheckpointError(
+                    f"{folder.checkpoint} is of another network or recipe: delete {folder.root} to start over"
+                )
         else:
             state = TrainState.new(network, recipe, device)
 
@@ -153,7 +155,8 @@ class Promoter:
         if test is not None:
             split = test.to(data.train.images.device)
             score = partial(evaluate, state.scored, split, data.mean, data.std, run.recipe.precision)
-            accuracy = score().accuracy
+            # Asked for the mirrored one later, the plain one stays what it was.
+            accuracy = score().accuracy if run.test_accuracy is None else run.test_accuracy
             mirrored = score(mirrored=True).accuracy if self.mirrored else None
         run = run.model_copy(
             update={
@@ -191,17 +194,20 @@ def finished(folder: RunFolder) -> list[Promotion]:
 
 
 def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
-    """The full runs of the best network, one for each seed; empty where none came to an accuracy.
+    """The full runs of the best network, one for each seed that did not diverge; empty where none came to an accuracy.
 
-    The best has the highest mean validation accuracy. Only runs of the same length, the greatest, compete.
+    The best has the highest mean validation accuracy, to which a diverged seed counts 0. Only runs of the same length,
+    the greatest, compete; and where some of them are tested, only those.
     """
-    compared = (run for run in promotions if run.diverged is None and not run.refit)
-    whole = sorted(compared, key=lambda run: run.trial)
-    longest = max((run.recipe.epochs for run in whole), default=0)
-    rivals = groupby((run for run in whole if run.recipe.epochs == longest), key=lambda run: run.trial)
-    return max(
-        (list(runs) for _, runs in rivals), key=lambda runs: fmean(run.val_accuracy or 0 for run in runs), default=[]
+    compared = [run for run in promotions if not run.refit]
+    longest = max((run.recipe.epochs for run in compared if run.diverged is None), default=0)
+    rivals = [run for run in compared if run.recipe.epochs == longest]
+    rivals = [run for run in rivals if run.test_accuracy is not None] or rivals
+    by_trial = groupby(sorted(rivals, key=lambda run: run.trial), key=lambda run: run.trial)
+    best = max(
+        (list(runs) for _, runs in by_trial), key=lambda runs: fmean(run.val_accuracy or 0 for run in runs), default=[]
     )
+    return [run for run in best if run.diverged is None]
 
 
 def refit_of(promotions: Sequence[Promotion], chosen: Sequence[Promotion]) -> Promotion | None:

@@ -11,8 +11,8 @@ class MedianOfLike(optuna.pruners.BasePruner):
     """The median rule (Golovin et al. 2017, Google Vizier) among trials with the same values of some parameters.
 
     Learning curves of different optimizers and schedules cross: compared with each other, the slow starters would all
-    be stopped, and what short runs misjudge would be gone. A kind of which few are complete is never pruned, and of
-    every kind about half goes on.
+    be stopped, and what short runs misjudge would be gone. A kind of which few are complete is never pruned. Only
+    complete trials count, so that the bar rises as a search gets better.
     """
 
     def __init__(self, *, like: Sequence[str], startup_trials: int, warmup_epochs: int, min_values: int) -> None:

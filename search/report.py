@@ -31,6 +31,7 @@ from search.promote import finished, refit_of, winner
 from search.run_folder import RunFolder, control_name, write_text
 from search.spec import CONTROLS, StudySpec, load_study
 from search.study import ended, gave_nothing, open_study
+from train_core.errors import UserError
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -124,7 +125,7 @@ def progress(results: Results) -> str:
     if trials and all(gave_nothing(trial) for trial in trials):
         text += f"All of them failed or diverged, the last with: {trials[-1].user_attrs.get('reason', 'no reason')}. "
     return (
-        text + f"{count(len(results.promotions), 'full run')} {'is' if len(results.promotions) == 1 else 'are'} done."
+        text + f"{count(len(results.promotions), 'longer run')} {'is' if len(results.promotions) == 1 else 'are'} done."
     )
 
 
@@ -150,7 +151,7 @@ def _promotion_table(results: Results) -> str:
         "Chosen by the full run's validation accuracy. A test split is read once a run, at its end, and only for the "
     )
     words += "runs of the last rung. All were trained on the training images without the validation images"
-    words += ", but for the last one, which was trained on both." if results.promotions[-1].refit else "."
+    words += ", but for those marked so." if results.promotions[-1].refit else "."
     return f"<p>{words}</p><div class=wide><table>{''.join(rows)}</table></div>"
 
 
@@ -167,12 +168,11 @@ def _control_table(folder: RunFolder, results: Results) -> str:
         beside = RunFolder(folder.root.parent / control_name(folder.name, control))
         if not beside.database.exists():
             continue
-        other = read_results(beside)
-        same = all(
-            other.study.user_attrs.get("identity", {}).get(key) == results.study.user_attrs.get("identity", {}).get(key)
-            for key in ("budget", "data fingerprint")
-        )
-        if same:
+        try:
+            other = read_results(beside)
+        except UserError:
+            continue  # its own report says what is wrong with it
+        if _alike(results, other):
             rows.append((f"{control} ({', '.join(f'{key} {value}' for key, value in changes.items())})", other))
     if not rows:
         return ""
@@ -193,6 +193,18 @@ def _control_table(folder: RunFolder, results: Results) -> str:
             f"<td>{percent(fmean(tested)) if tested else 'none'}"
         )
     return "".join(html) + "</table></div></section>"
+
+
+def _alike(one: Results, other: Results) -> bool:
+    """Whether two runs search the same space for the same data within the same budget."""
+    kept = [
+        {key: value for key, value in each.study.user_attrs.get("identity", {}).items() if key.startswith(_SAME)}
+        for each in (one, other)
+    ]
+    return kept[0] == kept[1]
+
+
+_SAME = ("budget", "data fingerprint", "space.")
 
 
 def _section(chart: Chart) -> str:

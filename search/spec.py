@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from search.errors import SpecError
 from search.ladder import FAMILIES, Rung, parse_ladder
-from space import Range, Space, drawn_regularisers, parameter_names
+from space import Range, Space, drawn_regularisers, not_held, parameter_names
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -181,6 +181,8 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
                 raise SpecError(f"study {study}: unknown key '{table}{name}'{_nearest(name, names)}")
     if spec.phases.architecture and not spec.baseline_recipe:
         raise SpecError(f"study {study}: two phases need a [baseline_recipe], by which architectures are compared")
+    if spec.phases.architecture and (outside := not_held(spec.baseline_recipe, spec.space)):
+        raise SpecError(f"study {study}: space.{outside} does not hold the baseline recipe's: widen it, or change that")
     return spec
 
 

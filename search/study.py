@@ -146,10 +146,12 @@ def _identity(spec: StudySpec, task: Task) -> dict[str, Any]:
     values = spec.model_dump(mode="json", exclude={"trials", "promote", "baselines", "baseline_recipe", "data"})
     dimensions = values.pop("space")
     del values["short_images"]
+    if spec.phases.architecture:
+        values["baseline_recipe"] = spec.baseline_recipe  # architectures are compared by it
     return {
         "budget": values.pop("budget"),
         "data fingerprint": task.fingerprint,
-        "part of the images": spec.part,
+        "short_images and promote.epochs, which make short runs train on a share of the images of": spec.part,
         **values,
         **{f"space.{name}": dimension for name, dimension in dimensions.items()},
     }
@@ -258,6 +260,8 @@ def run(
             retry_interrupted(study, worker)
             drawn = _draw(study, spec, task, precision, worker) if _has_room(study, spec) else None
         if drawn is None:
+            if study.user_attrs.get("used up") and not study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+                break
             time.sleep(POLL_S)
             continue
         try:
@@ -281,7 +285,9 @@ def _has_room(study: optuna.Study, spec: StudySpec) -> bool:
     return len(ended(study)) + len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING])) < spec.trials
 
 
-def _sampler(spec: StudySpec, trials: list[FrozenTrial], *, random: bool = False) -> optuna.samplers.BaseSampler:
+def _sampler(
+    spec: StudySpec, trials: list[FrozenTrial], *, first: int = 0, random: bool = False
+) -> optuna.samplers.BaseSampler:
     """A new sampler for each trial, seeded by the study's seed and the number of trials so far.
 
     So a study that was stopped and continued draws what it would have drawn, and never repeats its first draws.
@@ -293,19 +299,18 @@ def _sampler(spec: StudySpec, trials: list[FrozenTrial], *, random: bool = False
         # The known networks are much alike: a model made from them alone would look no further.
         known = sum("baseline" in trial.user_attrs for trial in trials)
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS + known)
-    if held := _held(spec, trials):
+    if spec.phases.architecture and (held := _held(spec, trials, first)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.PartialFixedSampler(held, sampler)
     return sampler
 
 
-def _held(spec: StudySpec, trials: list[FrozenTrial]) -> dict[str, Any]:
+def _held(spec: StudySpec, trials: list[FrozenTrial], first: int) -> dict[str, Any]:
     """The parameters that the next trial of a study of two phases does not draw.
 
-    In the first phase the recipe's; in the second the architecture's, those of the first phase's best trials in turn.
+    In the `first` trials the recipe's; in the others the architecture's, those of the first ones' best in turn.
     """
-    first = round(spec.phases.architecture * spec.trials)
     counted = [trial for trial in trials if not _is_duplicate(trial)]
     if len(counted) < first:
         drawn = set(search_space.parameters(spec.space))
@@ -327,16 +332,20 @@ class _Drawn:
     recipe: TrainSpec
 
 
-def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision, worker: Worker) -> _Drawn:
-    """Ask for the next trial that is not the same as an earlier one, and write down what it is.
+def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision, worker: Worker) -> _Drawn | None:
+    """Ask for the next trial that is not the same as an earlier one, and write down what it is; none, if it seems so.
 
-    Raises:
-        RunError: there seems to be none.
-
+    A first phase that holds nothing new is over; so, after that, is the study, of which this is noted.
     """
+    if spec.phases.architecture and "first phase" not in study.user_attrs:
+        # Written down once: a larger total later does not begin it again.
+        study.set_user_attr("first phase", round(spec.phases.architecture * spec.trials))
+    if study.user_attrs.get("used up") and not study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+        return None
     for attempt in range(MOST_DUPLICATES):
         known = [trial for trial in study.get_trials(deepcopy=False) if not was_interrupted(trial)]
-        study.sampler = _sampler(spec, known, random=attempt >= RANDOM_AFTER)
+        first = study.user_attrs.get("first phase", 0)
+        study.sampler = _sampler(spec, known, first=first, random=attempt >= RANDOM_AFTER)
         drawn = _ask(study, spec, task, precision, worker)
         attributes = {"network": drawn.network.model_dump_json(), "recipe": drawn.recipe.model_dump_json()}
         # Different draws can be the same network: by a parameter that it does not use, or a little more `fill`.
@@ -351,10 +360,12 @@ def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision
         if same is None:
             return drawn
         _end_without_verdict(study, drawn.trial.number, drawn.trial._trial_id, f"{DUPLICATE}{same}")
-    raise RunError(
-        f"{MOST_DUPLICATES} draws in a row gave what was tried before: after {len(ended(study))} trials this space "
-        "holds little else; promote the best, or widen the space under another --name"
-    )
+    counted = len(ended(study))
+    if counted < study.user_attrs.get("first phase", 0):
+        study.set_user_attr("first phase", counted)
+        return _draw(study, spec, task, precision, worker)
+    study.set_user_attr("used up", True)
+    return None
 
 
 def _ask(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision, worker: Worker) -> _Drawn:

@@ -1,5 +1,6 @@
 """Several workers of one search on this machine, placed on its processors and GPUs and restarted by Ray."""
 
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 from search.errors import RunError, SpecError
 
 POLL_S = 0.5  # between looks at what the workers have done
+MOST_DEATHS = 100  # of one worker's processes: more than trials that kill theirs can cause
 
 
 def run_workers(
@@ -21,7 +23,8 @@ def run_workers(
     """Run `work` in `count` processes until all of them have ended; call `poll` now and then, and at the end.
 
     Each gets an equal part of the processors, and of the GPUs the share `gpus_each`; none: an equal part, at most one.
-    A process that dies is started again by Ray. Once `stop` says so, each is interrupted as by Ctrl-C.
+    A process that dies is started again by Ray. Once `stop` says so, each is interrupted as by Ctrl-C; so are
+    the others, once one of them has raised.
 
     Raises:
         SpecError: this machine has fewer GPUs than that.
@@ -34,27 +37,31 @@ def run_workers(
     try:
         there = ray.cluster_resources()
         gpus, cpus = there.get("GPU", 0.0), there.get("CPU", 1.0)
+        # A share lies on one GPU: as many as fit whole.
+        fair = 1 / math.ceil(count / gpus) if gpus else 0.0
         if gpus_each is None:
-            gpus_each = min(1.0, gpus / count)
-        if gpus_each * count > gpus:
+            gpus_each = fair
+        if gpus_each and gpus * math.floor(1 / gpus_each + 1e-9) < count:
             raise SpecError(
                 f"{count} workers with {gpus_each:g} of a GPU each need more than the {gpus:g} there are: "
-                f"give --gpus-per-worker {min(1.0, gpus / count):.3g}"
+                f"give --gpus-per-worker {math.floor(1000 * fair) / 1000:g}"
             )
         each = cpus // count or cpus / count
         # Retried when its process dies, not when it raises.
-        task = ray.remote(num_cpus=each, num_gpus=gpus_each, max_retries=-1)(_with_threads)
+        task = ray.remote(num_cpus=each, num_gpus=gpus_each, max_retries=MOST_DEATHS)(_with_threads)
         running = [task.remote(work, max(1, int(each))) for _ in range(count)]
-        interrupted = False
+        interrupted, first_error = False, None
         while running:
             ended, running = ray.wait(running, timeout=POLL_S)
             poll()
-            if stop() and not interrupted:
-                interrupted = True
-                for task_of_one in running:
-                    ray.cancel(task_of_one)
-            for task_of_one in ended:
-                _raise_its_error(ray, task_of_one, interrupted)
+            for one in ended:
+                first_error = first_error or (None if interrupted else _error_of(ray, one))
+            if (stop() or first_error) and not interrupted:
+                interrupted = True  # each ends its epoch, and leaves its trial to be continued
+                for one in running:
+                    ray.cancel(one)
+        if first_error:
+            raise first_error
     finally:
         ray.shutdown()
 
@@ -67,12 +74,17 @@ def _with_threads(work: Callable[[], Any], threads: int) -> None:
     work()
 
 
-def _raise_its_error(ray: Any, task: Any, interrupted: bool) -> None:
+def _error_of(ray: Any, task: Any) -> Exception | None:
+    """What a task that has ended raised, if anything."""
     try:
         ray.get(task)
-    except (ray.exceptions.RayTaskError, ray.exceptions.TaskCancelledError) as error:
-        if not interrupted:
-            raise getattr(error, "cause", error) from None
+    except ray.exceptions.RayTaskError as error:
+        cause: Exception = error.cause
+        return cause
+    except ray.exceptions.RayError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return RunError(f"a worker died again and again ({reason}): give fewer --workers, or see the run's search.log")
+    return None
 
 
 def _ray() -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from train_core.device import is_out_of_memory
 from train_core.errors import CheckpointError
 from train_core.files import written_whole
 from train_core.specs import ResNetSpec, TrainSpec
@@ -82,12 +83,12 @@ def _read(path: Path, device: torch.device) -> TrainState:
         written = path.read_bytes()
         payload = memoryview(written)[DIGEST_SIZE:]
         if written[:DIGEST_SIZE] != _digest(payload):
-            raise CheckpointError(f"{path} is damaged, or of another version: delete it to start over")
+            raise CheckpointError(f"{path} is damaged, or of another version: {_delete(path)}")
         # weights_only: tensors, numbers and strings alone; a file made to run code is refused.
         content = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
         if content["format"] != FORMAT:
             raise CheckpointError(
-                f"{path} has format {content['format']}, this version reads {FORMAT}: delete it to start over"
+                f"{path} has format {content['format']}, this version reads {FORMAT}: {_delete(path)}"
             )
         state = TrainState.new(
             ResNetSpec.model_validate_json(content["network"]), TrainSpec.model_validate_json(content["recipe"]), device
@@ -103,8 +104,15 @@ def _read(path: Path, device: torch.device) -> TrainState:
     except CheckpointError:
         raise
     except Exception as error:  # torch raises half a dozen kinds for what is no checkpoint
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): delete it to start over") from error
+        if is_out_of_memory(error) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
+            raise  # the file may be a good one
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): {_delete(path)}") from error
     return state
+
+
+def _delete(path: Path) -> str:
+    both = previous(path).exists() and path.exists()
+    return f"delete it{f' and {previous(path).name} beside it' if both else ''} to start over"
 
 
 def _digest(payload: memoryview) -> bytes:

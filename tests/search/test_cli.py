@@ -148,7 +148,8 @@ def test_promoting_before_anything_is_finished(
         ("promote --ladder 3x4,5x8", "ladder '3x4,5x8': 5x8 after 3x4 must have more epochs, and no more trials"),
         ("promote --ladder three", "ladder 'three': 'three' is no rung: write trials x epochs, as in 8x60,3x200"),
         ("fidelity --epochs 2", "2 epochs are no more than a short run's 6: give a larger --epochs"),
-        ("fidelity", "4 trials are to be compared, but 2 are complete"),
+        ("fidelity", "4 trials are wanted, but 2 are complete: continue the search"),
+        ("fidelity --trials 3", "3 trials are too few to compare ranks: give at least --trials 4, or 0"),
         ("fidelity --trials 0", "has fewer than 4 trials with longer runs of one length: give --trials 12"),
     ],
 )
@@ -165,10 +166,7 @@ def test_promoting_more_than_there_are(capsys: pytest.CaptureFixture[str], monke
     finished_run("few", 2)
     code, _, err = search("promote --top 3", capsys, monkeypatch)
     assert (code, err.count("\n")) == (2, 1)
-    assert (
-        "3 trials are to be promoted, but 2 are complete: ask for fewer, or continue the search with `search run`"
-        in err
-    )
+    assert "3 trials are wanted, but 2 are complete: continue the search with `search run`, or ask for fewer" in err
     assert not Path("runs/few/promoted").exists()
 
 

@@ -104,7 +104,10 @@ def test_rungs_in_between_are_compared_too(study: optuna.Study) -> None:
     known = found(study, promotions)
     assert known is not None
     assert {each.epochs: round(each.spearman.value) for each in known.lengths} == {6: -1, 20: 1}
-    assert "do not rank this space, 20 do: give --epochs 20, or promote more than 5" in advice(known)
+    assert (
+        "do not rank this space, 20 do: give --epochs 20 (and another --name), or promote more than the best 5"
+        in advice(known)
+    )
     assert fidelity_table(known).row_count == 3
 
 
@@ -133,9 +136,17 @@ def test_too_few_runs_give_no_answer(study: optuna.Study) -> None:
 @pytest.mark.parametrize(
     ("spearman", "regrets", "words"),
     [
-        ((0.8, 0.5), {1: 0.001, 3: 0}, "rank this space well enough: promote 1."),
-        ((0.7, -0.1), {1: 0.1, 3: 0.001}, "rank this space well enough, as far as so few trials tell: promote 3."),
-        ((0.3, -0.1), {1: 0.1, 3: 0.05}, "do not rank this space: give --epochs 12, or promote more than 3."),
+        ((0.8, 0.5), {1: 0.001, 3: 0}, "rank this space well enough: promote the best 2."),
+        (
+            (0.7, -0.1),
+            {1: 0.1, 3: 0.001},
+            "rank this space well enough, as far as so few trials tell: promote the best 6.",
+        ),
+        (
+            (0.3, -0.1),
+            {1: 0.1, 3: 0.05},
+            "do not rank this space: give --epochs 12 (and another --name), or promote more than the best 7.",
+        ),
     ],
 )
 def test_advice(spearman: tuple[float, float], regrets: dict[int, float], words: str) -> None:
@@ -146,7 +157,7 @@ def test_advice(spearman: tuple[float, float], regrets: dict[int, float], words:
         kendall=Interval(0, 0, 0),
         regret={top: Interval(value, 0, 0) for top, value in regrets.items()},
     )
-    fidelity = Fidelity(epochs=40, lengths=(known,), families={}, best_only=False, tolerance=0.01)
+    fidelity = Fidelity(epochs=40, lengths=(known,), families={}, best_only=False, complete=24, tolerance=0.01)
     assert advice(fidelity) == f"Short runs of 6 epochs {words}"
 
 

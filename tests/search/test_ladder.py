@@ -39,7 +39,7 @@ def test_the_best_of_each_family_comes_first_then_the_score_decides(
 
 
 def test_asking_for_more_than_there_are_names_how_many_there_are(study: optuna.Study) -> None:
-    with pytest.raises(RunError, match=r"^6 trials are to be promoted, but 5 are complete: ask for fewer$"):
+    with pytest.raises(RunError, match=r"^6 trials are wanted, but 5 are complete: ask for fewer$"):
         choose(scored(study), 6, None)
 
 

@@ -139,6 +139,10 @@ HEAD = 'budget = 10\ndata = "digits"\n'
         (HEAD + '[promote]\nfamily = "optimiser"', "is nothing to tell trials apart by (did you mean 'optimizer'?)"),
         (HEAD + '[pruner]\nlike = ["optimiser"]', "'pruner.like: optimiser' (did you mean 'optimizer'?)"),
         (HEAD + "[phases]\narchitecture = 0.5", "two phases need a [baseline_recipe]"),
+        (
+            HEAD + "[phases]\narchitecture = 0.5\n[baseline_recipe]\nsgd_lr = 99.0",
+            "space.sgd_lr does not hold the baseline recipe's: widen it, or change that",
+        ),
         ("budget = = 10", "is not TOML"),
     ],
 )

@@ -124,7 +124,7 @@ def test_short_runs_on_a_part_see_each_image_as_often_as_a_full_run(folder: RunF
     run_study(folder, spec, trainer)
     assert {recipe.part for _, recipe in trainer.runs} == {0.25}
     claim(open_study(folder), spec, TASK, folder)
-    with pytest.raises(RunError, match=r"made with part of the images 0.25, not 1.0"):
+    with pytest.raises(RunError, match=r"made with short_images and promote.epochs, which make .* of 0.25, not 1.0"):
         claim(open_study(folder), study_spec(trials=2, promote={"top": 1, "epochs": 16}), TASK, folder)
 
 
@@ -199,11 +199,31 @@ def test_what_was_tried_before_is_drawn_again_and_not_trained_again(folder: RunF
         assert trial.user_attrs["recipe"] == study.trials[number].user_attrs["recipe"]
 
 
-def test_a_space_that_is_used_up_says_so(folder: RunFolder) -> None:
-    with pytest.raises(
-        RunError, match=r"^50 draws in a row gave what was tried before: after 2 trials this space holds"
-    ):
-        run_study(folder, study_spec(trials=9, space={**ONE_NETWORK, "batch_size": [32, 64]}), FakeTrainer())
+def test_a_space_that_is_used_up_ends_the_study(folder: RunFolder) -> None:
+    spec = study_spec(trials=9, space={**ONE_NETWORK, "batch_size": [32, 64]})
+    study = run_study(folder, spec, FakeTrainer())
+    assert (len(ended(study)), study.user_attrs["used up"]) == (2, True)
+    trainer = FakeTrainer()
+    run_study(folder, spec, trainer)
+    assert trainer.runs == []
+
+
+def test_a_first_phase_that_is_used_up_is_over(folder: RunFolder) -> None:
+    held = {"optimizer": "adam", "batch_size": 64}
+    space = {**ONE_NETWORK, "k1": [1, 3], "optimizer": ["sgd", "adam"], "batch_size": [32, 64]}
+    spec = study_spec(trials=4, space=space, phases={"architecture": 0.75}, baseline_recipe=held)
+    study = run_study(folder, spec, FakeTrainer())
+    assert study.user_attrs["first phase"] == 2
+    assert [recipe_of(trial).optimizer for trial in ended(study)[:2]] == ["adam", "adam"]
+    assert len({trial.user_attrs["recipe"] + trial.user_attrs["network"] for trial in ended(study)}) == 4
+
+
+def test_a_larger_total_does_not_begin_the_first_phase_again(folder: RunFolder) -> None:
+    held = {"optimizer": "adam", "adam_lr": 0.002, "schedule": "cosine", "batch_size": 64}
+    values = {"phases": {"architecture": 0.5, "keep": 1}, "baseline_recipe": held}
+    run_study(folder, study_spec(trials=4, **values), FakeTrainer())
+    study = run_study(folder, study_spec(trials=8, **values), FakeTrainer())
+    assert len({trial.user_attrs["network"] for trial in ended(study)[2:]}) == 1
 
 
 def test_the_first_phase_draws_architectures_and_the_second_recipes_for_the_best(folder: RunFolder) -> None:

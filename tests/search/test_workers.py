@@ -49,9 +49,9 @@ def test_without_ray_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_more_gpus_than_there_are_are_refused() -> None:
     with pytest.raises(
-        SpecError, match=r"^2 workers with 1e\+06 of a GPU each need more than the .* --gpus-per-worker"
+        SpecError, match=r"^2 workers with 1 of a GPU each need more than the 0 there are: give --gpus-per-worker 0$"
     ):
-        run(2, gpus_each=1e6)
+        run(2, gpus_each=1.0)
 
 
 @pytest.mark.filterwarnings("ignore")
