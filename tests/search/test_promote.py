@@ -149,7 +149,7 @@ def test_a_checkpoint_or_a_result_of_another_network_is_refused(study: optuna.St
     with pytest.raises(RunError, match=r"is of another network or recipe: delete .* to train this one"):
         promoted(study.trials[1], tmp_path)
     folder_of(tmp_path, trial=1).result.unlink()
-    with pytest.raises(CheckpointError, match="is of another network or recipe: delete .* to start over"):
+    with pytest.raises(CheckpointError, match=r"is of another network or recipe: delete .* to start over"):
         promoted(study.trials[1], tmp_path)
 
 
