@@ -237,15 +237,25 @@ def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: 
     assert len(baselines) == 1
 
 
+LONGER = "run digits --trials 2 --epochs 8"  # so that a signal after the first epoch leaves some to do
+
+
+@pytest.fixture(scope="module")
+def searched_longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searched-longer")
+    search(LONGER, folder)
+    return folder
+
+
 def scores(folder: Path) -> list[tuple[float, dict[int, float]]]:
     return [(trial.value or 0.0, trial.intermediate_values) for trial in ended(open_study(run_folder(folder)))]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_there(
-    number: signal.Signals, searched: Path, tmp_path: Path
+    number: signal.Signals, searched_longer: Path, tmp_path: Path
 ) -> None:
-    process = start(SHORT, tmp_path)
+    process = start(LONGER, tmp_path)
     wait_for(run_folder(tmp_path).log, "trial 0  ")  # an epoch
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -260,8 +270,8 @@ def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_the
     assert len(kept) == 1
     done = checkpoint.load(kept[0], torch.device("cpu")).history
     log_before = run_folder(tmp_path).log.read_text()
-    assert "3 of 3 trials" in search(SHORT, tmp_path)
-    assert scores(tmp_path) == scores(searched)
+    assert "2 of 2 trials" in search(LONGER, tmp_path)
+    assert scores(tmp_path) == scores(searched_longer)
     assert list((run_folder(tmp_path).root / "trials").iterdir()) == []
     # The epochs from before are told again with their old pace, which no new epoch has to the last digit.
     log_after = run_folder(tmp_path).log.read_text().removeprefix(log_before)

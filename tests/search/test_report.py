@@ -390,7 +390,7 @@ def test_a_refit_has_a_row_and_a_number_of_its_own_and_no_curve(mixed: RunFolder
     page = Page(mixed)
     assert "Trained once more, on the validation images, too, it comes to 83.00 % on test." in page.words
     assert "trained on 83.00 %" in page.words
-    assert "but for the last one, which was trained on both." in page.words
+    assert "without the validation images, but for those marked so." in page.words
     assert list(series(charts.full_curves_chart(read_results(mixed)))) == ["trial 5, seed 0"]
 
 
