@@ -61,8 +61,12 @@ def test_what_a_worker_raises_is_raised() -> None:
 
 
 def test_workers_share_the_trials_and_one_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    alone = start(SEARCH.removesuffix(" --workers 2"), tmp_path)
+    wait_for(run_folder(tmp_path).log, "trial 0  ")
+    alone.kill()  # leaves a trial under the number that the next command has
+    alone.communicate()
     process = start(SEARCH, tmp_path)
-    wait_for(run_folder(tmp_path).log, "trial 1  ")
+    wait_for(run_folder(tmp_path).log, "trial 2  ")
     os.kill(until(lambda: worker_processes(tmp_path))[0], signal.SIGKILL)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
