@@ -39,7 +39,7 @@ from search.ladder import climb, parse_ladder
 from search.plan import SAMPLES, estimate, survey
 from search.promote import Promoter, Promotion, finished, winner
 from search.report import fidelity_of, write_report
-from search.run_folder import RunFolder, control_name, find_run, new_run, write_json, write_text
+from search.run_folder import RunFolder, Worker, control_name, find_run, new_run, write_json, write_text
 from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count
 from search.study import NAMED_TASKS, Task, fitted, task_of
 from search.workers import run_workers
@@ -91,30 +91,20 @@ def run(
 
     folder.create()
     with folder.worker() as worker, logged_to(folder):
-        with worker.alone():
-            optuna_study = studies.open_study(folder, create=True)
-            studies.claim(optuna_study, spec, task, folder)
-            baselines = studies.enqueue_baselines(optuna_study, spec, task)
-            # Where others do the work, nobody else has this process's number, under which a killed one may have left
-            # a trial.
-            studies.retry_interrupted(optuna_study, worker)
-            write_text(folder.study_file, spec.as_toml())
-            write_json(folder.facts, _facts(spec, data, where, precision))
-
+        optuna_study, baselines = _opened(folder, spec, task, worker)
+        write_json(folder.facts, _facts(spec, data, where, precision))
         done = studies.ended(optuna_study)
         expected = estimate(spec, found, data, precision) if len(done) < spec.trials else None
         say_plan(folder, spec, data, where, precision, found, baselines, len(done), expected, workers)
         deadline = started + hours * 3600 if hours is not None else float("inf")
         if len(done) < spec.trials:
-            alone = workers == 1
-            with StudyProgress(done, spec.trials, logs=alone) as progress, stop_requested() as stop:
-                if alone:
-                    trainer = _Trainer(folder, data, where)
+            with StudyProgress(done, spec.trials, logs=workers == 1) as progress, stop_requested() as stop:
+                if workers == 1:
                     studies.run(
                         optuna_study,
                         spec,
                         task,
-                        trainer,
+                        _Trainer(folder, data, where),
                         progress,
                         worker=worker,
                         precision=precision,
@@ -122,8 +112,7 @@ def run(
                         stop=stop,
                     )
                 else:
-                    # Nothing of this process is handed on: what it holds of a GPU is the estimate's.
-                    release_memory(where)
+                    release_memory(where)  # of the estimate
                     run_workers(
                         workers,
                         partial(_work, RunFolder(folder.root.absolute()), spec, where.type, deadline),
@@ -136,6 +125,18 @@ def run(
         say_outcome(folder, spec, optuna_study)
         write_report(folder)
     return folder
+
+
+def _opened(folder: RunFolder, spec: StudySpec, task: Task, worker: Worker) -> tuple[optuna.Study, dict[str, bool]]:
+    """The run's study, ready to go on; and which of the known networks are in it."""
+    with worker.alone():
+        study = studies.open_study(folder, create=True)
+        studies.claim(study, spec, task, folder)
+        baselines = studies.enqueue_baselines(study, spec, task)
+        # A killed process may have left a trial under this one's number, which nobody else would try again.
+        studies.retry_interrupted(study, worker)
+        write_text(folder.study_file, spec.as_toml())
+    return study, baselines
 
 
 def _work(folder: RunFolder, spec: StudySpec, device: str, deadline: float) -> None:
