@@ -9,7 +9,7 @@ import pytest
 from search.errors import RunError, SpecError, UserError
 from search.study import ended, open_study
 from search.workers import run_workers
-from tests.search.test_e2e import run_folder, start, until, wait_for
+from tests.search.processes import run_folder, start, until, wait_for
 
 SEARCH = "run digits --trials 6 --epochs 2 --workers 2"
 

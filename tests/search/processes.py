@@ -1,0 +1,55 @@
+"""The commands as processes of their own, for the tests that need the real thing."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from search.run_folder import RunFolder
+
+T = TypeVar("T")
+SHORT = "run digits --trials 3 --epochs 2"
+
+
+def start(command: str, folder: Path) -> subprocess.Popen[str]:
+    """`search <command>` in `folder`, as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "search", *command.split()],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "SEARCH_CACHE": str(folder / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def search(command: str, folder: Path, code: int = 0) -> str:
+    """What `search <command>` prints, once it has ended with this exit code."""
+    process = start(command, folder)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == code, err
+    return out + err
+
+
+def wait_for(path: Path, text: str = "", seconds: float = 120) -> None:
+    """Wait until the file is there and holds the text."""
+    limit = time.monotonic() + seconds
+    while not (path.exists() and text in path.read_text(errors="replace")):
+        assert time.monotonic() < limit, f"{path} never said {text!r}"
+        time.sleep(0.005)
+
+
+def until(check: Callable[[], T], seconds: float = 120) -> T:
+    """Wait until the check comes to something; returns that."""
+    limit = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    return found
+
+
+def run_folder(folder: Path) -> RunFolder:
+    return RunFolder(folder / "runs" / "digits-20k")

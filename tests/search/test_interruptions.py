@@ -1,0 +1,121 @@
+"""Searches as processes, killed, asked to stop, and joined: nothing is lost, nothing is done twice."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from search.interrupt import NOTICE
+from search.study import ended, open_study
+from tests.search.processes import SHORT, run_folder, search, start, wait_for
+from train_core import checkpoint
+
+
+def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    generator = random.Random(1)
+    log = run_folder(tmp_path).log
+    for kill in range(3):
+        process = start(SHORT, tmp_path)
+        wait_for(log, "images/s measured on")
+        time.sleep(generator.uniform(0, 1.0))
+        process.kill()
+        process.communicate()
+        log.rename(log.with_name(f"killed-{kill}.log"))
+    search(SHORT, tmp_path)
+    study = open_study(run_folder(tmp_path))
+    assert len(ended(study)) == 3
+    assert not [trial for trial in study.trials if trial.state in {TrialState.RUNNING, TrialState.WAITING}]
+    roots = [trial.user_attrs.get("retry_of", trial.number) for trial in ended(study)]
+    assert len(roots) == len(set(roots))
+    baselines = [trial for trial in ended(study) if trial.user_attrs.get("baseline") == "lenet-sized"]
+    assert len(baselines) == 1
+
+
+LONGER = "run digits --trials 2 --epochs 8"  # so that a signal after the first epoch leaves some to do
+
+
+@pytest.fixture(scope="module")
+def searched_longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searched-longer")
+    search(LONGER, folder)
+    return folder
+
+
+def scores(folder: Path) -> list[tuple[float, dict[int, float]]]:
+    return [(trial.value or 0.0, trial.intermediate_values) for trial in ended(open_study(run_folder(folder)))]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_there(
+    number: signal.Signals, searched_longer: Path, tmp_path: Path
+) -> None:
+    process = start(LONGER, tmp_path)
+    wait_for(run_folder(tmp_path).log, "trial 0  ")  # an epoch
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == (
+        "\nsearch: stopping at the end of this epoch; once more stops at once\n"
+        "search: interrupted; the same command continues where it stopped\n"
+    )
+    study = open_study(run_folder(tmp_path))
+    assert {trial.state.is_finished() for trial in study.trials} == {True}
+    kept = list((run_folder(tmp_path).root / "trials").iterdir())
+    assert len(kept) == 1
+    done = checkpoint.load(kept[0], torch.device("cpu")).history
+    log_before = run_folder(tmp_path).log.read_text()
+    assert "2 of 2 trials" in search(LONGER, tmp_path)
+    assert scores(tmp_path) == scores(searched_longer)
+    assert list((run_folder(tmp_path).root / "trials").iterdir()) == []
+    # The epochs from before are told again with their old pace, which no new epoch has to the last digit.
+    log_after = run_folder(tmp_path).log.read_text().removeprefix(log_before)
+    assert f"{done[0].images / done[0].seconds:,.0f} images/s" in log_after
+
+
+def test_a_second_signal_ends_the_search_at_once_and_the_same_command_continues(tmp_path: Path) -> None:
+    process = start(f"{SHORT} --trials 1000 --epochs 1000", tmp_path)
+    wait_for(run_folder(tmp_path).log, "trial 0  ")
+    assert process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    assert (process.stderr.readline(), process.stderr.readline()) == ("\n", NOTICE.decode().lstrip())
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "search: interrupted; the same command continues where it stopped\n"
+
+
+def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: Path) -> None:
+    many = f"{SHORT} --trials 12"
+    first = start(many, tmp_path)
+    wait_for(run_folder(tmp_path).log, "images/s measured on")
+    others = [start(many, tmp_path) for _ in range(2)]
+    wait_for(run_folder(tmp_path).log, "joining 2 other searches")
+    first.kill()
+    first.communicate()
+    for other in others:
+        out, err = other.communicate(timeout=120)
+        assert other.returncode == 0, err
+        assert "12 of 12 trials" in out
+    study = open_study(run_folder(tmp_path))
+    roots = [trial.user_attrs.get("retry_of", trial.number) for trial in ended(study)]
+    assert len(roots) == len(set(roots)) == 12
+    assert {trial.state.is_finished() for trial in study.trials} == {True}
+    assert {trial.user_attrs["worker"] for trial in ended(study)} >= {1, 2}
+    assert sum(trial.user_attrs.get("baseline") == "lenet-sized" for trial in ended(study)) == 1
+    draws = [json.dumps(trial.params, sort_keys=True) for trial in ended(study)]
+    assert len(set(draws)) == 12
+
+
+def test_hours_stop_in_time_and_the_same_command_continues(tmp_path: Path) -> None:
+    out = search(f"{SHORT} --trials 1000 --hours 0.002", tmp_path)
+    assert "of 1000 trials" in out
+    assert "stopped in time; the same command continues digits-20k" in out
+    done = len(ended(open_study(run_folder(tmp_path))))
+    assert done < 1000
+    out = search(f"run digits --epochs 2 --trials {done + 1}", tmp_path)
+    assert f"{done + 1} of {done + 1} trials" in out
