@@ -95,6 +95,12 @@ def main() -> None:
         configs, "annealed, 40 epochs on 15 % of the images", "annealed: last epoch"
     )
     print(f"\nSpearman on a part less that of the annealed last epoch, all draws: {interval(Interval(*gained))}")
+    results["strata"] = strata(configs)
+    print(
+        "\nRegret (points) of promoting the best of each stratum by the annealed last epoch, and of as many by score:"
+    )
+    for keys, (kept, by_stratum, by_score) in results["strata"].items():
+        print(f"{keys}: {kept} strata, {100 * by_stratum:.1f} against {100 * by_score:.1f}")
     results["effects"] = effects(configs)
     print("\nEffects, in points of accuracy (least squares over all draws)\n")
     runs = list(next(iter(results["effects"].values())))
@@ -151,6 +157,22 @@ def ranking(configs: Sequence[Config]) -> dict[str, Any]:
             "regret": {top: regret.value for top, regret in known.regret.items()},
         }
     return rows
+
+
+def strata(configs: Sequence[Config]) -> dict[str, tuple[int, float, float]]:
+    """How many strata there are, and the regrets of promoting one of each, and as many by score alone."""
+    score = SCORES["annealed: last epoch"][1]
+    best = max(map(quality, configs))
+    ranked = sorted(configs, key=score, reverse=True)
+    table = {}
+    for keys in (("crop_padding",), ("crop_padding", "block_dropout"), ("crop_padding", "cutout", "label_smoothing")):
+        leaders: dict[tuple[Any, ...], Config] = {}
+        for config in ranked:
+            leaders.setdefault(tuple(config["params"][key] for key in keys), config)
+        by_stratum = best - max(map(quality, leaders.values()))
+        by_score = best - max(map(quality, ranked[: len(leaders)]))
+        table[", ".join(keys)] = (len(leaders), by_stratum, by_score)
+    return table
 
 
 def gain(configs: Sequence[Config], one: str, other: str) -> tuple[float, float, float]:
