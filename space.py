@@ -165,7 +165,7 @@ class Space(Frozen):
 
 
 class Trial(Protocol):
-    """What `suggest` needs of an Optuna trial."""
+    """What `suggest` needs of an Optuna trial; the methods are documented there."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...  # noqa: D102
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...  # noqa: D102

@@ -49,7 +49,7 @@ from optuna.trial import FrozenTrial, TrialState
 import space
 from benchmarks.surrogate import CHANCE, FULL, RUNS, STUDY, Params, Surrogate, network
 from search import study as studies
-from search.ladder import climb, parse_ladder
+from search.ladder import choose
 from search.run_folder import RunFolder, Worker
 from search.spec import PhasesSpec
 from search.study import NAMED_TASKS
@@ -57,7 +57,7 @@ from train_core.specs import ResNetSpec, TrainSpec, num_params
 from train_core.state import EpochResult
 
 ROUND = 12  # trials between two promotions
-LADDER = parse_ladder(f"2x{FULL}")
+TOP = 2  # trials of each promotion
 HELD: dict[str, Any] = {
     "crop_padding": 4,
     "cutout": 8,
@@ -229,17 +229,13 @@ def ours(account: Account, *, held: Params | None = None, **changes: Any) -> Non
             precision="fp32",
             stop=short_runs.is_spent,
         )
-        fresh = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in promoted]
-        for trial in climb(fresh, LADDER, None, account_only_full):
+        complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        fresh = [(trial, trial.value or 0.0) for trial in complete if trial.number not in promoted]
+        for trial in choose(fresh, min(TOP, len(fresh)), None):
             promoted.add(trial.number)
             account.full(short_runs.params_of(trial))
         if short_runs.is_spent():
             break
-
-
-def account_only_full(trial: FrozenTrial, epochs: int) -> float:
-    """Never called: the ladder has one rung."""
-    raise NotImplementedError
 
 
 def ours_all(account: Account) -> None:

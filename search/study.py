@@ -86,11 +86,11 @@ class Trainer(Protocol):
 
 
 class Events(Protocol):
-    """Who is told what happens, as it happens."""
+    """Who is told what happens, as it happens; each method's name says when."""
 
-    def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None: ...  # noqa: D102
-    def epoch_ended(self, number: int, result: EpochResult) -> None: ...  # noqa: D102
-    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None: ...  # noqa: D102
+    def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None: ...  # noqa: D102  # as the class says
+    def epoch_ended(self, number: int, result: EpochResult) -> None: ...  # noqa: D102  # as the class says
+    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None: ...  # noqa: D102  # as the class says
 
 
 class _StoppedError(Exception):

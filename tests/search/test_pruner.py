@@ -31,7 +31,7 @@ def study() -> optuna.Study:
 
 def pruned(study: optuna.Study, kind: str, scores: list[float], **changes: object) -> bool:
     settings = {"like": ["optimizer"], "startup_trials": 3, "warmup_epochs": 0, "min_values": 3} | changes
-    return MedianOfLike(**settings).prune(study, trial(kind, scores, TrialState.RUNNING))  # type: ignore[arg-type]
+    return MedianOfLike(**settings).prune(study, trial(kind, scores, TrialState.RUNNING))  # type: ignore[arg-type]  # of several types
 
 
 def test_a_slow_starter_is_compared_with_slow_starters(study: optuna.Study) -> None:

@@ -2,6 +2,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,8 @@ def fail() -> None:
     raise UserError("this cannot be done: do something else")
 
 
-def run(count: int, work: object = no_work, gpus_each: float | None = None) -> None:
-    run_workers(count, work, gpus_each=gpus_each, poll=no_work, stop=lambda: False)  # type: ignore[arg-type]
+def run(count: int, work: Callable[[], None] = no_work, gpus_each: float | None = None) -> None:
+    run_workers(count, work, gpus_each=gpus_each, poll=no_work, stop=lambda: False)
 
 
 def test_without_ray_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

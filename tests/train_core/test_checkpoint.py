@@ -78,7 +78,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     before = path.read_bytes()
 
     def half(content: object, file: object) -> None:
-        file.write(b"half")  # type: ignore[attr-defined]
+        file.write(b"half")  # type: ignore[attr-defined]  # as torch.save takes it
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)

@@ -12,7 +12,7 @@ A5 = ResNetSpec(widths=(32, 64, 128, 256), blocks=(8, 6, 4, 3), block="preact", 
 
 def test_specs_are_frozen_keyword_only_and_refuse_unknown_keys() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        A5.k1 = 5  # type: ignore[misc]
+        A5.k1 = 5  # type: ignore[misc]  # it is frozen: that is the test
     with pytest.raises(TypeError):
         ResNetSpec((8, 8), (1, 1))  # type: ignore[call-arg]
     with pytest.raises(ValidationError, match="wdths"):
