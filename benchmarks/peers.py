@@ -50,9 +50,9 @@ import space
 from benchmarks.surrogate import CHANCE, FULL, RUNS, STUDY, Params, Surrogate, network
 from search import study as studies
 from search.ladder import choose
-from search.run_folder import RunFolder, Worker
 from search.spec import PhasesSpec
 from search.study import NAMED_TASKS
+from search.worker import Worker
 from train_core.specs import ResNetSpec, TrainSpec, num_params
 from train_core.state import EpochResult
 
@@ -196,12 +196,17 @@ class _ShortRuns:
 class _OneWorker(Worker):
     """The only worker of a study in memory: nothing to lock."""
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Always so."""
-        yield
+    def __init__(self) -> None:
+        self.id = "the only one"
 
-    def is_alive(self, number: int) -> bool:
+    def alone(self) -> contextlib.AbstractContextManager[object]:
+        """Always so."""
+        return contextlib.nullcontext()
+
+    def has(self, trial_id: int | None) -> None:
+        """Nobody asks."""
+
+    def is_dead(self, trial: FrozenTrial) -> bool:
         """There is no other."""
         return False
 
@@ -216,7 +221,7 @@ def ours(account: Account, *, held: Params | None = None, **changes: Any) -> Non
     spec = STUDY.model_copy(update={"seed": account.seed, "space": searched, **changes})
     study = optuna.create_study(direction="maximize")
     short_runs = _ShortRuns(account, study, held)
-    worker = _OneWorker(number=0, folder=RunFolder(Path("nowhere")))
+    worker = _OneWorker()
     promoted: set[int] = set()
     for trials in count(ROUND, ROUND):
         studies.run(

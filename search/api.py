@@ -5,8 +5,8 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -39,9 +39,12 @@ from search.ladder import climb, parse_ladder
 from search.plan import SAMPLES, estimate, survey
 from search.promote import Promoter, Promotion, finished, winner
 from search.report import fidelity_of, write_report
-from search.run_folder import RunFolder, Worker, control_name, find_run, new_run, write_json, write_text
+from search.run_folder import RunFolder, control_name, find_run, new_run, write_json, write_text
 from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count
+from search.storage import Address, is_full, is_loopback, parse_address, patiently, serve
 from search.study import NAMED_TASKS, Task, fitted, task_of
+from search.trials import ended
+from search.worker import Worker
 from search.workers import run_workers
 from train_core import checkpoint
 from train_core.data import NAMED, TrainingData, default_cache, load_test, load_training
@@ -63,19 +66,22 @@ def run(
     device: str = "auto",
     workers: int = 1,
     gpus_per_worker: float | None = None,
+    ray_address: str | None = None,
     control: str | None = None,
+    storage: str | None = None,
 ) -> RunFolder:
     """Run a study, or continue or join it, until it has its number of trials.
 
     `flags` override the study file's values; `runs` is the folder of all runs; `hours` stops in time, to be
-    continued; `workers` is the number of processes on this machine, each with `gpus_per_worker` of a GPU (none: an
-    equal share); `control` makes it one of `CONTROLS`, under a name of its own. Returns the run's folder.
+    continued; `workers` is the number of processes on this machine or on the Ray cluster at `ray_address`, each with
+    `gpus_per_worker` of a GPU (none: an equal share); `control` makes it one of `CONTROLS`, under a name of its own;
+    `storage` is the address of one that several machines share. Returns the run's folder.
 
     Raises:
         UserError: whatever the user can put right.
 
     """
-    started = time.monotonic()
+    started = time.time()
     spec = load_study(study, flags)
     name = name or _default_name(study, spec, flags)
     if control is not None:
@@ -84,79 +90,95 @@ def run(
         spec, name = load_study(study, {**flags, **CONTROLS[control]}), control_name(name, control)
     if spec.data not in NAMED and Path(spec.data).exists():
         spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
-    folder = new_run(runs, name)
+    folder = new_run(runs.absolute() if ray_address else runs, name, _address(storage))
+    if ray_address and not folder.address.is_shared:
+        raise SpecError("--ray-address places workers on several machines: give a --storage that they share")
     where, precision, data = _prepare(spec, device)
-    task = task_of(data)
-    found = survey(spec, task)
+    found = survey(spec, task_of(data))
 
     folder.create()
-    with folder.worker() as worker, logged_to(folder):
-        optuna_study, baselines = _opened(folder, spec, task, worker)
-        write_json(folder.facts, _facts(spec, data, where, precision))
-        done = studies.ended(optuna_study)
-        expected = estimate(spec, found, data, precision) if len(done) < spec.trials else None
-        say_plan(folder, spec, data, where, precision, found, baselines, len(done), expected, workers)
-        deadline = started + hours * 3600 if hours is not None else float("inf")
-        if len(done) < spec.trials:
-            with StudyProgress(done, spec.trials, logs=workers == 1) as progress, stop_requested() as stop:
-                if workers == 1:
-                    studies.run(
-                        optuna_study,
-                        spec,
-                        task,
-                        _Trainer(folder, data, where),
-                        progress,
-                        worker=worker,
-                        precision=precision,
-                        deadline=deadline,
-                        stop=stop,
-                    )
-                else:
-                    release_memory(where)  # of the estimate
-                    run_workers(
-                        workers,
-                        partial(_work, RunFolder(folder.root.absolute()), spec, where.type, deadline),
-                        gpus_each=gpus_per_worker if where.type == "cuda" else 0,
-                        poll=lambda: progress.catch_up(studies.ended(optuna_study)),
-                        stop=stop,
-                    )
-                if stop() and len(studies.ended(optuna_study)) < spec.trials:
-                    raise KeyboardInterrupt
+    with logged_to(folder):
+        optuna_study, baselines = _opened(folder, spec, task_of(data))
+        write_json(folder.facts, _facts(spec, data, where, precision, folder))
+        with Worker(folder, optuna_study) as worker:
+            done = ended(optuna_study)
+            expected = estimate(spec, found, data, precision) if len(done) < spec.trials else None
+            others = len(worker.others())
+            say_plan(folder, spec, data, where, precision, found, baselines, len(done), expected, workers, others)
+            until = started + hours * 3600 if hours is not None else float("inf")
+            placed = workers > 1 or ray_address is not None
+            if len(done) < spec.trials:
+                with StudyProgress(done, spec.trials, logs=not placed) as progress, stop_requested() as stop:
+                    if placed:
+                        release_memory(where)  # of the estimate
+                        run_workers(
+                            workers,
+                            partial(_work, folder.absolute(), spec, where.type, until),
+                            gpus_each=gpus_per_worker if where.type == "cuda" else 0,
+                            poll=lambda: progress.catch_up(ended(optuna_study)),
+                            stop=stop,
+                            address=ray_address,
+                        )
+                    else:
+                        _search(folder, spec, data, where, precision, optuna_study, worker, progress, until, stop)
+                    if stop() and len(ended(optuna_study)) < spec.trials:
+                        raise KeyboardInterrupt
         say_outcome(folder, spec, optuna_study)
         write_report(folder)
     return folder
 
 
-def _opened(folder: RunFolder, spec: StudySpec, task: Task, worker: Worker) -> tuple[optuna.Study, dict[str, bool]]:
+def _address(storage: str | None) -> Address | None:
+    return parse_address(storage) if storage else None
+
+
+def _opened(folder: RunFolder, spec: StudySpec, task: Task) -> tuple[optuna.Study, dict[str, bool]]:
     """The run's study, ready to go on; and which of the known networks are in it."""
-    with worker.alone():
+    with nullcontext() if folder.address.is_shared else folder.alone():
         study = studies.open_study(folder, create=True)
-        studies.claim(study, spec, task, folder)
-        baselines = studies.enqueue_baselines(study, spec, task)
-        # A killed process may have left a trial under this one's number, which nobody else would try again.
-        studies.retry_interrupted(study, worker)
+        studies.check(study, spec, task, folder)
         write_text(folder.study_file, spec.as_toml())
+        baselines = studies.enqueue_baselines(study, spec, task)
+        studies.claim(study, spec, task, folder)  # last: other workers wait for it
     return study, baselines
 
 
-def _work(folder: RunFolder, spec: StudySpec, device: str, deadline: float) -> None:
+def _search(
+    folder: RunFolder,
+    spec: StudySpec,
+    data: TrainingData,
+    where: torch.device,
+    precision: Precision,
+    study: optuna.Study,
+    worker: Worker,
+    progress: StudyProgress,
+    until: float,
+    stop: Callable[[], bool],
+) -> None:
+    """Run trials, until a time in seconds since the epoch at the latest."""
+    studies.run(
+        study,
+        spec,
+        task_of(data),
+        _Trainer(folder, data, where, stop),
+        progress,
+        worker=worker,
+        precision=precision,
+        deadline=time.monotonic() + until - time.time(),
+        stop=stop,
+    )
+
+
+def _work(folder: RunFolder, spec: StudySpec, device: str, until: float) -> None:
     """What one of several workers does. It only writes to the log: the command that started it tells."""
     console.quiet = True
     where, precision, data = _prepare(spec, device)
-    with folder.worker() as worker, logged_to(folder), stop_requested() as stop:
+    folder.create()
+    with logged_to(folder), stop_requested() as stop:
         study = studies.open_study(folder)
-        progress = StudyProgress(studies.ended(study), spec.trials)
-        studies.run(
-            study,
-            spec,
-            task_of(data),
-            _Trainer(folder, data, where),
-            progress,
-            worker=worker,
-            precision=precision,
-            deadline=deadline,
-            stop=stop,
-        )
+        progress = StudyProgress(ended(study), spec.trials)
+        with Worker(folder, study) as worker:
+            _search(folder, spec, data, where, precision, study, worker, progress, until, stop)
 
 
 def promote(
@@ -169,36 +191,40 @@ def promote(
     seeds: int | None = None,
     refit: bool | None = None,
     mirrored: bool | None = None,
+    workers: int = 1,
     device: str = "auto",
+    storage: str | None = None,
 ) -> list[Promotion]:
     """Train the best trials of a run for longer, rung by rung, and read the test split for those of the last rung.
 
-    The flags override the study's. What is finished is not done again. Returns the runs of the last rung, and the
-    refit where there is one.
+    The flags override the study's. `workers` trains so many candidates at a time, each on a GPU of its own where there
+    are any. What is finished is not done again. Returns the runs of the last rung, and the refit where there is one.
 
     Raises:
         UserError: whatever the user can put right.
 
     """
-    folder = find_run(runs, name)
+    folder = find_run(runs, name, _address(storage))
     spec = load_study(str(folder.study_file), {})
     plan = _with_flags(spec.promote, top, epochs, ladder, seeds=seeds, refit=refit, mirrored=mirrored)
     with folder.promoting(), logged_to(folder):
         study = studies.open_study(folder)
         _check_complete(study, plan.rungs[0].top)
         where, _, data = _prepare(spec, device)
-        studies.claim(study, spec, task_of(data), folder)
-        with _promoter(folder, spec, data, where, mirrored=plan.mirrored) as train:
-            say(f"{folder.name}: {_in_words(plan)}, on {describe(where)}")
+        studies.check(study, spec, task_of(data), folder)
+        with _promoter(folder, spec, data, where, mirrored=plan.mirrored) as (train, stop):
+            say(f"{folder.name}: {_in_words(plan)}, on {describe(where)}{_shared_by(workers, where)}")
+            ahead = partial(_train_ahead, folder, spec, where, workers, stop)
 
-            def rung(trial: FrozenTrial, epochs: int) -> float:
-                return train(trial, epochs, spec.seed, tests=False).val_accuracy or 0.0
+            def rung(trials: Sequence[FrozenTrial], epochs: int) -> list[float]:
+                ahead([(trial, epochs, spec.seed) for trial in trials])
+                return [train(trial, epochs, spec.seed, tests=False).val_accuracy or 0.0 for trial in trials]
 
             finalists = climb(study.get_trials(deepcopy=False), plan.rungs, plan.families, rung)
-            length = plan.rungs[-1].epochs
-            done = [
-                train(trial, length, seed) for seed in range(spec.seed, spec.seed + plan.seeds) for trial in finalists
-            ]
+            length, all_seeds = plan.rungs[-1].epochs, range(spec.seed, spec.seed + plan.seeds)
+            last = [(trial, length, seed) for seed in all_seeds for trial in finalists]
+            ahead(last)
+            done = [train(*each) for each in last]
             best = winner(done)
             if plan.refit and best:
                 chosen = next(trial for trial in finalists if trial.number == best[0].trial)
@@ -220,18 +246,20 @@ def fidelity(
     runs: Path,
     trials: int = 12,
     epochs: int | None = None,
+    workers: int = 1,
     device: str = "auto",
+    storage: str | None = None,
 ) -> Fidelity:
     """Measure how far the short runs' ranking can be trusted: train some trials of every score at length, and compare.
 
     `trials` are spread over scores and families; with 0, the answer comes from the longer runs that are there. No test
-    split is read. `epochs` is that of a full run unless given.
+    split is read. `epochs` is that of a full run unless given; `workers` as in `promote`.
 
     Raises:
         UserError: whatever the user can put right.
 
     """
-    folder = find_run(runs, name)
+    folder = find_run(runs, name, _address(storage))
     spec = load_study(str(folder.study_file), {})
     length = epochs or spec.promote.rungs[-1].epochs
     if 0 < trials < FEWEST:
@@ -243,13 +271,14 @@ def fidelity(
         if trials:
             _check_complete(study, FEWEST)
             where, _, data = _prepare(spec, device)
-            studies.claim(study, spec, task_of(data), folder)
+            studies.check(study, spec, task_of(data), folder)
             picked = pick(study.get_trials(deepcopy=False), trials, spec.promote.families)
             say(
-                f"{folder.name}: {len(picked)} trials of every score for {length} epochs, on {describe(where)}; "
-                "the test split is not read"
+                f"{folder.name}: {len(picked)} trials of every score for {length} epochs, on {describe(where)}"
+                f"{_shared_by(workers, where)}; the test split is not read"
             )
-            with _promoter(folder, spec, data, where, mirrored=False) as train:
+            with _promoter(folder, spec, data, where, mirrored=False) as (train, stop):
+                _train_ahead(folder, spec, where, workers, stop, [(trial, length, spec.seed) for trial in picked])
                 for trial in picked:
                     train(trial, length, spec.seed, tests=False)
         found = fidelity_of(folder, spec, study)
@@ -262,6 +291,59 @@ def fidelity(
         write_report(folder)
         say(f"report: {folder.report}")
     return found
+
+
+def _shared_by(workers: int, where: torch.device) -> str:
+    """How many longer runs go on at a time, or could."""
+    if workers > 1:
+        return f", {workers} at a time"
+    gpus = torch.cuda.device_count() if where.type == "cuda" else 1
+    return f" (one of {gpus}: --workers {gpus} trains on all)" if gpus > 1 else ""
+
+
+LongRun = tuple[FrozenTrial, int, int]  # trial, epochs, seed
+
+
+def _train_ahead(
+    folder: RunFolder,
+    spec: StudySpec,
+    where: torch.device,
+    workers: int,
+    stop: Callable[[], bool],
+    long_runs: Sequence[LongRun],
+) -> None:
+    """Train these runs several at a time, so that they are finished when they are asked for one by one."""
+    if workers == 1:
+        return
+    release_memory(where)
+    told = {result.root for result in folder.promotions() if result.result.exists()}
+
+    def tell() -> None:
+        for each in folder.promotions():
+            if each.result.exists() and each.root not in told:
+                told.add(each.root)
+                say(f"{each.root.name} is trained")
+
+    run_workers(
+        min(workers, len(long_runs)),
+        partial(_train_some, folder.absolute(), spec, where.type, long_runs),
+        gpus_each=1 if where.type == "cuda" else 0,
+        poll=tell,
+        stop=stop,
+    )
+    if stop():
+        raise KeyboardInterrupt
+
+
+def _train_some(folder: RunFolder, spec: StudySpec, device: str, long_runs: Sequence[LongRun]) -> None:
+    """What one of several workers does: train what no other worker has."""
+    console.quiet = True
+    where, _, data = _prepare(spec, device)
+    with logged_to(folder), _promoter(folder, spec, data, where, mirrored=False) as (train, _):
+        for trial, epochs, seed in long_runs:
+            with folder.promotion(trial.number, epochs, seed).taken() as is_ours:
+                if is_ours:
+                    train(trial, epochs, seed, tests=False)
 
 
 def _with_flags(
@@ -303,23 +385,29 @@ def _in_words(plan: PromoteSpec) -> str:
 @contextmanager
 def _promoter(
     folder: RunFolder, spec: StudySpec, data: TrainingData, where: torch.device, *, mirrored: bool
-) -> Iterator[Callable[..., Promotion]]:
-    """A function that trains a trial for longer, with a bar, and stops after an epoch when asked to."""
-    promoter = Promoter(
-        folder=folder,
-        data=data,
-        load_test=partial(load_test, spec.data, fingerprint=data.fingerprint, cache=default_cache()),
-        device_name=describe(where),
-        mirrored=mirrored,
-    )
+) -> Iterator[tuple[Callable[..., Promotion], Callable[[], bool]]]:
+    """A function that trains a trial for longer, with a bar, and stops after an epoch when asked to; and whether so."""
     with stop_requested() as stop:
+        promoter = Promoter(
+            folder=folder,
+            data=data,
+            load_test=partial(load_test, spec.data, fingerprint=data.fingerprint, cache=default_cache()),
+            device_name=describe(where),
+            mirrored=mirrored,
+            save=partial(_save, stop=stop),
+        )
 
         def train(trial: FrozenTrial, epochs: int, seed: int, **how: bool) -> Promotion:
             what = f"trial {trial.number}, seed {seed}{', refit' if how.get('refit') else ''}"
             with epoch_bar(what, epochs) as bar:
                 return promoter.train(trial, epochs, seed, partial(_epoch_ended, bar, stop), **how)
 
-        yield train
+        yield train, stop
+
+
+def _save(state: TrainState, path: Path, stop: Callable[[], bool]) -> None:
+    """Save a checkpoint; where the disk is full, again and again until it is not."""
+    patiently(lambda: checkpoint.save(state, path), is_full, f"the disk of {path.parent}", stop)
 
 
 def _epoch_ended(bar: EpochBar, stop: Callable[[], bool], result: EpochResult) -> None:
@@ -328,14 +416,32 @@ def _epoch_ended(bar: EpochBar, stop: Callable[[], bool], result: EpochResult) -
         raise KeyboardInterrupt
 
 
-def report(name: str | None, *, runs: Path) -> Path:
+def report(name: str | None, *, runs: Path, storage: str | None = None) -> Path:
     """Write a run's report; returns its path.
 
     Raises:
         UserError: whatever the user can put right.
 
     """
-    return write_report(find_run(runs, name))
+    return write_report(find_run(runs, name, _address(storage)))
+
+
+def serve_storage(storage: str | None, *, host: str, port: int) -> None:
+    """Serve a storage to workers that cannot reach it themselves, until interrupted.
+
+    Raises:
+        UserError: whatever the user can put right.
+
+    """
+    address = _address(storage)
+    if address is None:
+        raise SpecError("what is to be served? give --storage, or set SEARCH_STORAGE")
+    say(f"serving {address} at grpc://{host}:{port}; Ctrl-C ends it")
+    if not is_loopback(host):
+        say(
+            "warning: whoever can reach this port can read, change and delete all studies: keep it in a private network"
+        )
+    serve(address, host, port)
 
 
 def count(study: str, flags: Mapping[str, Any]) -> list[str]:
@@ -363,10 +469,11 @@ def _counted(name: str, network: ResNetSpec, task: Task) -> str:
 class _Trainer:
     """Trains networks on the data, each on a clean device, from where an interrupted attempt stopped."""
 
-    def __init__(self, folder: RunFolder, data: TrainingData, device: torch.device) -> None:
+    def __init__(self, folder: RunFolder, data: TrainingData, device: torch.device, stop: Callable[[], bool]) -> None:
         self.folder = folder
         self.data = data
         self.device = device
+        self.stop = stop  # whether to be impatient with a full disk
 
     def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
         release_memory(self.device)  # of the trial before, however it ended
@@ -377,12 +484,12 @@ class _Trainer:
         saved = time.monotonic()
         for result in train(state, self.data):
             if time.monotonic() - saved > CHECKPOINT_S:
-                checkpoint.save(state, path)
+                _save(state, path, self.stop)
                 saved = time.monotonic()
             try:
                 yield result
             except GeneratorExit:  # stopped here, to go on from here
-                checkpoint.save(state, path)
+                _save(state, path, self.stop)
                 raise
 
     def _resumed(self, path: Path, network: ResNetSpec, recipe: TrainSpec) -> TrainState | None:
@@ -422,7 +529,9 @@ def _default_name(study: str, spec: StudySpec, flags: Mapping[str, Any]) -> str:
     return f"{plain}-{short_count(spec.budget)}"
 
 
-def _facts(spec: StudySpec, data: TrainingData, where: torch.device, precision: Precision) -> dict[str, Any]:
+def _facts(
+    spec: StudySpec, data: TrainingData, where: torch.device, precision: Precision, folder: RunFolder
+) -> dict[str, Any]:
     """What somebody needs to know to run it again, apart from the spec."""
     return {
         "versions": {
@@ -432,6 +541,7 @@ def _facts(spec: StudySpec, data: TrainingData, where: torch.device, precision: 
             "optuna": optuna.__version__,
         },
         "commit": _commit(),
+        "storage": folder.address.kind,
         "device": describe(where),
         "precision": precision,
         "data": {

@@ -18,7 +18,7 @@ from search.fidelity import Fidelity, advice
 from search.ladder import recipe_of
 from search.promote import Promotion
 from search.spec import StudySpec
-from search.study import gave_nothing
+from search.trials import gave_nothing
 
 MOST_POINTS = 2000  # drawn in a chart: more makes the page slow and shows no more
 MOST_BARS = 15  # parameters in the chart of importances

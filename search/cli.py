@@ -20,6 +20,15 @@ Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6
 Data = Annotated[str | None, typer.Option(help="cifar10, cifar100, digits, a .npz file or a folder of images.")]
 Runs = Annotated[Path, typer.Option(envvar="SEARCH_RUNS", help="Folder of all runs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SEARCH_STORAGE",
+        show_envvar=True,
+        help="Where machines share studies: postgresql+psycopg://user:password@host/database, mysql+pymysql://..., "
+        "grpc://host:port. None: in the run's folder.",
+    ),
+]
 
 
 @app.command()
@@ -43,10 +52,14 @@ def run(
         float | None,
         typer.Option(min=0, help="Stop in time; the same command continues."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine (needs Ray if more than 1).")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, placed by Ray if more than 1.")] = 1,
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of a GPU for each worker; none: an equal share.")
     ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A Ray cluster for the workers: auto, or host:port; none: this machine.")
+    ] = None,
+    storage: Storage = None,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     runs: Runs = Path("runs"),
@@ -73,7 +86,9 @@ def run(
         device=device,
         workers=workers,
         gpus_per_worker=gpus_per_worker,
+        ray_address=ray_address,
         control=control,
+        storage=storage,
     )
 
 
@@ -92,6 +107,10 @@ def promote(
     mirrored: Annotated[
         bool | None, typer.Option("--mirrored/--plain", help="Also test on averages over mirror images.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Candidates at a time, a GPU each (needs Ray if more than 1).")
+    ] = 1,
+    storage: Storage = None,
     device: Device = "auto",
     runs: Runs = Path("runs"),
 ) -> None:
@@ -107,7 +126,9 @@ def promote(
         seeds=seeds,
         refit=refit,
         mirrored=mirrored,
+        workers=workers,
         device=device,
+        storage=storage,
     )
 
 
@@ -116,21 +137,39 @@ def fidelity(
     run: Run = None,
     trials: Annotated[int, typer.Option(min=0, help="Trials to train at length; 0: answer from what is there.")] = 12,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a long run; none: a full run's.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trials at a time, a GPU each (needs Ray if more than 1).")] = 1,
+    storage: Storage = None,
     device: Device = "auto",
     runs: Runs = Path("runs"),
 ) -> None:
     """Measure how far the short runs can be trusted: train trials of every score at length, and compare the ranks."""
     from search import api
 
-    api.fidelity(run, runs=runs, trials=trials, epochs=epochs, device=device)
+    api.fidelity(run, runs=runs, trials=trials, epochs=epochs, workers=workers, device=device, storage=storage)
 
 
 @app.command()
-def report(run: Run = None, runs: Runs = Path("runs")) -> None:
+def report(run: Run = None, storage: Storage = None, runs: Runs = Path("runs")) -> None:
     """Write a run's report as one HTML file."""
     from search import api
 
-    typer.echo(api.report(run, runs=runs))
+    typer.echo(api.report(run, runs=runs, storage=storage))
+
+
+storages = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What several machines share.")
+app.add_typer(storages, name="storage")
+
+
+@storages.command()
+def serve(
+    storage: Storage = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 13000,
+) -> None:
+    """Serve a storage to machines that cannot reach it, or that are too many for it: Optuna's gRPC proxy."""
+    from search import api
+
+    api.serve_storage(storage, host=host, port=port)
 
 
 @app.command()
@@ -177,10 +216,10 @@ def _outside_trouble(error: Exception) -> str | None:
     first_line = (str(error).strip().splitlines() or [""])[0]
     # By name: importing their packages to answer `--help` would take a second.
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds & {"SQLAlchemyError", "StorageInternalError"}:
-        cause = error.__cause__ or error
-        first_line = (str(cause).strip().splitlines() or [""])[0]
-        return f"the study's storage failed ({first_line}): mend it; the same command continues"
+    if kinds & {"SQLAlchemyError", "StorageInternalError", "RpcError"}:
+        from search.storage import reason_of
+
+        return f"the study's storage failed ({reason_of(error)}): mend it; the same command continues"
     if "MemoryError" in kinds or "out of memory" in first_line or "can't allocate memory" in first_line:
         return "not enough memory for these networks or images on this device: give a smaller --budget, or use another"
     return None

@@ -21,7 +21,8 @@ from search.plan import SAMPLES, Estimate, Survey
 from search.promote import Promotion, refit_of, winner
 from search.run_folder import RunFolder
 from search.spec import StudySpec
-from search.study import ended
+from search.storage import redacted
+from search.trials import ended
 from space import drawn_regularisers
 from train_core.data import TrainingData
 from train_core.device import describe
@@ -36,22 +37,48 @@ log = logging.getLogger("search")
 TOO_LONG_S = 24 * 3600  # an estimate above this comes with advice
 
 
+class _LogFormatter(logging.Formatter):
+    """Each line with its time, and without passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
+class _LogFile(logging.FileHandler):
+    """Appends to a file, as far as there is room for it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """Do without: a full disk is dealt with, and told of, where something is lost by it."""
+
+
+class _Warnings(logging.Handler):
+    """Prints what the user should know while it goes on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # An error comes with a trial's verdict, which is told anyway.
+        if record.levelno == logging.WARNING:
+            console.print(Text(redacted(record.getMessage())))
+
+
 @contextmanager
 def logged_to(folder: RunFolder) -> Iterator[None]:
-    """Write what is said to the run's log file as well, each line with its time."""
-    handler = logging.FileHandler(folder.log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
+    """Write what is said to the run's log file as well, each line with its time; print what is warned of."""
+    file = _LogFile(folder.log, encoding="utf-8")
+    file.setFormatter(_LogFormatter("%(asctime)s  %(message)s"))
+    handlers: list[logging.Handler] = [file, _Warnings()]
     loggers = (log, logging.getLogger("train_core"))
     for each in loggers:
-        each.addHandler(handler)
+        for handler in handlers:
+            each.addHandler(handler)
         each.setLevel(logging.INFO)
         each.propagate = False
     try:
         yield
     finally:
         for each in loggers:
-            each.removeHandler(handler)
-        handler.close()
+            for handler in handlers:
+                each.removeHandler(handler)
+        file.close()
 
 
 def say(line: str) -> None:
@@ -71,10 +98,11 @@ def say_plan(
     done: int,
     expected: Estimate | None,
     hands: int,
+    others: int,
 ) -> None:
     """Say what is about to happen, and what to do instead where it would take days.
 
-    `hands` is the number of workers that this command starts.
+    `hands` is the number of workers that this command starts, `others` of those that are at work already.
     """
     height, width = data.size
     colours = "RGB" if data.in_channels == 3 else "grey"
@@ -83,9 +111,9 @@ def say_plan(
     left_out = [name for name in baselines if not baselines[name]]
     networks = "network" if len(held) == 1 else "networks"
     first = f", first {len(held)} known {networks} ({', '.join(held)})" if held and not done else ""
-    workers = folder.workers()
-    others = f"joining {len(workers) - 1} other search{'es' if len(workers) > 2 else ''}"
-    say(f"{folder.root}: {others if len(workers) > 1 else 'continuing' if done else 'new study'}")
+    joining = f"joining {others} other search{'es' if others > 1 else ''}"
+    kept = f", kept in {folder.storage}" if folder.storage else ""
+    say(f"{folder.root}: {joining if others else 'continuing' if done else 'new study'}{kept}")
     say(
         f"data     {spec.data}: {len(data.train):,} training and {len(data.val):,} validation images, {height}x{width} "
         f"{colours}, {data.num_classes} classes, {test}"
@@ -155,7 +183,8 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
     if len(done) < spec.trials and not study.user_attrs.get("used up"):
         say(f"stopped in time; the same command continues {folder.name}")
     elif complete:
-        say(f"next: search promote {folder.name}   or: optuna-dashboard sqlite:///{folder.database}")
+        database = "$SEARCH_STORAGE" if folder.storage else f"sqlite:///{folder.database}"
+        say(f"next: search promote {folder.name}   or: optuna-dashboard {database}")
     say(f"report: {folder.report}")
 
 

@@ -90,9 +90,9 @@ def climb(
     trials: Sequence[FrozenTrial],
     rungs: Sequence[Rung],
     family: str | None,
-    train: Callable[[FrozenTrial, int], float],
+    train: Callable[[Sequence[FrozenTrial], int], Sequence[float]],
 ) -> list[FrozenTrial]:
-    """The trials for the last rung. `train` gives a trial's validation accuracy after so many epochs.
+    """The trials for the last rung. `train` gives the validation accuracies of trials after so many epochs.
 
     Every choice is made by family but the one of the last of several rungs, where the runs were long enough to compare
     families.
@@ -104,7 +104,7 @@ def climb(
     scored = [(trial, trial.value or 0.0) for trial in trials if trial.state == TrialState.COMPLETE]
     for rung, above in itertools.pairwise(rungs):
         chosen = choose(scored, rung.top, family)
-        scored = [(trial, train(trial, rung.epochs)) for trial in chosen]
+        scored = list(zip(chosen, train(chosen, rung.epochs), strict=True))
         if above is rungs[-1]:
             family = None
     return choose(scored, rungs[-1].top, family)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from statistics import fmean
 from typing import Annotated
 
@@ -59,6 +60,7 @@ class Promoter:
     load_test: Callable[[], Split | None]
     device_name: str
     mirrored: bool = False  # test on averages over mirror images, too
+    save: Callable[[TrainState, Path], None] = checkpoint.save
 
     def train(
         self,
@@ -120,7 +122,7 @@ class Promoter:
         diverged = None
         try:
             for result in train(state, data):
-                checkpoint.save(state, folder.checkpoint)
+                self.save(state, folder.checkpoint)
                 on_epoch(result)
         except DivergedError as error:
             diverged = str(error)

@@ -3,7 +3,6 @@
 The words, the table and the page are made here; the charts in `search.charts`.
 """
 
-import json
 import shlex
 from collections.abc import Iterator
 from html import escape
@@ -28,9 +27,10 @@ from search.charts import (
 from search.console import count, duration, mean_and_deviation, percent, regulariser_warning, short_run
 from search.fidelity import Fidelity, measure
 from search.promote import finished, refit_of, winner
-from search.run_folder import RunFolder, control_name, write_text
+from search.run_folder import RunFolder, control_name, read_facts, write_text
 from search.spec import CONTROLS, StudySpec, load_study
-from search.study import ended, gave_nothing, open_study
+from search.study import open_study
+from search.trials import ended, gave_nothing
 from train_core.errors import UserError
 
 
@@ -79,7 +79,7 @@ def fidelity_of(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> Fide
         finished(folder),
         epochs=spec.epochs,
         family=spec.promote.families,
-        validation_images=_read_facts(folder).get("data", {}).get("validation images") or 1000,
+        validation_images=read_facts(folder).get("data", {}).get("validation images") or 1000,
     )
 
 
@@ -165,8 +165,8 @@ def _control_table(folder: RunFolder, results: Results) -> str:
     """What this search gained over luck: the controls that lie beside it, for the same data and budget."""
     rows = []
     for control, changes in CONTROLS.items():
-        beside = RunFolder(folder.root.parent / control_name(folder.name, control))
-        if not beside.database.exists():
+        beside = folder.named(control_name(folder.name, control))
+        if not beside.study_file.exists():
             continue
         try:
             other = read_results(beside)
@@ -219,15 +219,7 @@ def _section(chart: Chart) -> str:
 
 def _facts(folder: RunFolder) -> Iterator[tuple[str, str]]:
     """What is known of versions, device and data, one row for each."""
-    yield from _flat("", _read_facts(folder) or {folder.facts.name: "missing, or cannot be read"})
-
-
-def _read_facts(folder: RunFolder) -> dict[str, Any]:
-    try:
-        facts = json.loads(folder.facts.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+    yield from _flat("", read_facts(folder) or {folder.facts.name: "missing, or cannot be read"})
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:

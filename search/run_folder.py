@@ -6,13 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from search.errors import RunError
+from search.storage import Address
 from train_core.files import written_whole
 
 PATIENCE_S = 60.0  # with another worker that does what only one may do at a time
@@ -24,7 +24,7 @@ class RunFolder:
 
     study.toml     the spec as run
     run.json       versions, device, data: what is needed to run it again
-    study.db       the Optuna study
+    study.db       the Optuna study, unless it is kept in a `storage` that several machines share
     search.log     a line for each thing that happened
     trials/        checkpoints of trials that are running, or were interrupted
     promoted/      one folder for each full run: checkpoint.pt after every epoch, result.json when it is finished
@@ -33,6 +33,7 @@ class RunFolder:
     """
 
     root: Path
+    storage: Address | None = None
 
     @property
     def name(self) -> str:
@@ -55,9 +56,17 @@ class RunFolder:
         return self.root / "study.db"
 
     @property
-    def storage(self) -> str:
-        """The storage address of the study."""
-        return f"sqlite:///{self.database.absolute()}"
+    def address(self) -> Address:
+        """Where the study is kept."""
+        return self.storage or Address(f"sqlite:///{self.database.absolute()}")
+
+    def absolute(self) -> "RunFolder":
+        """The same, for processes with another working folder."""
+        return RunFolder(self.root.absolute(), self.storage)
+
+    def named(self, name: str) -> "RunFolder":
+        """Another run beside this one."""
+        return RunFolder(self.root.with_name(name), self.storage)
 
     @property
     def log(self) -> Path:
@@ -99,26 +108,28 @@ class RunFolder:
             ) from error
 
     @contextmanager
-    def worker(self) -> Iterator["Worker"]:
-        """Be one of the processes that search in this run, until the context ends or the process dies."""
-        for number in count():
-            lock = self._worker_lock(number)
-            try:
-                lock.acquire()
-            except Timeout:
-                continue
-            try:
-                # The system releases it when the process dies, however it dies.
-                yield Worker(number, self)
-            finally:
-                lock.release()
-            return
+    def alone(self) -> Iterator[None]:
+        """Let no other process be in such a context of this folder at the same time. Keep it short.
 
-    def workers(self) -> list[int]:
-        """The numbers of the processes that search in this run now, on this machine."""
-        return [
-            number for number in sorted(int(path.stem) for path in self._workers.glob("*.lock")) if self._held(number)
-        ]
+        Raises:
+            RunError: another one has been in it for `PATIENCE_S`.
+
+        """
+        try:
+            with FileLock(self.root / ".lock", timeout=PATIENCE_S):
+                yield
+        except Timeout as error:
+            raise RunError(f"another search in {self.root} hangs: end it, and run this again") from error
+
+    def worker_lock(self, name: str, kernel: str) -> Path:
+        """The file that a worker, on the system `kernel`, locks as long as it lives."""
+        self._workers.mkdir(exist_ok=True)
+        return self._workers / f"{name}@{kernel}.lock"
+
+    def workers(self) -> dict[str, str]:
+        """The processes that search in this run now, as far as their locks show: the name of each, and its kernel."""
+        held = (path.stem.rpartition("@") for path in sorted(self._workers.glob("*.lock")) if is_held(path))
+        return {name: kernel for name, _, kernel in held}
 
     @contextmanager
     def promoting(self) -> Iterator[None]:
@@ -140,46 +151,18 @@ class RunFolder:
     def _workers(self) -> Path:
         return self.root / ".workers"
 
-    def _worker_lock(self, number: int) -> FileLock:
-        self._workers.mkdir(exist_ok=True)
-        return FileLock(self._workers / f"{number}.lock", timeout=0)
 
-    def _held(self, number: int) -> bool:
-        try:
-            with self._worker_lock(number):
-                return False
-        except Timeout:
-            return True
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One of the processes that search in a run. Its number is free for another when it has ended."""
-
-    number: int
-    folder: RunFolder
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Let no other worker of the run be in such a context at the same time. Keep it short.
-
-        Raises:
-            RunError: another worker has been in one for `PATIENCE_S`.
-
-        """
-        try:
-            with FileLock(self.folder.root / ".lock", timeout=PATIENCE_S):
-                yield
-        except Timeout as error:
-            raise RunError(f"another search in {self.folder.root} hangs: end it, and run this again") from error
-
-    def is_alive(self, number: int) -> bool:
-        """Whether another worker is at work under `number`."""
-        return number != self.number and self.folder._held(number)
+def is_held(lock: Path) -> bool:
+    """Whether a living process holds the lock."""
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _last_touched(folder: RunFolder) -> float:
-    return max(path.stat().st_mtime for path in (folder.database, folder.log) if path.exists())
+    return max(path.stat().st_mtime for path in (folder.study_file, folder.database, folder.log) if path.exists())
 
 
 @dataclass(frozen=True)
@@ -193,17 +176,27 @@ class PromotionFolder:
         """The state after the last finished epoch; in the end, the trained network."""
         return self.root / "checkpoint.pt"
 
+    @contextmanager
+    def taken(self) -> Iterator[bool]:
+        """Whether this process may train it: no other one is about to, until the context ends."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.root / ".lock", timeout=0):
+                yield True
+        except Timeout:
+            yield False
+
     @property
     def result(self) -> Path:
         """The outcome; there only when the run is finished."""
         return self.root / "result.json"
 
 
-def new_run(runs: Path, name: str) -> RunFolder:
+def new_run(runs: Path, name: str, storage: Address | None = None) -> RunFolder:
     """The folder of a run by name, which need not be there yet.
 
     Raises:
-        RunError: the name is no plain one.
+        RunError: the name is no plain one, or the run is kept elsewhere.
 
     """
     if re.fullmatch(r"[\w+-][\w.+-]*", name) is None:
@@ -211,7 +204,22 @@ def new_run(runs: Path, name: str) -> RunFolder:
     # They would end the path in the address of the study's storage.
     if special := set("?%#") & set(str(runs.absolute())):
         raise RunError(f"the folder {str(runs)!r} has a {min(special)} in its path: choose another with --runs")
-    return RunFolder(runs / name)
+    return _kept(RunFolder(runs / name, storage))
+
+
+def _kept(folder: RunFolder) -> RunFolder:
+    """The folder, if its study is where it is said to be."""
+    if folder.storage and folder.database.exists():
+        raise RunError(
+            f"run {folder.name!r} keeps its study in its own folder: leave out --storage (and SEARCH_STORAGE), or "
+            "choose another --name"
+        )
+    kind = read_facts(folder).get("storage", "sqlite")
+    if not folder.storage and kind != "sqlite":
+        raise RunError(
+            f"run {folder.name!r} keeps its study in a {kind} storage: give --storage, or set SEARCH_STORAGE"
+        )
+    return folder
 
 
 def control_name(name: str, control: str) -> str:
@@ -219,20 +227,29 @@ def control_name(name: str, control: str) -> str:
     return f"{name}-{control}"
 
 
-def find_run(runs: Path, name: str | None) -> RunFolder:
+def find_run(runs: Path, name: str | None, storage: Address | None = None) -> RunFolder:
     """The run called `name` in the folder `runs`, or the one worked on last.
 
     Raises:
-        RunError: there is none.
+        RunError: there is none, or it is kept elsewhere.
 
     """
-    found = {path.parent.name: path.parent for path in runs.glob("*/study.db")}
+    found = {path.parent.name: path.parent for path in runs.glob("*/study.toml")}
     if name is None and found:
-        return max(map(RunFolder, found.values()), key=_last_touched)
+        return _kept(max((RunFolder(path, storage) for path in found.values()), key=_last_touched))
     if name not in found or name is None:
         there = f": there are {', '.join(sorted(found))}" if found else ": start one with `search run`"
         raise RunError(f"no run{f' {name!r}' if name else ''} in {runs}{there}")
-    return RunFolder(found[name])
+    return _kept(RunFolder(found[name], storage))
+
+
+def read_facts(folder: RunFolder) -> dict[str, Any]:
+    """What `run.json` says; nothing where it is not there, or damaged."""
+    try:
+        facts: dict[str, Any] = json.loads(folder.facts.read_text(encoding="utf-8"))
+        return facts if isinstance(facts, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def write_text(path: Path, text: str) -> None:

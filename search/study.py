@@ -2,6 +2,10 @@
 
 The loop is our own (ask and tell), so that every end of a trial is written down the same way and a trial that was
 interrupted is found and tried again.
+
+Several workers need no lock for it where the storage numbers trials and hands out enqueued ones one at a time, as all
+but SQLite do: what a trial is gets decided in the order of the numbers (`_in_turn`), and each decision depends on the
+trials with lower numbers alone, which no worker sees differently.
 """
 
 import contextlib
@@ -16,13 +20,28 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 import space as search_space
 from search.errors import RunError, StudyFailedError
 from search.pruner import MedianOfLike
-from search.run_folder import RunFolder, Worker
+from search.run_folder import RunFolder
 from search.spec import StudySpec
+from search.storage import STORAGE_ERRORS, PatientStorage, connect, reason_of
+from search.trials import (
+    DIED,
+    DUPLICATE,
+    INTERRUPTED,
+    REPEATED,
+    SURPLUS,
+    Root,
+    counts,
+    ended,
+    gave_nothing,
+    params_of,
+    roots,
+    was_interrupted,
+)
+from search.worker import Worker
 from train_core.data import TrainingData
 from train_core.errors import DivergedError, UserError
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
@@ -30,12 +49,11 @@ from train_core.state import EpochResult
 
 ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
 POLL_S = 1.0  # between looks at the last trials of other workers
+TURN_S = 0.02  # between looks at whether those before have decided what they are
+CLAIM_S = 10.0  # for whoever makes a study to say what it is
 MOST_DEATHS = 5  # of a process, with the same trial; then the trial is failed
-INTERRUPTED, DIED = "interrupted", "its process died"  # reasons of trials that are tried again
-DUPLICATE = "the same as trial "  # reason of a trial that was not trained; the number follows
 MOST_DUPLICATES = 50  # draws in a row; then the space holds nothing new
 RANDOM_AFTER = 10  # duplicates in a row, draws are random: TPE would go on proposing what it likes best
-STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 RANDOM_TRIALS = 10  # drawn at random before TPE has a model, besides the known networks (Optuna's default)
 
 log = logging.getLogger(__name__)
@@ -101,21 +119,29 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
     """The run's Optuna study.
 
     Raises:
-        RunError: the storage cannot be opened.
+        RunError: the storage cannot be opened, or has no such study.
 
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if not create and not folder.address.is_shared and not folder.database.exists():
+        raise RunError(f"{folder.root} holds no study: continue it with `search run`")
+    storage = connect(folder.address)
     try:
-        # Workers write by turns; SQLite gives up after five seconds unless told to wait.
-        storage = optuna.storages.RDBStorage(folder.storage, engine_kwargs={"connect_args": {"timeout": 60}})
-        names = optuna.get_all_study_names(storage)
+        names = [] if folder.address.is_shared else optuna.get_all_study_names(storage)
         if create and not names:
-            return optuna.create_study(storage=storage, study_name=folder.name, direction="maximize")
+            with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
+                return optuna.create_study(storage=storage, study_name=folder.name, direction="maximize")
         # A folder that was renamed holds its study under the old name.
-        return optuna.load_study(storage=storage, study_name=names[0] if len(names) == 1 else folder.name)
-    except (*STORAGE_ERRORS, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{folder.database} cannot be opened as a study ({reason}): choose another --name") from error
+        study = optuna.load_study(storage=storage, study_name=names[0] if len(names) == 1 else folder.name)
+    except KeyError as error:
+        raise RunError(f"{folder.address} has no study {folder.name!r}: start it with `search run`") from error
+    except STORAGE_ERRORS as error:
+        raise RunError(f"{folder.address} cannot be opened as a study ({reason_of(error)}): mend it") from error
+    if folder.address.is_shared:  # and another worker may be making it
+        until = time.monotonic() + CLAIM_S
+        while create and "identity" not in study.user_attrs and time.monotonic() < until:
+            time.sleep(POLL_S / 10)
+    return study
 
 
 def claim(study: optuna.Study, spec: StudySpec, task: Task, folder: RunFolder) -> None:
@@ -125,14 +151,24 @@ def claim(study: optuna.Study, spec: StudySpec, task: Task, folder: RunFolder) -
         RunError: the run was made with another budget, space or data; the message says which.
 
     """
-    ours = _identity(spec, task)
-    if "identity" not in study.user_attrs:
-        study.set_user_attr("identity", ours)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the dashboard's axis says it
-            study.set_metric_names(["validation accuracy"])
+    if "identity" in study.user_attrs:
+        check(study, spec, task, folder)
         return
-    theirs = study.user_attrs["identity"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the dashboard's axis says it
+        study.set_metric_names(["validation accuracy"])
+    study.set_user_attr("identity", _identity(spec, task))
+
+
+def check(study: optuna.Study, spec: StudySpec, task: Task, folder: RunFolder) -> None:
+    """Check that this study, if it is one already, is the same that was written down.
+
+    Raises:
+        RunError: the run was made with another budget, space or data; the message says which.
+
+    """
+    ours = _identity(spec, task)
+    theirs = study.user_attrs.get("identity", ours)
     for key in ours:
         if ours[key] != theirs.get(key):
             raise RunError(
@@ -168,7 +204,7 @@ def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: Task) -> dict[
 
     Done once in a study's life: a name that is there already is not enqueued again.
     """
-    there = {trial.user_attrs.get("baseline") for trial in study.get_trials(deepcopy=False)}
+    there = {trial.user_attrs.get("baseline") for trial in study.get_trials(deepcopy=False) if counts(trial)}
     held = {}
     for name, network in spec.baselines.items():
         params = search_space.as_parameters(fitted(network, task), spec.baseline_recipe, spec.space, spec.budget)
@@ -181,50 +217,22 @@ def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: Task) -> dict[
 def retry_interrupted(study: optuna.Study, worker: Worker) -> None:
     """Enqueue every trial that was cut off, once. Doing it twice changes nothing.
 
-    Call it where `worker` is alone and has no trial of its own: a running trial that is no other living worker's has
-    then lost its process. One that has lost it `MOST_DEATHS` times is failed for good, since it may well be what kills
-    the process.
+    One that has lost its process `MOST_DEATHS` times is failed for good, since it may well be what kills it.
     """
-    roots: dict[int, list[FrozenTrial]] = {}
-    for trial in study.get_trials(deepcopy=False):
-        roots.setdefault(trial.user_attrs.get("retry_of", trial.number), []).append(trial)
-    for root, attempts in roots.items():
-        last = attempts[-1]
-        given_up = False
-        if last.state == TrialState.RUNNING:
-            # One without a worker was cut off between its number and its owner's.
-            if "worker" in last.user_attrs and worker.is_alive(last.user_attrs["worker"]):
-                continue
-            deaths = 1 + sum(trial.user_attrs.get("reason") == DIED for trial in attempts)
-            given_up = deaths >= MOST_DEATHS
-            reason = f"given up: its process died {deaths} times" if given_up else DIED
-            _end_without_verdict(study, last.number, last._trial_id, reason)
-        elif not was_interrupted(last):
-            continue
-        # One that was cut off before it drew anything, and was not enqueued, leaves nothing to repeat.
-        params = {**last.system_attrs.get("fixed_params", {}), **last.params}
-        if params and not given_up:
-            kept = {name: last.user_attrs[name] for name in ("baseline",) if name in last.user_attrs}
-            study.enqueue_trial(params, user_attrs={**kept, "retry_of": root})
-
-
-def was_interrupted(trial: FrozenTrial) -> bool:
-    """Whether the trial was cut off from outside, so that it says nothing about its network."""
-    return trial.state == TrialState.FAIL and trial.user_attrs.get("reason") in {INTERRUPTED, DIED}
-
-
-def ended(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count towards the total: complete, pruned or failed; not the interrupted, nor duplicates."""
-    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    return [
-        trial
-        for trial in study.get_trials(deepcopy=False, states=states)
-        if not was_interrupted(trial) and not _is_duplicate(trial)
-    ]
-
-
-def _is_duplicate(trial: FrozenTrial) -> bool:
-    return str(trial.user_attrs.get("reason", "")).startswith(DUPLICATE)
+    for root in roots(study.get_trials(deepcopy=False)).values():
+        last = root.last
+        dead = [trial for trial in root.attempts if trial.state == TrialState.RUNNING and worker.is_dead(trial)]
+        deaths = len(dead) + sum(trial.user_attrs.get("reason") == DIED for trial in root.attempts)
+        given_up = bool(dead) and deaths >= MOST_DEATHS
+        reason = f"given up: its process died {deaths} times" if given_up else DIED
+        ours = [trial.number for trial in dead if _end_without_verdict(study, trial._trial_id, reason)]
+        if given_up or len(ours) < len(dead):
+            continue  # the others have ended after all, or somebody else has found them, too
+        at_work = [trial for trial in root.attempts if counts(trial) and trial.number not in ours]
+        if not at_work and (ours or was_interrupted(last)) and (params := params_of(last)):
+            names = ("baseline", "recipe", "in words", "parameters", "multiply-adds", "network")
+            kept = {name: last.user_attrs[name] for name in names if name in last.user_attrs}
+            study.enqueue_trial(params, user_attrs={**kept, "retry_of": root.number})
 
 
 def run(
@@ -255,25 +263,36 @@ def run(
         min_values=spec.pruner.min_values,
     )
     epoch_s = 0.0  # of the last epoch: another one is begun only where it fits before the deadline
+    if isinstance(study._storage, PatientStorage):
+        study._storage.stop = stop
     while len(ended(study)) < spec.trials and time.monotonic() + epoch_s < deadline and not stop():
-        with worker.alone():
-            retry_interrupted(study, worker)
-            drawn = _draw(study, spec, task, precision, worker) if _has_room(study, spec) else None
-        if drawn is None:
-            if study.user_attrs.get("used up") and not study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-                break
-            time.sleep(POLL_S)
-            continue
+        drawn: _Drawn | None = None
         try:
+            with worker.alone():
+                retry_interrupted(study, worker)
+                drawn = _draw(study, spec, task, precision, worker) if _has_room(study, spec) else None
+            if drawn is None:
+                if study.user_attrs.get("used up") and not study.get_trials(
+                    deepcopy=False, states=[TrialState.RUNNING]
+                ):
+                    break
+                time.sleep(POLL_S)
+                continue
             finished, epoch_s = _run_trial(study, drawn, trainer, events, deadline, stop)
-        except _StoppedError:
-            _end_without_verdict(study, drawn.trial.number, drawn.trial._trial_id, INTERRUPTED)
-            return
-        except BaseException:
+        except optuna.exceptions.UpdateFinishedTrialError:
+            # As after a long sleep of this machine. What was trained is in the trial's checkpoint.
+            log.warning("a trial was taken from this worker, which gave no sign of life: another one tries it again")
+            continue
+        except BaseException as error:
             # Where the storage itself has gone, the next start finds the trial still running.
-            with contextlib.suppress(*STORAGE_ERRORS):
-                _end_without_verdict(study, drawn.trial.number, drawn.trial._trial_id, INTERRUPTED)
+            with contextlib.suppress(Exception):
+                if drawn is not None:
+                    _end_without_verdict(study, drawn.trial._trial_id, INTERRUPTED)
+            if isinstance(error, _StoppedError):
+                return
             raise
+        finally:
+            worker.has(None)
         events.trial_ended(finished, ended(study))
         _stop_if_nothing_works(study)
     if trials := ended(study):
@@ -282,36 +301,40 @@ def run(
 
 def _has_room(study: optuna.Study, spec: StudySpec) -> bool:
     """Whether another trial can begin without the study coming to more than it is to have."""
-    return len(ended(study)) + len(study.get_trials(deepcopy=False, states=[TrialState.RUNNING])) < spec.trials
+    found = [root for root in roots(study.get_trials(deepcopy=False)).values() if root.counts]
+    waiting = sum(root.last.state == TrialState.WAITING for root in found)
+    # One that is enqueued is not begun anew.
+    return len(found) - waiting < spec.trials and (waiting > 0 or len(found) < spec.trials)
 
 
 def _sampler(
-    spec: StudySpec, trials: list[FrozenTrial], *, first: int = 0, random: bool = False
+    spec: StudySpec, before: list[Root], *, first: int = 0, random: bool = False
 ) -> optuna.samplers.BaseSampler:
-    """A new sampler for each trial, seeded by the study's seed and the number of trials so far.
+    """A new sampler for each trial, seeded by the study's seed and the number of trials `before` it.
 
-    So a study that was stopped and continued draws what it would have drawn, and never repeats its first draws.
+    So a study that was stopped and continued draws what it would have drawn, and no two draws are the same.
     """
-    seed = int(np.random.SeedSequence((spec.seed, len(trials))).generate_state(1)[0])
+    drawn = [root for root in before if not root.drew_nothing]
+    seed = int(np.random.SeedSequence((spec.seed, len(drawn))).generate_state(1)[0])
     if spec.sampler == "random" or random:
         sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
     else:
         # The known networks are much alike: a model made from them alone would look no further.
-        known = sum("baseline" in trial.user_attrs for trial in trials)
+        known = sum("baseline" in root.last.user_attrs for root in drawn)
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS + known)
-    if spec.phases.architecture and (held := _held(spec, trials, first)):
+    if spec.phases.architecture and (held := _held(spec, before, first)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.PartialFixedSampler(held, sampler)
     return sampler
 
 
-def _held(spec: StudySpec, trials: list[FrozenTrial], first: int) -> dict[str, Any]:
+def _held(spec: StudySpec, before: list[Root], first: int) -> dict[str, Any]:
     """The parameters that the next trial of a study of two phases does not draw.
 
     In the `first` trials the recipe's; in the others the architecture's, those of the first ones' best in turn.
     """
-    counted = [trial for trial in trials if not _is_duplicate(trial)]
+    counted = [root.last for root in before if root.counts]
     if len(counted) < first:
         drawn = set(search_space.parameters(spec.space))
         return {name: value for name, value in spec.baseline_recipe.items() if name in drawn}
@@ -335,7 +358,8 @@ class _Drawn:
 def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision, worker: Worker) -> _Drawn | None:
     """Ask for the next trial that is not the same as an earlier one, and write down what it is; none, if it seems so.
 
-    A first phase that holds nothing new is over; so, after that, is the study, of which this is noted.
+    None, too, if other workers have it, or the study's last place, already. A first phase that holds nothing new is
+    over; so, after that, is the study, of which this is noted.
     """
     if spec.phases.architecture and "first phase" not in study.user_attrs:
         # Written down once: a larger total later does not begin it again.
@@ -343,23 +367,25 @@ def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision
     if study.user_attrs.get("used up") and not study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
         return None
     for attempt in range(MOST_DUPLICATES):
-        known = [trial for trial in study.get_trials(deepcopy=False) if not was_interrupted(trial)]
-        first = study.user_attrs.get("first phase", 0)
-        study.sampler = _sampler(spec, known, first=first, random=attempt >= RANDOM_AFTER)
-        drawn = _ask(study, spec, task, precision, worker)
-        attributes = {"network": drawn.network.model_dump_json(), "recipe": drawn.recipe.model_dump_json()}
-        # Different draws can be the same network: by a parameter that it does not use, or a little more `fill`.
-        same = next(
-            (
-                trial.number
-                for trial in known
-                if not _is_duplicate(trial) and attributes.items() <= trial.user_attrs.items()
-            ),
-            None,
-        )
-        if same is None:
-            return drawn
-        _end_without_verdict(study, drawn.trial.number, drawn.trial._trial_id, f"{DUPLICATE}{same}")
+        trial = study.ask()
+        worker.has(trial._trial_id)
+        trial.set_user_attr("worker", worker.id)
+        others = _in_turn(study, trial.number, worker)
+        before = [root for root in others if root.number < trial.number]
+        reason = _is_had(trial, others, len([root for root in before if root.counts]), spec)
+        if reason is None:
+            first = study.user_attrs.get("first phase", 0)
+            study.sampler = _sampler(spec, before, first=first, random=attempt >= RANDOM_AFTER)
+            network, recipe = _design(trial, spec, task, precision)
+            attributes = _attributes(network, recipe, task)
+            reason = _is_known(attributes, trial, others)
+        if reason is None:
+            for name, value in attributes.items():
+                trial.set_user_attr(name, value)
+            return _Drawn(trial, network, recipe)
+        _end_without_verdict(study, trial._trial_id, reason)
+        if not reason.startswith(DUPLICATE):
+            return None
     counted = len(ended(study))
     if counted < study.user_attrs.get("first phase", 0):
         study.set_user_attr("first phase", counted)
@@ -368,25 +394,72 @@ def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision
     return None
 
 
-def _ask(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision, worker: Worker) -> _Drawn:
-    trial = study.ask()
-    trial.set_user_attr("worker", worker.number)
+def _in_turn(study: optuna.Study, number: int, worker: Worker) -> list[Root]:
+    """Wait until each trial with a lower number has decided what it is, or has lost its worker; returns all others."""
+    while True:
+        others = [trial for trial in study.get_trials(deepcopy=False) if trial.number != number]
+        undecided = [
+            trial
+            for trial in others
+            if trial.number < number and trial.state == TrialState.RUNNING and "network" not in trial.user_attrs
+        ]
+        if not undecided:
+            return list(roots(others).values())
+        if any(worker.is_dead(trial) for trial in undecided):
+            retry_interrupted(study, worker)
+        time.sleep(TURN_S)
+
+
+def _is_had(trial: Trial, others: list[Root], place: int, spec: StudySpec) -> str | None:
+    """Why this trial, with so many before it, is one too many, if it is: other workers have it, or the last place."""
+    attributes = trial.user_attrs
+    if "retry_of" in attributes:
+        root = next(root for root in others if root.number == attributes["retry_of"])
+        first = next((other.number for other in root.attempts if counts(other) and other.number < trial.number), None)
+        return f"{REPEATED}{first}" if first is not None else None
+    for root in others if "baseline" in attributes else []:
+        if (
+            root.number < trial.number
+            and root.counts
+            and root.last.user_attrs.get("baseline") == attributes["baseline"]
+        ):
+            return f"{DUPLICATE}{root.last.number}"
+    return SURPLUS if place >= spec.trials else None
+
+
+def _is_known(attributes: dict[str, Any], trial: Trial, others: list[Root]) -> str | None:
+    """Why this trial is nothing new, if it is.
+
+    Different draws can be the same network: by a parameter that it does not use, or a little more `fill`.
+    """
+    ours = {name: attributes[name] for name in ("network", "recipe")}
+    own = trial.user_attrs.get("retry_of")
+    for root in others:
+        if root.number != own and root.counts and ours.items() <= root.last.user_attrs.items():
+            return f"{DUPLICATE}{root.last.number}"
+    return None
+
+
+def _design(trial: Trial, spec: StudySpec, task: Task, precision: Precision) -> tuple[ResNetSpec, TrainSpec]:
+    """The network and the recipe that the trial draws."""
     # Everything is suggested before anything can end the trial: a trial that lacks a parameter would take that
     # parameter out of the sampler's joint model for good.
     draw = search_space.suggest(trial, spec.space)
     network = search_space.network(
         draw, spec.space, spec.budget, in_channels=task.in_channels, num_classes=task.num_classes
     )
-    recipe = search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision=precision, part=spec.part)
-    for name, value in {
-        "network": network.model_dump_json(),
+    return network, search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision=precision, part=spec.part)
+
+
+def _attributes(network: ResNetSpec, recipe: TrainSpec, task: Task) -> dict[str, Any]:
+    """What the study keeps of a trial; once it has a `network`, the last to be written, it is decided."""
+    return {
         "recipe": recipe.model_dump_json(),
         "in words": str(network),
         "parameters": num_params(network),
         "multiply-adds": num_madds(network, task.size),
-    }.items():
-        trial.set_user_attr(name, value)
-    return _Drawn(trial, network, recipe)
+        "network": network.model_dump_json(),
+    }
 
 
 def _run_trial(
@@ -439,19 +512,34 @@ def _run_trial(
     if reason is not None:
         trial.set_user_attr("reason", reason)
     score = last.val_accuracy if state == TrialState.COMPLETE and last is not None else None
-    finished = study.tell(trial, score, state)
+    finished = _tell(study, trial, score, state)
     trainer.forget(root)
     return finished, last.seconds if last is not None else 0.0
 
 
-def _end_without_verdict(study: optuna.Study, number: int, trial_id: int, reason: str) -> None:
-    study._storage.set_trial_user_attr(trial_id, "reason", reason)
-    study.tell(number, state=TrialState.FAIL)
+def _tell(study: optuna.Study, trial: Trial, score: float | None, state: TrialState) -> FrozenTrial:
+    """Write the verdict down.
+
+    Raises:
+        UpdateFinishedTrialError: another worker has taken this one for dead.
+
+    """
+    try:
+        finished = study.tell(trial, score, state, skip_if_finished=True)
+    except optuna.exceptions.UpdateFinishedTrialError:  # as where it is told already, and the answer was lost
+        finished = study._storage.get_trial(trial._trial_id)
+    if was_interrupted(finished):
+        raise optuna.exceptions.UpdateFinishedTrialError
+    return finished
 
 
-def gave_nothing(trial: FrozenTrial) -> bool:
-    """Whether the trial failed or diverged."""
-    return trial.state == TrialState.FAIL or str(trial.user_attrs.get("reason", "")).startswith("diverged")
+def _end_without_verdict(study: optuna.Study, trial_id: int, reason: str) -> bool:
+    """Fail the trial; says whether it had not ended before."""
+    try:
+        study._storage.set_trial_user_attr(trial_id, "reason", reason)
+        return study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return False
 
 
 def _stop_if_nothing_works(study: optuna.Study) -> None:

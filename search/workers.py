@@ -1,4 +1,4 @@
-"""Several workers of one search on this machine, placed on its processors and GPUs and restarted by Ray."""
+"""Several workers on this machine or a cluster, placed on its processors and GPUs and restarted by Ray."""
 
 import math
 import os
@@ -19,21 +19,24 @@ def run_workers(
     gpus_each: float | None,
     poll: Callable[[], None],
     stop: Callable[[], bool],
+    address: str | None = None,
 ) -> None:
     """Run `work` in `count` processes until all of them have ended; call `poll` now and then, and at the end.
+
+    They run on the Ray cluster at `address`; none: on this machine alone.
 
     Each gets an equal part of the processors, and of the GPUs the share `gpus_each`; none: an equal part, at most one.
     A process that dies is started again by Ray. Once `stop` says so, each is interrupted as by Ctrl-C; so are
     the others, once one of them has raised.
 
     Raises:
-        SpecError: this machine has fewer GPUs than that.
+        SpecError: there are fewer GPUs than that.
         RunError: Ray is not installed, or cannot be started.
         UserError: whatever `work` raised first.
 
     """
     ray = _ray()
-    _start(ray)
+    _start(ray, address)
     try:
         there = ray.cluster_resources()
         gpus, cpus = there.get("GPU", 0.0), there.get("CPU", 1.0)
@@ -98,14 +101,16 @@ def _ray() -> Any:
     return ray
 
 
-def _start(ray: Any) -> None:
+def _start(ray: Any, address: str | None) -> None:
     # Ray would report how it is used, and print about itself and about what its workers print.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        local = {"include_dashboard": False} if address is None else {}
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
         signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
     except Exception as error:  # whatever keeps it from starting, there is nothing to do but to say it
         first_line = (str(error).strip().splitlines() or [""])[0]
-        raise RunError(f"Ray cannot be started ({first_line}): search without --workers") from error
+        what = f"at {address} cannot be joined" if address else "cannot be started"
+        raise RunError(f"Ray {what} ({first_line}): search without --workers") from error

@@ -15,6 +15,7 @@ from search import cli
 from search.run_folder import RunFolder
 from search.spec import load_study
 from search.study import claim, open_study, run, task_of
+from search.worker import Worker
 from tests.search.fakes import FakeTrainer, Recorder
 from train_core.data import default_cache, load_training
 
@@ -127,7 +128,7 @@ def finished_run(name: str, trials: int) -> None:
     task = task_of(data)
     claim(study, spec, task, folder)
     if trials:
-        with folder.worker() as worker:
+        with Worker(folder, study) as worker:
             run(study, spec, task, FakeTrainer(), Recorder(), worker=worker, precision="fp32")
     folder.study_file.write_text(spec.as_toml())
 

@@ -11,7 +11,8 @@ import torch
 from optuna.trial import TrialState
 
 from search.interrupt import NOTICE
-from search.study import ended, open_study
+from search.study import open_study
+from search.trials import ended
 from tests.search.processes import SHORT, run_folder, search, start, wait_for
 from train_core import checkpoint
 

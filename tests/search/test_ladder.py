@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
@@ -72,8 +74,8 @@ def test_what_is_no_ladder_is_refused(text: str, message: str) -> None:
 def climbed(study: optuna.Study, ladder: str, later: dict[int, float], family: str | None = "optimizer") -> list[int]:
     """The trials of the last rung, and the check that each rung trained what the one below gave it."""
 
-    def train(trial: FrozenTrial, epochs: int) -> float:
-        return later[trial.number] + epochs / 1e4
+    def train(trials: Sequence[FrozenTrial], epochs: int) -> list[float]:
+        return [later[trial.number] + epochs / 1e4 for trial in trials]
 
     return [trial.number for trial in climb(study.trials, parse_ladder(ladder), family, train)]
 
@@ -92,9 +94,9 @@ def test_a_rung_between_keeps_each_family_s_best(study: optuna.Study) -> None:
     assert climbed(study, "5x30,3x60,1x200", later) == [4]
     trained: list[tuple[int, int]] = []
 
-    def train(trial: FrozenTrial, epochs: int) -> float:
-        trained.append((trial.number, epochs))
-        return later[trial.number]
+    def train(trials: Sequence[FrozenTrial], epochs: int) -> list[float]:
+        trained.extend((trial.number, epochs) for trial in trials)
+        return [later[trial.number] for trial in trials]
 
     climb(study.trials, parse_ladder("5x30,3x60,1x200"), "optimizer", train)
     assert trained == [(number, 30) for number in (1, 4, 3, 2, 0)] + [(number, 60) for number in (4, 2, 3)]

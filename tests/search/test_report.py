@@ -25,7 +25,9 @@ from search.promote import Promotion, winner
 from search.report import answer, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
 from search.spec import PrunerSpec, StudySpec
-from search.study import NAMED_TASKS, claim, ended, open_study, run
+from search.study import NAMED_TASKS, claim, open_study, run
+from search.trials import ended
+from search.worker import Worker
 from train_core.errors import DivergedError
 from train_core.specs import ResNetSpec, TrainSpec, num_madds, num_params
 from train_core.state import EpochResult
@@ -82,7 +84,7 @@ def make_run(root: Path, scores: list[float | Exception], pruner: PrunerSpec = N
     study = open_study(folder, create=True)
     claim(study, spec, NAMED_TASKS["digits"], folder)
     if scores:
-        with suppress(StudyFailedError), folder.worker() as worker:
+        with suppress(StudyFailedError), Worker(folder, study) as worker:
             run(study, spec, NAMED_TASKS["digits"], Scoring(scores), Silent(), worker=worker, precision="fp32")
     return folder
 
@@ -341,7 +343,7 @@ def test_a_baseline_is_named_and_escaped(tmp_path: Path) -> None:
     study = open_study(folder)
     spec = StudySpec(data="digits", budget=20_000, trials=1, epochs=EPOCHS)
     study.enqueue_trial({}, user_attrs={"baseline": "</script><b>lenet"})
-    with folder.worker() as worker:
+    with Worker(folder, study) as worker:
         run(study, spec, NAMED_TASKS["digits"], Scoring([0.5]), Silent(), worker=worker, precision="fp32")
     page = Page(folder)
     hover = page.figures[0]["data"][0]["hovertext"][0]

@@ -8,22 +8,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from search import run_folder
 from search.errors import RunError
-from search.run_folder import RunFolder, Worker, find_run, write_json, write_text
+from search.run_folder import RunFolder, find_run, write_json, write_text
 
 
 def made(path: Path) -> RunFolder:
     folder = RunFolder(path)
     folder.create()
-    folder.database.touch()
+    folder.study_file.touch()
     return folder
 
 
 def test_the_last_run_is_the_one_worked_on_last(tmp_path: Path) -> None:
     for age, name in ((30, "old"), (10, "new"), (20, "middle")):
-        os.utime(made(tmp_path / name).database, (1_000_000 - age, 1_000_000 - age))
+        os.utime(made(tmp_path / name).study_file, (1_000_000 - age, 1_000_000 - age))
     assert find_run(tmp_path, None).name == "new"
     assert find_run(tmp_path, "old").name == "old"
 
@@ -63,26 +64,20 @@ with RunFolder(Path({str(folder.root)!r})).{held}():
             process.kill()
 
 
-def test_each_search_of_a_run_has_a_number_that_a_dead_one_gives_back(tmp_path: Path) -> None:
+def test_who_works_in_a_run_is_known_until_they_die(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
-    with another_process(folder, "worker") as other:
-        with folder.worker() as worker:
-            assert (worker.number, folder.workers()) == (1, [0, 1])
-            assert [worker.is_alive(number) for number in range(3)] == [True, False, False]
-            other.kill()
-            other.wait()
-            assert not worker.is_alive(0)
-        with folder.worker() as worker:
-            assert (worker.number, folder.workers()) == (0, [0])
-    assert folder.workers() == []
+    with FileLock(folder.worker_lock("here", "kernel")), another_process(folder, "alone") as other:
+        assert folder.workers() == {"here": "kernel"}
+        other.kill()
+    assert folder.workers() == {}
 
 
-def test_workers_do_what_concerns_all_one_after_the_other(tmp_path: Path) -> None:
+def test_what_concerns_all_is_done_one_after_the_other(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     inside: list[int] = []
 
     def work(number: int) -> None:
-        with Worker(number, folder).alone():
+        with folder.alone():
             inside.append(number)
             assert len(inside) == 1
             time.sleep(0.02)
@@ -95,15 +90,19 @@ def test_workers_do_what_concerns_all_one_after_the_other(tmp_path: Path) -> Non
 def test_a_worker_that_hangs_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = made(tmp_path / "run")
     monkeypatch.setattr(run_folder, "PATIENCE_S", 0.1)
-    hangs = pytest.raises(RunError, match=r"another search in .* hangs: end it")
-    with Worker(0, folder).alone(), hangs, Worker(1, folder).alone():
-        pass
+    with another_process(folder, "alone") as other:
+        with pytest.raises(RunError, match=r"another search in .* hangs: end it"), folder.alone():
+            pass
+        other.kill()
+        other.wait()
+        with folder.alone():  # freed by the system
+            pass
 
 
 def test_trials_are_promoted_by_one_process_once_the_search_has_ended(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     too_early = pytest.raises(RunError, match=r"a search is at work in .*: promote when it has ended")
-    with folder.worker(), too_early, folder.promoting():
+    with FileLock(folder.worker_lock("here", "kernel")), too_early, folder.promoting():
         pass
     with another_process(folder, "promoting") as other:
         with pytest.raises(RunError, match=r"another `search promote` is at work in .*: wait"), folder.promoting():

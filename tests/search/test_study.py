@@ -14,7 +14,9 @@ from search.errors import RunError, StudyFailedError
 from search.ladder import network_of, recipe_of
 from search.run_folder import RunFolder
 from search.spec import StudySpec
-from search.study import claim, ended, enqueue_baselines, open_study, run
+from search.study import claim, enqueue_baselines, open_study, run
+from search.trials import ended
+from search.worker import Worker
 from space import parameters
 from tests.search.fakes import TASK, FakeTrainer, Recorder, study_spec
 from train_core.errors import DivergedError
@@ -51,13 +53,13 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def run_study(folder: RunFolder, spec: StudySpec, trainer: FakeTrainer, **options: Any) -> optuna.Study:
     study = open_study(folder, create=True)
-    with folder.worker() as worker:
+    with Worker(folder, study) as worker:
         run(study, spec, TASK, trainer, options.pop("events", Recorder()), worker=worker, precision="fp32", **options)
     return study
 
 
 def retry_interrupted(study: optuna.Study, folder: RunFolder) -> None:
-    with folder.worker() as worker, worker.alone():
+    with Worker(folder, study) as worker, worker.alone():
         studies.retry_interrupted(study, worker)
 
 
@@ -434,7 +436,9 @@ def test_the_sampler_models_all_parameters_jointly(folder: RunFolder) -> None:
 
 def test_a_broken_database_is_named_in_one_line(folder: RunFolder) -> None:
     folder.database.write_text("this is no database, whatever its name says" * 100)
-    with pytest.raises(RunError, match=r"study\.db cannot be opened as a study") as caught:
+    with pytest.raises(
+        RunError, match=r"study\.db cannot be opened \(file is not a database\): choose another --name$"
+    ) as caught:
         open_study(folder, create=True)
     assert "\n" not in str(caught.value)
 

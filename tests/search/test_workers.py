@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from search.errors import RunError, SpecError, UserError
-from search.study import ended, open_study
+from search.study import open_study
+from search.trials import ended
 from search.workers import run_workers
 from tests.search.processes import run_folder, start, until, wait_for
 

@@ -1,0 +1,243 @@
+"""Many processes on one study, some of them killed: is any trial lost or doubled, and is the total exact?
+
+    python -m benchmarks.many_workers                       8 processes, 1,000 trials, a PostgreSQL server of its own
+    python -m benchmarks.many_workers --kill-every 3        and every 3 s one of them is killed and started again
+    python -m benchmarks.many_workers --storage grpc        through `search storage serve`
+    python -m benchmarks.many_workers --storage sqlite      in the run folder
+    python -m benchmarks.many_workers --apart               each process has a run folder of its own, as on machines
+                                                            that share the storage alone: no locks, only beats
+
+The search is the real one, from the study file to the storage; in place of training there is a learning curve that
+takes `--epoch-s` an epoch. Prints one line of JSON; exits with 1 if anything is wrong.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from benchmarks.postgres import server
+from search import study as studies
+from search.run_folder import RunFolder
+from search.spec import StudySpec, load_study
+from search.storage import Address, parse_address
+from search.study import NAMED_TASKS
+from search.trials import DUPLICATE, REPEATED, SURPLUS, counts, ended, root_of, was_interrupted
+from search.worker import Worker
+from train_core.specs import ResNetSpec, TrainSpec, num_params
+from train_core.state import EpochResult
+
+EPOCHS = 5
+LEASE_S = 3.0  # of the workers here, where nothing takes long
+
+
+class Curves:
+    """Learning curves that rise to a score made of the network and the recipe."""
+
+    def __init__(self, epoch_s: float) -> None:
+        self.epoch_s = epoch_s
+
+    def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
+        """The curve, an epoch a step."""
+        luck = random.Random(f"{network} {recipe}").random()
+        score = 0.5 + 0.2 * min(1.0, num_params(network) / 5e6) + 0.2 * luck
+        for epoch in range(1, recipe.epochs + 1):
+            time.sleep(self.epoch_s)
+            accuracy = score * epoch / recipe.epochs
+            yield EpochResult(
+                epoch=epoch,
+                train_loss=1.0,
+                train_accuracy=accuracy,
+                val_loss=1.0,
+                val_accuracy=accuracy,
+                lr=0.1,
+                seconds=self.epoch_s,
+                images=100,
+            )
+
+    def forget(self, root: int) -> None:
+        """Nothing was kept."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None:
+        """Not told."""
+
+    def epoch_ended(self, number: int, result: EpochResult) -> None:
+        """Not told."""
+
+    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None:
+        """Not told."""
+
+
+def spec_of(trials: int) -> StudySpec:
+    """The shipped study for CIFAR-10, with its known networks."""
+    return load_study("cifar10", {"trials": trials, "epochs": EPOCHS})
+
+
+def work(folder: RunFolder, trials: int, epoch_s: float) -> None:
+    """What one process does."""
+    spec, task = spec_of(trials), NAMED_TASKS["cifar10"]
+    folder.create()
+    with folder.alone():
+        study = studies.open_study(folder, create=True)
+        studies.check(study, spec, task, folder)
+        studies.enqueue_baselines(study, spec, task)
+        studies.claim(study, spec, task, folder)
+    with Worker(folder, study) as worker:
+        studies.run(study, spec, task, Curves(epoch_s), Silent(), worker=worker, precision="fp32")
+
+
+def verdict(study: optuna.Study, spec: StudySpec) -> dict[str, Any]:
+    """What became of the trials; `lost` and `doubled` are to be 0, `ended` the total."""
+    trials = study.get_trials(deepcopy=False)
+    counted = ended(study)
+    known = [trial.user_attrs["baseline"] for trial in counted if "baseline" in trial.user_attrs]
+    drawn = Counter(trial.user_attrs["network"] + trial.user_attrs["recipe"] for trial in counted)
+    by_root = Counter(map(root_of, counted))
+    reasons = [str(trial.user_attrs.get("reason", "")) for trial in trials if trial.state == TrialState.FAIL]
+    retried = {root_of(trial) for trial in trials if was_interrupted(trial) and trial.params}
+    return {
+        "ended": len(counted),
+        "lost": len(retried - set(by_root)),
+        "doubled": sum(number - 1 for number in (*by_root.values(), *drawn.values(), *Counter(known).values())),
+        "known networks": len(known),
+        "left running or waiting": sum(not trial.state.is_finished() for trial in trials),
+        "interrupted": sum(map(was_interrupted, trials)),
+        "surplus": reasons.count(SURPLUS),
+        "duplicates": sum(reason.startswith(DUPLICATE) for reason in reasons),
+        "enqueued twice": sum(reason.startswith(REPEATED) for reason in reasons),
+        "failed": sum(counts(trial) and trial.state == TrialState.FAIL for trial in trials),
+    }
+
+
+def is_right(found: dict[str, Any], spec: StudySpec) -> bool:
+    """Whether nothing was lost or doubled."""
+    nothing = all(found[key] == 0 for key in ("lost", "doubled", "left running or waiting", "failed"))
+    return nothing and found["ended"] == spec.trials
+
+
+@contextmanager
+def storage_of(kind: str) -> Iterator[Address | None]:
+    """A new storage of this kind."""
+    with ExitStack() as stack:
+        if kind == "sqlite":
+            yield None
+            return
+        if kind not in {"postgresql", "grpc"}:
+            yield parse_address(kind)
+            return
+        url = stack.enter_context(server()).new_database()
+        if kind == "grpc":
+            url = stack.enter_context(proxy(url))[0]
+        yield parse_address(url)
+
+
+@contextmanager
+def proxy(url: str, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A `search storage serve` before the storage: its address, and its process."""
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+    command = [sys.executable, "-m", "search", "storage", "serve", "--port", str(port)]
+    process = subprocess.Popen(command, env={**os.environ, "SEARCH_STORAGE": url}, stdout=subprocess.DEVNULL)
+    try:
+        yield f"grpc://127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run(
+    address: Address | None, runs: Path, *, processes: int, trials: int, epoch_s: float, kill_every: float, apart: bool
+) -> dict[str, Any]:
+    """Have the processes work until all have ended; some are killed, and started again."""
+    generator = random.Random(0)
+    folders = [RunFolder(runs / (str(i) if apart else "all") / "study", address) for i in range(processes)]
+    started = time.monotonic()
+    alive = [start(folder, trials, epoch_s) for folder in folders]
+    kills, next_kill = 0, started + kill_every if kill_every else float("inf")
+    while any(process.poll() is None for process in alive):
+        time.sleep(0.05)
+        if time.monotonic() > next_kill:
+            next_kill += kill_every * generator.uniform(0.5, 1.5)
+            victim = generator.randrange(processes)
+            if alive[victim].poll() is None:
+                alive[victim].send_signal(signal.SIGKILL)
+                alive[victim].wait()
+                kills += 1
+                alive[victim] = start(folders[victim], trials, epoch_s)
+    codes = [process.returncode for process in alive]
+    seconds = time.monotonic() - started
+    found = verdict(studies.open_study(folders[0]), spec_of(trials))
+    return {
+        "processes": processes,
+        "kills": kills,
+        "exit codes": sorted(set(codes)),
+        "seconds": round(seconds),
+        **found,
+    }
+
+
+def start(folder: RunFolder, trials: int, epoch_s: float) -> subprocess.Popen[bytes]:
+    """A process that works on the study."""
+    command = [sys.executable, "-m", "benchmarks.many_workers", "--work", str(folder.root), "--trials", str(trials)]
+    return subprocess.Popen(
+        [*command, "--epoch-s", str(epoch_s)],
+        cwd=Path(__file__).parents[1],
+        env={
+            **os.environ,
+            "SEARCH_STORAGE": folder.storage.url if folder.storage else "",
+            "SEARCH_LEASE_S": str(LEASE_S),
+            "OMP_NUM_THREADS": "1",
+        },
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--storage", default="postgresql", help="postgresql, grpc, sqlite, or an address")
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--epoch-s", type=float, default=0.02)
+    parser.add_argument("--kill-every", type=float, default=0, help="seconds; 0: never")
+    parser.add_argument("--apart", action="store_true")
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work:
+        url = os.environ["SEARCH_STORAGE"]
+        work(RunFolder(given.work, parse_address(url) if url else None), given.trials, given.epoch_s)
+        return
+    with storage_of(given.storage) as address, tempfile.TemporaryDirectory() as runs:
+        found = run(
+            address,
+            Path(runs),
+            processes=given.processes,
+            trials=given.trials,
+            epoch_s=given.epoch_s,
+            kill_every=given.kill_every,
+            apart=given.apart,
+        )
+    print(json.dumps({"storage": given.storage if "@" not in given.storage else "an address", **found}))
+    sys.exit(0 if is_right(found, spec_of(given.trials)) else 1)
+
+
+if __name__ == "__main__":
+    main()

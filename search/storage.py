@@ -1,0 +1,288 @@
+"""Where a study is kept: the addresses of storages, and patience with those that do not answer for a while."""
+
+import abc
+import errno
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, TypeVar
+from urllib.parse import quote_plus
+
+import optuna
+from optuna.storages import BaseStorage
+from sqlalchemy import URL, make_url
+from sqlalchemy import exc as database_errors
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_random
+
+from search.errors import RunError, SpecError
+
+PATIENCE_S = float(os.environ.get("SEARCH_PATIENCE_S", "600"))
+"""How long a storage that has stopped to answer, or a full disk, is tried again."""
+FIRST_PATIENCE_S = min(10.0, PATIENCE_S)  # while a study is opened: a wrong address is to be told at once
+LONGEST_WAIT_S = 15.0  # between two tries
+QUIET_S = 1.0  # a shorter wait is not worth a line
+ANSWER_S = 30  # a server that says nothing for so long is taken to be gone
+
+FORMS = (
+    "postgresql+psycopg://user:password@host/database, mysql+pymysql://user:password@host/database, or "
+    "grpc://host:13000 for a `search storage serve`"
+)
+DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+CONNECTING: Mapping[str, dict[str, Any]] = {
+    # Without these a connection whose other end has vanished hangs for a quarter of an hour.
+    "psycopg": {"connect_timeout": ANSWER_S, "tcp_user_timeout": 1000 * ANSWER_S},
+    "pymysql": {"connect_timeout": ANSWER_S, "read_timeout": 2 * ANSWER_S, "write_timeout": ANSWER_S},
+    "pysqlite": {"timeout": 60},  # workers write by turns; SQLite gives up after five seconds unless told to wait
+}
+LASTING = (  # what no waiting mends, in the words of the databases
+    "readonly database",
+    "not a database",
+    "malformed",
+    "no such table",
+    "does not exist",
+    "unknown database",
+    "authentication failed",
+    "access denied",
+    "permission denied",
+    "unable to open database file",
+)
+STORAGE_ERRORS = (database_errors.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_passwords: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a study is kept. Its text names no password, nor does its `repr`."""
+
+    url: str = field(repr=False)
+
+    def __str__(self) -> str:
+        """As in `postgresql on host:5432/database`."""
+        url = make_url(self.url)
+        if url.get_backend_name() == "sqlite":
+            return str(url.database)
+        place = f"{url.host or 'localhost'}{f':{url.port}' if url.port else ''}"
+        return f"{self.kind} on {place}{f'/{url.database}' if url.database else ''}"
+
+    @property
+    def kind(self) -> str:
+        """What keeps it: sqlite, postgresql, mysql, grpc."""
+        return make_url(self.url).drivername.split("+")[0]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several machines can work on it: SQLite relies on the file locks of one."""
+        return self.kind != "sqlite"
+
+
+def parse_address(text: str) -> Address:
+    """The address of a storage that several machines can share.
+
+    Raises:
+        SpecError: it is none; the message does not repeat it, since it may hold a password.
+
+    """
+    try:
+        url = make_url(text)
+    except (database_errors.ArgumentError, ValueError):
+        raise SpecError(f"--storage cannot be read as an address: give {FORMS}") from None
+    _passwords.update(_secrets(url))
+    url = url.set(drivername=DRIVERS.get(url.drivername, url.drivername))
+    if url.get_backend_name() == "sqlite":
+        raise SpecError(
+            "a run keeps its SQLite database in its folder: leave out --storage, or give a server's address"
+        )
+    if url.drivername == "grpc":
+        if not url.host or not url.port:
+            raise SpecError("--storage is a gRPC proxy without host or port: give grpc://host:13000")
+        return Address(text)
+    if url.get_backend_name() not in {"postgresql", "mysql", "mariadb"}:
+        raise SpecError(f"--storage is of a kind that is not known: give {FORMS}")
+    return Address(url.render_as_string(hide_password=False))
+
+
+def redacted(text: str) -> str:
+    """The text without any password of the addresses that were parsed."""
+    for secret in sorted(_passwords, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _secrets(url: URL) -> set[str]:
+    queried = (value for name, value in url.query.items() if "pass" in name.lower() and isinstance(value, str))
+    plain = {str(value) for value in (url.password, *queried) if value}
+    return plain | {quote_plus(value) for value in plain} | {quote_plus(value, safe="") for value in plain}
+
+
+def connect(address: Address) -> "PatientStorage":
+    """The storage at the address.
+
+    Raises:
+        RunError: its driver is not installed, it cannot be reached, or it is no study's storage.
+
+    """
+    url = make_url(address.url)
+    try:
+        if url.drivername == "grpc":
+            return _patient_with(_proxy(url))
+        driver = url.get_driver_name()
+        settings = {"connect_args": CONNECTING.get(driver, {}), "pool_pre_ping": True}
+        open_it = Retrying(
+            # Two that make the tables at the same time stand in each other's way.
+            retry=retry_if_exception(lambda error: is_passing(error) or "already exists" in str(error)),
+            wait=wait_exponential(multiplier=0.1, max=2) + wait_random(0, 0.1),
+            stop=stop_after_delay(FIRST_PATIENCE_S),
+            reraise=True,
+        )
+        storage = open_it(optuna.storages.RDBStorage, address.url, engine_kwargs=settings)
+        return _patient_with(optuna.storages.get_storage(storage))
+    except ImportError as error:
+        raise RunError(f"{address} needs a driver: pip install 'budget-search[{address.kind}]'") from error
+    except (*STORAGE_ERRORS, RuntimeError, ConnectionError) as error:
+        raise RunError(f"{address} cannot be opened ({reason_of(error)}): {_what_to_do(address)}") from error
+
+
+def _proxy(url: URL) -> BaseStorage:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = optuna.storages.GrpcStorageProxy(host=str(url.host), port=int(url.port or 0))
+    storage.wait_server_ready(timeout=FIRST_PATIENCE_S)
+    return storage
+
+
+def _what_to_do(address: Address) -> str:
+    return "mend the address or the server" if address.is_shared else "choose another --name"
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what an error of a storage says, without passwords."""
+    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__:
+        error = error.__cause__
+    if isinstance(error, database_errors.DBAPIError) and error.orig is not None:
+        error = error.orig
+    text = getattr(error, "details", lambda: "")() or str(error)
+    return redacted((text.strip().splitlines() or [type(error).__name__])[0])
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the storage may answer again by itself after this: it is locked, full, restarting, or out of reach."""
+    if any(words in reason_of(error).lower() for words in LASTING):
+        return False
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    return isinstance(cause, _PASSING) or _is_of_proxy(error)
+
+
+_PASSING = (
+    database_errors.OperationalError,
+    database_errors.InterfaceError,
+    database_errors.InternalError,
+    database_errors.TimeoutError,
+)
+
+
+def _is_of_proxy(error: BaseException) -> bool:
+    # By name: gRPC is an extra.
+    return "RpcError" in {kind.__name__ for kind in type(error).__mro__}
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a file could not be written for want of room, which somebody may make."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def patiently(
+    do: Callable[[], T], passing: Callable[[BaseException], bool], what: str, stop: Callable[[], bool] = lambda: False
+) -> T:
+    """Do it; where that fails with what may pass, again and again for `PATIENCE_S`, or until `stop`, then raise.
+
+    The log says so once, and once more when it has worked; `what` is what does not, as in "the disk".
+    """
+    told = False
+
+    def tell(state: RetryCallState) -> None:
+        nonlocal told
+        if not told and state.upcoming_sleep >= QUIET_S and state.outcome:
+            told = True
+            reason = reason_of(state.outcome.exception() or RuntimeError())
+            log.warning("%s does not answer (%s): trying again for %.0f minutes", what, reason, PATIENCE_S / 60)
+
+    def sleep(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not stop():
+            time.sleep(min(0.2, seconds))
+
+    result = Retrying(
+        retry=retry_if_exception(passing),
+        wait=wait_exponential(multiplier=0.1, max=LONGEST_WAIT_S) + wait_random(0, 0.1),
+        stop=lambda state: stop() or (state.seconds_since_start or 0) > PATIENCE_S,
+        sleep=sleep,
+        before_sleep=tell,
+        reraise=True,
+    )(do)
+    if told:
+        log.warning("%s answers again", what)
+    return result
+
+
+class PatientStorage(BaseStorage):
+    """Passes every call on to another storage, again and again while that one does not answer.
+
+    A call may then have been carried out twice, where the answer alone was lost: of a new trial this leaves one that
+    nobody has, and of a verdict an `UpdateFinishedTrialError`. Who uses it has to bear both.
+    """
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self.storage = storage  # the impatient one
+        self.stop: Callable[[], bool] = lambda: False  # whether to be impatient
+
+
+def _patient(name: str) -> Callable[..., Any]:
+    def call(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
+        method = getattr(self.storage, name)
+        return patiently(lambda: method(*args, **kwargs), is_passing, "the study's storage", self.stop)
+
+    return call
+
+
+# All of the interface, whatever an Optuna release adds to it.
+for _name in [name for name, each in vars(BaseStorage).items() if callable(each) and not name.startswith("__")]:
+    setattr(PatientStorage, _name, _patient(_name))
+abc.update_abstractmethods(PatientStorage)  # type: ignore[type-abstract]  # no longer
+
+
+def _patient_with(storage: BaseStorage) -> PatientStorage:
+    return PatientStorage(storage)  # type: ignore[abstract]  # see above
+
+
+def serve(address: Address, host: str, port: int) -> None:
+    """Serve a storage to workers that cannot reach it themselves, until interrupted: Optuna's gRPC proxy.
+
+    Raises:
+        RunError: the storage cannot be opened, or gRPC is not installed, or the port is taken.
+
+    """
+    storage = connect(address).storage  # impatient: it is the workers who wait
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.run_grpc_proxy_server(storage, host=host, port=port)
+    except ImportError as error:
+        raise RunError("the proxy needs gRPC: pip install 'budget-search[grpc]'") from error
+    except RuntimeError as error:
+        raise RunError(f"{host}:{port} cannot be listened on: give another --host or --port") from error

@@ -1,0 +1,84 @@
+"""What a study's trials say of themselves: which count, which were cut off, which belong together.
+
+A trial that is cut off is tried again as another one, its next attempt. The first attempt's number, the root, stands
+for all of them. Everything here is worked out from the trials alone, so that all workers come to the same.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+INTERRUPTED, DIED = "interrupted", "its process died"  # reasons of trials that are tried again
+DUPLICATE = "the same as trial "  # reason of a trial that was not trained; the number follows
+REPEATED = "tried again as trial "  # reason of an attempt that another one came before; the number follows
+SURPLUS = "one more than there were to be"  # reason of a trial that several workers began for the last place
+
+
+@dataclass
+class Root:
+    """A trial with all the attempts at it."""
+
+    number: int
+    attempts: list[FrozenTrial] = field(default_factory=list)
+
+    @property
+    def last(self) -> FrozenTrial:
+        """The attempt that is at work, gave the verdict, or is to be followed by another."""
+        return next(trial for trial in reversed(self.attempts) if not _has_reason(trial, REPEATED))
+
+    @property
+    def drew_nothing(self) -> bool:
+        """Whether it was cut off before it was anything: there is nothing to try again."""
+        return was_interrupted(self.last) and not params_of(self.last)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it has, or will have, a place among the trials of the study."""
+        return not (self.drew_nothing or any(_has_reason(trial, DUPLICATE, SURPLUS) for trial in self.attempts))
+
+
+def roots(trials: Iterable[FrozenTrial]) -> dict[int, Root]:
+    """The trials by their roots, in order."""
+    found: dict[int, Root] = {}
+    for trial in trials:
+        number = root_of(trial)
+        found.setdefault(number, Root(number)).attempts.append(trial)
+    return found
+
+
+def root_of(trial: FrozenTrial) -> int:
+    """The number of the first attempt at this trial."""
+    number: int = trial.user_attrs.get("retry_of", trial.number)
+    return number
+
+
+def params_of(trial: FrozenTrial) -> dict[str, object]:
+    """The parameters that it drew, or that it was enqueued with."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def was_interrupted(trial: FrozenTrial) -> bool:
+    """Whether the trial was cut off from outside, so that it says nothing about its network."""
+    return trial.state == TrialState.FAIL and trial.user_attrs.get("reason") in {INTERRUPTED, DIED}
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether the trial counts towards the total if it has ended, or ends."""
+    return not (was_interrupted(trial) or _has_reason(trial, DUPLICATE, REPEATED, SURPLUS))
+
+
+def ended(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that count towards the total: complete, pruned or failed; not the interrupted, nor duplicates."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    return [trial for trial in study.get_trials(deepcopy=False, states=states) if counts(trial)]
+
+
+def gave_nothing(trial: FrozenTrial) -> bool:
+    """Whether the trial failed or diverged."""
+    return trial.state == TrialState.FAIL or _has_reason(trial, "diverged")
+
+
+def _has_reason(trial: FrozenTrial, *beginnings: str) -> bool:
+    return trial.state != TrialState.COMPLETE and str(trial.user_attrs.get("reason", "")).startswith(beginnings)

@@ -1,0 +1,145 @@
+"""The processes that search in a run: which of them are alive, and how they keep out of each other's way."""
+
+import logging
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import optuna
+from filelock import FileLock
+from optuna.trial import FrozenTrial, TrialState
+
+from search.errors import RunError
+from search.run_folder import RunFolder, is_held
+from search.storage import PatientStorage
+
+LEASE_S = float(os.environ.get("SEARCH_LEASE_S", "60"))
+"""How long a worker on another machine may give no sign of life before its trial is tried again."""
+BEAT = "beat"  # system attribute of a trial: a number that its worker counts up
+
+log = logging.getLogger(__name__)
+
+
+def _kernel() -> str:
+    """What tells apart the systems whose file locks do not know of each other."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text().strip()[:8] if boot.exists() else platform.node()
+
+
+class Worker:
+    """One of the processes that search in a run, for as long as the context lasts.
+
+    It holds a lock in the run folder, which the system frees when the process dies, however it dies: so workers on one
+    machine know of each other at once. Where the storage is shared, it also counts up a number in its trial, the beat,
+    from a thread of its own that a failing storage does not end: a worker elsewhere is taken for dead when its beat has
+    not changed for `LEASE_S` of the watch of whoever looks. No two clocks are compared.
+    """
+
+    def __init__(self, folder: RunFolder, study: optuna.Study) -> None:
+        self.id = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._folder = folder
+        self._study = study
+        self._is_shared = folder.address.is_shared
+        self._lock = FileLock(folder.worker_lock(self.id, _kernel()), timeout=0)
+        self._trial_id: int | None = None
+        self._watch = Watch()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._live, daemon=True, name="beat")
+
+    def __enter__(self) -> "Worker":
+        if not self._is_shared and (
+            elsewhere := [name for name, kernel in self._folder.workers().items() if kernel != _kernel()]
+        ):
+            raise RunError(
+                f"{elsewhere[0]}, on another machine, searches in {self._folder.root}, where SQLite "
+                "is for one machine: give all of them the same --storage, and another --name"
+            )
+        self._lock.acquire()
+        if self._is_shared:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._is_shared:
+            self._thread.join()
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
+    def alone(self) -> AbstractContextManager[object]:
+        """Let no other worker be in such a context at the same time, where the storage itself does not keep order.
+
+        SQLite hands what is enqueued to several workers. Other storages do not, and need no lock.
+        """
+        return nullcontext() if self._is_shared else self._folder.alone()
+
+    def has(self, trial_id: int | None) -> None:
+        """Say which trial this worker has, if any."""
+        self._trial_id = trial_id
+
+    def is_dead(self, trial: FrozenTrial) -> bool:
+        """Whether the worker that has the running `trial` has died."""
+        name = trial.user_attrs.get("worker")
+        if name == self.id:
+            return False
+        lock = self._folder.worker_lock(name, _kernel()) if name else None
+        if lock is not None and lock.exists():
+            return not is_held(lock)
+        # Without a lock here it never came so far as to say whose it is, its worker has ended, or it is elsewhere.
+        return not self._is_shared or self._watch.is_silent(trial, time.monotonic())
+
+    def others(self) -> set[str]:
+        """The other workers of the run that are at work, as far as can be seen from here."""
+        names = set(self._folder.workers())
+        if self._is_shared:
+            running = self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+            names |= {trial.user_attrs["worker"] for trial in running if "worker" in trial.user_attrs}
+        return names - {self.id}
+
+    def _live(self) -> None:
+        """Beat, and watch the others' beats, until the context ends."""
+        patient = self._study._storage
+        storage = patient.storage if isinstance(patient, PatientStorage) else patient
+        beats = 0
+        while not self._ended.wait(LEASE_S / 6):
+            beats += 1
+            try:
+                if (trial_id := self._trial_id) is not None:
+                    storage.set_trial_system_attr(trial_id, BEAT, beats)
+                running = storage.get_all_trials(self._study._study_id, deepcopy=False, states=[TrialState.RUNNING])
+                self._watch.look(running, time.monotonic())
+            except optuna.exceptions.UpdateFinishedTrialError:
+                pass  # whoever trains it will notice
+            except Exception as error:  # noqa: BLE001  # whatever it is, it may pass; who trains says so when it does not
+                log.debug("no beat: %s", type(error).__name__)
+
+
+class Watch:
+    """Remembers since when the beat of each running trial has been the same. All times are of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[int | None, float]] = {}  # by trial: its beat, and when it was first seen
+        self._last_look = float("-inf")
+
+    def look(self, running: Iterable[FrozenTrial], now: float) -> None:
+        """Take down the beats of the running trials."""
+        if now - self._last_look > LEASE_S / 2:
+            self._seen.clear()  # whoever was asleep, or without a storage, does not know who else was
+        self._last_look = now
+        beats = {trial._trial_id: trial.system_attrs.get(BEAT) for trial in running}
+        self._seen = {
+            trial: self._seen[trial] if trial in self._seen and self._seen[trial][0] == beat else (beat, now)
+            for trial, beat in beats.items()
+        }
+
+    def is_silent(self, trial: FrozenTrial, now: float) -> bool:
+        """Whether the trial's beat has been the same for `LEASE_S`."""
+        if now - self._last_look > LEASE_S / 2:
+            return False
+        beat, since = self._seen.get(trial._trial_id, (None, now))
+        return beat == trial.system_attrs.get(BEAT) and now - since > LEASE_S
