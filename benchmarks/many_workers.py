@@ -1,4 +1,4 @@
-"""Many processes on one study, some of them killed: is any trial lost or doubled, and is the total exact?
+"""Many processes on one study, some of them killed: no trial may be lost or doubled, and the total has to be exact.
 
     python -m benchmarks.many_workers                       8 processes, 1,000 trials, a PostgreSQL server of its own
     python -m benchmarks.many_workers --kill-every 3        and every 3 s one of them is killed and started again
@@ -104,7 +104,7 @@ def work(folder: RunFolder, trials: int, epoch_s: float) -> None:
         studies.run(study, spec, task, Curves(epoch_s), Silent(), worker=worker, precision="fp32")
 
 
-def verdict(study: optuna.Study, spec: StudySpec) -> dict[str, Any]:
+def verdict(study: optuna.Study) -> dict[str, Any]:
     """What became of the trials; `lost` and `doubled` are to be 0, `ended` the total."""
     trials = study.get_trials(deepcopy=False)
     counted = ended(study)
@@ -186,14 +186,9 @@ def run(
                 alive[victim] = start(folders[victim], trials, epoch_s)
     codes = [process.returncode for process in alive]
     seconds = time.monotonic() - started
-    found = verdict(studies.open_study(folders[0]), spec_of(trials))
-    return {
-        "processes": processes,
-        "kills": kills,
-        "exit codes": sorted(set(codes)),
-        "seconds": round(seconds),
-        **found,
-    }
+    found = verdict(studies.open_study(folders[0]))
+    how = {"processes": processes, "kills": kills, "exit codes": sorted(set(codes)), "seconds": round(seconds)}
+    return how | found
 
 
 def start(folder: RunFolder, trials: int, epoch_s: float) -> subprocess.Popen[bytes]:

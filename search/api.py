@@ -53,7 +53,8 @@ from train_core.loop import train
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 from train_core.state import EpochResult, TrainState
 
-CHECKPOINT_S = 20.0  # between checkpoints of a short run: what a kill can cost of it, and an epoch
+CHECKPOINT_SHARE = 0.01  # of a short run's time, for checkpoints; what a kill can cost is what lies between two, ...
+CHECKPOINT_S = 1.0  # ... at least this, and an epoch
 
 
 def run(
@@ -481,11 +482,11 @@ class _Trainer:
         path.parent.mkdir(exist_ok=True)
         state = self._resumed(path, network, recipe) or TrainState.new(network, recipe, self.device)
         yield from tuple(state.history)
-        saved = time.monotonic()
+        due = time.monotonic() + CHECKPOINT_S
         for result in train(state, self.data):
-            if time.monotonic() - saved > CHECKPOINT_S:
+            if (started := time.monotonic()) > due:
                 _save(state, path, self.stop)
-                saved = time.monotonic()
+                due = time.monotonic() + max(CHECKPOINT_S, (time.monotonic() - started) / CHECKPOINT_SHARE)
             try:
                 yield result
             except GeneratorExit:  # stopped here, to go on from here

@@ -51,7 +51,7 @@ ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
 POLL_S = 1.0  # between looks at the last trials of other workers
 TURN_S = 0.02  # between looks at whether those before have decided what they are
 CLAIM_S = 10.0  # for whoever makes a study to say what it is
-MOST_DEATHS = 5  # of a process, with the same trial; then the trial is failed
+MOST_DEATHS = 5  # of a process, with the same trial, that got it no further; then the trial is failed
 MOST_DUPLICATES = 50  # draws in a row; then the space holds nothing new
 RANDOM_AFTER = 10  # duplicates in a row, draws are random: TPE would go on proposing what it likes best
 RANDOM_TRIALS = 10  # drawn at random before TPE has a model, besides the known networks (Optuna's default)
@@ -217,12 +217,13 @@ def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: Task) -> dict[
 def retry_interrupted(study: optuna.Study, worker: Worker) -> None:
     """Enqueue every trial that was cut off, once. Doing it twice changes nothing.
 
-    One that has lost its process `MOST_DEATHS` times is failed for good, since it may well be what kills it.
+    One that has lost its process `MOST_DEATHS` times, and got no further, is failed for good, since it may well be what
+    kills it.
     """
     for root in roots(study.get_trials(deepcopy=False)).values():
         last = root.last
         dead = [trial for trial in root.attempts if trial.state == TrialState.RUNNING and worker.is_dead(trial)]
-        deaths = len(dead) + sum(trial.user_attrs.get("reason") == DIED for trial in root.attempts)
+        deaths = _deaths_in_vain([trial for trial in root.attempts if trial in dead or was_interrupted(trial)])
         given_up = bool(dead) and deaths >= MOST_DEATHS
         reason = f"given up: its process died {deaths} times" if given_up else DIED
         ours = [trial.number for trial in dead if _end_without_verdict(study, trial._trial_id, reason)]
@@ -233,6 +234,16 @@ def retry_interrupted(study: optuna.Study, worker: Worker) -> None:
             names = ("baseline", "recipe", "in words", "parameters", "multiply-adds", "network")
             kept = {name: last.user_attrs[name] for name in names if name in last.user_attrs}
             study.enqueue_trial(params, user_attrs={**kept, "retry_of": root.number})
+
+
+def _deaths_in_vain(attempts: list[FrozenTrial]) -> int:
+    """How many of the last attempts, of which none reached a new epoch, ended with their process."""
+    furthest = deaths = 0
+    for trial in attempts:
+        deaths += trial.user_attrs.get("reason") != INTERRUPTED
+        if (trial.last_step or 0) > furthest:
+            furthest, deaths = trial.last_step or 0, 0
+    return deaths
 
 
 def run(

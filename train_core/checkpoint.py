@@ -11,7 +11,7 @@ import torch
 
 from train_core.device import is_out_of_memory
 from train_core.errors import CheckpointError
-from train_core.files import written_whole
+from train_core.files import half_written, written_whole
 from train_core.specs import ResNetSpec, TrainSpec
 from train_core.state import EpochResult, TrainState
 
@@ -57,7 +57,7 @@ def exists(path: Path) -> bool:
 
 def delete(path: Path) -> None:
     """Delete the checkpoint at `path` and the one before it, where there are any."""
-    for each in (path, previous(path)):
+    for each in (path, previous(path), *half_written(path)):
         each.unlink(missing_ok=True)
 
 

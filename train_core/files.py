@@ -1,19 +1,33 @@
 """Files that appear whole or not at all."""
 
+import glob
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
+
+LEFTOVER_S = 3600.0  # without a write, and nobody can be writing it any more
+
+
+def half_written(path: Path) -> list[Path]:
+    """What processes have written of a new `path` so far; those that were killed, too."""
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*"))
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
     """Open a new `path` for writing; it takes the old one's place at the end, if nothing was raised.
 
-    A crash at any instant leaves the old file or the new one. The folder must exist.
+    A crash at any instant leaves the old file or the new one; what it had written of the new one is deleted by a later
+    writer. The folder must exist.
     """
+    for leftover in half_written(path):
+        with suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_S:
+                leftover.unlink()
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:

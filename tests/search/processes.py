@@ -14,21 +14,21 @@ T = TypeVar("T")
 SHORT = "run digits --trials 3 --epochs 2"
 
 
-def start(command: str, folder: Path) -> subprocess.Popen[str]:
+def start(command: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
     """`search <command>` in `folder`, as a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "search", *command.split()],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "SEARCH_CACHE": str(folder / "cache")},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "SEARCH_CACHE": str(folder / "cache"), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def search(command: str, folder: Path, code: int = 0) -> str:
+def search(command: str, folder: Path, code: int = 0, **environment: str) -> str:
     """What `search <command>` prints, once it has ended with this exit code."""
-    process = start(command, folder)
+    process = start(command, folder, **environment)
     out, err = process.communicate(timeout=240)
     assert process.returncode == code, err
     return out + err

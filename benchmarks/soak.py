@@ -1,0 +1,173 @@
+"""Kills searches, promotions and reports at random instants, again and again, and compares what comes out at the end.
+
+    python -m benchmarks.soak                 until 200 kills, two rounds at a time
+    python -m benchmarks.soak --kills 20
+
+A round gives `search run`, `search promote` and `search report` as one would, each until it ends by itself: whenever it
+is killed, the same command is given again. Then the scores of all trials, and the weights and test accuracies of the
+promoted networks, have to be those of a round that nobody disturbed, to the last bit, and no trial may be lost, doubled
+or left running. Prints where the kills fell and one line of JSON; exits with 1 if anything differs.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.trial import TrialState
+
+from search.promote import finished
+from search.run_folder import RunFolder
+from search.study import open_study
+from search.trials import ended, root_of
+from train_core import checkpoint
+
+COMMANDS = ("run digits --trials 8 --epochs 8", "promote --top 2 --epochs 30", "report")
+KILLS_OF_A_REPORT = 2  # at most, in a round
+
+
+def give(command: str, folder: Path, kill_after: float | None = None) -> int:
+    """The exit code of a command in `folder`; -9 where it was killed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SEARCH_CACHE": str(folder / "cache"), "SEARCH_STORAGE": ""}
+    with (folder / "output").open("a") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "search", *command.split()],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            return process.wait(kill_after)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+
+def run_folder(folder: Path) -> RunFolder:
+    """Where the round's search writes."""
+    return RunFolder(folder / "runs" / "digits-20k")
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """All that has to be the same, however often the round was disturbed."""
+    run = run_folder(folder)
+    study = open_study(run)
+    trials = sorted(ended(study), key=root_of)
+    weights = {}
+    for result in finished(run):
+        path = run.promotion(result.trial, result.recipe.epochs, result.seed).checkpoint
+        state = checkpoint.load(path, torch.device("cpu"))
+        digest = hashlib.sha256()
+        for tensor in state.scored.state_dict().values():
+            digest.update(tensor.contiguous().numpy().tobytes())
+        weights[result.trial if result.trial == root_of(study.trials[result.trial]) else -1] = digest.hexdigest()
+    return {
+        # A second attempt has another number, but the place of the first.
+        "trials": [(trial.state.name, trial.value, list(trial.intermediate_values.values())) for trial in trials],
+        "weights": sorted(weights.values()),
+        "test": sorted(result.test_accuracy or 0.0 for result in finished(run)),
+        "unfinished": [trial.number for trial in study.trials if not trial.state.is_finished()],
+        "doubled": len(trials) - len({root_of(trial) for trial in trials}),
+        "report": run.report.exists(),
+        "left over": sorted(path.name for path in (run.root / "trials").glob("*")),
+    }
+
+
+def where(folder: Path, command: str) -> str:
+    """What the kill interrupted, as far as the files tell."""
+    run = run_folder(folder)
+    if list(run.root.glob("study.db-journal")):
+        return f"{command}: writing the database"
+    if half := [path.name for path in run.root.rglob(".*.*") if path.suffix != ".lock"]:
+        return f"{command}: writing {half[0].lstrip('.').rpartition('.')[0].split('-')[0]}"
+    if command != "run" or not run.database.exists():
+        return f"{command}: elsewhere"
+    running = [trial for trial in open_study(run).trials if trial.state == TrialState.RUNNING]
+    if not running:
+        return "run: between two trials"
+    if "network" not in running[0].user_attrs:
+        return "run: asking"
+    return f"run: {'in a later' if running[0].intermediate_values else 'in the first'} epoch"
+
+
+def disturbed(folder: Path, seconds: dict[str, float], generator: random.Random, kills: int) -> Counter[str]:
+    """One round with as many kills as come about, at most `kills`; where they fell."""
+    fell: Counter[str] = Counter()
+    folder.mkdir()
+    for command in COMMANDS:
+        code, most = -9, KILLS_OF_A_REPORT if command == "report" else kills
+        while code == -9:
+            patience = generator.uniform(0.7, 1.0) * seconds["report"]  # which does little but start
+            if command != "report":
+                patience += generator.uniform(0.0, 6.0)
+            code = give(command, folder, patience if most and fell.total() < kills else None)
+            if code == -9:
+                most -= 1
+                fell[where(folder, command.split()[0])] += 1
+        if code:
+            raise RuntimeError(f"`search {command}` ended with {code}: see {folder / 'output'}")
+    return fell
+
+
+def soak(root: Path, kills: int, rounds_at_a_time: int, seed: int = 0) -> dict[str, Any]:
+    """Rounds until there were `kills`; what they lost."""
+    plain = root / "plain"
+    plain.mkdir()
+    seconds = {}
+    for command in COMMANDS:
+        started = time.monotonic()
+        assert give(command, plain) == 0, (plain / "output").read_text()
+        seconds[command] = (time.monotonic() - started) * (1.5 if rounds_at_a_time > 1 else 1.0)
+    expected = outcome(plain)
+    fell: Counter[str] = Counter()
+    differences = []
+    started, rounds = time.monotonic(), 0
+    with ThreadPoolExecutor(rounds_at_a_time) as pool:
+        while fell.total() < kills:
+            left = -(-(kills - fell.total()) // rounds_at_a_time)
+            numbers = range(rounds, rounds + rounds_at_a_time)
+            rounds += rounds_at_a_time
+            made = {
+                number: pool.submit(disturbed, root / f"round-{number}", seconds, random.Random(seed + number), left)
+                for number in numbers
+            }
+            for number, future in made.items():
+                fell += future.result()
+                found = outcome(root / f"round-{number}")
+                wrong = [key for key in expected if found[key] != expected[key]]
+                differences += [(number, key, expected[key], found[key]) for key in wrong]
+            told = f"{fell.total()} kills in {rounds} rounds, {len(differences)} differences"
+            print(told, file=sys.stderr, flush=True)
+    return {
+        "kills": fell.total(),
+        "rounds": rounds,
+        "seconds": round(time.monotonic() - started),
+        "fell": dict(fell.most_common()),
+        "differences": differences,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--at-a-time", type=int, default=2, help="rounds")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="soak-") as root:
+        found = soak(Path(root), given.kills, given.at_a_time)
+        print(json.dumps(found))
+    sys.exit(1 if found["differences"] else 0)
+
+
+if __name__ == "__main__":
+    main()

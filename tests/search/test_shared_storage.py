@@ -1,0 +1,129 @@
+"""One study of several machines, for which folders of their own stand in: real processes, a real PostgreSQL."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from benchmarks.many_workers import is_right, proxy, run, spec_of, storage_of
+from benchmarks.postgres import PASSWORD, QUOTED, Server
+from search.run_folder import RunFolder
+from search.storage import parse_address
+from search.study import open_study
+from search.trials import ended, root_of
+from tests.search.processes import run_folder, search, start, wait_for
+from train_core import checkpoint
+
+SEARCH = "run digits --trials 6 --epochs 2"
+LONG = "run digits --trials 2 --epochs 12"
+
+
+def shared(folder: Path, url: str) -> RunFolder:
+    return RunFolder(run_folder(folder).root, parse_address(url))
+
+
+def machine(tmp_path: Path, name: str) -> Path:
+    """What stands in for a machine: a folder that shares nothing with the others."""
+    folder = tmp_path / name
+    folder.mkdir()
+    return folder
+
+
+def test_two_machines_share_the_trials_of_a_study_and_write_its_password_nowhere(
+    postgres: Server, tmp_path: Path
+) -> None:
+    url = postgres.new_database()
+    machines = [machine(tmp_path, name) for name in ("here", "there")]
+    processes = [start(SEARCH, folder, SEARCH_STORAGE=url) for folder in machines]
+    printed = "".join(out + err for out, err in (process.communicate(timeout=240) for process in processes))
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert "new study, kept in postgresql on 127.0.0.1" in printed
+    study = open_study(shared(machines[0], url))
+    trials = ended(study)
+    assert len(trials) == len(set(map(root_of, trials))) == 6
+    assert len({trial.user_attrs["worker"] for trial in trials}) == 2
+    assert sum("baseline" in trial.user_attrs for trial in trials) == 1
+    assert {trial.state.is_finished() for trial in study.trials} == {True}
+
+    printed += search("promote --top 1 --epochs 3", machines[0], SEARCH_STORAGE=url)
+    printed += search(f"{SEARCH} --budget 1e4 --name digits-20k", machines[1], 2, SEARCH_STORAGE=url)
+    assert (
+        "search: run 'digits-20k' was made with budget 20,000, not 10,000: give the same, or another --name" in printed
+    )
+    dump = [f"--dbname={url.replace('+psycopg', '')}", "--data-only", "--inserts"]
+    printed += subprocess.run(["pg_dump", *dump], capture_output=True, text=True, check=True).stdout
+    assert "baseline" in printed  # it is the study
+    written = [path for folder in machines for path in folder.rglob("*") if path.is_file()]
+    assert len(written) > 10
+    for secret in (PASSWORD, QUOTED):
+        assert secret not in printed
+        assert not [path for path in written if secret.encode() in path.read_bytes()]
+
+
+def test_a_database_that_is_gone_for_a_while_is_waited_for(postgres: Server, tmp_path: Path) -> None:
+    url = postgres.new_database()
+    process = start(LONG, tmp_path, SEARCH_STORAGE=url)
+    log = run_folder(tmp_path).log
+    wait_for(log, "trial 0  ")
+    postgres.stop()
+    try:
+        wait_for(log, "the study's storage does not answer (")
+    finally:
+        postgres.start()
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "2 of 2 trials: 2 complete" in out
+    assert "the study's storage answers again" in out
+    trials = open_study(shared(tmp_path, url)).trials
+    assert [len(trial.intermediate_values) for trial in trials if trial.state == TrialState.COMPLETE] == [12, 12]
+
+
+def test_a_database_that_is_gone_for_good_ends_the_search_and_what_was_trained_is_kept(
+    postgres: Server, tmp_path: Path
+) -> None:
+    url = postgres.new_database()
+    process = start(LONG, tmp_path, SEARCH_STORAGE=url, SEARCH_PATIENCE_S="2")
+    wait_for(run_folder(tmp_path).log, "trial 0  ")
+    postgres.stop()
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        postgres.start()
+    assert process.returncode == 1
+    assert err.startswith("search: the study's storage failed (")
+    assert err.endswith("): mend it; the same command continues\n")
+    assert err.count("\n") == 1
+    (kept,) = (run_folder(tmp_path).root / "trials").iterdir()
+    done = len(checkpoint.load(kept, torch.device("cpu")).history)
+    assert done > 0
+    search(LONG, tmp_path, SEARCH_STORAGE=url)
+    study = open_study(shared(tmp_path, url))
+    assert len(ended(study)) == 2
+    assert [trial.user_attrs["reason"] for trial in study.trials if trial.state == TrialState.FAIL] == [
+        "its process died"
+    ]
+
+
+def test_a_proxy_stands_in_for_a_database_and_may_be_killed_itself(postgres: Server, tmp_path: Path) -> None:
+    url = postgres.new_database()
+    with proxy(url) as (address, server):
+        process = start(LONG, tmp_path, SEARCH_STORAGE=address)
+        wait_for(run_folder(tmp_path).log, "trial 0  ")
+        server.kill()
+        wait_for(run_folder(tmp_path).log, "the study's storage does not answer (")
+        with proxy(url, port=int(address.rpartition(":")[2])):
+            out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "2 of 2 trials: 2 complete" in out
+    assert len(ended(open_study(shared(tmp_path, url)))) == 2
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
+def test_processes_that_are_killed_lose_and_double_nothing(kind: str, postgres: Server, tmp_path: Path) -> None:
+    with storage_of(postgres.new_database() if kind == "postgresql" else kind) as address:
+        found = run(address, tmp_path, processes=3, trials=30, epoch_s=0.02, kill_every=2, apart=kind == "postgresql")
+    assert is_right(found, spec_of(30)), found
+    assert found["kills"] > 0
+    assert found["known networks"] == 17
