@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -132,7 +133,8 @@ def connect(address: Address) -> "PatientStorage":
     url = make_url(address.url)
     try:
         if url.drivername == "grpc":
-            return _patient_with(_proxy(url))
+            proxy = _proxy(url)
+            return _patient_with(proxy, proxy.close)
         driver = url.get_driver_name()
         settings = {"connect_args": CONNECTING.get(driver, {}), "pool_pre_ping": True}
         open_it = Retrying(
@@ -143,14 +145,15 @@ def connect(address: Address) -> "PatientStorage":
             reraise=True,
         )
         storage = open_it(optuna.storages.RDBStorage, address.url, engine_kwargs=settings)
-        return _patient_with(optuna.storages.get_storage(storage))
+        return _patient_with(optuna.storages.get_storage(storage), storage.engine.dispose)
     except ImportError as error:
-        raise RunError(f"{address} needs a driver: pip install 'budget-search[{address.kind}]'") from error
+        extra = "mysql" if address.kind == "mariadb" else address.kind
+        raise RunError(f"{address} needs a driver: pip install 'budget-search[{extra}]'") from error
     except (*STORAGE_ERRORS, RuntimeError, ConnectionError) as error:
         raise RunError(f"{address} cannot be opened ({reason_of(error)}): {_what_to_do(address)}") from error
 
 
-def _proxy(url: URL) -> BaseStorage:
+def _proxy(url: URL) -> optuna.storages.GrpcStorageProxy:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         storage = optuna.storages.GrpcStorageProxy(host=str(url.host), port=int(url.port or 0))
@@ -247,9 +250,10 @@ class PatientStorage(BaseStorage):
     nobody has, and of a verdict an `UpdateFinishedTrialError`. Who uses it has to bear both.
     """
 
-    def __init__(self, storage: BaseStorage) -> None:
+    def __init__(self, storage: BaseStorage, close: Callable[[], None]) -> None:
         self.storage = storage  # the impatient one
         self.stop: Callable[[], bool] = lambda: False  # whether to be impatient
+        weakref.finalize(self, close)
 
 
 def _patient(name: str) -> Callable[..., Any]:
@@ -266,8 +270,8 @@ for _name in [name for name, each in vars(BaseStorage).items() if callable(each)
 abc.update_abstractmethods(PatientStorage)  # type: ignore[type-abstract]  # no longer
 
 
-def _patient_with(storage: BaseStorage) -> PatientStorage:
-    return PatientStorage(storage)  # type: ignore[abstract]  # see above
+def _patient_with(storage: BaseStorage, close: Callable[[], None]) -> PatientStorage:
+    return PatientStorage(storage, close)  # type: ignore[abstract]  # see above
 
 
 def serve(address: Address, host: str, port: int) -> None:
@@ -277,11 +281,12 @@ def serve(address: Address, host: str, port: int) -> None:
         RunError: the storage cannot be opened, or gRPC is not installed, or the port is taken.
 
     """
-    storage = connect(address).storage  # impatient: it is the workers who wait
+    patient = connect(address)
+    impatient = patient.storage  # it is the workers who wait
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            optuna.storages.run_grpc_proxy_server(storage, host=host, port=port)
+            optuna.storages.run_grpc_proxy_server(impatient, host=host, port=port)
     except ImportError as error:
         raise RunError("the proxy needs gRPC: pip install 'budget-search[grpc]'") from error
     except RuntimeError as error:

@@ -1,5 +1,6 @@
 """Search logic, by ask and report: nothing is trained."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from benchmarks.postgres import Server
 from search import study as studies
 from search.errors import RunError, StudyFailedError
 from search.ladder import network_of, recipe_of
 from search.run_folder import RunFolder
 from search.spec import StudySpec
+from search.storage import parse_address
 from search.study import claim, enqueue_baselines, open_study, run
 from search.trials import ended
 from search.worker import Worker
@@ -198,7 +201,8 @@ def test_what_was_tried_before_is_drawn_again_and_not_trained_again(folder: RunF
     assert skipped
     for trial in skipped:
         number = int(trial.user_attrs["reason"].removeprefix("the same as trial "))
-        assert trial.user_attrs["recipe"] == study.trials[number].user_attrs["recipe"]
+        drawn, same = trial.params, study.trials[number].params
+        assert all(drawn[name] == same[name] for name in ("optimizer", "batch_size"))
 
 
 def test_a_space_that_is_used_up_ends_the_study(folder: RunFolder) -> None:
@@ -450,3 +454,162 @@ def test_plain_learning_finds_better_networks_than_chance(tmp_path: Path) -> Non
     study = run_study(folder, study_spec(trials=40, pruner={"startup_trials": 100}), FakeTrainer())
     values = [trial.value or 0 for trial in study.trials]
     assert sum(values[30:]) / 10 > sum(values[:10]) / 10
+
+
+# Several workers: what each decides follows from the trials with lower numbers.
+
+
+def begun(study: optuna.Study, worker: str = "another", **attributes: Any) -> optuna.Trial:
+    """A trial that another worker has, and has not decided what it is."""
+    trial = study.ask()
+    for name, value in {"worker": worker, **attributes}.items():
+        trial.set_user_attr(name, value)
+    return trial
+
+
+class NoDeaths(Worker):
+    """A worker to whom all others are alive, but for the trials of those called dead."""
+
+    def is_dead(self, trial: optuna.trial.FrozenTrial) -> bool:
+        return trial.user_attrs.get("worker") == "dead"
+
+
+def test_a_worker_waits_for_those_before_it_to_decide_what_they_are(folder: RunFolder) -> None:
+    study = open_study(folder, create=True)
+    first = begun(study)
+    done: list[optuna.Study] = []
+
+    def work() -> None:
+        mine = open_study(folder)
+        with NoDeaths(folder, mine) as worker:
+            run(mine, study_spec(trials=2), TASK, FakeTrainer(), Recorder(), worker=worker, precision="fp32")
+        done.append(mine)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while len(study.trials) < 2:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    assert "network" not in study.trials[1].user_attrs
+    first.set_user_attr("network", "decided")
+    while "network" not in study.trials[1].user_attrs:
+        time.sleep(0.01)
+    study.tell(first, 0.5)
+    thread.join()
+    assert len(ended(done[0])) == 2
+
+
+def test_one_that_died_before_it_decided_is_not_waited_for(folder: RunFolder) -> None:
+    study = open_study(folder, create=True)
+    begun(study, "dead")
+    with NoDeaths(folder, study) as worker:
+        run(study, study_spec(trials=2), TASK, FakeTrainer(), Recorder(), worker=worker, precision="fp32")
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] + [TrialState.COMPLETE] * 2
+    assert len(ended(study)) == 2
+
+
+def drawn(study: optuna.Study, spec: StudySpec, folder: RunFolder) -> object:
+    with NoDeaths(folder, study) as worker:
+        return studies._draw(study, spec, TASK, "fp32", worker)
+
+
+def test_of_two_that_begin_the_last_trial_one_is_surplus(folder: RunFolder) -> None:
+    study = open_study(folder, create=True)
+    begun(study, network="decided")
+    assert drawn(study, study_spec(trials=1), folder) is None
+    assert study.trials[1].user_attrs["reason"] == "one more than there were to be"
+    assert ended(study) == []
+
+
+def test_of_two_retries_of_one_trial_the_first_counts(folder: RunFolder) -> None:
+    spec = study_spec(trials=1)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(folder, spec, FakeTrainer(misbehave=raising(KeyboardInterrupt(), run=1)))
+    study = open_study(folder)
+    params = study.trials[0].params
+    for _ in range(2):  # by two workers that found it at once
+        study.enqueue_trial(params, user_attrs={"retry_of": 0})
+    begun(study, network="decided")  # the first of them is at work
+    assert drawn(study, spec, folder) is None
+    assert study.trials[2].user_attrs["reason"] == "tried again as trial 1"
+    study.tell(1, 0.5)
+    assert len(ended(study)) == len(ended(run_study(folder, spec, FakeTrainer()))) == 1
+
+
+def test_a_known_network_that_is_enqueued_twice_is_trained_once(folder: RunFolder) -> None:
+    spec = study_spec(trials=3, baselines={"known": {"widths": [8, 16], "blocks": [1, 1]}})
+    study = open_study(folder, create=True)
+    enqueue_baselines(study, spec, TASK)
+    (known,) = study.trials
+    study.enqueue_trial(known.system_attrs["fixed_params"], user_attrs={"baseline": "known"})
+    study = run_study(folder, spec, FakeTrainer())
+    assert study.trials[1].user_attrs["reason"] == "the same as trial 0"
+    assert sum("baseline" in trial.user_attrs for trial in ended(study)) == 1
+    assert len(ended(study)) == 3
+
+
+def test_a_worker_whose_trial_was_given_to_another_goes_on_with_the_next(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = open_study(folder, create=True)
+
+    def asleep(run: int, epoch: int) -> None:
+        if (run, epoch) == (1, 3):  # for so long that another worker takes it for dead
+            studies._end_without_verdict(other, other.trials[0]._trial_id, "its process died")
+
+    trainer = FakeTrainer(misbehave=asleep)
+    study = run_study(folder, study_spec(trials=2), trainer)
+    assert "a trial was taken from this worker, which gave no sign of life" in caplog.text
+    assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, 0, None]
+    assert len(ended(study)) == 2
+    assert trainer.forgotten == [0, 2]
+
+
+def test_a_verdict_that_was_written_though_the_answer_was_lost_stands(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = optuna.Study.tell
+
+    def twice(study: optuna.Study, *arguments: Any, **options: Any) -> optuna.trial.FrozenTrial:
+        tell(study, *arguments, **options)
+        raise optuna.exceptions.UpdateFinishedTrialError
+
+    monkeypatch.setattr(optuna.Study, "tell", twice)
+    study = run_study(folder, study_spec(trials=2), FakeTrainer())
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+
+
+def test_deaths_of_a_trial_that_gets_on_are_not_held_against_it(folder: RunFolder) -> None:
+    spec = study_spec(trials=1)
+    study = open_study(folder, create=True)
+    for epoch in range(1, 3 * studies.MOST_DEATHS):
+        trial = study.ask()
+        trial.suggest_float("fill", 0.1, 1.0)
+        trial.report(0.5, epoch)  # and the process dies
+        retry_interrupted(study, folder)
+    assert ended(study) == []
+    assert study.trials[-1].state == TrialState.WAITING
+    for _ in range(studies.MOST_DEATHS):
+        study.ask()
+        retry_interrupted(study, folder)
+    assert [trial.user_attrs["reason"] for trial in ended(study)] == ["given up: its process died 5 times"]
+    assert spec.trials == 1
+
+
+def test_who_did_not_make_the_study_waits_for_what_it_is(postgres: Server, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", parse_address(postgres.new_database()))
+    folder.create()
+    made = open_study(folder, create=True)
+    found: list[optuna.Study] = []
+    joining = threading.Thread(target=lambda: found.append(open_study(folder, create=True)))
+    joining.start()
+    joining.join(1.0)
+    assert found == []
+    claim(made, study_spec(), TASK, folder)
+    joining.join()
+    with pytest.raises(RunError, match="budget 20,000, not 30,000"):
+        studies.check(found[0], study_spec(budget=30_000), TASK, folder)
+    with pytest.raises(
+        RunError, match=r"^postgresql on .* has no study 'other': start it with `search run`$"
+    ) as caught:
+        open_study(folder.named("other"))
