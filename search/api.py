@@ -43,7 +43,7 @@ from search.run_folder import RunFolder, control_name, find_run, new_run, write_
 from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count
 from search.storage import Address, is_full, is_loopback, parse_address, patiently, serve
 from search.study import NAMED_TASKS, Task, fitted, task_of
-from search.trials import ended
+from search.trials import ended, root_of
 from search.worker import Worker
 from search.workers import run_workers
 from train_core import checkpoint
@@ -103,6 +103,7 @@ def run(
         write_json(folder.facts, _facts(spec, data, where, precision, folder))
         with Worker(folder, optuna_study) as worker:
             done = ended(optuna_study)
+            _tidy(folder, done)
             expected = estimate(spec, found, data, precision) if len(done) < spec.trials else None
             others = len(worker.others())
             say_plan(folder, spec, data, where, precision, found, baselines, len(done), expected, workers, others)
@@ -124,9 +125,16 @@ def run(
                         _search(folder, spec, data, where, precision, optuna_study, worker, progress, until, stop)
                     if stop() and len(ended(optuna_study)) < spec.trials:
                         raise KeyboardInterrupt
+        _tidy(folder, ended(optuna_study))
         say_outcome(folder, spec, optuna_study)
         write_report(folder)
     return folder
+
+
+def _tidy(folder: RunFolder, done: Sequence[FrozenTrial]) -> None:
+    """Delete checkpoints of trials that have their verdict: of one killed just after it, or given up."""
+    for root in folder.trials_with_checkpoints() & set(map(root_of, done)):
+        checkpoint.delete(folder.trial_checkpoint(root))
 
 
 def _address(storage: str | None) -> Address | None:
@@ -482,7 +490,8 @@ class _Trainer:
         path.parent.mkdir(exist_ok=True)
         state = self._resumed(path, network, recipe) or TrainState.new(network, recipe, self.device)
         yield from tuple(state.history)
-        due = time.monotonic() + CHECKPOINT_S
+        # One that was interrupted gets on by an epoch at least, however soon it is interrupted again.
+        due = time.monotonic() + (0 if state.history else CHECKPOINT_S)
         for result in train(state, self.data):
             if (started := time.monotonic()) > due:
                 _save(state, path, self.stop)

@@ -82,6 +82,11 @@ class RunFolder:
         """The state of a short run, whichever attempt at the trial `root` it is of."""
         return self.root / "trials" / f"trial-{root:04d}.pt"
 
+    def trials_with_checkpoints(self) -> set[int]:
+        """The roots of which `trial_checkpoint` has something, if only a half-written one."""
+        names = (re.search(r"trial-(\d+)\.pt", path.name) for path in (self.root / "trials").glob("*"))
+        return {int(found[1]) for found in names if found}
+
     def promotion(self, trial: int, epochs: int, seed: int, *, refit: bool = False) -> "PromotionFolder":
         """The folder of one longer run; `refit`: on the validation images, too."""
         name = f"trial-{trial:04d}-epochs-{epochs}-seed-{seed}{'-refit' if refit else ''}"

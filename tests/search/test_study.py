@@ -283,7 +283,9 @@ def test_a_trial_that_keeps_killing_its_process_is_failed_in_the_end(folder: Run
     for _ in range(studies.MOST_DEATHS):
         study.ask()  # and the process dies
         retry_interrupted(study, folder)
-    assert [trial.user_attrs["reason"] for trial in ended(study)] == ["given up: its process died 5 times"]
+    assert [trial.user_attrs["reason"] for trial in ended(study)] == [
+        f"given up: its process died {studies.MOST_DEATHS} times"
+    ]
     assert len(ended(run_study(folder, spec, FakeTrainer()))) == 6
 
 
@@ -592,7 +594,9 @@ def test_deaths_of_a_trial_that_gets_on_are_not_held_against_it(folder: RunFolde
     for _ in range(studies.MOST_DEATHS):
         study.ask()
         retry_interrupted(study, folder)
-    assert [trial.user_attrs["reason"] for trial in ended(study)] == ["given up: its process died 5 times"]
+    assert [trial.user_attrs["reason"] for trial in ended(study)] == [
+        f"given up: its process died {studies.MOST_DEATHS} times"
+    ]
     assert spec.trials == 1
 
 
@@ -609,7 +613,5 @@ def test_who_did_not_make_the_study_waits_for_what_it_is(postgres: Server, tmp_p
     joining.join()
     with pytest.raises(RunError, match="budget 20,000, not 30,000"):
         studies.check(found[0], study_spec(budget=30_000), TASK, folder)
-    with pytest.raises(
-        RunError, match=r"^postgresql on .* has no study 'other': start it with `search run`$"
-    ) as caught:
+    with pytest.raises(RunError, match=r"^postgresql on .* has no study 'other': start it with `search run`$"):
         open_study(folder.named("other"))
