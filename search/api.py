@@ -489,6 +489,8 @@ class _Trainer:
         path = self.folder.trial_checkpoint(root)
         path.parent.mkdir(exist_ok=True)
         state = self._resumed(path, network, recipe) or TrainState.new(network, recipe, self.device)
+        if state.history:
+            log.info("trial %d, tried again, goes on after epoch %d", root, len(state.history))
         yield from tuple(state.history)
         # One that was interrupted gets on by an epoch at least, however soon it is interrupted again.
         due = time.monotonic() + (0 if state.history else CHECKPOINT_S)

@@ -192,7 +192,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
         _end(f"{what}: make room or mend it; the same command continues", 1)
     except Exception as error:
         if reason := _outside_trouble(error):

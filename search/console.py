@@ -38,7 +38,7 @@ TOO_LONG_S = 24 * 3600  # an estimate above this comes with advice
 
 
 class _LogFormatter(logging.Formatter):
-    """Each line with its time, and without passwords."""
+    """Each line with its time and process, and without passwords."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
@@ -64,7 +64,7 @@ class _Warnings(logging.Handler):
 def logged_to(folder: RunFolder) -> Iterator[None]:
     """Write what is said to the run's log file as well, each line with its time; print what is warned of."""
     file = _LogFile(folder.log, encoding="utf-8")
-    file.setFormatter(_LogFormatter("%(asctime)s  %(message)s"))
+    file.setFormatter(_LogFormatter("%(asctime)s  %(process)d  %(message)s"))
     handlers: list[logging.Handler] = [file, _Warnings()]
     loggers = (log, logging.getLogger("train_core"))
     for each in loggers:
@@ -183,8 +183,9 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
     if len(done) < spec.trials and not study.user_attrs.get("used up"):
         say(f"stopped in time; the same command continues {folder.name}")
     elif complete:
-        database = "$SEARCH_STORAGE" if folder.storage else f"sqlite:///{folder.database}"
-        say(f"next: search promote {folder.name}   or: optuna-dashboard {database}")
+        # The address of a shared one may hold a password, which does not belong on a command line.
+        dashboard = "" if folder.storage else f"   or: optuna-dashboard sqlite:///{folder.database}"
+        say(f"next: search promote {folder.name}{dashboard}")
     say(f"report: {folder.report}")
 
 

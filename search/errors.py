@@ -5,7 +5,7 @@ Exit codes: 2 where the command has to be changed, 1 where the work itself faile
 
 from train_core.errors import CheckpointError, DataError, UserError
 
-__all__ = ["CheckpointError", "DataError", "RunError", "SpecError", "StudyFailedError", "UserError"]
+__all__ = ["CheckpointError", "DataError", "RunError", "SpecError", "StorageError", "StudyFailedError", "UserError"]
 
 
 class SpecError(UserError):
@@ -14,6 +14,12 @@ class SpecError(UserError):
 
 class RunError(UserError):
     """A run folder that is missing, taken, made for something else, or cannot be written."""
+
+
+class StorageError(UserError):
+    """A study's storage that cannot be opened, now: the same command may work later."""
+
+    exit_code = 1
 
 
 class StudyFailedError(UserError):

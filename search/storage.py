@@ -19,7 +19,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy import exc as database_errors
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_random
 
-from search.errors import RunError, SpecError
+from search.errors import RunError, SpecError, StorageError
 
 PATIENCE_S = float(os.environ.get("SEARCH_PATIENCE_S", "600"))
 """How long a storage that has stopped to answer, or a full disk, is tried again."""
@@ -127,7 +127,8 @@ def connect(address: Address) -> "PatientStorage":
     """The storage at the address.
 
     Raises:
-        RunError: its driver is not installed, it cannot be reached, or it is no study's storage.
+        RunError: its driver is not installed.
+        StorageError: it cannot be reached, or it is no study's storage.
 
     """
     url = make_url(address.url)
@@ -150,7 +151,7 @@ def connect(address: Address) -> "PatientStorage":
         extra = "mysql" if address.kind == "mariadb" else address.kind
         raise RunError(f"{address} needs a driver: pip install 'budget-search[{extra}]'") from error
     except (*STORAGE_ERRORS, RuntimeError, ConnectionError) as error:
-        raise RunError(f"{address} cannot be opened ({reason_of(error)}): {_what_to_do(address)}") from error
+        raise StorageError(f"{address} cannot be opened ({reason_of(error)}): {_what_to_do(address)}") from error
 
 
 def _proxy(url: URL) -> optuna.storages.GrpcStorageProxy:
@@ -171,7 +172,7 @@ def reason_of(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, database_errors.DBAPIError) and error.orig is not None:
         error = error.orig
-    text = getattr(error, "details", lambda: "")() or str(error)
+    text = getattr(error, "details", lambda: "")() or (isinstance(error, OSError) and error.strerror) or str(error)
     return redacted((text.strip().splitlines() or [type(error).__name__])[0])
 
 
@@ -223,7 +224,8 @@ def patiently(
         if not told and state.upcoming_sleep >= QUIET_S and state.outcome:
             told = True
             reason = reason_of(state.outcome.exception() or RuntimeError())
-            log.warning("%s does not answer (%s): trying again for %.0f minutes", what, reason, PATIENCE_S / 60)
+            patience = f"{PATIENCE_S / 60:.0f} minutes" if PATIENCE_S >= 120 else f"{PATIENCE_S:.0f} s"
+            log.warning("%s does not answer (%s): trying again for %s", what, reason, patience)
 
     def sleep(seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -278,7 +280,8 @@ def serve(address: Address, host: str, port: int) -> None:
     """Serve a storage to workers that cannot reach it themselves, until interrupted: Optuna's gRPC proxy.
 
     Raises:
-        RunError: the storage cannot be opened, or gRPC is not installed, or the port is taken.
+        RunError: gRPC is not installed, or the port is taken.
+        StorageError: the storage cannot be opened.
 
     """
     patient = connect(address)

@@ -22,7 +22,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 import space as search_space
-from search.errors import RunError, StudyFailedError
+from search.errors import RunError, StorageError, StudyFailedError
 from search.pruner import MedianOfLike
 from search.run_folder import RunFolder
 from search.spec import StudySpec
@@ -119,7 +119,8 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
     """The run's Optuna study.
 
     Raises:
-        RunError: the storage cannot be opened, or has no such study.
+        RunError: there is no such study.
+        StorageError: the storage cannot be opened.
 
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -136,7 +137,7 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
     except KeyError as error:
         raise RunError(f"{folder.address} has no study {folder.name!r}: start it with `search run`") from error
     except STORAGE_ERRORS as error:
-        raise RunError(f"{folder.address} cannot be opened as a study ({reason_of(error)}): mend it") from error
+        raise StorageError(f"{folder.address} cannot be opened as a study ({reason_of(error)}): mend it") from error
     if folder.address.is_shared:  # and another worker may be making it
         until = time.monotonic() + CLAIM_S
         while create and "identity" not in study.user_attrs and time.monotonic() < until:

@@ -112,5 +112,7 @@ def _start(ray: Any, address: str | None) -> None:
         signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
     except Exception as error:  # whatever keeps it from starting, there is nothing to do but to say it
         first_line = (str(error).strip().splitlines() or [""])[0]
-        what = f"at {address} cannot be joined" if address else "cannot be started"
-        raise RunError(f"Ray {what} ({first_line}): search without --workers") from error
+        if address:
+            what = f"the Ray cluster at {address} cannot be joined ({first_line}): begin one with `ray start --head`"
+            raise RunError(f"{what}, or leave out --ray-address") from error
+        raise RunError(f"Ray cannot be started ({first_line}): search without --workers") from error

@@ -17,8 +17,8 @@
 #SBATCH --open-mode=append
 # Begun again after a node has failed, or when others have gone first.
 #SBATCH --requeue
-# SIGTERM so many seconds before the time is up: more than an epoch takes. Without "B:" it goes to what srun has started,
-# not to this shell.
+# SIGTERM so many seconds before the time is up: more than an epoch takes. Without "B:" it goes to what srun has
+# started, not to this shell.
 #SBATCH --signal=TERM@300
 
 set -u
@@ -30,7 +30,8 @@ srun --cpus-per-task="$OMP_NUM_THREADS" search run "${STUDY:-cifar10}" --trials 
 code=$?
 
 # Stopped or killed: back into the queue. Not after `scancel`, which ends this shell, too.
+# By the name of this task: the job number of an array's last task stands for all of them.
 if ((code > 128 && ${SLURM_RESTART_COUNT:-0} < 100)); then
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 fi
 exit "$code"

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from sqlalchemy import exc as database_errors
 
 from search import storage as storages
-from search.errors import RunError, SpecError
+from search.errors import RunError, SpecError, StorageError
 from search.run_folder import RunFolder, find_run, new_run, write_json
 from search.storage import (
     Address,
@@ -73,7 +73,7 @@ def test_a_password_is_taken_out_of_texts_in_every_form() -> None:
 def test_a_storage_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storages, "FIRST_PATIENCE_S", 0.3)
     for kind, url in (("postgresql", "postgresql://me:pw2@127.0.0.1:1/s"), ("grpc", "grpc://127.0.0.1:1")):
-        with pytest.raises(RunError, match=rf"^{kind} on 127.0.0.1:1.* cannot be opened \(.*\): mend") as caught:
+        with pytest.raises(StorageError, match=rf"^{kind} on 127.0.0.1:1.* cannot be opened \(.*\): mend") as caught:
             connect(parse_address(url))
         assert "\n" not in str(caught.value)
         assert "pw2" not in str(caught.value)
