@@ -14,12 +14,14 @@ import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,16 @@ from search.trials import ended, root_of
 from train_core import checkpoint
 
 COMMANDS = ("run digits --trials 8 --epochs 8", "promote --top 2 --epochs 30", "report")
-KILLS_OF_A_REPORT = 2  # at most, in a round
+KILLS_OF_A_REPORT = 3  # at most, in a round
+AIMED = 0.5  # share of the kills that wait for a file to be half written, ...
+AIM_S = 3.0  # ... for so long at most
 
 
-def give(command: str, folder: Path, kill_after: float | None = None) -> int:
-    """The exit code of a command in `folder`; -9 where it was killed."""
+def give(command: str, folder: Path, kill_after: float | None = None, *, aims: bool = False) -> int:
+    """The exit code of a command in `folder`; -9 where it was killed.
+
+    It is killed after so many seconds; if that `aims`, as soon as, after them, some file is half written.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SEARCH_CACHE": str(folder / "cache"), "SEARCH_STORAGE": ""}
     with (folder / "output").open("a") as output:
         process = subprocess.Popen(
@@ -47,11 +54,21 @@ def give(command: str, folder: Path, kill_after: float | None = None) -> int:
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-        try:
+        with suppress(subprocess.TimeoutExpired):
             return process.wait(kill_after)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+        until = time.monotonic() + AIM_S
+        while aims and process.poll() is None and time.monotonic() < until and not half_written(folder):
+            pass
+        process.kill()
+        return process.wait()
+
+
+def half_written(folder: Path) -> list[str]:
+    """The files that are being written: a database by its journal, any other by its temporary name."""
+    run = run_folder(folder)
+    journals = [path.name for path in run.root.glob("*-journal")]
+    parts = [path for place in (".", "trials", "promoted/*") for path in run.root.glob(f"{place}/.*.*")]
+    return journals + [path.name for path in parts if path.suffix != ".lock" and path.is_file()]
 
 
 def run_folder(folder: Path) -> RunFolder:
@@ -64,18 +81,18 @@ def outcome(folder: Path) -> dict[str, Any]:
     run = run_folder(folder)
     study = open_study(run)
     trials = sorted(ended(study), key=root_of)
-    weights = {}
+    weights = []
     for result in finished(run):
         path = run.promotion(result.trial, result.recipe.epochs, result.seed).checkpoint
         state = checkpoint.load(path, torch.device("cpu"))
         digest = hashlib.sha256()
         for tensor in state.scored.state_dict().values():
             digest.update(tensor.contiguous().numpy().tobytes())
-        weights[result.trial if result.trial == root_of(study.trials[result.trial]) else -1] = digest.hexdigest()
+        weights.append(digest.hexdigest())
     return {
         # A second attempt has another number, but the place of the first.
         "trials": [(trial.state.name, trial.value, list(trial.intermediate_values.values())) for trial in trials],
-        "weights": sorted(weights.values()),
+        "weights": sorted(weights),
         "test": sorted(result.test_accuracy or 0.0 for result in finished(run)),
         "unfinished": [trial.number for trial in study.trials if not trial.state.is_finished()],
         "doubled": len(trials) - len({root_of(trial) for trial in trials}),
@@ -87,10 +104,12 @@ def outcome(folder: Path) -> dict[str, Any]:
 def where(folder: Path, command: str) -> str:
     """What the kill interrupted, as far as the files tell."""
     run = run_folder(folder)
-    if list(run.root.glob("study.db-journal")):
-        return f"{command}: writing the database"
-    if half := [path.name for path in run.root.rglob(".*.*") if path.suffix != ".lock"]:
-        return f"{command}: writing {half[0].lstrip('.').rpartition('.')[0].split('-')[0]}"
+    if half := half_written(folder):
+        what = "database" if half[0].endswith("-journal") else half[0].lstrip(".").rpartition(".")[0]
+        for path in run.root.rglob(".*.*"):
+            if path.suffix != ".lock" and path.is_file():
+                path.unlink()  # so that the next kill does not find it again; nobody else writes in this folder
+        return f"{command}: writing {re.sub('trial-.*', 'a checkpoint', what)}"
     if command != "run" or not run.database.exists():
         return f"{command}: elsewhere"
     running = [trial for trial in open_study(run).trials if trial.state == TrialState.RUNNING]
@@ -111,7 +130,8 @@ def disturbed(folder: Path, seconds: dict[str, float], generator: random.Random,
             patience = generator.uniform(0.7, 1.0) * seconds["report"]  # which does little but start
             if command != "report":
                 patience += generator.uniform(0.0, 6.0)
-            code = give(command, folder, patience if most and fell.total() < kills else None)
+            aims = generator.random() < AIMED
+            code = give(command, folder, patience if most and fell.total() < kills else None, aims=aims)
             if code == -9:
                 most -= 1
                 fell[where(folder, command.split()[0])] += 1

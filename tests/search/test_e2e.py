@@ -85,7 +85,7 @@ def test_running_again_continues_to_a_larger_total(copy: Path) -> None:
 
 
 def test_the_dashboard_opens_the_study(searched: Path) -> None:
-    app = optuna_dashboard.wsgi(run_folder(searched).storage)
+    app = optuna_dashboard.wsgi(run_folder(searched).address.url)
     environ: dict[str, Any] = {"PATH_INFO": "/api/studies", "REQUEST_METHOD": "GET"}
     setup_testing_defaults(environ)
     statuses: list[str] = []
@@ -146,6 +146,21 @@ def test_a_promotion_killed_at_random_instants_ends_with_the_weights_of_one_that
     whole, pieces = final_weights(promoted), final_weights(copy)
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
     assert result_of(copy).test_accuracy == result_of(promoted).test_accuracy
+
+
+def test_candidates_are_promoted_several_at_a_time_as_they_would_be_one_by_one(promoted: Path, copy: Path) -> None:
+    out = search("promote --top 2 --epochs 5 --workers 2", copy)
+    assert "the top 2 for 5 epochs, once each, on CPU, 1 thread, 2 at a time" in out
+    log = run_folder(copy).log.read_text()
+    trainers = {line.split()[2] for line in log.splitlines() if "epoch 5/5" in line}
+    assert len(trainers) == 2  # processes
+    ours = {result.trial: result for result in finished(run_folder(copy))}
+    assert len(ours) == 2
+    assert all(result.test_accuracy is not None for result in ours.values())
+    alone = result_of(promoted)
+    assert [result.val_accuracy for result in ours[alone.trial].history] == [
+        result.val_accuracy for result in alone.history
+    ]
 
 
 def test_fidelity_trains_trials_at_length_and_answers_from_ladders_at_no_cost(searched: Path, copy: Path) -> None:

@@ -216,3 +216,20 @@ def test_short_runs_train_on_a_part_where_the_space_draws_regularisers(
     assert StudySpec.model_validate({**values, "space": space, "short_images": images}).part == part
     longer = {**values, "epochs": 300}
     assert StudySpec.model_validate({**longer, "space": space, "short_images": images}).part == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'data = "digits"\nbudget = 20000\ntrials = !!python/object/apply:os.mkdir ["trace"]\n',
+        "data = \"digits\"\nbudget = \"__import__('os').mkdir('trace')\"\n",
+        'data = "digits"\nbudget = 20000\nname = "{0.__class__.__init__.__globals__}"\n',
+        'data = "digits; mkdir trace"\nbudget = 20000\n[space]\nk1 = "$(mkdir trace)"\n',
+    ],
+)
+def test_a_malicious_study_file_is_refused_and_not_executed(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    with pytest.raises(SpecError):
+        load_study(str(path), {})
+    assert not (tmp_path / "trace").exists()

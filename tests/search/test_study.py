@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from benchmarks.postgres import Server
 from search import study as studies
-from search.errors import RunError, StudyFailedError
+from search.errors import RunError, StorageError, StudyFailedError
 from search.ladder import network_of, recipe_of
 from search.run_folder import RunFolder
 from search.spec import StudySpec
@@ -443,7 +443,7 @@ def test_the_sampler_models_all_parameters_jointly(folder: RunFolder) -> None:
 def test_a_broken_database_is_named_in_one_line(folder: RunFolder) -> None:
     folder.database.write_text("this is no database, whatever its name says" * 100)
     with pytest.raises(
-        RunError, match=r"study\.db cannot be opened \(file is not a database\): choose another --name$"
+        StorageError, match=r"study\.db cannot be opened \(file is not a database\): choose another --name$"
     ) as caught:
         open_study(folder, create=True)
     assert "\n" not in str(caught.value)
