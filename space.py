@@ -10,15 +10,16 @@ Two rules keep the sampler's model of the space whole (TPE drops a parameter fro
 trial lacks it or has it with other bounds):
 
 - every trial suggests every parameter, always with the same bounds, also those that its network does not use;
-- width is not drawn. It is solved: the widest network whose parameter count stays within `fill` x budget, every
-  width a multiple of 8. So no trial is over the budget, and none is thrown away for it.
+- width is not drawn. It is solved: the widest network whose parameter count stays within `fill` x budget (and whose
+  multiply-adds within `fill` x their limit, if there is one), every width a multiple of 8. So no trial is over the
+  budget, and none is thrown away for it.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
@@ -36,6 +37,7 @@ from train_core.specs import (
     ShortcutType,
     Stride,
     TrainSpec,
+    num_madds,
     num_params,
 )
 
@@ -253,23 +255,42 @@ def recipe(draw: Draw, *, epochs: int, seed: int, precision: Precision, part: fl
     )
 
 
-def network(draw: Draw, space: Space, budget: int, *, in_channels: int, num_classes: int) -> ResNetSpec:
-    """The widest network of the drawn shape with at most `fill` x `budget` parameters.
+class Madds(NamedTuple):
+    """A limit on multiply-adds, beside the one on parameters."""
 
-    A shape whose narrowest network takes more than its `fill` is built as that narrowest network, where the
-    budget holds it; where not, the shape is made smaller by `_smaller` until the budget does.
+    most: int  # of one forward pass
+    size: tuple[int, int]  # height and width of the images, in pixels
+
+
+def network(
+    draw: Draw, space: Space, budget: int, *, in_channels: int, num_classes: int, madds: Madds | None = None
+) -> ResNetSpec:
+    """The widest network of the drawn shape with at most `fill` x `budget` parameters, and `fill` x `madds`.
+
+    A shape whose narrowest network takes more than its `fill` is built as that narrowest network, where budget and
+    `madds` hold it; where not, the shape is made smaller by `_smaller` until they do.
 
     Raises:
-        ValueError: the budget is less than the smallest network of the space.
+        ValueError: budget or `madds` is less than the smallest network of the space takes.
 
     """
     task = {"in_channels": in_channels, "num_classes": num_classes}
+    costs = _costs(budget, madds)
     for shape in _smaller(draw, space):
         narrowest = _build(shape, WIDTH_STEP, task)
-        if num_params(narrowest) <= budget:
-            limit = max(shape["fill"] * budget, num_params(narrowest))
-            return _build(shape, _widest(shape, limit, task), task)
-    raise ValueError(f"no network of this space has at most {budget:,} parameters")
+        if all(cost(narrowest) <= most for cost, most in costs):
+            limits = [(cost, max(shape["fill"] * most, cost(narrowest))) for cost, most in costs]
+            return _build(shape, _widest(shape, limits, task), task)
+    raise ValueError(f"no network of this space has at most {budget:,} parameters{f' and {madds}' if madds else ''}")
+
+
+Costs = Sequence[tuple[Callable[[ResNetSpec], int], float]]
+"""What a network costs, each with the most that it may."""
+
+
+def _costs(budget: int, madds: Madds | None) -> Costs:
+    costs: list[tuple[Callable[[ResNetSpec], int], float]] = [(num_params, budget)]
+    return [*costs, (lambda spec: num_madds(spec, madds.size), madds.most)] if madds else costs
 
 
 def smallest(space: Space, *, in_channels: int, num_classes: int) -> ResNetSpec:
@@ -287,10 +308,12 @@ def _smallest(space: Space) -> Draw:
     return min(shapes, key=lambda shape: num_params(_build(shape, WIDTH_STEP, {})))
 
 
-def as_parameters(wanted: ResNetSpec, recipe_values: Draw, space: Space, budget: int) -> dict[str, Any] | None:
+def as_parameters(
+    wanted: ResNetSpec, recipe_values: Draw, space: Space, budget: int, madds: Madds | None = None
+) -> dict[str, Any] | None:
     """The parameters that make a draw the network `wanted` with `recipe_values`: the inverse of `network`.
 
-    None where the space or the budget does not hold that network or a value of its recipe.
+    None where the space, the budget or `madds` does not hold that network, or the space a value of its recipe.
     """
     dimensions = dict(_dimensions(space))
     stages = len(wanted.widths)
@@ -304,7 +327,9 @@ def as_parameters(wanted: ResNetSpec, recipe_values: Draw, space: Space, budget:
     values |= {"stages": stages} | {f"blocks_{i}": wanted.blocks[i - 1] for i in range(1, stages + 1)}
     values |= {f"growth_{i}": wanted.widths[i - 1] / wanted.widths[i - 2] for i in range(2, stages + 1)}
     # Half a parameter more than it has: the widest network within that is this one.
-    values["fill"] = min(max((num_params(wanted) + 0.5) / budget, _bounds(space.fill)[0]), _bounds(space.fill)[1])
+    costs = _costs(budget, madds)
+    share = max((cost(wanted) + 0.5) / most for cost, most in costs)
+    values["fill"] = min(max(share, _bounds(space.fill)[0]), _bounds(space.fill)[1])
     values |= {name: value for name, value in recipe_values.items() if name in free}
     if any(name not in dimensions or not _holds(dimensions[name], value) for name, value in values.items()):
         return None
@@ -313,7 +338,9 @@ def as_parameters(wanted: ResNetSpec, recipe_values: Draw, space: Space, budget:
     draw = {**_lowest(space), **values}
     task = {"in_channels": wanted.in_channels, "num_classes": wanted.num_classes}
     settings = {name: draw[name] for name in _SETTINGS}
-    if num_params(wanted) > budget or network(draw, space, budget, **task) != wanted.model_copy(update=settings):
+    if any(cost(wanted) > most for cost, most in costs):
+        return None
+    if network(draw, space, budget, **task, madds=madds) != wanted.model_copy(update=settings):
         return None
     return {name: values[name] for name in parameters(space) if name in values}
 
@@ -348,11 +375,12 @@ _SHRINKS = frozenset(ResNetSpec.model_fields) - _SETTINGS
 """What `_smaller` may change of a network, apart from its stages, blocks and growth."""
 
 
-def _widest(shape: Draw, limit: float, task: Mapping[str, int]) -> float:
-    """The largest base width whose network has at most `limit` parameters; `WIDTH_STEP` at least."""
+def _widest(shape: Draw, limits: Costs, task: Mapping[str, int]) -> float:
+    """The largest base width whose network is within the limits; `WIDTH_STEP` at least."""
 
     def fits(steps: int) -> bool:
-        return num_params(_build(shape, steps * BASE_STEP, task)) <= limit
+        spec = _build(shape, steps * BASE_STEP, task)
+        return all(cost(spec) <= most for cost, most in limits)
 
     low = round(WIDTH_STEP / BASE_STEP)
     high = 2 * low

@@ -2,8 +2,8 @@
 
     python -m benchmarks.overhead storage      time to ask for a trial and to tell its verdict, at 1,000 and 10,000
                                                finished trials, on SQLite and PostgreSQL, with the sampler of the search
-    python -m benchmarks.overhead share        share of wall time not spent training: 200 trials of small networks on
-                                               the digits, one worker, SQLite
+    python -m benchmarks.overhead share        share of wall time not spent training, of 200 trials of the digits (or
+                                               of another --study and --data), one worker, SQLite
 
 Prints a line of JSON for each measurement.
 """
@@ -68,7 +68,7 @@ class Immediate:
 
 
 def finished_trial(generator: random.Random, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
-    """A complete trial of the space, with all that the search writes of one."""
+    """A complete trial of the default space, with all that the search writes of one."""
     spec, task = load_study("cifar10", {}), NAMED_TASKS["cifar10"]
     draw = space.suggest(_RandomTrial(generator), spec.space)
     network = space.network(draw, spec.space, spec.budget, in_channels=task.in_channels, num_classes=task.num_classes)
@@ -147,21 +147,28 @@ class Counting(Silent):
         self.seconds += result.seconds
 
 
-def share(trials: int, epochs: int) -> None:
-    """Measure the share of wall time not spent training."""
-    spec = load_study("digits", {"trials": trials, "epochs": epochs})
+def share(study_name: str, data_name: str, trials: int, before: int) -> None:
+    """Measure the share of wall time not spent training, in a study that has so many trials `before`."""
+    flags = {"trials": before + trials} | ({"data": str(Path(data_name).absolute())} if data_name else {})
+    spec = load_study(study_name, flags).model_copy(update={"baselines": {}})
+    generator = random.Random(0)
     with tempfile.TemporaryDirectory() as runs:
         folder = RunFolder(Path(runs) / "study")
         folder.create()
         where, precision, data = api._prepare(spec, "cpu")
-        study, _ = api._opened(folder, spec, studies.task_of(data))
+        task = studies.task_of(data)
+        study, _ = api._opened(folder, spec, task)
+        if before:
+            distributions = distributions_of(study, spec)
+            for _ in range(before - 1):
+                study.add_trial(finished_trial(generator, distributions))
         counting = Counting()
         with Worker(folder, study) as worker:
             started = time.perf_counter()
             studies.run(
                 study,
                 spec,
-                studies.task_of(data),
+                task,
                 api._Trainer(folder, data, where, lambda: False),
                 counting,
                 worker=worker,
@@ -169,25 +176,39 @@ def share(trials: int, epochs: int) -> None:
             )
             wall = time.perf_counter() - started
         line = {
-            "trials": len(study.trials),
-            "epochs": epochs,
+            "study": study_name,
+            "data": Path(data_name or spec.data).name,
+            "trials": trials,
+            "trials before": before,
+            "epochs": spec.epochs,
             "threads": torch.get_num_threads(),
             "wall, s": round(wall, 1),
             "training, s": round(counting.seconds, 1),
+            "other, ms a trial": round(1000 * (wall - counting.seconds) / trials),
             "other, %": round(100 * (1 - counting.seconds / wall), 2),
         }
         print(json.dumps(line))
+
+
+def distributions_of(study: optuna.Study, spec: StudySpec) -> dict[str, BaseDistribution]:
+    """Those of the parameters that the space draws; it takes a trial to see them, which is left failed."""
+    trial = study.ask()
+    space.suggest(trial, spec.space)
+    study.tell(trial, state=TrialState.FAIL)
+    return dict(study.trials[-1].distributions)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["storage", "share"])
     parser.add_argument("--kind", nargs="+", default=["sqlite", "postgresql"])
+    parser.add_argument("--study", default="digits", help="whose share is measured")
+    parser.add_argument("--data", default="", help="other data for it")
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--before", type=int, default=0, help="finished trials that the study has before")
     given = parser.parse_args()
     if given.what == "share":
-        share(given.trials, given.epochs)
+        share(given.study, given.data, given.trials, given.before)
         return
     for kind in given.kind:
         storage(kind)

@@ -463,7 +463,8 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
     spec = load_study(study, flags)
     task = NAMED_TASKS.get(spec.data) or task_of(_load(spec))
     found = survey(spec, task)
-    lines = [f"{study}: {spec.data}, budget {spec.budget:,}"]
+    limit = f", at most {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
+    lines = [f"{study}: {spec.data}, budget {spec.budget:,}{limit}"]
     lines += [_counted(name, fitted(network, task), task) for name, network in spec.baselines.items()]
     lines.append(_counted("smallest of the space", found.smallest, task))
     lines.append(_counted(f"largest of {SAMPLES} draws", found.largest, task))

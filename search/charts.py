@@ -6,6 +6,8 @@ A chart is a function from `Results` to a `Chart`. To add one, write it and name
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from math import ceil, floor, log10
+from statistics import fmean
 from typing import Any, TypeVar
 
 import optuna
@@ -13,15 +15,17 @@ import plotly.graph_objects as go
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from search.console import count, interval, percent, short_run
+from search.console import count, duration, interval, percent, short_run
 from search.fidelity import Fidelity, advice
 from search.ladder import recipe_of
 from search.promote import Promotion
 from search.spec import StudySpec
 from search.trials import gave_nothing
+from space import parameters
 
 MOST_POINTS = 2000  # drawn in a chart: more makes the page slow and shows no more
 MOST_BARS = 15  # parameters in the chart of importances
+MOST_LINES, MOST_AXES = 500, 16  # in the parallel coordinates
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, but for the two that vanish on white or on black.
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -97,10 +101,20 @@ def size_chart(results: Results) -> Chart:
     if not trials:
         return Chart(title, "No trial is complete yet.")
     front = _records(sorted(results.complete, key=lambda trial: (parameters_of(trial), -score_of(trial))))
-    full = [(run.parameters, run.val_accuracy, _about_full(run)) for run in results.compared if run.diverged is None]
+    drawn = [trial for trial in trials if "baseline" not in trial.user_attrs]
+    known = [trial for trial in results.complete if "baseline" in trial.user_attrs]
     traces = [
-        _series("short run", _points(trials, parameters_of), mode="markers", marker={"color": BLUE, "size": 9}),
-        _series("full run", full, mode="markers", marker={"color": PURPLE, "symbol": "star", "size": 13}),
+        _series("short run", _points(drawn, parameters_of), mode="markers", marker={"color": BLUE, "size": 9}),
+        _series(
+            "short run of a known network",
+            _points(known, parameters_of),
+            mode="markers+text",
+            marker={"color": ORANGE, "symbol": "diamond", "size": 9},
+            text=[escape(trial.user_attrs["baseline"]) for trial in known],
+            textposition="middle left",
+            textfont={"size": 10},
+        ),
+        _full_runs(results),
         _series(
             "best short run of its size or less (Pareto front)",
             _points(front, parameters_of),
@@ -112,9 +126,34 @@ def size_chart(results: Results) -> Chart:
     label = {"text": f"budget {budget:,}", "xanchor": "right", "xshift": -4}
     figure.add_vline(budget, line={"color": VERMILLION, "dash": "dash"}, annotation=label)
     figure.update_xaxes(tickformat="~s")
-    words = f"Short runs of {short_run(results.spec)} and full runs, all by validation accuracy."
+    words = f"Short runs of {short_run(results.spec)} and full runs, all by validation accuracy. "
+    words += "Bars: from the lowest to the highest of several seeds." if _has_seeds(results) else ""
     words += _left_out(len(trials), len(results.complete), "trials, evenly from the best to the worst")
     return Chart(title, words, figure)
+
+
+def _full_runs(results: Results) -> go.Scatter:
+    """A point for each network and length of the full runs: the mean of its seeds, and their range."""
+    groups: dict[tuple[int, int], list[Promotion]] = {}
+    for run in results.compared:
+        if run.diverged is None:
+            groups.setdefault((run.trial, run.recipe.epochs), []).append(run)
+    points: list[Point] = []
+    above, below = [], []
+    for runs in groups.values():
+        scores = [validation_of(run) for run in runs]
+        mean = fmean(scores)
+        more = f"<br>mean of {len(runs)} seeds: {percent(mean)}" if len(runs) > 1 else ""
+        points.append((runs[0].parameters, mean, _about_full(runs[0]) + more))
+        above.append(max(scores) - mean)
+        below.append(mean - min(scores))
+    error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": PURPLE}
+    style: dict[str, Any] = {"marker": {"color": PURPLE, "symbol": "star", "size": 13}, "mode": "markers"}
+    return _series("full run", points, **style, error_y=error if _has_seeds(results) else {})
+
+
+def _has_seeds(results: Results) -> bool:
+    return len({run.seed for run in results.compared}) > 1
 
 
 def short_curves_chart(results: Results) -> Chart:
@@ -232,10 +271,87 @@ def importance_chart(results: Results) -> Chart:
     return Chart(title, words + _left_out(len(top), len(shares), "parameters, the most important"), figure)
 
 
-CHARTS = (history_chart, size_chart, fidelity_chart, short_curves_chart, full_curves_chart, importance_chart)
+def space_chart(results: Results) -> Chart:
+    """A line for each complete trial through all that it drew."""
+    title, trials = "What was drawn", _thinned(results.complete, MOST_LINES)
+    names = [name for name in parameters(results.spec.space) if any(name in trial.params for trial in trials)]
+    varied = [name for name in names if len({trial.params.get(name) for trial in trials}) > 1][:MOST_AXES]
+    if len(trials) < 2 or not varied:
+        return Chart(title, "It takes two complete trials that differ.")
+    trials = trials[::-1]  # the best are drawn last, on top
+    scores = [100 * score_of(trial) for trial in trials]
+    dimensions = [_axis(name, [trial.params.get(name) for trial in trials]) for name in varied]
+    dimensions.append({"label": "accuracy (%)", "values": scores})
+    colours = {"color": scores, "colorscale": "Cividis", "showscale": False}
+    lines = go.Parcoords(dimensions=dimensions, line=colours, labelangle=-30, labelside="bottom")
+    figure = _figure([lines], None, None)
+    figure.update_layout(margin={"l": 48, "r": 48, "t": 24, "b": 96}, width=max(720, 88 * len(dimensions)))
+    words = (
+        "Each line is a complete trial, through the value of each parameter that varied to its validation accuracy "
+        f"after {short_run(results.spec)}: dark blue the worst, yellow the best. Drag along an axis to choose lines."
+    )
+    left = _left_out(len(trials), len(results.complete), "trials, evenly from the best to the worst")
+    there = sum(len({trial.params.get(name) for trial in trials}) > 1 for name in names)
+    return Chart(title, words + left + _left_out(len(varied), there, "parameters, the first"), figure)
 
 
-def _figure(traces: list[Any], x: str, y: str | None) -> go.Figure:
+def _axis(name: str, values: list[Any]) -> dict[str, Any]:
+    """One axis of parallel coordinates: numbers as they are, anything else by its place in the alphabet."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        logged = min(values) > 0 and max(values) / min(values) >= 100
+        if not logged:
+            return {"label": name, "values": values}
+        ticks = [10**power for power in range(floor(log10(min(values))), ceil(log10(max(values))) + 1)]
+        shown = {"tickvals": [log10(tick) for tick in ticks], "ticktext": [f"{tick:g}" for tick in ticks]}
+        return {"label": name, "values": [log10(value) for value in values], **shown}
+    kinds = sorted({str(value) for value in values})
+    places = [kinds.index(str(value)) for value in values]
+    return {"label": name, "values": places, "tickvals": list(range(len(kinds))), "ticktext": kinds}
+
+
+def time_chart(results: Results) -> Chart:
+    """Where the time went: short runs by their verdict, longer runs by their length."""
+    title = "Where the time went"
+    spent: dict[str, tuple[float, str]] = {}
+    for verdict, (colour, _) in VERDICTS.items():
+        of_kind = [trial for trial in results.trials if verdict_of(trial) == verdict]
+        seconds = sum(float(trial.user_attrs.get("seconds", 0)) for trial in of_kind)
+        if of_kind:
+            spent[f"{count(len(of_kind), 'short run')}, {verdict}"] = (seconds, colour)
+    for epochs in sorted({run.recipe.epochs for run in results.promotions}):
+        runs = [run for run in results.promotions if run.recipe.epochs == epochs]
+        name = f"{count(len(runs), 'longer run')} of {count(epochs, 'epoch')}"
+        spent[name] = (sum(run.seconds for run in runs), PURPLE)
+    total = sum(seconds for seconds, _ in spent.values())
+    if not total:
+        return Chart(title, "No time is spent yet.")
+    bars = go.Bar(
+        x=[seconds / 3600 for seconds, _ in spent.values()],
+        y=list(spent),
+        orientation="h",
+        marker={"color": [colour for _, colour in spent.values()]},
+        hovertext=[f"{name}: {duration(seconds)}, {percent(seconds / total)}" for name, (seconds, _) in spent.items()],
+        hoverinfo="text",
+    )
+    figure = _figure([bars], "Hours", None)
+    figure.update_layout(xaxis={"tickformat": ""}, yaxis={"autorange": "reversed", "tickformat": ""})
+    words = f"{duration(total)} in all, summed over workers: training and validation of the runs that have ended."
+    return Chart(title, words, figure)
+
+
+CHARTS = (
+    size_chart,
+    history_chart,
+    short_curves_chart,
+    full_curves_chart,
+    importance_chart,
+    space_chart,
+    fidelity_chart,
+    time_chart,
+)
+
+
+def _figure(traces: list[Any], x: str | None, y: str | None) -> go.Figure:
     """A figure without colours of its own for paper, text and grid: the page's script sets them, light or dark."""
     clear = "rgba(0,0,0,0)"
     layout = go.Layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, hovermode="closest")

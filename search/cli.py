@@ -17,6 +17,7 @@ app = typer.Typer(
 Study = Annotated[str, typer.Argument(help="A shipped study (cifar10, cifar100, digits) or a .toml file.")]
 Run = Annotated[str | None, typer.Argument(help="A run's name; none: the one worked on last.")]
 Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6, 5M, 5_000_000.")]
+Madds = Annotated[str | None, typer.Option(help="Most multiply-adds of one forward pass, too: 300M.")]
 Data = Annotated[str | None, typer.Option(help="cifar10, cifar100, digits, a .npz file or a folder of images.")]
 Runs = Annotated[Path, typer.Option(envvar="SEARCH_RUNS", help="Folder of all runs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
@@ -35,6 +36,7 @@ Storage = Annotated[
 def run(
     study: Study = "cifar10",
     budget: Budget = None,
+    max_madds: Madds = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a short run.")] = None,
     images: Annotated[
@@ -68,7 +70,8 @@ def run(
     from search import api
 
     flags = _given(
-        budget=_budget(budget),
+        budget=_number(budget),
+        max_madds=_number(max_madds),
         trials=trials,
         epochs=epochs,
         short_images=images,
@@ -173,11 +176,11 @@ def serve(
 
 
 @app.command()
-def count(study: Study = "cifar10", budget: Budget = None, data: Data = None) -> None:
+def count(study: Study = "cifar10", budget: Budget = None, max_madds: Madds = None, data: Data = None) -> None:
     """Count parameters and multiply-adds: of a study's known networks, and of what its space holds in the budget."""
     from search import api
 
-    for line in api.count(study, _given(budget=_budget(budget), data=data)):
+    for line in api.count(study, _given(budget=_number(budget), max_madds=_number(max_madds), data=data)):
         typer.echo(line)
 
 
@@ -225,7 +228,7 @@ def _outside_trouble(error: Exception) -> str | None:
     return None
 
 
-def _budget(text: str | None) -> int | None:
+def _number(text: str | None) -> int | None:
     from search.spec import parse_budget
 
     return None if text is None else parse_budget(text)

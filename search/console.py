@@ -121,7 +121,8 @@ def say_plan(
     note = "" if precision == "bf16" else " (no native bf16 here)" if spec.precision == "auto" else ""
     shared = f"; {hands} workers" if hands > 1 else ""
     say(f"device   {describe(where)}, {precision}{note}{shared}")
-    say(f"budget   {spec.budget:,} parameters")
+    limit = f", {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
+    say(f"budget   {spec.budget:,} parameters{limit}")
     for what, network in (("smallest", found.smallest), (f"largest of {SAMPLES} draws", found.largest)):
         madds = num_madds(network, data.size)
         say(f"  {what}: {num_params(network):,} parameters, {madds:,} multiply-adds: {network}")

@@ -10,7 +10,7 @@ import torch
 import space as search_space
 from search.errors import SpecError
 from search.spec import StudySpec
-from search.study import Task
+from search.study import Task, madds_limit
 from train_core.augment import Augmenter
 from train_core.data import TrainingData
 from train_core.device import wait_for
@@ -64,7 +64,8 @@ def survey(spec: StudySpec, task: Task) -> Survey:
     """Draw networks of the study's space to see what it holds.
 
     Raises:
-        SpecError: the budget is less than the smallest network; the message names that network's size.
+        SpecError: the budget is less than the smallest network, or the limit on multiply-adds less than it takes; the
+            message names how much that is.
 
     """
     shape = {"in_channels": task.in_channels, "num_classes": task.num_classes}
@@ -74,9 +75,17 @@ def survey(spec: StudySpec, task: Task) -> Survey:
             f"a budget of {spec.budget:,} is less than the smallest network of this space, {smallest}, "
             f"which has {num_params(smallest):,} parameters: give at least --budget {num_params(smallest)}"
         )
+    madds = num_madds(smallest, task.size)
+    if spec.max_madds is not None and madds > spec.max_madds:
+        raise SpecError(
+            f"a limit of {spec.max_madds:,} multiply-adds is less than the smallest network of this space, {smallest}, "
+            f"takes: give at least --max-madds {madds}"
+        )
     trial = _RandomTrial(random.Random(0))
     networks = [
-        search_space.network(search_space.suggest(trial, spec.space), spec.space, spec.budget, **shape)
+        search_space.network(
+            search_space.suggest(trial, spec.space), spec.space, spec.budget, **shape, madds=madds_limit(spec, task)
+        )
         for _ in range(SAMPLES)
     ]
     by_madds = sorted(networks, key=lambda network: num_madds(network, task.size))

@@ -18,7 +18,7 @@ from train_core import checkpoint
 from train_core.data import Split, TrainingData
 from train_core.device import release_memory
 from train_core.errors import DivergedError
-from train_core.loop import evaluate, train
+from train_core.loop import evaluate, latency, train
 from train_core.specs import Frozen, ResNetSpec, TrainSpec, num_madds, num_params
 from train_core.state import EpochResult, TrainState
 
@@ -45,6 +45,9 @@ class Promotion(Frozen):
         default=None, description="the same, by the mean logits of each image and its mirror image; none: not asked for"
     )
     test_images: int = Field(description="images in the test split")
+    latency_s: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="from one image to its logits, in fp32, on the device; none: not measured"
+    )
     seconds: float = Field(description="training and validation, over all pieces of the run")
     device: str
     diverged: str | None = Field(default=None, description="why the run ended early")
@@ -166,6 +169,7 @@ class Promoter:
                 "test_images": len(test) if test is not None else 0,
                 "test_accuracy": accuracy,
                 "mirrored_test_accuracy": mirrored,
+                "latency_s": latency(state.scored, (data.in_channels, *data.size)),
             }
         )
         _write_result(run, folder)

@@ -113,6 +113,9 @@ class StudySpec(Frozen):
     budget: Annotated[int, Field(ge=1, le=10**10), BeforeValidator(_as_budget)] = Field(
         description="most trainable parameters that a network may have"
     )
+    max_madds: Annotated[int, Field(ge=1, le=10**15), BeforeValidator(_as_budget)] | None = Field(
+        default=None, description="most multiply-adds of one forward pass; none: no limit"
+    )
     trials: Positive = Field(default=200, description="trials in all; run again to continue to a larger total")
     epochs: Positive = Field(default=30, description="epochs of a short run")
     short_images: Literal["auto", "all", "part"] = Field(
@@ -207,7 +210,7 @@ def study_path(study: str) -> Path:
 
 
 def parse_budget(text: str) -> int:
-    """A number of parameters: `5e6`, `5M`, `200k`, `5_000_000`.
+    """A number of parameters or multiply-adds: `5e6`, `5M`, `200k`, `5_000_000`.
 
     Raises:
         SpecError: not a positive whole number.
@@ -216,9 +219,7 @@ def parse_budget(text: str) -> int:
     match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?(?:e\+?\d{1,2})?)\s*([km]?)\s*", text, flags=re.IGNORECASE)
     value = Decimal(match[1].replace("_", "")) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()] if match else 0
     if value < 1 or value != int(value):
-        raise SpecError(
-            f"budget {text!r} is not a positive number of parameters: write it as 5e6, 5M, 200k or 5_000_000"
-        )
+        raise SpecError(f"budget {text!r} is not a positive whole number: write it as 5e6, 5M, 200k or 5_000_000")
     return int(value)
 
 

@@ -89,6 +89,11 @@ def fitted(network: ResNetSpec, task: Task) -> ResNetSpec:
     return network.model_copy(update={"in_channels": task.in_channels, "num_classes": task.num_classes})
 
 
+def madds_limit(spec: StudySpec, task: Task) -> search_space.Madds | None:
+    """The study's limit on multiply-adds, which the size of the images gives its meaning."""
+    return search_space.Madds(spec.max_madds, task.size) if spec.max_madds is not None else None
+
+
 class Trainer(Protocol):
     """Trains networks, and remembers how far it came with those that have no verdict yet."""
 
@@ -208,7 +213,9 @@ def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: Task) -> dict[
     there = {trial.user_attrs.get("baseline") for trial in study.get_trials(deepcopy=False) if counts(trial)}
     held = {}
     for name, network in spec.baselines.items():
-        params = search_space.as_parameters(fitted(network, task), spec.baseline_recipe, spec.space, spec.budget)
+        params = search_space.as_parameters(
+            fitted(network, task), spec.baseline_recipe, spec.space, spec.budget, madds_limit(spec, task)
+        )
         held[name] = params is not None
         if params is not None and name not in there:
             study.enqueue_trial(params, user_attrs={"baseline": name})
@@ -458,7 +465,12 @@ def _design(trial: Trial, spec: StudySpec, task: Task, precision: Precision) -> 
     # parameter out of the sampler's joint model for good.
     draw = search_space.suggest(trial, spec.space)
     network = search_space.network(
-        draw, spec.space, spec.budget, in_channels=task.in_channels, num_classes=task.num_classes
+        draw,
+        spec.space,
+        spec.budget,
+        in_channels=task.in_channels,
+        num_classes=task.num_classes,
+        madds=madds_limit(spec, task),
     )
     return network, search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision=precision, part=spec.part)
 

@@ -13,6 +13,7 @@ from search.spec import load_study
 from space import (
     BASE_STEP,
     WIDTH_STEP,
+    Madds,
     Range,
     Space,
     _build,
@@ -23,7 +24,7 @@ from space import (
     smallest,
     suggest,
 )
-from train_core.specs import num_params
+from train_core.specs import num_madds, num_params
 
 TASK = {"in_channels": 3, "num_classes": 10}
 
@@ -57,6 +58,28 @@ def test_every_draw_fits_every_budget_from_the_smallest_network_up(seed: int, bu
     found = network(drawn, Space(), budget, **TASK)
     assert num_params(found) <= budget
     assert all(width % WIDTH_STEP == 0 for width in found.widths)
+
+
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 10**6), budget=st.integers(770, 20_000_000), share=st.floats(0, 1))
+def test_every_draw_fits_a_limit_on_multiply_adds_too(seed: int, budget: int, share: float) -> None:
+    least = num_madds(smallest(Space(), **TASK), (32, 32))
+    limit = Madds(least + int(share * 500_000_000), (32, 32))
+    found = network(suggest(RecordingTrial(seed), Space()), Space(), budget, **TASK, madds=limit)
+    assert num_params(found) <= budget
+    assert num_madds(found, (32, 32)) <= limit.most
+
+
+def test_a_limit_on_multiply_adds_makes_the_network_the_widest_within_it() -> None:
+    drawn = {**suggest(RecordingTrial(1), Space()), "fill": 1.0}
+    free = network(drawn, Space(), 5_000_000, **TASK)
+    madds = num_madds(free, (32, 32))
+    assert network(drawn, Space(), 5_000_000, **TASK, madds=Madds(madds, (32, 32))) == free
+    limited = network(drawn, Space(), 5_000_000, **TASK, madds=Madds(madds // 2, (32, 32)))
+    assert num_params(limited) < num_params(free)
+    assert 0.7 * (madds // 2) < num_madds(limited, (32, 32)) <= madds // 2
+    with pytest.raises(ValueError, match="at most 5,000,000 parameters and Madds"):
+        network(drawn, Space(), 5_000_000, **TASK, madds=Madds(100, (32, 32)))
 
 
 @settings(max_examples=100, deadline=None)
@@ -192,6 +215,13 @@ def test_a_network_outside_the_space_or_the_budget_has_no_parameters() -> None:
     assert as_parameters(a1.model_copy(update={"stem_stride": 2}), {}, spec.space, spec.budget) is None
     assert as_parameters(a1, {"sgd_lr": 3.0}, spec.space, spec.budget) is None
     assert as_parameters(a1, {"batch_size": 48}, spec.space, spec.budget) is None
+    madds = num_madds(a1, (32, 32))
+    assert as_parameters(a1, {}, spec.space, spec.budget, Madds(madds - 1, (32, 32))) is None
+    for limit in (Madds(madds, (32, 32)), Madds(3 * madds, (32, 32))):
+        found = as_parameters(a1, {}, spec.space, spec.budget, limit)
+        assert found is not None
+        drawn = {**suggest(RecordingTrial(0), spec.space), **found}
+        assert network(drawn, spec.space, spec.budget, **TASK, madds=limit) == a1
 
 
 def test_each_optimizer_has_its_own_rate_and_decay() -> None:

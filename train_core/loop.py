@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from train_core.augment import Augmenter, normalise
 from train_core.data import Split, TrainingData
+from train_core.device import wait_for
 from train_core.errors import DivergedError
 from train_core.models import ResNet
 from train_core.optim import lr_at
@@ -19,6 +21,7 @@ from train_core.state import EpochResult, TrainState, seed_epoch
 from train_core.step import Stepper, autocast
 
 EVAL_BATCH = 500  # images, at most
+LATENCY_RUNS, LATENCY_WARM_UP = 50, 10  # before them, of which none counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +139,24 @@ def _evaluate(
             loss = F.cross_entropy(logits, labels, reduction="sum")
         sums += torch.stack([loss, (logits.argmax(dim=1) == labels).sum()])
     return sums
+
+
+@torch.inference_mode()
+def latency(model: ResNet, shape: tuple[int, int, int]) -> float:
+    """Seconds from one image to its logits: the median of `LATENCY_RUNS`, in fp32, on the model's device.
+
+    `shape` is the image's channels, height and width.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    image = torch.zeros(1, *shape, device=device)
+    seconds = []
+    for _ in range(LATENCY_WARM_UP + LATENCY_RUNS):
+        started = time.perf_counter()
+        model(image)
+        wait_for(device)
+        seconds.append(time.perf_counter() - started)
+    return median(seconds[LATENCY_WARM_UP:])
 
 
 class Averager:

@@ -51,9 +51,17 @@ def make_odd_sources() -> None:
 
 
 MISTAKES = [
-    ("run digits --budget many", "budget 'many' is not a positive number of parameters: write it as 5e6"),
-    ("run digits --budget -5", "budget '-5' is not a positive number"),
-    ("run digits --budget 0", "budget '0' is not a positive number"),
+    ("run digits --budget many", "budget 'many' is not a positive whole number: write it as 5e6"),
+    ("run digits --budget -5", "budget '-5' is not a positive whole number"),
+    ("run digits --budget 0", "budget '0' is not a positive whole number"),
+    ("run digits --max-madds 1k", "less than the smallest network of this space, [8,8] x [1,1] basic, kernels 1 and 1"),
+    ("run digits --max-madds 1k", "takes: give at least --max-madds 47184"),
+    ("run digits --storage elsewhere", "--storage cannot be read as an address: give postgresql+psycopg://"),
+    ("run digits --storage sqlite:///x.db", "a run keeps its SQLite database in its folder: leave out --storage"),
+    ("run digits --ray-address auto", "--ray-address places workers on several machines: give a --storage"),
+    ("storage serve", "what is to be served? give --storage, or set SEARCH_STORAGE"),
+    ("storage serve --storage grpc://here", "--storage is a gRPC proxy without host or port"),
+    ("promote --workers 0", "Invalid value for '--workers'"),
     ("run digits --budget 500", "the smallest network of this space, [8,8] x [1,1] basic"),
     ("run digits --budget 500", "which has 514 parameters: give at least --budget 514"),
     ("run digits --trials 0", "Invalid value for '--trials'"),

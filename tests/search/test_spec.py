@@ -34,7 +34,7 @@ def test_budgets_are_read_as_people_write_them(text: str, budget: int) -> None:
     "text", ["", "many", "-5e6", "0", "0M", "1.5", "5e6.5", "5MM", "inf", "nan", "1e999", "5e-3", "0x10", "5,000"]
 )
 def test_what_is_no_budget_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(SpecError, match="is not a positive number of parameters: write it as 5e6") as caught:
+    with pytest.raises(SpecError, match="is not a positive whole number: write it as 5e6") as caught:
         parse_budget(text)
     assert "\n" not in str(caught.value)
 
