@@ -39,7 +39,7 @@ from search.ladder import climb, parse_ladder
 from search.plan import SAMPLES, estimate, survey
 from search.promote import Promoter, Promotion, finished, winner
 from search.report import fidelity_of, write_report
-from search.run_folder import RunFolder, control_name, find_run, new_run, write_json, write_text
+from search.run_folder import RunFolder, control_name, find_run, new_run, read_facts, write_json, write_text
 from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count
 from search.storage import Address, is_full, is_loopback, parse_address, patiently, serve
 from search.study import NAMED_TASKS, Task, fitted, task_of
@@ -238,6 +238,7 @@ def promote(
             if plan.refit and best:
                 chosen = next(trial for trial in finalists if trial.number == best[0].trial)
                 done.append(train(chosen, length, spec.seed, refit=True))
+        write_json(folder.facts, read_facts(folder) | {"promoted": _as_command(folder, plan)})
         console.print(promotion_table(finished(folder)))
         say_winner(done)
         for result in done:
@@ -382,6 +383,12 @@ def _check_complete(study: optuna.Study, top: int) -> None:
         )
 
 
+def _as_command(folder: RunFolder, plan: PromoteSpec) -> str:
+    ladder = ",".join(f"{rung.top}x{rung.epochs}" for rung in plan.rungs)
+    also = (f" --seeds {plan.seeds}" if plan.seeds > 1 else "") + (" --refit" if plan.refit else "")
+    return f"search promote {folder.name} --ladder {ladder}{also}{' --mirrored' if plan.mirrored else ''}"
+
+
 def _in_words(plan: PromoteSpec) -> str:
     """As in: the top 8 for 60 epochs, the best 3 of those for 200, each with 3 seeds, then a refit."""
     first, *others = plan.rungs
@@ -425,6 +432,16 @@ def _epoch_ended(bar: EpochBar, stop: Callable[[], bool], result: EpochResult) -
         raise KeyboardInterrupt
 
 
+def find(name: str | None, *, runs: Path, storage: str | None = None) -> RunFolder:
+    """The folder of a run; without a name, of the one worked on last.
+
+    Raises:
+        UserError: there is none, or it is kept elsewhere.
+
+    """
+    return find_run(runs, name, _address(storage))
+
+
 def report(name: str | None, *, runs: Path, storage: str | None = None) -> Path:
     """Write a run's report; returns its path.
 
@@ -432,7 +449,7 @@ def report(name: str | None, *, runs: Path, storage: str | None = None) -> Path:
         UserError: whatever the user can put right.
 
     """
-    return write_report(find_run(runs, name, _address(storage)))
+    return write_report(find(name, runs=runs, storage=storage))
 
 
 def serve_storage(storage: str | None, *, host: str, port: int) -> None:

@@ -347,8 +347,8 @@ CHARTS = (
     importance_chart,
     space_chart,
     fidelity_chart,
-    time_chart,
 )
+CHARTS_AFTER = (time_chart,)  # the tables
 
 
 def _figure(traces: list[Any], x: str | None, y: str | None) -> go.Figure:

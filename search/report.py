@@ -3,8 +3,11 @@
 The words, the table and the page are made here; the charts in `search.charts`.
 """
 
+import base64
+import gzip
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from html import escape
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from search.charts import (
     CHARTS,
+    CHARTS_AFTER,
     VERDICTS,
     Chart,
     Results,
@@ -50,10 +54,11 @@ def write_report(folder: RunFolder) -> Path:
         controls=_control_table(folder, results),
         warning=_warning(results.spec),
         charts="".join(_section(chart(results)) for chart in CHARTS),
-        command=escape(f"search run study.toml --name {shlex.quote(results.name)}"),
-        facts="".join(f"<tr><th>{escape(name)}<td>{escape(value)}" for name, value in _facts(folder)),
+        after="".join(_section(chart(results)) for chart in CHARTS_AFTER),
+        commands=escape("\n".join(_commands(folder, results))),
+        facts="".join(f"<tr><th>{escape(name)}<td>{escape(value)}" for name, value in _facts(folder, results)),
         study_file=escape(folder.study_file.read_text(encoding="utf-8")),
-        plotly=get_plotlyjs(),
+        plotly=_packed_plotly(),
     )
     write_text(folder.report, page)
     return folder.report
@@ -215,13 +220,28 @@ def _section(chart: Chart) -> str:
     if chart.figure is not None:
         # No "<" in the JSON, so that no text in it can end the script element.
         drawn = chart.figure.to_json().replace("<", "\\u003c")
-        text += f'<div class=chart></div><script type="application/json">{drawn}</script>'
+        text += f'<div class=wide><div class=chart></div><script type="application/json">{drawn}</script></div>'
     return text + "</section>\n"
 
 
-def _facts(folder: RunFolder) -> Iterator[tuple[str, str]]:
+@cache
+def _packed_plotly() -> str:
+    """The library that draws, packed: as it is, it takes all that a page may weigh."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+
+
+def _commands(folder: RunFolder, results: Results) -> Iterator[str]:
+    """What to type to get the same again."""
+    yield f"search run study.toml --name {shlex.quote(results.name)}"
+    if promoted := read_facts(folder).get("promoted"):
+        yield str(promoted)
+
+
+def _facts(folder: RunFolder, results: Results) -> Iterator[tuple[str, str]]:
     """What is known of versions, device and data, one row for each."""
-    yield from _flat("", read_facts(folder) or {folder.facts.name: "missing, or cannot be read"})
+    facts = read_facts(folder) or {folder.facts.name: "missing, or cannot be read"}
+    yield from _flat("", {name: value for name, value in facts.items() if name != "promoted"})
+    yield "seed of split, sampler and training", str(results.spec.seed)
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -266,28 +286,37 @@ td.words, .facts td { white-space: normal } .words { text-align: left; min-width
 <h1>$name</h1>
 <p class=answer>$answer</p>
 <p class=progress>$progress</p>
-$warning<section><h2>Full runs</h2>$promotions</section>
-$controls<noscript><p>The charts need JavaScript.</noscript>
-$charts
+$warning<noscript><p>The charts need JavaScript.</noscript>
+$charts<section><h2>Full runs</h2>$promotions</section>
+$controls$after
 <h2>How to reproduce</h2>
-<p>The study as run is <code>study.toml</code>, beside this page: <code>$command</code></p>
+<p>The study as run is <code>study.toml</code>, beside this page, and below. With it, the versions and the data named
+here, and one worker on a CPU with as many threads, these commands give the same numbers again, to the last bit:</p>
+<pre>$commands</pre>
 <div class=wide><table class=facts>$facts</table></div>
 <details><summary>study.toml</summary><pre>$study_file</pre></details>
-<script>$plotly</script>
+<script type="application/gzip" id=plotly>$plotly</script>
 <script>
 const charts = document.querySelectorAll(".chart"), touch = matchMedia("(pointer: coarse)").matches;
+async function unpack() {
+  const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (each) => each.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(stream).text();
+  document.head.append(script);
+}
 function paint() {
   const style = getComputedStyle(document.documentElement);
   const ink = style.getPropertyValue("--ink"), line = style.getPropertyValue("--line");
   for (const chart of charts)
     Plotly.relayout(chart, { "font.color": ink, "xaxis.gridcolor": line, "yaxis.gridcolor": line });
 }
-Promise.all([...charts].map((chart) => {
+unpack().then(() => Promise.all([...charts].map((chart) => {
   const { data, layout } = JSON.parse(chart.nextElementSibling.textContent);
   layout.dragmode = touch ? false : "zoom"; // a finger scrolls the page
   const config = { responsive: true, displaylogo: false, displayModeBar: !touch && "hover" };
   return Plotly.newPlot(chart, data, layout, config);
-})).then(paint);
+}))).then(paint);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
 </script>
 </html>

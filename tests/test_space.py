@@ -26,7 +26,7 @@ from space import (
 )
 from train_core.specs import num_madds, num_params
 
-TASK = {"in_channels": 3, "num_classes": 10}
+TASK: Any = {"in_channels": 3, "num_classes": 10}
 
 
 class RecordingTrial(_RandomTrial):

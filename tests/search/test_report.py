@@ -1,5 +1,7 @@
 """The report says what the study's storage and the full runs' results say, at every stage, and loads nothing."""
 
+import base64
+import gzip
 import itertools
 import json
 import re
@@ -143,6 +145,9 @@ class Page(HTMLParser):
             self._words.append(data)
 
 
+ALL_CHARTS = (*charts.CHARTS, *charts.CHARTS_AFTER)
+
+
 def series(chart: Chart) -> dict[str, Any]:
     """A chart's series by name, those that show nothing left out."""
     assert chart.figure is not None
@@ -250,6 +255,63 @@ def test_full_curves_are_the_histories(mixed: RunFolder) -> None:
         assert list(trace["y"]) == [epoch.val_accuracy for epoch in each.history]
 
 
+def test_full_runs_with_several_seeds_are_points_with_their_range(mixed: RunFolder) -> None:
+    for seed, accuracy in enumerate((0.80, 0.84, 0.85)):
+        promoted(mixed, 5, seed=seed, val_accuracy=accuracy)
+    chart = charts.size_chart(read_results(mixed))
+    (point,) = [series(chart)["full run"]]
+    assert point["y"] == pytest.approx([0.83])
+    assert point["error_y"]["array"] == pytest.approx([0.02])
+    assert point["error_y"]["arrayminus"] == pytest.approx([0.03])
+    assert point["hovertext"][0].endswith("mean of 3 seeds: 83.00 %")
+    assert "Bars: from the lowest to the highest of several seeds." in chart.words
+
+
+def test_parallel_coordinates_have_an_axis_for_each_parameter_that_varied(mixed: RunFolder) -> None:
+    chart = charts.space_chart(read_results(mixed))
+    assert chart.figure is not None
+    axes = {axis.label: axis for axis in chart.figure.data[0].dimensions}
+    trials = [open_study(mixed).trials[i] for i in (1, 0, 5)]  # from the worst to the best
+    assert list(axes["accuracy (%)"]["values"]) == [100 * (trial.value or 0) for trial in trials]
+    for name, axis in axes.items():
+        drawn = [trial.params.get(name) for trial in trials]
+        if name != "accuracy (%)" and axis.ticktext and not axis.ticktext[0][0].isdigit():
+            assert [axis.ticktext[int(place)] for place in axis["values"]] == [str(value) for value in drawn]
+    assert len(axes) > 3
+
+
+def test_an_axis_over_several_powers_of_ten_is_logarithmic() -> None:
+    axis = charts._axis("lr", [0.001, 0.01, 0.2])
+    assert axis["values"] == pytest.approx([-3, -2, -0.699], abs=0.001)
+    assert axis["ticktext"] == ["0.001", "0.01", "0.1", "1"]
+    assert charts._axis("fill", [0.5, 0.9]) == {"label": "fill", "values": [0.5, 0.9]}
+    assert charts._axis("block", ["preact", "basic"])["ticktext"] == ["basic", "preact"]
+
+
+def test_time_is_told_by_what_it_was_spent_on(mixed: RunFolder) -> None:
+    promoted(mixed, 5, seconds=3600)
+    chart = charts.time_chart(read_results(mixed))
+    assert chart.figure is not None
+    bars = chart.figure.data[0]
+    assert list(bars.y) == [
+        "3 short runs, complete",
+        "1 short run, pruned",
+        "2 short runs, failed or diverged",
+        "1 longer run of 5 epochs",
+    ]
+    assert bars.x[-1] == 1
+    short = sum(trial.user_attrs["seconds"] for trial in ended(open_study(mixed)))
+    assert sum(bars.x) == pytest.approx(1 + short / 3600)
+
+
+def test_the_page_says_how_to_get_the_same_again(mixed: RunFolder) -> None:
+    write_json(mixed.facts, {"promoted": "search promote mixed --ladder 3x200", "data": {"fingerprint": "abc123"}})
+    words = Page(mixed).words
+    assert "search run study.toml --name mixed search promote mixed --ladder 3x200" in words
+    assert "data fingerprint abc123" in words
+    assert "seed of split, sampler and training 0" in words
+
+
 def test_importances_are_optunas_and_say_what_they_rest_on(mixed: RunFolder) -> None:
     chart = charts.importance_chart(read_results(mixed))
     assert chart.figure is not None
@@ -328,14 +390,14 @@ def test_one_trial(tmp_path: Path) -> None:
     page = Page(make_run(tmp_path / "run", [0.5]))
     assert "Its short run of 3 epochs came to 50.00 % on validation" in page.words
     assert "(1 complete, 0 pruned, 0 failed or diverged)" in page.words
-    assert len(page.figures) == 3
+    assert len(page.figures) == 4
 
 
 def test_only_failed_trials(tmp_path: Path) -> None:
     page = Page(make_run(tmp_path / "run", [DivergedError("nan"), ValueError("<out> of memory")]))
     assert "No trial has come to a score yet" in page.words
     assert "All of them failed or diverged, the last with: ValueError: <out> of memory." in page.words
-    assert len(page.figures) == 2
+    assert len(page.figures) == 3
 
 
 def test_a_baseline_is_named_and_escaped(tmp_path: Path) -> None:
@@ -346,8 +408,9 @@ def test_a_baseline_is_named_and_escaped(tmp_path: Path) -> None:
     with Worker(folder, study) as worker:
         run(study, spec, NAMED_TASKS["digits"], Scoring([0.5]), Silent(), worker=worker, precision="fp32")
     page = Page(folder)
-    hover = page.figures[0]["data"][0]["hovertext"][0]
-    assert hover.startswith("Trial 0, the baseline &lt;/script&gt;&lt;b&gt;lenet<br>")
+    known = page.figures[0]["data"][1]
+    assert known["hovertext"][0].startswith("Trial 0, the baseline &lt;/script&gt;&lt;b&gt;lenet<br>")
+    assert known["text"] == ["&lt;/script&gt;&lt;b&gt;lenet"]
 
 
 def test_what_users_name_is_escaped(tmp_path: Path) -> None:
@@ -436,14 +499,17 @@ def test_a_study_that_lets_short_runs_choose_regularisers_is_warned_of(tmp_path:
 def test_the_page_is_whole_by_itself(measured: RunFolder) -> None:
     page = Page(measured)
     assert page.loads == []
-    assert len(page.figures) == len(charts.CHARTS)
-    assert page.html.count("plotly.js v") == 1
+    assert len(page.figures) == len(ALL_CHARTS)
+    packed = re.search(r"id=plotly>([^<]+)<", page.html)
+    assert packed
+    assert gzip.decompress(base64.b64decode(packed[1])).decode().count("plotly.js v") == 1
+    assert len(page.html) < 2.5e6
     assert not re.search(r"@import|url\(", page.html.split("</style>")[0])
 
 
 def test_figures_in_the_page_are_the_charts(mixed: RunFolder) -> None:
     made = read_results(mixed)
-    drawn = [chart for chart in (make(made) for make in charts.CHARTS) if chart.figure is not None]
+    drawn = [chart for chart in (make(made) for make in ALL_CHARTS) if chart.figure is not None]
     assert Page(mixed).figures == [json.loads(chart.figure.to_json()) for chart in drawn if chart.figure]
 
 
@@ -461,6 +527,7 @@ def test_long_studies_are_thinned_and_say_so(
 ) -> None:
     monkeypatch.setattr(charts, "MOST_POINTS", 2)
     monkeypatch.setattr(charts, "MOST_BARS", 4)
+    monkeypatch.setattr(charts, "MOST_LINES", 2)
     made = read_results(measured)
     chart = make(made)
     assert re.search(r"Drawn: \d of \d+ ", chart.words)
