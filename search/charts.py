@@ -25,10 +25,11 @@ from space import parameters
 
 MOST_POINTS = 2000  # drawn in a chart: more makes the page slow and shows no more
 MOST_BARS = 15  # parameters in the chart of importances
-MOST_LINES, MOST_AXES = 500, 16  # in the parallel coordinates
+MOST_LINES, MOST_AXES, MOST_TICKS = 500, 16, 8  # in the parallel coordinates; ticks, where each value has one
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, but for the two that vanish on white or on black.
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+GREY = "#8A929B"  # to be seen on white and on black
 VERDICTS = {  # of a trial: colour and symbol
     "complete": (BLUE, "circle"),
     "pruned": (ORANGE, "triangle-down"),
@@ -280,15 +281,15 @@ def space_chart(results: Results) -> Chart:
         return Chart(title, "It takes two complete trials that differ.")
     trials = trials[::-1]  # the best are drawn last, on top
     scores = [100 * score_of(trial) for trial in trials]
-    dimensions = [_axis(name, [trial.params.get(name) for trial in trials]) for name in varied]
-    dimensions.append({"label": "accuracy (%)", "values": scores})
-    colours = {"color": scores, "colorscale": "Cividis", "showscale": False}
+    dimensions: list[dict[str, Any]] = [{"label": "accuracy (%)", "values": scores}]
+    dimensions += [_axis(name, [trial.params.get(name) for trial in trials]) for name in varied]
+    colours = {"color": scores, "colorscale": [[0, GREY], [0.5, GREY], [1, VERMILLION]], "showscale": False}
     lines = go.Parcoords(dimensions=dimensions, line=colours, labelangle=-30, labelside="bottom")
     figure = _figure([lines], None, None)
-    figure.update_layout(margin={"l": 48, "r": 48, "t": 24, "b": 96}, width=max(720, 88 * len(dimensions)))
+    figure.update_layout(margin={"l": 72, "r": 48, "t": 24, "b": 96}, width=max(720, 88 * len(dimensions)))
     words = (
-        "Each line is a complete trial, through the value of each parameter that varied to its validation accuracy "
-        f"after {short_run(results.spec)}: dark blue the worst, yellow the best. Drag along an axis to choose lines."
+        f"Each line is a complete trial, from its validation accuracy after {short_run(results.spec)} through the "
+        "value of each parameter that varied: the better half from grey to red. Drag along an axis to choose lines."
     )
     left = _left_out(len(trials), len(results.complete), "trials, evenly from the best to the worst")
     there = sum(len({trial.params.get(name) for trial in trials}) > 1 for name in names)
@@ -298,10 +299,17 @@ def space_chart(results: Results) -> Chart:
 def _axis(name: str, values: list[Any]) -> dict[str, Any]:
     """One axis of parallel coordinates: numbers as they are, anything else by its place in the alphabet."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        logged = min(values) > 0 and max(values) / min(values) >= 100
-        if not logged:
+        distinct = sorted(set(values))
+        if len(distinct) <= MOST_TICKS:
+            return {
+                "label": name,
+                "values": values,
+                "tickvals": distinct,
+                "ticktext": [f"{each:g}" for each in distinct],
+            }
+        if distinct[0] <= 0 or distinct[-1] / distinct[0] < 100:
             return {"label": name, "values": values}
-        ticks = [10**power for power in range(floor(log10(min(values))), ceil(log10(max(values))) + 1)]
+        ticks = [10**power for power in range(floor(log10(distinct[0])), ceil(log10(distinct[-1])) + 1)]
         shown = {"tickvals": [log10(tick) for tick in ticks], "ticktext": [f"{tick:g}" for tick in ticks]}
         return {"label": name, "values": [log10(value) for value in values], **shown}
     kinds = sorted({str(value) for value in values})

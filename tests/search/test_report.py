@@ -275,16 +275,19 @@ def test_parallel_coordinates_have_an_axis_for_each_parameter_that_varied(mixed:
     assert list(axes["accuracy (%)"]["values"]) == [100 * (trial.value or 0) for trial in trials]
     for name, axis in axes.items():
         drawn = [trial.params.get(name) for trial in trials]
-        if name != "accuracy (%)" and axis.ticktext and not axis.ticktext[0][0].isdigit():
+        if any(isinstance(value, str | bool) for value in drawn):
             assert [axis.ticktext[int(place)] for place in axis["values"]] == [str(value) for value in drawn]
     assert len(axes) > 3
 
 
 def test_an_axis_over_several_powers_of_ten_is_logarithmic() -> None:
-    axis = charts._axis("lr", [0.001, 0.01, 0.2])
-    assert axis["values"] == pytest.approx([-3, -2, -0.699], abs=0.001)
+    rates = [0.001, *(0.01 + i / 1000 for i in range(8)), 0.2]
+    axis = charts._axis("lr", rates)
+    assert axis["values"][::9] == pytest.approx([-3, -0.699], abs=0.001)
     assert axis["ticktext"] == ["0.001", "0.01", "0.1", "1"]
-    assert charts._axis("fill", [0.5, 0.9]) == {"label": "fill", "values": [0.5, 0.9]}
+    fills = [0.5 + i / 20 for i in range(9)]
+    assert charts._axis("fill", fills) == {"label": "fill", "values": fills}
+    assert charts._axis("k1", [5, 1, 3, 1])["ticktext"] == ["1", "3", "5"]
     assert charts._axis("block", ["preact", "basic"])["ticktext"] == ["basic", "preact"]
 
 
