@@ -5,7 +5,7 @@ for all of them. Everything here is worked out from the trials alone, so that al
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -16,16 +16,18 @@ REPEATED = "tried again as trial "  # reason of an attempt that another one came
 SURPLUS = "one more than there were to be"  # reason of a trial that several workers began for the last place
 
 
-@dataclass
+@dataclass(slots=True)
 class Root:
     """A trial with all the attempts at it."""
 
     number: int
-    attempts: list[FrozenTrial] = field(default_factory=list)
+    attempts: list[FrozenTrial]
 
     @property
     def last(self) -> FrozenTrial:
         """The attempt that is at work, gave the verdict, or is to be followed by another."""
+        if len(self.attempts) == 1:
+            return self.attempts[0]
         return next(trial for trial in reversed(self.attempts) if not _has_reason(trial, REPEATED))
 
     @property
@@ -36,6 +38,8 @@ class Root:
     @property
     def counts(self) -> bool:
         """Whether it has, or will have, a place among the trials of the study."""
+        if self.attempts[-1].state == TrialState.COMPLETE:  # as nearly all: the shortest way
+            return True
         return not (self.drew_nothing or any(_has_reason(trial, DUPLICATE, SURPLUS) for trial in self.attempts))
 
 
@@ -44,7 +48,10 @@ def roots(trials: Iterable[FrozenTrial]) -> dict[int, Root]:
     found: dict[int, Root] = {}
     for trial in trials:
         number = root_of(trial)
-        found.setdefault(number, Root(number)).attempts.append(trial)
+        if number in found:
+            found[number].attempts.append(trial)
+        else:
+            found[number] = Root(number, [trial])
     return found
 
 
@@ -81,4 +88,5 @@ def gave_nothing(trial: FrozenTrial) -> bool:
 
 
 def _has_reason(trial: FrozenTrial, *beginnings: str) -> bool:
-    return trial.state != TrialState.COMPLETE and str(trial.user_attrs.get("reason", "")).startswith(beginnings)
+    reason = trial.user_attrs.get("reason")
+    return reason is not None and trial.state != TrialState.COMPLETE and str(reason).startswith(beginnings)
