@@ -37,7 +37,7 @@ from search.fidelity import FEWEST, Fidelity, advice, pick
 from search.interrupt import stop_requested
 from search.ladder import climb, parse_ladder
 from search.plan import SAMPLES, estimate, survey
-from search.promote import Promoter, Promotion, finished, winner
+from search.promotion import Promoter, Promotion, finished, winner
 from search.report import fidelity_of, write_report
 from search.run_folder import RunFolder, control_name, find_run, new_run, read_facts, write_json, write_text
 from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.console import count, duration, interval, percent, short_run
 from search.fidelity import Fidelity, advice
 from search.ladder import recipe_of
-from search.promote import Promotion
+from search.promotion import Promotion
 from search.spec import StudySpec
 from search.trials import gave_nothing
 from space import parameters

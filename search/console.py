@@ -18,7 +18,7 @@ from rich.text import Text
 from search.fidelity import TOPS, Fidelity, Interval
 from search.ladder import network_of, recipe_of
 from search.plan import SAMPLES, Estimate, Survey
-from search.promote import Promotion, refit_of, winner
+from search.promotion import Promotion, refit_of, winner
 from search.run_folder import RunFolder
 from search.spec import StudySpec
 from search.storage import redacted
@@ -426,5 +426,5 @@ def _bars() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (console.is_terminal or console.is_jupyter),
     )

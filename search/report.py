@@ -30,7 +30,7 @@ from search.charts import (
 )
 from search.console import count, duration, mean_and_deviation, percent, regulariser_warning, short_run
 from search.fidelity import Fidelity, measure
-from search.promote import finished, refit_of, winner
+from search.promotion import finished, refit_of, winner
 from search.run_folder import RunFolder, control_name, read_facts, write_text
 from search.spec import CONTROLS, StudySpec, load_study
 from search.study import open_study

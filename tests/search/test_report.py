@@ -23,7 +23,7 @@ from search.charts import Chart, Results
 from search.console import percent
 from search.errors import StudyFailedError
 from search.ladder import network_of, recipe_of
-from search.promote import Promotion, winner
+from search.promotion import Promotion, winner
 from search.report import answer, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
 from search.spec import PrunerSpec, StudySpec

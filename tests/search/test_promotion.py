@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 
 from search import promote
 from search.errors import CheckpointError, RunError
-from search.promote import Promoter, Promotion, finished, read_result, refit_of, winner
+from search.promotion import Promoter, Promotion, finished, read_result, refit_of, winner
 from search.run_folder import PromotionFolder, RunFolder
 from tests.search.fakes import add
 from tests.train_core.tiny import tiny_data, tiny_recipe

@@ -1,0 +1,75 @@
+"""The Python way in: the same as the commands, with results to look at."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import search
+from search import api, notebook
+from search.errors import SpecError
+from search.promotion import Promotion
+from search.trials import ended
+from tests.search.fakes import FakeTrainer, study_spec
+from tests.search.test_report import make_run, promoted
+from tests.search.test_study import run_study
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_package_offers_the_two_functions_and_no_others() -> None:
+    assert search.run is notebook.run
+    assert search.promote is notebook.promote
+    with pytest.raises(AttributeError, match="has no attribute 'prune'"):
+        search.prune  # noqa: B018  # the access is what is tested
+
+
+def test_a_result_reads_what_a_run_came_to(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5, 0.7, 0.6])
+    result = notebook.SearchResult(folder)
+    assert result.best is not None
+    assert result.best == result.trials[1]
+    assert str(result).startswith("The best network found for digits within 20,000 parameters is ")
+    assert "3 of 3 trials have ended" in str(result)
+    assert "<b>run</b>: The best network" in result._repr_html_()
+    assert result.report() == folder.report
+    assert folder.report.exists()
+    longer = promoted(folder, 0)
+    assert notebook.SearchResult(folder).best == longer
+    assert notebook.SearchResult(folder).promotions == [longer]
+
+
+def test_trials_are_a_table(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    folder = make_run(tmp_path / "run", [])
+    study = run_study(folder, study_spec(trials=4), FakeTrainer())
+    table = notebook.SearchResult(folder).trials_dataframe()
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table["score"]) == [trial.value for trial in ended(study)]
+    assert list(table["param fill"]) == [trial.params["fill"] for trial in ended(study)]
+    assert {"number", "state", "parameters", "multiply-adds", "in words", "seconds"} <= set(table.columns)
+
+
+def test_a_mistake_is_the_same_error_as_on_the_command_line() -> None:
+    with pytest.raises(SpecError, match="is less than the smallest network of this space"):
+        notebook.run("digits", budget=12)
+    with pytest.raises(SpecError, match="is not a positive whole number"):
+        notebook.run("digits", budget="many")
+
+
+def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, ROOT / "examples" / "digits.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "on the test images" in answer.stdout
+    (report,) = tmp_path.glob("runs/*/report.html")
+    assert answer.stdout.splitlines()[-1] == str(report.relative_to(tmp_path))
+    assert isinstance(notebook.SearchResult(api.find(None, runs=tmp_path / "runs")).best, Promotion)
