@@ -1,5 +1,7 @@
 """What the commands answer to mistakes: one line on standard error, exit code 2, and nothing half-written."""
 
+import errno
+import logging
 import shlex
 import subprocess
 import sys
@@ -11,12 +13,13 @@ import pytest
 import torchvision
 from PIL import Image
 
-from search import cli
+from search import api, cli, storage
 from search.run_folder import RunFolder
 from search.spec import load_study
 from search.study import claim, open_study, run, task_of
 from search.worker import Worker
 from tests.search.fakes import FakeTrainer, Recorder
+from train_core import checkpoint
 from train_core.data import default_cache, load_training
 
 
@@ -218,3 +221,43 @@ def test_count_lists_the_published_networks_with_their_sizes(
     assert code == 0
     assert "4,975,210 parameters" in next(line for line in out.splitlines() if line.startswith("A5"))
     assert "770 parameters" in next(line for line in out.splitlines() if line.startswith("smallest"))
+
+
+def test_a_full_disk_is_waited_for_before_a_checkpoint_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = []
+
+    def full(state: object, path: Path) -> None:
+        tries.append(path)
+        if len(tries) < 4:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(storage, "QUIET_S", 0.1)
+    with caplog.at_level(logging.WARNING, logger="search"):
+        api._save(None, tmp_path / "trial.pt", stop=lambda: False)  # type: ignore[arg-type]  # nothing looks at it
+    assert len(tries) == 4
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the disk of {tmp_path} does not answer (No space left on device): trying again for 10 minutes",
+        f"the disk of {tmp_path} answers again",
+    ]
+    tries.clear()
+    with pytest.raises(OSError, match="No space left"):
+        api._save(None, tmp_path / "trial.pt", stop=lambda: True)  # type: ignore[arg-type]
+
+
+def test_a_proxy_that_others_can_reach_comes_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = []
+    monkeypatch.setattr(api, "serve", lambda address, host, port: served.append((str(address), host, port)))
+    url = "postgresql://me:pw3@db/studies"
+    for host in ("127.0.0.1", "0.0.0.0"):
+        api.serve_storage(url, host=host, port=13000)
+    assert served == [("postgresql on db/studies", host, 13000) for host in ("127.0.0.1", "0.0.0.0")]
+    assert capsys.readouterr().out == (
+        "serving postgresql on db/studies at grpc://127.0.0.1:13000; Ctrl-C ends it\n"
+        "serving postgresql on db/studies at grpc://0.0.0.0:13000; Ctrl-C ends it\n"
+        "warning: whoever can reach this port can read, change and delete all studies: keep it in a private network\n"
+    )

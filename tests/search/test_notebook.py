@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import search
@@ -42,11 +43,10 @@ def test_a_result_reads_what_a_run_came_to(tmp_path: Path) -> None:
 
 
 def test_trials_are_a_table(tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
     folder = make_run(tmp_path / "run", [])
     study = run_study(folder, study_spec(trials=4), FakeTrainer())
     table = notebook.SearchResult(folder).trials_dataframe()
-    assert isinstance(table, pandas.DataFrame)
+    assert isinstance(table, pd.DataFrame)
     assert list(table["score"]) == [trial.value for trial in ended(study)]
     assert list(table["param fill"]) == [trial.params["fill"] for trial in ended(study)]
     assert {"number", "state", "parameters", "multiply-adds", "in words", "seconds"} <= set(table.columns)

@@ -1,5 +1,7 @@
 """Search logic, by ask and report: nothing is trained."""
 
+import contextlib
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from optuna.trial import TrialState
 
 from benchmarks.postgres import Server
 from search import study as studies
+from search.console import logged_to
 from search.errors import RunError, StorageError, StudyFailedError
 from search.ladder import network_of, recipe_of
 from search.run_folder import RunFolder
@@ -179,6 +182,35 @@ def test_a_trial_that_raises_is_recorded_and_the_study_goes_on(folder: RunFolder
     assert study.trials[2].user_attrs["reason"] == "RuntimeError: no more memory"
     assert [trial.number for trial in events.ended] == list(range(6))
     assert set(study.trials[2].params) == set(parameters(study_spec().space))
+
+
+def test_the_traceback_of_a_trial_that_raises_is_in_the_run_folder(folder: RunFolder) -> None:
+    trainer = FakeTrainer(misbehave=raising(RuntimeError("no more memory"), run=2))
+    with logged_to(folder):
+        run_study(folder, study_spec(trials=3), trainer)
+    log = folder.log.read_text()
+    assert "trial 1 failed\nTraceback (most recent call last):\n" in log
+    assert "RuntimeError: no more memory\n" in log
+
+
+def test_a_database_that_another_process_has_locked_is_waited_for(folder: RunFolder) -> None:
+    locked = threading.Event()
+
+    def lock(run: int, epoch: int) -> None:
+        if (run, epoch) == (1, 2):
+            threading.Thread(target=hold).start()
+            locked.wait()
+
+    def hold() -> None:
+        with contextlib.closing(sqlite3.connect(folder.database)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            locked.set()
+            time.sleep(1.0)
+
+    started = time.monotonic()
+    study = run_study(folder, study_spec(trials=2), FakeTrainer(misbehave=lock))
+    assert time.monotonic() - started > 1.0
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
 
 
 def test_a_study_whose_first_trials_all_fail_stops_and_says_why(folder: RunFolder) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.postgres import PASSWORD, QUOTED, Server
 from search.errors import RunError, SpecError, UserError
+from search.run_folder import RunFolder
+from search.storage import parse_address
 from search.study import open_study
 from search.trials import ended
 from search.workers import run_workers
@@ -93,3 +96,24 @@ def test_a_signal_ends_all_workers(tmp_path: Path) -> None:
     while any(Path(f"/proc/{number}").exists() for number in processes):
         assert time.monotonic() < limit
         time.sleep(0.1)
+
+
+def test_workers_learn_the_storage_but_its_password_is_in_no_title_and_no_log(postgres: Server, tmp_path: Path) -> None:
+    url = postgres.new_database()
+    before = set(Path("/tmp/ray").glob("session_2*"))
+    process = start("run digits --trials 4 --epochs 2 --workers 2", tmp_path, SEARCH_STORAGE=url)
+    wait_for(run_folder(tmp_path).log, "trial 1  ")
+    assert worker_processes(tmp_path)
+    titles = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    shared = RunFolder(run_folder(tmp_path).root, parse_address(url))
+    assert len(ended(open_study(shared))) == 4
+    sessions = set(Path("/tmp/ray").glob("session_2*")) - before
+    assert sessions
+    logs = [path for session in sessions for path in (session / "logs").rglob("*") if path.is_file()]
+    assert logs
+    for secret in (PASSWORD, QUOTED):
+        assert secret not in out + err
+        assert not [title for title in titles if secret.encode() in title]
+        assert not [path for path in logs if secret.encode() in path.read_bytes()]
