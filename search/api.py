@@ -17,6 +17,7 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from search import study as studies
+from search.card import Exported
 from search.console import (
     EpochBar,
     StudyProgress,
@@ -33,10 +34,12 @@ from search.console import (
     say_winner,
 )
 from search.errors import CheckpointError, RunError, SpecError
+from search.export import chosen, export_model
 from search.fidelity import FEWEST, Fidelity, advice, pick
 from search.interrupt import stop_requested
 from search.ladder import climb, parse_ladder
 from search.plan import SAMPLES, estimate, survey
+from search.predict import Prediction, classify
 from search.promotion import Promoter, Promotion, finished, winner
 from search.report import fidelity_of, write_report
 from search.run_folder import RunFolder, control_name, find_run, new_run, read_facts, write_json, write_text
@@ -48,6 +51,7 @@ from search.worker import Worker
 from search.workers import run_workers
 from train_core import checkpoint
 from train_core.data import NAMED, TrainingData, default_cache, load_test, load_training
+from train_core.deploy import FORMATS, check_installed
 from train_core.device import describe, pick_device, pick_precision, release_memory, set_up
 from train_core.loop import train
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
@@ -246,6 +250,8 @@ def promote(
         if not data.has_test:
             say(f"{spec.data} has no test split: the validation accuracies are those that the choice was made by.")
         write_report(folder)
+        if best:
+            say(f"next: search export {folder.name}")
         say(f"report: {folder.report}")
     return done
 
@@ -450,6 +456,37 @@ def report(name: str | None, *, runs: Path, storage: str | None = None) -> Path:
 
     """
     return write_report(find(name, runs=runs, storage=storage))
+
+
+def export(name: str | None, *, runs: Path, trial: int | None = None, fmt: str, storage: str | None = None) -> Exported:
+    """Write the model of a run as one file of the format `fmt`, and its card beside it.
+
+    The model is that of the best full run, the refit where there is one, or of the longest of `trial`.
+
+    Raises:
+        UserError: whatever the user can put right.
+
+    """
+    if fmt not in FORMATS:
+        raise SpecError(f"unknown format {fmt!r}: give one of {', '.join(FORMATS)}")
+    check_installed(fmt)
+    folder = find(name, runs=runs, storage=storage)
+    spec = load_study(str(folder.study_file), {})
+    run = chosen(folder, trial)
+    study = studies.open_study(folder)
+    data = _load(spec)
+    studies.check(study, spec, task_of(data), folder)
+    return export_model(folder, run, spec, data, fmt, trials=len(ended(study)))
+
+
+def predict(model: Path, images: Sequence[Path], *, top: int = 3) -> list[Prediction]:
+    """The `top` classes that an exported model gives each image.
+
+    Raises:
+        UserError: whatever the user can put right.
+
+    """
+    return classify(model, images, top)
 
 
 def serve_storage(storage: str | None, *, host: str, port: int) -> None:

@@ -1,5 +1,6 @@
 """The `search` command: parses, calls `search.api`, prints. No logic; what is slow is imported when it is needed."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -157,6 +158,38 @@ def report(run: Run = None, storage: Storage = None, runs: Runs = Path("runs")) 
     from search import api
 
     typer.echo(api.report(run, runs=runs, storage=storage))
+
+
+@app.command()
+def export(
+    run: Run = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="A trial's longest run; none: the best model.")] = None,
+    format: Annotated[str, typer.Option(help="onnx, pt2 (torch.export) or safetensors.")] = "onnx",  # noqa: A002
+    storage: Storage = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a run's best model as one file that needs nothing of this tool, and its card beside it."""
+    from search import api
+
+    exported = api.export(run, runs=runs, trial=trial, fmt=format, storage=storage)
+    typer.echo(f"{exported}\n{exported.card}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A .onnx, .pt2 or .safetensors file that `search export` wrote.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes for each image.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Print the classes that an exported model gives images, the most probable first."""
+    from search import api
+
+    predictions = api.predict(model, images, top=top)
+    if as_json:
+        typer.echo(json.dumps([prediction.model_dump() for prediction in predictions], indent=2))
+    else:
+        typer.echo("\n".join(map(str, predictions)))
 
 
 storages = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What several machines share.")

@@ -3,9 +3,18 @@
 Exit codes: 2 where the command has to be changed, 1 where the work itself failed, 130 when interrupted.
 """
 
-from train_core.errors import CheckpointError, DataError, UserError
+from train_core.errors import CheckpointError, DataError, ModelError, UserError
 
-__all__ = ["CheckpointError", "DataError", "RunError", "SpecError", "StorageError", "StudyFailedError", "UserError"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "ModelError",
+    "RunError",
+    "SpecError",
+    "StorageError",
+    "StudyFailedError",
+    "UserError",
+]
 
 
 class SpecError(UserError):

@@ -28,6 +28,7 @@ class RunFolder:
     search.log     a line for each thing that happened
     trials/        checkpoints of trials that are running, or were interrupted
     promoted/      one folder for each full run: checkpoint.pt after every epoch, result.json when it is finished
+    exported/      models as files of their own, each with its card, written by `search export`
     report.html    written by `search report`
     .workers/      a lock for each process that searches
     """
@@ -95,6 +96,10 @@ class RunFolder:
     def promotions(self) -> list["PromotionFolder"]:
         """The folders of all full runs, finished or not, in order."""
         return [PromotionFolder(path) for path in sorted((self.root / "promoted").glob("trial-*"))]
+
+    def exported(self, promotion: "PromotionFolder", fmt: str) -> Path:
+        """The model of a full run as one file; `fmt` is its suffix."""
+        return self.root / "exported" / f"{promotion.root.name}.{fmt}"
 
     def create(self) -> None:
         """Make the folder.
@@ -195,6 +200,11 @@ class PromotionFolder:
     def result(self) -> Path:
         """The outcome; there only when the run is finished."""
         return self.root / "result.json"
+
+
+def card_of(exported: Path) -> Path:
+    """The model card of an exported model."""
+    return exported.with_name(f"{exported.name}.md")
 
 
 def new_run(runs: Path, name: str, storage: Address | None = None) -> RunFolder:

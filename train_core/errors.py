@@ -18,6 +18,10 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read back."""
 
 
+class ModelError(UserError):
+    """A model file that cannot be written or read."""
+
+
 class DivergedError(Exception):
     """A loss that is not a number: the recipe does not suit the network.
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from train_core.errors import DataError
 from train_core.files import written_whole
+from train_core.images import decode
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"])
@@ -37,7 +38,7 @@ Arrays = dict[str, NDArray[Any]]
 
 _DIGITS_TEST_PER_CLASS = 36  # 360 of 1,797 images
 _DIGITS_TEST_SEED = 0  # never the user's seed: a test split must not change
-_FOLDER_FORMAT = b"1"  # raise it when `_decode` changes, so that folders are read anew
+_FOLDER_FORMAT = b"1"  # raise it when `decode` changes, so that folders are read anew
 _NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, SSLError)
 _TIMEOUT_S = 60
 _CHUNK_BYTES = 1 << 20
@@ -209,21 +210,9 @@ def _read_folder(root: Path, files: dict[str, list[Path]], progress: Progress | 
 
 
 def _decode(path: Path, root: Path) -> NDArray[np.uint8]:
-    """Read the (first) image of a file, upright: uint8 [H, W] if grey, else [H, W, 3]. Transparency is dropped."""
-    from PIL import Image, ImageOps
-
+    """Read the image of a file: uint8 [H, W] if grey, else [H, W, 3]."""
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-        if image.mode == "F":
-            raise ValueError("floating-point pixels")
-        if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would clip at 255
-            return (np.asarray(image).clip(0, 65535) // 256).astype(np.uint8)
-        if image.mode in ("1", "L", "LA"):
-            return np.array(image.convert("L"))
-        if image.mode == "P":  # Pillow warns of a palette with transparency that is converted straight to RGB
-            image = image.convert("RGBA")
-        return np.array(image.convert("RGB"))
+        return decode(path)
     except Exception as error:  # whatever Pillow's many readers make of a broken file
         raise data_error(
             f"{root}: cannot read the image {path.relative_to(root)} ({error}): repair or remove it"

@@ -99,6 +99,13 @@ MISTAKES = [
     ("fidelity nowhere", "no run 'nowhere' in runs"),
     ("fidelity --trials -1", "Invalid value for '--trials'"),
     ("report", "no run in runs"),
+    ("export", "no run in runs: start one with `search run`"),
+    ("export nowhere", "no run 'nowhere' in runs"),
+    ("export --format tflite", "unknown format 'tflite': give one of onnx, pt2, safetensors"),
+    ("export --trial -1", "Invalid value for '--trial'"),
+    ("predict model.pth 1.png", "model.pth is no model file: give one that ends in .onnx, .pt2 or .safetensors"),
+    ("predict missing.onnx 1.png", "cannot read the model missing.onnx (No such file or directory): check the path"),
+    ("predict a-file 1.png", "a-file is no model file"),
     ("count digits --budget 12", "is less than the smallest network"),
 ]
 

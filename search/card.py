@@ -1,0 +1,337 @@
+"""The model card: what an exported model is, where it comes from, what its numbers mean, and how to use it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from string import Template
+
+import torch
+
+from search.console import count, duration, mean_and_deviation, percent, short_run
+from search.promotion import Promotion
+from search.run_folder import card_of
+from search.spec import StudySpec
+from train_core.data import NAMED, TrainingData
+from train_core.deploy import Description
+from train_core.specs import AugmentSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An exported model, and what is known of it."""
+
+    file: Path
+    size: int  # of the file, in bytes
+    run: Promotion
+    seeds: Sequence[Promotion]  # all runs of this network and length on the training images, one for each seed
+    rivals: int  # longer runs that are finished, of any network
+    trials: int  # short runs that have ended
+    spec: StudySpec
+    data: TrainingData  # as the search saw it
+    about: Description
+    versions: Mapping[str, str]  # of what the search ran with; empty where that is not known
+    difference: float  # of logits, the largest, between this file and the checkpoint
+    images: int  # that they were compared on
+
+    @property
+    def card(self) -> Path:
+        """Where the card is."""
+        return card_of(self.file)
+
+    def __str__(self) -> str:
+        """The file, and how well it agrees, in a line."""
+        agreement = f"agrees with the checkpoint to {self.difference:.0e} on {count(self.images, 'validation image')}"
+        return f"{self.file}: {self.size:,} bytes, {agreement}"
+
+
+def model_card(exported: Exported) -> str:
+    """The card, as Markdown."""
+    about, run = exported.about, exported.run
+    kind = "grey" if about.channels == 1 else "RGB"
+    return (
+        f"# An image classifier of {run.parameters:,} parameters\n\n"
+        f"It tells {len(about.classes)} classes of {about.width}x{about.height} {kind} images "
+        f"apart. {about.origin[0].upper()}{about.origin[1:]}; exported by budget-search {version('budget-search')}, "
+        f"PyTorch {torch.__version__}.\n\n"
+        f"## Use\n\n{_use(exported)}\n"
+        f"## The model\n\n{_table(_model(exported))}\n"
+        f"The classes, in the order of the outputs:\n\n```json\n{json.dumps(about.classes)}\n```\n\n"
+        f"## Its numbers\n\n{_table(_numbers(exported), 'measured on', 'accuracy', 'conditions')}\n{_words(exported)}\n"
+        f"## Training\n\n{_table(_training(exported))}\n"
+        f"Network and recipe, whole:\n\n```json\n{run.network.model_dump_json()}\n```\n\n"
+        f"```json\n{run.recipe.model_dump_json()}\n```\n\n"
+        f"## Limits\n\n{_limits(exported)}"
+    )
+
+
+def _use(exported: Exported) -> str:
+    about = exported.about
+    packages, code = _EXAMPLES[exported.file.suffix.removeprefix(".")]
+    example = Template(code).substitute(
+        file=exported.file.name,
+        mode="L" if about.channels == 1 else "RGB",
+        width=about.width,
+        height=about.height,
+        channels=about.channels,
+    )
+    text = f"Without budget-search (`pip install {packages}`), from the folder of this file:\n\n"
+    text += f"```python\n{example}```\n\n"
+    if exported.file.suffix == ".pt2":
+        text += "Loading a `.pt2` file can run code that somebody put into it: load none that you do not trust.\n\n"
+    if exported.file.suffix == ".safetensors":
+        text += "The file holds the weights alone: the functions above are the network.\n\n"
+    return text + f"With it: `search predict {exported.file.name} image.png`, which runs no code that is in the file.\n"
+
+
+def _model(exported: Exported) -> Iterator[tuple[str, str]]:
+    about, run = exported.about, exported.run
+    shape = f"[N, {about.channels}, {about.height}, {about.width}]"
+    yield "file", f"`{exported.file.name}`, {exported.size:,} bytes"
+    yield "input", f"`images`, float32 {shape}, 0 to 255, any N; the normalisation is inside"
+    yield "output", f"`logits`, float32 [N, {len(about.classes)}]; their softmax are probabilities"
+    yield "network", str(run.network)
+    yield "parameters", f"{run.parameters:,}, all trainable; the budget was {exported.spec.budget:,}"
+    yield "multiply-adds", f"{run.multiply_adds:,} for an image"
+    yield (
+        "weights",
+        (
+            f"the average over the run (decay {run.recipe.ema_decay:g} a step)"
+            if run.recipe.ema_decay
+            else "those after the last step"
+        ),
+    )
+    yield "arithmetic", f"fp32; trained and scored in {run.recipe.precision}"
+    yield (
+        "agreement",
+        (
+            f"its logits and those of the checkpoint differ by {exported.difference:.1e} at most, on "
+            f"{count(exported.images, 'validation image')} in fp32"
+        ),
+    )
+    for name, values in (("mean", about.mean), ("deviation", about.std)):
+        shown = ", ".join(f"{value:.4f}" for value in values)
+        yield name, f"{shown}: of the images trained on, where 1 is the brightest"
+
+
+def _numbers(exported: Exported) -> Iterator[tuple[str, str, str]]:
+    run, data, seeds = exported.run, exported.data, exported.seeds
+    validation = f"{len(data.val):,} validation images"
+    yield validation, percent(run.short_score), f"the short run of {short_run(exported.spec)}, by which it was promoted"
+    if run.val_accuracy is not None:
+        yield validation, percent(run.val_accuracy), f"this model, after {count(run.recipe.epochs, 'epoch')}"
+    if run.test_accuracy is not None:
+        yield f"{run.test_images:,} test images", percent(run.test_accuracy), "this model; read once, after training"
+    if run.mirrored_test_accuracy is not None:
+        mirrored = "this model, by mean logits of image and mirror image"
+        yield f"{run.test_images:,} test images", percent(run.mirrored_test_accuracy), mirrored
+    if len(seeds) > 1:
+        how = f"mean and standard deviation of {len(seeds)} seeds"
+        yield validation, mean_and_deviation([each.val_accuracy or 0.0 for each in seeds]), how
+        tested = [each.test_accuracy for each in seeds if each.test_accuracy is not None]
+        if len(tested) == len(seeds):
+            yield f"{seeds[0].test_images:,} test images", mean_and_deviation(tested), how
+    elif run.refit and seeds:
+        how = "the same, trained without the validation images"
+        yield validation, percent(seeds[0].val_accuracy or 0.0), how
+        if seeds[0].test_accuracy is not None:
+            yield f"{seeds[0].test_images:,} test images", percent(seeds[0].test_accuracy), how
+
+
+def _words(exported: Exported) -> str:
+    run = exported.run
+    text = (
+        f"The validation images chose it, out of {count(exported.trials, 'short run')} and "
+        f"{count(exported.rivals, 'longer run')}: what it comes to on them is a little too good to be true. "
+    )
+    if run.test_accuracy is not None:
+        text += "The test images had no part in any choice.\n"
+    elif run.tested:
+        text += "This data has no test split, so that no number here is free of the choice.\n"
+    else:
+        text += "Its test images are not read yet.\n"
+    if len(exported.seeds) > 1 and not run.refit:
+        text += "Of several seeds, this one was the best on validation: the means are what to expect of another.\n"
+    return text
+
+
+def _training(exported: Exported) -> Iterator[tuple[str, str]]:
+    run, data = exported.run, exported.data
+    yield "data", f"{data.name}, fingerprint {data.fingerprint}"
+    if run.refit:
+        yield "trained on", f"{len(data.train) + len(data.val):,} images, training and validation together"
+    else:
+        yield "trained on", f"{len(data.train):,} images; {len(data.val):,} validation images held out"
+    yield "recipe", str(run.recipe)
+    yield (
+        "regularisation",
+        (
+            f"weight decay {run.recipe.weight_decay:g}, label smoothing {run.recipe.label_smoothing:g}, dropout "
+            f"{run.network.block_dropout:g} in blocks and {run.network.head_dropout:g} before the classifier"
+        ),
+    )
+    changes = [(name, value) for name, value in run.recipe.augment if value != getattr(_UNCHANGED, name)]
+    yield "augmentation", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changes) or "none"
+    yield "seed", f"{run.seed}"
+    yield "device", f"{run.device}, {duration(run.seconds)}"
+    if exported.versions:
+        yield "versions", ", ".join(f"{name} {number}" for name, number in exported.versions.items())
+
+
+_UNCHANGED = AugmentSpec(crop_padding=0, flip=False)
+
+
+def _limits(exported: Exported) -> str:
+    return (
+        "- The numbers hold for images like those of the data: of the same kind, cut and size. Others are resized by\n"
+        "  whoever calls it, and what that costs was not measured.\n"
+        "- It always answers with one of its classes, also for an image of none of them.\n"
+        "- Its probabilities rank classes; how often they are right was not measured.\n"
+        f"- {_LICENCES.get(exported.spec.data, _LICENCES[''])}\n"
+        "  budget-search (MIT) makes no claim on models.\n"
+    )
+
+
+_LICENCES = {
+    "digits": "Data: Optical Recognition of Handwritten Digits (E. Alpaydin and C. Kaynak, UCI Machine Learning "
+    "Repository, CC BY 4.0).",
+    **{
+        name: "Data: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; published without a "
+        "licence.\n  Ask before you sell what was trained on it."
+        for name in NAMED
+        if name.startswith("cifar")
+    },
+    "": "The licence of the images that it was trained on may bind the model, too: see to it before you pass it on.",
+}
+
+
+def _table(rows: Iterator[tuple[str, ...]], *heads: str) -> str:
+    lines = list(rows)
+    heads = heads or ("",) * len(lines[0])
+    table = [heads, ("---",) * len(heads), *lines]
+    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in table)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+_IMAGE = """\
+# One image as the model wants it: float32 [1, $channels, $height, $width], 0 to 255.
+image = Image.open("image.png").convert("$mode").resize(($width, $height), Image.Resampling.BILINEAR)
+pixels = np.asarray(image, np.float32).reshape(1, $height, $width, $channels).transpose(0, 3, 1, 2)
+"""
+
+_ONNX = f"""\
+import json
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession("$file")
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+
+{_IMAGE}
+(logits,) = session.run(["logits"], {{"images": pixels}})
+probabilities = np.exp(logits[0] - logits[0].max())
+probabilities /= probabilities.sum()
+for label in (-probabilities).argsort()[:3]:
+    print(f"{{classes[label]}} {{probabilities[label]:.4f}}")
+"""
+
+_TORCH_END = f"""\
+{_IMAGE}
+with torch.inference_mode():
+    probabilities = model(torch.from_numpy(pixels.copy())).softmax(dim=1)[0]
+for label in probabilities.argsort(descending=True)[:3].tolist():
+    print(f"{{classes[label]}} {{probabilities[label]:.4f}}")
+"""
+
+_PT2 = f"""\
+import json
+
+import numpy as np
+import torch
+from PIL import Image
+
+about = {{"classes": ""}}
+model = torch.export.load("$file", extra_files=about).module()
+classes = json.loads(about["classes"])
+
+{_TORCH_END}"""
+
+_SAFETENSORS = f"""\
+import json
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import safe_open
+
+with safe_open("$file", "pt") as file:
+    about = {{name: json.loads(value) for name, value in file.metadata().items()}}
+    w = {{name: file.get_tensor(name) for name in file.keys()}}
+classes, spec = about["classes"], about["network"]
+
+
+def conv(x, name, stride=1):
+    weight = w[name + ".weight"]
+    return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+
+
+def norm(x, name):
+    if name + ".weight" not in w:
+        return x
+    return F.batch_norm(x, *(w[f"{{name}}.{{key}}"] for key in ("running_mean", "running_var", "weight", "bias")))
+
+
+def pool(x):
+    return F.max_pool2d(x, 3, stride=2, padding=1)
+
+
+def shortcut(x, name, stride, width):
+    if x.shape[1] == width and stride == 1:
+        return x
+    layer = 0
+    if spec["shortcut_norm"] == "before":
+        x, layer = norm(x, f"{{name}}.0"), 1
+    if spec["shortcut"] == "max-pool" and stride == 2:
+        x, layer, stride = pool(x), layer + 1, 1
+    return norm(conv(x, f"{{name}}.{{layer}}", stride), f"{{name}}.{{layer + 1}}")
+
+
+def block(x, name, stride):
+    if spec["block"] == "basic":
+        y = F.relu(norm(conv(x, name + ".conv1", stride), name + ".norm1"))
+        y = norm(conv(y, name + ".conv2"), name + ".norm2")
+    else:
+        y = conv(F.relu(norm(x, name + ".norm1")), name + ".conv1", stride)
+        y = conv(F.relu(norm(y, name + ".norm2")), name + ".conv2")
+    if spec["se_ratio"]:
+        gate = F.relu(F.linear(y.mean((2, 3)), w[name + ".se.squeeze.weight"]))
+        y = y * F.linear(gate, w[name + ".se.excite.weight"]).sigmoid()[:, :, None, None]
+    y = y + shortcut(x, name + ".shortcut", stride, y.shape[1])
+    return F.relu(y) if spec["block"] == "basic" else y
+
+
+def model(images):
+    x = images * w["scale"] + w["shift"]
+    x = F.relu(norm(conv(x, "network.stem.0", spec["stem_stride"]), "network.stem.1"))
+    x = pool(x) if spec["stem_pool"] else x
+    for stage, (blocks, stride) in enumerate(zip(spec["blocks"], spec["strides"])):
+        for i in range(blocks):
+            x = block(x, f"network.stages.{{stage}}.{{i}}", stride if i == 0 else 1)
+    x = F.relu(norm(x, "network.final_norm.0")) if spec["final_norm"] else x
+    return F.linear(x.mean((2, 3)), w["network.classifier.weight"], w["network.classifier.bias"])
+
+
+{_TORCH_END}"""
+
+_EXAMPLES = {
+    "onnx": ("onnxruntime numpy pillow", _ONNX),
+    "pt2": ("torch numpy pillow", _PT2),
+    "safetensors": ("safetensors torch numpy pillow", _SAFETENSORS),
+}

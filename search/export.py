@@ -1,0 +1,128 @@
+"""Writes the model of a run as one file that can be used without this package, and its card beside it."""
+
+import torch
+
+from search.card import Exported, model_card
+from search.errors import CheckpointError, ModelError, RunError
+from search.promotion import Promotion, finished, refit_of, winner
+from search.run_folder import PromotionFolder, RunFolder, read_facts, write_text
+from search.spec import StudySpec
+from train_core import checkpoint
+from train_core.augment import normalise
+from train_core.data import TrainingData
+from train_core.deploy import Description, as_others_load_it, deployed, serialised
+from train_core.files import written_whole
+from train_core.state import TrainState
+
+COMPARED = 100  # validation images, at most, that a new file is tried on
+WRONG = 1e-4  # between logits, as a share of the largest; rounding was measured at 1e-6 on trained networks, and at
+# 1e-5 on untrained ones of 5,000,000 parameters
+
+
+def chosen(folder: RunFolder, trial: int | None) -> Promotion:
+    """The full run to export: the winner's, or that of the trial called by its number, the longest one.
+
+    Of several seeds it is the best on validation; where the network was trained once more on validation images, too,
+    it is that run.
+
+    Raises:
+        RunError: there is none.
+
+    """
+    runs = [run for run in finished(folder) if run.diverged is None]
+    if trial is not None:
+        there = sorted({run.trial for run in runs})
+        runs = [run for run in runs if run.trial == trial]
+        if not runs:
+            known = f"those that have are {', '.join(map(str, there))}" if there else "start one with `search promote`"
+            raise RunError(f"trial {trial} of run {folder.name!r} has no finished longer run: {known}")
+    best = winner(runs)
+    if not best:
+        raise RunError(
+            f"run {folder.name!r} has no finished longer run, only short ones: train its best with "
+            f"`search promote {folder.name}`"
+        )
+    return refit_of(runs, best) or max(best, key=lambda run: run.val_accuracy or 0.0)
+
+
+def export_model(
+    folder: RunFolder, run: Promotion, spec: StudySpec, data: TrainingData, fmt: str, *, trials: int
+) -> Exported:
+    """Write the model of a full run, and its card; `trials` short runs have ended.
+
+    The file is written only if it computes what the checkpoint does.
+
+    Raises:
+        RunError: the checkpoint is gone.
+        CheckpointError: it is damaged, or of another network.
+        ModelError: the file would compute something else.
+
+    """
+    promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit)
+    state = _trained(run, promotion)
+    seen = data.with_validation_in_training() if run.refit else data
+    about = Description.of(run.network, seen, _origin(folder, run))
+    written = serialised(deployed(state.scored, about), about, fmt)
+    images = data.val.images[:COMPARED]
+    difference = _difference(state, seen, written, fmt, images)
+
+    file = folder.exported(promotion, fmt)
+    file.parent.mkdir(exist_ok=True)
+    with written_whole(file) as content:
+        content.write(written)
+    others = finished(folder)
+    exported = Exported(
+        file=file,
+        size=len(written),
+        run=run,
+        seeds=[each for each in others if _same_but_seed(each, run)],
+        rivals=sum(not each.refit for each in others),
+        trials=trials,
+        spec=spec,
+        data=data,
+        about=about,
+        versions=read_facts(folder).get("versions", {}),
+        difference=difference,
+        images=len(images),
+    )
+    write_text(exported.card, model_card(exported))
+    return exported
+
+
+def _same_but_seed(one: Promotion, run: Promotion) -> bool:
+    return one.diverged is None and not one.refit and (one.trial, one.recipe.epochs) == (run.trial, run.recipe.epochs)
+
+
+def _trained(run: Promotion, folder: PromotionFolder) -> TrainState:
+    """The trained network of a finished run."""
+    if not checkpoint.exists(folder.checkpoint):
+        raise RunError(
+            f"{folder.checkpoint} is gone, and with it the trained network: delete {folder.root} to have "
+            "`search promote` train it again"
+        )
+    state = checkpoint.load(folder.checkpoint, torch.device("cpu"))
+    if (state.network, state.recipe, len(state.history)) != (run.network, run.recipe, run.recipe.epochs):
+        raise CheckpointError(
+            f"{folder.checkpoint} is not of the run in {folder.result.name}: delete {folder.root} to have "
+            "`search promote` train it again"
+        )
+    return state
+
+
+def _origin(folder: RunFolder, run: Promotion) -> str:
+    refit = ", on the validation images, too" if run.refit else ""
+    return f"trial {run.trial} of the run {folder.name}, {run.recipe.epochs} epochs with seed {run.seed}{refit}"
+
+
+def _difference(state: TrainState, data: TrainingData, written: bytes, fmt: str, images: torch.Tensor) -> float:
+    """The largest difference between a logit of the checkpoint and of the written model, on images [N, H, W, C]."""
+    with torch.inference_mode():
+        ours = state.scored.eval()(normalise(images, data.mean, data.std, torch.float32))
+    theirs = as_others_load_it(written, fmt)(images.permute(0, 3, 1, 2).float().contiguous())
+    difference: float = (ours - theirs).abs().max().item()
+    if not difference <= WRONG * max(1.0, ours.abs().max().item()):
+        raise ModelError(
+            f"the {fmt} file would give other logits than the checkpoint (by {difference:.1e}), and was not written: "
+            "take another --format, or the versions in constraints.txt"
+        )
+    return difference

@@ -1,0 +1,80 @@
+"""What an exported model says of images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from search.errors import DataError
+from train_core.deploy import Description, read
+from train_core.images import decode, fitted
+from train_core.specs import Frozen
+
+BATCH = 100  # images at a time
+
+
+class Guess(Frozen):
+    """A class, and how probable the model holds it."""
+
+    name: str
+    probability: float
+
+
+class Prediction(Frozen):
+    """What a model says of one image."""
+
+    image: str
+    guesses: tuple[Guess, ...] = Field(description="the most probable classes, the first first")
+    resized_from: tuple[int, int] | None = Field(
+        description="width and height in pixels; none: it had the model's size"
+    )
+
+    def __str__(self) -> str:
+        """As in `cat.png  cat 97.1 %  dog 2.1 %  (resized from 640x480)`."""
+        words = [self.image, *(f"{guess.name} {100 * guess.probability:.1f} %" for guess in self.guesses)]
+        if self.resized_from:
+            words.append("(resized from {}x{})".format(*self.resized_from))
+        return "  ".join(words)
+
+
+def classify(model: Path, images: Sequence[Path], top: int) -> list[Prediction]:
+    """The `top` classes of each image.
+
+    Raises:
+        ModelError: the model cannot be read.
+        DataError: an image cannot be read.
+
+    """
+    classifier = read(model)
+    about = classifier.about
+    pictures = [_picture(path, about) for path in images]
+    pixels = torch.from_numpy(np.stack([fit for fit, _ in pictures]))
+    predictions = []
+    for start in range(0, len(images), BATCH):
+        probabilities = classifier.probabilities(pixels[start : start + BATCH])
+        for row, path, (_, size) in zip(probabilities, images[start:], pictures[start:], strict=False):
+            best = row.topk(min(top, len(row)))
+            guesses = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            predictions.append(
+                Prediction(
+                    image=str(path),
+                    guesses=tuple(Guess(name=about.classes[label], probability=share) for label, share in guesses),
+                    resized_from=size,
+                )
+            )
+    return predictions
+
+
+def _picture(path: Path, about: Description) -> tuple[NDArray[np.uint8], tuple[int, int] | None]:
+    """An image as the model wants it, and the width and height it had where they were others."""
+    try:
+        image = decode(path)
+    except Exception as error:  # whatever Pillow's many readers make of a broken file
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no image that Pillow can read"
+        raise DataError(f"cannot read the image {path} ({reason}): check the path, or leave it out") from error
+    height, width = image.shape[:2]
+    size = None if (height, width) == (about.height, about.width) else (width, height)
+    return fitted(image, about.channels, about.height, about.width), size

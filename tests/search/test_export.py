@@ -1,0 +1,380 @@
+"""Exporting the model of a run, its card, and what is said of images with it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from PIL import Image
+
+from search import api, export
+from search.console import percent
+from search.errors import CheckpointError, ModelError, RunError
+from search.export import chosen, export_model
+from search.promotion import Promoter, Promotion, finished
+from search.run_folder import RunFolder
+from search.spec import load_study
+from search.study import claim, open_study, run, task_of
+from search.worker import Worker
+from tests.search.fakes import FakeTrainer, Recorder, study_spec
+from tests.search.fakes import add as add_trial
+from tests.search.test_cli import search
+from tests.train_core.tiny import tiny_data
+from train_core import checkpoint
+from train_core.data import TrainingData, load_test, load_training
+from train_core.deploy import FORMATS, read
+
+SPEC = load_study("digits", {"trials": 2})
+NAME = "digits-20k"
+WHOLE, SHORT = 2, 1  # epochs
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    return load_training("digits", val_fraction=SPEC.val_fraction, seed=SPEC.seed, cache=Path())
+
+
+@pytest.fixture(scope="module")
+def promoted(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with one in it: two trials, the first trained with two seeds, the second not as long."""
+    runs = tmp_path_factory.mktemp("promoted") / "runs"
+    folder = RunFolder(runs / NAME)
+    folder.create()
+    study = open_study(folder, create=True)
+    claim(study, SPEC, task_of(data), folder)
+    with Worker(folder, study) as worker:
+        run(study, SPEC, task_of(data), FakeTrainer(), Recorder(), worker=worker, precision="fp32")
+    folder.study_file.write_text(SPEC.as_toml())
+    test = partial(load_test, "digits", fingerprint=data.fingerprint, cache=Path())
+    promoter = Promoter(folder=folder, data=data, load_test=test, device_name="a test")
+    for trial, epochs, seed in ((0, WHOLE, 0), (0, WHOLE, 1), (1, SHORT, 0)):
+        promoter.train(study.trials[trial], epochs, seed, lambda result: None, tests=trial == 0)
+    return runs
+
+
+@pytest.fixture
+def folder(promoted: Path, tmp_path: Path) -> RunFolder:
+    """A copy of that run in the current folder."""
+    return RunFolder(Path(shutil.copytree(promoted, tmp_path / "runs")).relative_to(Path.cwd()) / NAME)
+
+
+def refit(folder: RunFolder, data: TrainingData) -> Promotion:
+    """The first trial, trained on the validation images, too."""
+    test = partial(load_test, "digits", fingerprint=data.fingerprint, cache=Path())
+    promoter = Promoter(folder=folder, data=data, load_test=test, device_name="a test")
+    return promoter.train(open_study(folder).trials[0], WHOLE, 0, lambda result: None, refit=True)
+
+
+def write_digit(data: TrainingData, name: str, index: int = 0) -> None:
+    Image.fromarray(data.val.images[index, :, :, 0].numpy()).save(name)
+
+
+# --------------------------------------------------------------------------------------------------- which model
+
+
+def test_the_winners_best_seed_is_exported(folder: RunFolder) -> None:
+    first, second = (run for run in finished(folder) if run.trial == 0)
+    assert chosen(folder, None) == max(first, second, key=lambda run: run.val_accuracy or 0)
+
+
+def test_its_refit_is_exported_where_there_is_one(folder: RunFolder, data: TrainingData) -> None:
+    run = refit(folder, data)
+    assert chosen(folder, None) == run
+    assert chosen(folder, 0) == run
+
+
+def test_another_trial_is_exported_by_its_number(folder: RunFolder) -> None:
+    assert chosen(folder, 1).recipe.epochs == SHORT
+
+
+def test_the_averaged_weights_are_exported_where_they_are_scored(
+    folder: RunFolder, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search import promotion
+    from search.ladder import recipe_of
+
+    monkeypatch.setattr(promotion, "recipe_of", lambda trial: recipe_of(trial).model_copy(update={"ema_decay": 0.9}))
+    promoter = Promoter(folder=folder, data=data, load_test=lambda: None, device_name="a test")
+    run = promoter.train(open_study(folder).trials[1], WHOLE, 0, lambda result: None, tests=False)
+    exported = export_model(folder, run, SPEC, data, "safetensors", trials=2)
+    state = checkpoint.load(folder.promotion(1, WHOLE, 0).checkpoint, torch.device("cpu"))
+    assert state.averaged is not None
+    weights = read(exported.file).logits
+    images = data.val.images[:20].permute(0, 3, 1, 2).float()
+    model, averaged = (
+        each.eval()((images / 255 - data.mean[0]) / data.std[0]).detach() for each in (state.model, state.averaged)
+    )
+    torch.testing.assert_close(weights(images), averaged, rtol=0, atol=1e-5)
+    assert not torch.allclose(averaged, model, atol=1e-2)
+    assert "| weights | the average over the run (decay 0.9 a step) |" in exported.card.read_text()
+
+
+# ------------------------------------------------------------------------------------------------------ the card
+
+
+def python_of(card: str) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    return str(code)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_the_example_in_the_card_runs_without_this_package_and_says_what_predict_says(
+    fmt: str, folder: RunFolder, data: TrainingData
+) -> None:
+    exported = api.export(NAME, runs=folder.root.parent, fmt=fmt)
+    assert exported.file == folder.root / "exported" / f"{folder_name(exported.run)}.{fmt}"
+    write_digit(data, "image.png")
+    shutil.copy("image.png", exported.file.parent)
+    code = "import sys\nfor name in ('search', 'space', 'train_core'): sys.modules[name] = None\n"
+    answer = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code + python_of(exported.card.read_text())],
+        cwd=exported.file.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    (prediction,) = api.predict(exported.file, [Path("image.png")])
+    said = [line.split() for line in answer.stdout.splitlines()]
+    assert [name for name, _ in said] == [guess.name for guess in prediction.guesses]
+    for (_, probability), guess in zip(said, prediction.guesses, strict=True):
+        assert abs(float(probability) - guess.probability) < 1e-4
+
+
+def folder_name(run: Promotion) -> str:
+    return f"trial-{run.trial:04d}-epochs-{run.recipe.epochs}-seed-{run.seed}{'-refit' if run.refit else ''}"
+
+
+def test_the_numbers_in_the_card_are_those_of_the_run(folder: RunFolder, data: TrainingData) -> None:
+    exported = api.export(NAME, runs=folder.root.parent, fmt="safetensors")
+    card, best = exported.card.read_text(), exported.run
+    seeds = [run for run in finished(folder) if run.trial == 0]
+    assert best.val_accuracy is not None
+    assert best.test_accuracy is not None
+    for said in (
+        f"# An image classifier of {best.parameters:,} parameters",
+        f"| parameters | {best.parameters:,}, all trainable; the budget was 20,000 |",
+        f"| multiply-adds | {best.multiply_adds:,} for an image |",
+        f"| 287 validation images | {percent(best.val_accuracy)} | this model, after 2 epochs |",
+        f"| 360 test images | {percent(best.test_accuracy)} | this model; read once, after training |",
+        f"| 287 validation images | {percent(best.short_score)} | the short run of 6 epochs",
+        "mean and standard deviation of 2 seeds |",
+        "out of 2 short runs and 3 longer runs",
+        "The test images had no part in any choice.",
+        "this one was the best on validation",
+        f"| data | digits, fingerprint {data.fingerprint} |",
+        "| trained on | 1,150 images; 287 validation images held out |",
+        f"| recipe | {best.recipe} |",
+        f"| network | {best.network} |",
+        best.network.model_dump_json(),
+        best.recipe.model_dump_json(),
+        json.dumps(list(data.classes)),
+        "CC BY 4.0",
+        f"{exported.file.stat().st_size:,} bytes",
+        f"differ by {exported.difference:.1e} at most, on 100 validation images",
+    ):
+        assert said in card, said
+    assert len(seeds) == 2
+
+
+def test_the_card_of_a_refit_says_what_it_was_trained_on(folder: RunFolder, data: TrainingData) -> None:
+    run = refit(folder, data)
+    exported = api.export(NAME, runs=folder.root.parent, fmt="safetensors")
+    card = exported.card.read_text()
+    assert exported.about.mean == data.with_validation_in_training().mean != data.mean
+    assert "| trained on | 1,437 images, training and validation together |" in card
+    assert f"| 360 test images | {percent(run.test_accuracy or 0)} | this model; read once, after training |" in card
+    assert "on the validation images, too" in card
+
+
+def test_the_card_of_a_run_that_was_not_tested_says_so(folder: RunFolder) -> None:
+    card = api.export(NAME, runs=folder.root.parent, trial=1, fmt="safetensors").card.read_text()
+    assert "test images |" not in card
+    assert "Its test images are not read yet." in card
+
+
+def test_the_card_holds_no_path_of_this_machine(folder: RunFolder) -> None:
+    exported = api.export(NAME, runs=folder.root.parent.absolute(), fmt="safetensors")
+    assert str(Path.cwd()) not in exported.card.read_text()
+    assert str(Path.cwd()).encode() not in exported.file.read_bytes()
+
+
+def test_photos_with_named_classes(tmp_path: Path) -> None:
+    data, study = tiny_data(), optuna.create_study()
+    add_trial(study, 0.5, "sgd")
+    folder = RunFolder(tmp_path / "photos")
+    promoter = Promoter(folder=folder, data=data, load_test=lambda: None, device_name="a test")
+    run = promoter.train(study.trials[0], 4, 0, lambda result: None)
+    exported = export_model(folder, run, study_spec(data="/home/anna/photos"), data, "safetensors", trials=1)
+    card = exported.card.read_text()
+    assert "It tells 3 classes of 8x8 RGB images apart." in card
+    assert '["red", "green", "blue"]' in card
+    assert "This data has no test split, so that no number here is free of the choice." in card
+    assert "The licence of the images that it was trained on may bind the model, too" in card
+    assert "anna" not in card
+    Image.fromarray(data.val.images[0].numpy()).save("colour.png")
+    Image.fromarray(data.val.images[0, :, :, 0].numpy()).save("grey.png")
+    colour, grey = api.predict(exported.file, [Path("colour.png"), Path("grey.png")])
+    assert {guess.name for guess in colour.guesses} == {guess.name for guess in grey.guesses} == set(data.classes)
+    same = data.val.images[:1, :, :, :1].expand(-1, -1, -1, 3)
+    for prediction, images in ((colour, data.val.images[:1]), (grey, same)):
+        expected = read(exported.file).probabilities(images).max().item()
+        assert prediction.guesses[0].probability == pytest.approx(expected, abs=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_file_that_would_say_something_else_is_not_written(
+    folder: RunFolder, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(written: bytes, fmt: str) -> object:
+        return lambda images: torch.zeros(len(images), 10)
+
+    monkeypatch.setattr(export, "as_others_load_it", wrong)
+    with pytest.raises(ModelError, match=r"the safetensors file would give other logits than the checkpoint \(by "):
+        export_model(folder, chosen(folder, None), SPEC, data, "safetensors", trials=2)
+    assert not (folder.root / "exported").exists()
+
+
+def test_a_checkpoint_that_is_gone_or_of_another_run_is_named(folder: RunFolder, data: TrainingData) -> None:
+    run = chosen(folder, 1)
+    ours, other = folder.promotion(1, SHORT, 0).checkpoint, folder.promotion(0, WHOLE, 0).checkpoint
+    ours.unlink()
+    with pytest.raises(RunError, match=r"checkpoint\.pt is gone, and with it the trained network: delete "):
+        export_model(folder, run, SPEC, data, "safetensors", trials=2)
+    shutil.copy(other, ours)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is not of the run in result\.json: delete "):
+        export_model(folder, run, SPEC, data, "safetensors", trials=2)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("export --trial 7", "trial 7 of run 'digits-20k' has no finished longer run: those that have are 0, 1"),
+        ("export elsewhere", "no run 'elsewhere' in runs: there are digits-20k"),
+        ("export --format tflite", "unknown format 'tflite': give one of onnx, pt2, safetensors"),
+    ],
+)
+def test_mistakes_about_exporting(
+    command: str,
+    said: str,
+    folder: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code, out, err = search(command, capsys, monkeypatch)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+def test_exporting_before_anything_is_promoted(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(folder.root / "promoted")
+    for command, said in (
+        ("export", "only short ones: train its best with `search promote digits-20k`"),
+        ("export --trial 0", "trial 0 of run 'digits-20k' has no finished longer run: start one with `search promote`"),
+    ):
+        code, _, err = search(command, capsys, monkeypatch)
+        assert (code, err.count("\n")) == (2, 1)
+        assert said in err
+
+
+def test_without_its_package_onnx_says_what_to_install(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for command in ("export", "predict model.onnx 1.png"):
+        code, _, err = search(command, capsys, monkeypatch)
+        assert (code, err) == (2, "search: ONNX needs onnxruntime: pip install 'budget-search[onnx]'\n")
+
+
+# ------------------------------------------------------------------------------------------------------- predict
+
+
+@pytest.fixture(scope="module")
+def model(promoted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model of grey images."""
+    runs = Path(shutil.copytree(promoted, tmp_path_factory.mktemp("model") / "runs"))
+    return api.export(NAME, runs=runs, fmt="safetensors").file
+
+
+def test_predict_prints_the_classes_of_each_image_and_says_where_it_was_resized(
+    model: Path, data: TrainingData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digit(data, "a.png", 0)
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save("b.jpg")
+    code, out, err = search(f"predict {model} a.png b.jpg --top 2", capsys, monkeypatch)
+    assert (code, err) == (0, "")
+    first, second = out.splitlines()
+    probabilities = read(model).probabilities(data.val.images[:1])[0]
+    top = probabilities.argmax()
+    assert first.startswith(f"a.png  {top}  {100 * probabilities[top]:.1f} %  ".replace(f"{top}  ", f"{top} ", 1))
+    assert first.count("%") == 2
+    assert "resized" not in first
+    assert second.startswith("b.jpg  ")
+    assert second.endswith("  (resized from 30x20)")
+
+
+def test_predict_as_json(
+    model: Path, data: TrainingData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digit(data, "a.png")
+    code, out, _ = search(f"predict {model} a.png --json --top 99", capsys, monkeypatch)
+    (prediction,) = json.loads(out)
+    assert code == 0
+    assert (prediction["image"], prediction["resized_from"], len(prediction["guesses"])) == ("a.png", None, 10)
+    assert sum(guess["probability"] for guess in prediction["guesses"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_more_images_than_a_batch_are_told_in_order(model: Path, data: TrainingData) -> None:
+    paths = [Path(f"{i}.png") for i in range(120)]
+    for i, path in enumerate(paths):
+        write_digit(data, str(path), i)
+    answers = api.predict(model, paths, top=1)
+    best = read(model).probabilities(data.val.images[:120]).argmax(1).tolist()
+    assert [answer.image for answer in answers] == [str(path) for path in paths]
+    assert [answer.guesses[0].name for answer in answers] == [data.classes[label] for label in best]
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ("gone.png", "cannot read the image gone.png (No such file or directory): check the path, or leave it out"),
+        ("a.png folder", "cannot read the image folder (Is a directory): check the path, or leave it out"),
+        ("a.png text.png", "cannot read the image text.png (no image that Pillow can read): check the path"),
+        ("", "Missing argument"),
+        ("a.png --top 0", "Invalid value for '--top'"),
+    ],
+)
+def test_mistakes_about_images(
+    images: str,
+    said: str,
+    model: Path,
+    data: TrainingData,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_digit(data, "a.png")
+    Path("folder").mkdir()
+    Path("text.png").write_text("no image")
+    code, out, err = search(f"predict {model} {images}", capsys, monkeypatch)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+def test_a_run_whose_data_has_changed_is_not_exported(folder: RunFolder) -> None:
+    changed = folder.study_file.read_text().replace("val_fraction = 0.2", "val_fraction = 0.3")
+    folder.study_file.write_text(changed)
+    with pytest.raises(RunError, match="was made with"):
+        api.export(NAME, runs=folder.root.parent, fmt="safetensors")

@@ -1,0 +1,305 @@
+import io
+import pickle
+import re
+import sys
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor, nn
+
+from tests.train_core.strategies import resnet_specs
+from train_core.augment import normalise
+from train_core.data import TrainingData, load_training
+from train_core.deploy import (
+    FORMATS,
+    OPSET,
+    Description,
+    as_others_load_it,
+    check_installed,
+    deployed,
+    read,
+    serialised,
+)
+from train_core.errors import ModelError
+from train_core.models import ResNet
+from train_core.specs import ResNetSpec
+
+SMALL: dict[str, Any] = {"widths": (4, 8), "in_channels": 1, "num_classes": 10}
+NETWORKS = {
+    "basic": ResNetSpec(**SMALL, blocks=(2, 1), block_dropout=0.3, head_dropout=0.2),
+    "preact": ResNetSpec(**SMALL, blocks=(1, 2), block="preact", final_norm=True, se_ratio=4, shortcut_norm="before"),
+    "pools": ResNetSpec(**SMALL, blocks=(1, 1), shortcut="max-pool", stem_pool=True, stem_kernel=7, k1=1, k2=5),
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    """Real images: the digits."""
+    return load_training("digits", val_fraction=0.1, seed=0, cache=Path())
+
+
+def described(spec: ResNetSpec, data: TrainingData) -> Description:
+    return Description.of(spec, data, "a test")
+
+
+def lived(spec: ResNetSpec, data: TrainingData) -> ResNet:
+    """A network with norms that have seen images, and scales and shifts that are not 1 and 0."""
+    torch.manual_seed(0)
+    network = ResNet(spec)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.2)
+    with torch.no_grad():
+        for images in data.train.images[:320].chunk(5):
+            network(normalise(images, data.mean, data.std, torch.float32))
+    return network.to(memory_format=torch.channels_last)  # as the trainer keeps it
+
+
+def logits_of(network: ResNet, images: Tensor, data: TrainingData) -> Tensor:
+    with torch.inference_mode():
+        logits: Tensor = network.eval()(normalise(images, data.mean, data.std, torch.float32))
+    return logits
+
+
+def as_input(images: Tensor) -> Tensor:
+    return images.permute(0, 3, 1, 2).float().contiguous()
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_file_gives_the_logits_of_the_network_that_was_trained(
+    name: str, fmt: str, data: TrainingData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = NETWORKS[name]
+    network = lived(spec, data)
+    about = described(spec, data)
+    written = serialised(deployed(network, about), about, fmt)
+    (path := tmp_path / f"model.{fmt}").write_bytes(written)
+    for images in (data.val.images[:7], data.val.images[7:8]):
+        expected = logits_of(network, images, data)
+        assert expected.std() > 0.1
+        for model in (as_others_load_it(written, fmt), read(path).logits):
+            torch.testing.assert_close(model(as_input(images)), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(read(path).probabilities(images), expected.softmax(1), rtol=0, atol=1e-5)
+    assert read(path).about == about
+    assert str(Path.cwd()).encode() not in written
+    assert str(Path(__file__).parents[2]).encode() not in written
+    assert capfd.readouterr() == ("", "")
+
+
+@settings(max_examples=25, deadline=None)
+@given(spec=resnet_specs())
+def test_any_network_of_the_family_survives_as_safetensors(spec: ResNetSpec) -> None:
+    channels = spec.in_channels
+    about = Description(
+        origin="a test",
+        network=spec,
+        classes=tuple(map(str, range(spec.num_classes))),
+        height=9,
+        width=12,
+        mean=(0.4,) * channels,
+        std=(0.2,) * channels,
+    )
+    model = deployed(ResNet(spec), about)
+    images = torch.randint(0, 256, (2, channels, 9, 12)).float()
+    with torch.inference_mode():
+        expected = model(images)
+    assert torch.equal(as_others_load_it(serialised(model, about, "safetensors"), "safetensors")(images), expected)
+
+
+def test_the_network_stays_as_it_is(data: TrainingData) -> None:
+    network = lived(NETWORKS["basic"], data).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    model = deployed(network, described(NETWORKS["basic"], data))
+    assert network.training
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def files(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A model file of each format."""
+    folder = tmp_path_factory.mktemp("models")
+    about = described(NETWORKS["basic"], data)
+    model = deployed(lived(NETWORKS["basic"], data), about)
+
+    def file(fmt: str) -> Path:
+        path = folder / f"model.{fmt}"
+        if not path.exists():
+            path.write_bytes(serialised(model, about, fmt))
+        return path
+
+    return file
+
+
+def test_an_onnx_file_says_what_it_takes_and_gives(files: Callable[[str], Path], data: TrainingData) -> None:
+    model = onnx.load(files("onnx"))
+    onnx.checker.check_model(model, full_check=True)
+    assert [opset.version for opset in model.opset_import if opset.domain == ""] == [OPSET]
+    session = onnxruntime.InferenceSession(files("onnx"))
+    (images,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.type, images.shape) == ("images", "tensor(float)", ["N", 1, 32, 32])
+    assert (logits.name, logits.type, logits.shape) == ("logits", "tensor(float)", ["N", 10])
+    entries = session.get_modelmeta().custom_metadata_map
+    assert entries["classes"] == '["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]'
+    assert Description.from_metadata(entries).mean == data.mean
+
+
+def test_a_name_that_is_no_text_becomes_one(data: TrainingData) -> None:
+    odd = replace(data, classes=("caf\udce9", *data.classes[1:]))
+    about = described(NETWORKS["basic"], odd)
+    assert about.classes[0] == "caf?"
+    assert Description.from_metadata(about.metadata()) == about
+
+
+def test_a_description_that_does_not_fit_its_network_is_refused(data: TrainingData) -> None:
+    about = described(NETWORKS["basic"], data)
+    with pytest.raises(ValueError, match="must be those of the network's outputs and inputs"):
+        Description.model_validate({**about.model_dump(), "classes": ("one", "two")})
+
+
+# ---------------------------------------------------------------------------------------------- files that are none
+
+
+class Bomb:
+    """Pickled, it makes a file where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path]]:
+        return Path.touch, (Path("boom"),)
+
+
+def refused(path: Path) -> None:
+    with pytest.raises(ModelError, match=rf"{path.name} is damaged, or no model that `search export` wrote"):
+        read(path)
+    assert not Path("boom").exists()
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_a_pickle_under_another_name_is_refused_and_not_run(fmt: str) -> None:
+    path = Path(f"model.{fmt}")
+    path.write_bytes(pickle.dumps(Bomb()))
+    refused(path)
+    torch.save(Bomb(), path)
+    refused(path)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_a_damaged_file_is_refused(fmt: str, files: Callable[[str], Path]) -> None:
+    path = Path(f"model.{fmt}")
+    content = files(fmt).read_bytes()
+    for damaged in (b"", b"\0" * 64, content[: len(content) // 2]):
+        path.write_bytes(damaged)
+        refused(path)
+
+
+def rewritten(path: Path, changes: dict[str, Callable[[bytes], bytes]], compression: int = zipfile.ZIP_STORED) -> Path:
+    """The archive with some of its entries changed, in the current folder."""
+    changed = Path(path.name)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(changed, "w", compression) as copy:
+        for info in archive.infolist():
+            content = archive.read(info)
+            name = info.filename.partition("/")[2]
+            copy.writestr(info.filename, changes[name](content) if name in changes else content)
+    return changed
+
+
+def test_a_program_with_a_pickle_inside_is_refused_where_torch_would_run_it(files: Callable[[str], Path]) -> None:
+    def pickled(_: bytes) -> bytes:
+        torch.save(Bomb(), buffer := io.BytesIO())
+        return buffer.getvalue()
+
+    path = rewritten(
+        files("pt2"),
+        {
+            "data/weights/weight_0": pickled,
+            "data/weights/model_weights_config.json": lambda text: text.replace(
+                b'"use_pickle": false', b'"use_pickle": true', 1
+            ),
+        },
+    )
+    refused(path)
+    with suppress(Exception):
+        torch.export.load(path)
+    assert Path("boom").exists()  # it was a real one
+
+
+def test_a_program_with_code_in_its_graph_is_read_without_it(files: Callable[[str], Path]) -> None:
+    """torch.export.load hands the sizes in a graph to sympy, which evaluates them."""
+    code = r'"expr_str": "__import__(\"pathlib\").Path(\"boom\").touch()"'
+
+    def infected(graph: bytes) -> bytes:
+        return re.sub(r'"expr_str": "[^"]*"', lambda _: code, graph.decode()).encode()
+
+    path = rewritten(files("pt2"), {"models/model.json": infected})
+    read(path)
+    assert not Path("boom").exists()
+    with suppress(Exception):
+        torch.export.load(path)
+    assert Path("boom").exists()
+
+
+def test_a_file_that_would_grow_when_it_is_read_is_refused(files: Callable[[str], Path]) -> None:
+    padded = {"extra/origin": lambda text: text + b" " * 10_000_000}
+    refused(rewritten(files("pt2"), padded, zipfile.ZIP_DEFLATED))
+
+
+@pytest.mark.parametrize("fmt", ["pt2", "safetensors"])
+def test_a_network_that_is_described_larger_than_it_is_takes_no_memory(
+    fmt: str, data: TrainingData, tmp_path: Path
+) -> None:
+    spec = NETWORKS["basic"]
+    model = deployed(ResNet(spec), described(spec, data))
+    huge = described(spec.model_copy(update={"widths": (10**6, 10**6)}), data)
+    if fmt == "safetensors":
+        Path("model.safetensors").write_bytes(serialised(model, huge, fmt))
+        refused(Path("model.safetensors"))
+    else:
+        (tmp_path / "honest").mkdir()
+        honest = tmp_path / "honest" / "model.pt2"
+        honest.write_bytes(serialised(model, described(spec, data), fmt))
+        refused(rewritten(honest, {"extra/network": lambda _: huge.network.model_dump_json().encode()}))
+
+
+def test_an_onnx_model_of_somebody_else_is_refused(files: Callable[[str], Path]) -> None:
+    model = onnx.load(files("onnx"))
+    del model.metadata_props[:]
+    onnx.save(model, "model.onnx")
+    refused(Path("model.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("model.pth", "model.pth is no model file: give one that ends in .onnx, .pt2 or .safetensors"),
+        ("folder.onnx", "cannot read the model folder.onnx (Is a directory): check the path"),
+        ("gone.pt2", "cannot read the model gone.pt2 (No such file or directory): check the path"),
+    ],
+)
+def test_what_is_no_model_is_named(name: str, said: str) -> None:
+    Path("folder.onnx").mkdir()
+    with pytest.raises(ModelError) as refusal:
+        read(Path(name))
+    assert str(refusal.value) == said
+
+
+def test_missing_packages_are_named_with_the_extra_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        ModelError, match=r"^ONNX needs onnxscript and onnxruntime: pip install 'budget-search\[onnx\]'$"
+    ):
+        check_installed("onnx")
+    with pytest.raises(ModelError, match="ONNX needs onnxruntime: "):
+        read(Path("model.onnx"))
+    check_installed("pt2")
+    check_installed("safetensors")
