@@ -31,6 +31,7 @@ from search.plan import _RandomTrial
 from search.run_folder import RunFolder
 from search.spec import StudySpec, load_study
 from search.study import NAMED_TASKS
+from search.trials import TRAINED
 from search.worker import Worker
 from train_core.specs import ResNetSpec, TrainSpec
 from train_core.state import EpochResult
@@ -81,7 +82,11 @@ def finished_trial(generator: random.Random, distributions: dict[str, BaseDistri
         value=score,
         params={name: draw[name] for name in distributions},
         distributions=distributions,
-        user_attrs={**studies._attributes(network, recipe, task), "worker": "host-1234-abcdef", "seconds": 12.345},
+        user_attrs={
+            **studies._attributes(network, recipe, task),
+            "worker": "host-1234-abcdef",
+            TRAINED: 12.345,
+        },
         system_attrs={},
         intermediate_values={epoch: score * epoch / EPOCHS for epoch in range(1, EPOCHS + 1)},
         datetime_start=now,

@@ -32,13 +32,16 @@ from search.console import (
     say_plan,
     say_winner,
 )
+from search.dashboard import listening, open_browser
+from search.dashboard import serve as serve_dashboard
 from search.errors import CheckpointError, RunError, SpecError
 from search.fidelity import FEWEST, Fidelity, advice, pick
 from search.interrupt import stop_requested
 from search.ladder import climb, parse_ladder
+from search.notes import NotedEvents, publish
 from search.plan import SAMPLES, estimate, survey
 from search.promote import Promoter, Promotion, finished, winner
-from search.report import fidelity_of, write_report
+from search.report import fidelity_of, read_results, write_report
 from search.run_folder import RunFolder, control_name, find_run, new_run, write_json, write_text
 from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count
 from search.storage import Address, is_full, is_loopback, parse_address, patiently, serve
@@ -128,6 +131,7 @@ def run(
         _tidy(folder, ended(optuna_study))
         say_outcome(folder, spec, optuna_study)
         write_report(folder)
+        publish(folder, read_results(folder), data.size)
     return folder
 
 
@@ -170,7 +174,7 @@ def _search(
         spec,
         task_of(data),
         _Trainer(folder, data, where, stop),
-        progress,
+        NotedEvents(study, spec.budget, progress),
         worker=worker,
         precision=precision,
         deadline=time.monotonic() + until - time.time(),
@@ -245,6 +249,7 @@ def promote(
         if not data.has_test:
             say(f"{spec.data} has no test split: the validation accuracies are those that the choice was made by.")
         write_report(folder)
+        publish(folder, read_results(folder), data.size)
         say(f"report: {folder.report}")
     return done
 
@@ -290,6 +295,7 @@ def fidelity(
                 _train_ahead(folder, spec, where, workers, stop, [(trial, length, spec.seed) for trial in picked])
                 for trial in picked:
                     train(trial, length, spec.seed, tests=False)
+            publish(folder, read_results(folder), data.size)
         found = fidelity_of(folder, spec, study)
         if found is None:
             raise RunError(
@@ -433,6 +439,25 @@ def report(name: str | None, *, runs: Path, storage: str | None = None) -> Path:
 
     """
     return write_report(find_run(runs, name, _address(storage)))
+
+
+def dashboard(
+    name: str | None, *, runs: Path, storage: str | None = None, host: str, port: int = 0, browser: bool = True
+) -> None:
+    """Serve Optuna's dashboard on a run, until interrupted; `port` 0 is a free one; `browser` opens the study's page.
+
+    Raises:
+        UserError: whatever the user can put right.
+
+    """
+    folder = find_run(runs, name, _address(storage))
+    with listening(studies.open_study(folder), folder, host, port) as (server, url):
+        say(f"{folder.name}: {url}; Ctrl-C ends it")
+        if not is_loopback(host):
+            say("warning: whoever can reach this port can change and delete all studies: keep it in a private network")
+        if browser:
+            open_browser(url)
+        serve_dashboard(server)
 
 
 def serve_storage(storage: str | None, *, host: str, port: int) -> None:
