@@ -175,7 +175,7 @@ def curve(points: Sequence[tuple[int, float]], title: str, *, standalone: bool =
 
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """Four to eight round numbers, from `low` or less to `high` or more."""
-    if low == high:
+    if high - low < 1e-6:
         low, high = low - 1, high + 1
     least = (high - low) / 6
     power = 10 ** math.floor(math.log10(least))
