@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,6 @@ from search.console import (
     say_winner,
 )
 from search.dashboard import listening, open_browser
-from search.dashboard import serve as serve_dashboard
 from search.errors import CheckpointError, RunError, SpecError
 from search.fidelity import FEWEST, Fidelity, advice, pick
 from search.interrupt import stop_requested
@@ -451,13 +450,13 @@ def dashboard(
 
     """
     folder = find_run(runs, name, _address(storage))
-    with listening(studies.open_study(folder), folder, host, port) as (server, url):
+    with listening(studies.open_study(folder), folder, host, port) as (server, url), suppress(KeyboardInterrupt):
         say(f"{folder.name}: {url}; Ctrl-C ends it")
         if not is_loopback(host):
             say("warning: whoever can reach this port can change and delete all studies: keep it in a private network")
         if browser:
             open_browser(url)
-        serve_dashboard(server)
+        server.serve_forever()
 
 
 def serve_storage(storage: str | None, *, host: str, port: int) -> None:

@@ -5,7 +5,7 @@ import socket
 import sys
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -53,12 +53,6 @@ def listening(study: optuna.Study, folder: RunFolder, host: str, port: int) -> I
     with server:
         name = f"[{host}]" if ":" in host else "localhost" if host == "0.0.0.0" else host
         yield server, f"http://{name}:{server.server_port}/dashboard/studies/{study._study_id}"
-
-
-def serve(server: WSGIServer) -> None:
-    """Answer requests, until interrupted."""
-    with suppress(KeyboardInterrupt):
-        server.serve_forever()
 
 
 def open_browser(url: str) -> None:

@@ -71,7 +71,12 @@ def publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None:
 
     Done again, what is there is not written again. `size` is the images' height and width in pixels.
     """
-    _attempted("the dashboard's notes and pictures", partial(_publish, folder, results, size))
+
+    def do() -> None:
+        with folder.alone():  # several searches of this run may end at the same time
+            _publish(folder, results, size)
+
+    _attempted("the dashboard's notes and pictures", do)
 
 
 def _publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None:

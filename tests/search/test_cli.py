@@ -1,6 +1,7 @@
 """What the commands answer to mistakes: one line on standard error, exit code 2, and nothing half-written."""
 
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -88,6 +89,8 @@ MISTAKES = [
     ("fidelity nowhere", "no run 'nowhere' in runs"),
     ("fidelity --trials -1", "Invalid value for '--trials'"),
     ("report", "no run in runs"),
+    ("dashboard", "no run in runs: start one with `search run`"),
+    ("dashboard --port 65536", "Invalid value for '--port'"),
     ("count digits --budget 12", "is less than the smallest network"),
 ]
 
@@ -161,6 +164,20 @@ def test_mistakes_about_longer_runs(
     code, out, err = search(command, capsys, monkeypatch)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err
+
+
+def test_a_port_or_host_that_cannot_be_listened_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished_run("few", 0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, out, err = search(f"dashboard few --port {port}", capsys, monkeypatch)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"127.0.0.1 port {port} cannot be listened on (Address already in use): give another --host or --port" in err
+    code, out, err = search("dashboard few --host 192.0.2.1", capsys, monkeypatch)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "192.0.2.1 cannot be listened on (" in err
 
 
 def test_promoting_more_than_there_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
