@@ -1,7 +1,8 @@
 """What a search costs besides training.
 
-    python -m benchmarks.overhead storage      time to ask for a trial and to tell its verdict, at 1,000 and 10,000
-                                               finished trials, on SQLite and PostgreSQL, with the sampler of the search
+    python -m benchmarks.overhead storage      time to ask for a trial, to tell its verdict and to write its note, at
+                                               100, 1,000 and 10,000 finished trials, on SQLite and PostgreSQL, with the
+                                               sampler of the search
     python -m benchmarks.overhead share        share of wall time not spent training, of 200 trials of the digits (or
                                                of another --study and --data), one worker, SQLite
 
@@ -28,10 +29,12 @@ import space
 from benchmarks.many_workers import Silent, storage_of
 from search import api
 from search import study as studies
+from search.notes import NotedEvents
 from search.plan import _RandomTrial
 from search.run_folder import RunFolder
 from search.spec import StudySpec, load_study
 from search.study import NAMED_TASKS
+from search.trials import TRAINED
 from search.worker import Worker
 from train_core.specs import ResNetSpec, TrainSpec
 from train_core.state import EpochResult
@@ -83,7 +86,11 @@ def finished_trial(generator: random.Random, distributions: dict[str, BaseDistri
         value=score,
         params={name: draw[name] for name in distributions},
         distributions=distributions,
-        user_attrs={**studies._attributes(network, recipe, task), "worker": "host-1234-abcdef", "seconds": 12.345},
+        user_attrs={
+            **studies._attributes(network, recipe, task),
+            "worker": "host-1234-abcdef",
+            TRAINED: 12.345,
+        },
         system_attrs={},
         intermediate_values={epoch: score * epoch / EPOCHS for epoch in range(1, EPOCHS + 1)},
         datetime_start=now,
@@ -119,10 +126,16 @@ def storage(kind: str) -> None:
                 ends = [started, *clock.ended]
                 asks = [began - before for began, before in zip(clock.began, ends, strict=False)]
                 reports = [after - began for began, after in zip(clock.began, clock.ended, strict=True)]
+                noted, notes = NotedEvents(study, spec.budget, Silent()), []
+                for trial in study.get_trials(deepcopy=False)[there : there + ASKED]:  # that have none
+                    started = time.perf_counter()
+                    noted.trial_ended(trial, [])
+                    notes.append(time.perf_counter() - started)
                 line = {
                     "storage": kind,
                     "finished trials": size,
                     "n": ASKED,
+                    "note, s": summary(notes),
                     "tell and ask, s": summary(asks[1:]),
                     f"{EPOCHS} reports, s": summary(reports),
                     "open, s": round(opening, 2),

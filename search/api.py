@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -33,15 +33,17 @@ from search.console import (
     say_plan,
     say_winner,
 )
+from search.dashboard import listening, open_browser
 from search.errors import CheckpointError, RunError, SpecError
 from search.export import chosen, export_model
 from search.fidelity import FEWEST, Fidelity, advice, pick
 from search.interrupt import stop_requested
 from search.ladder import climb, parse_ladder
+from search.notes import NotedEvents, publish
 from search.plan import SAMPLES, estimate, survey
 from search.predict import Prediction, classify
 from search.promotion import Promoter, Promotion, finished, winner
-from search.report import fidelity_of, write_report
+from search.report import fidelity_of, read_results, write_report
 from search.run_folder import RunFolder, control_name, find_run, new_run, read_facts, write_json, write_text
 from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count
 from search.storage import Address, is_full, is_loopback, parse_address, patiently, serve
@@ -132,6 +134,7 @@ def run(
         _tidy(folder, ended(optuna_study))
         say_outcome(folder, spec, optuna_study)
         write_report(folder)
+        publish(folder, read_results(folder), data.size)
     return folder
 
 
@@ -174,7 +177,7 @@ def _search(
         spec,
         task_of(data),
         _Trainer(folder, data, where, stop),
-        progress,
+        NotedEvents(study, spec.budget, progress),
         worker=worker,
         precision=precision,
         deadline=time.monotonic() + until - time.time(),
@@ -250,6 +253,7 @@ def promote(
         if not data.has_test:
             say(f"{spec.data} has no test split: the validation accuracies are those that the choice was made by.")
         write_report(folder)
+        publish(folder, read_results(folder), data.size)
         if best:
             say(f"next: search export {folder.name}")
         say(f"report: {folder.report}")
@@ -297,6 +301,7 @@ def fidelity(
                 _train_ahead(folder, spec, where, workers, stop, [(trial, length, spec.seed) for trial in picked])
                 for trial in picked:
                     train(trial, length, spec.seed, tests=False)
+            publish(folder, read_results(folder), data.size)
         found = fidelity_of(folder, spec, study)
         if found is None:
             raise RunError(
@@ -487,6 +492,25 @@ def predict(model: Path, images: Sequence[Path], *, top: int = 3) -> list[Predic
 
     """
     return classify(model, images, top)
+
+
+def dashboard(
+    name: str | None, *, runs: Path, storage: str | None = None, host: str, port: int = 0, browser: bool = True
+) -> None:
+    """Serve Optuna's dashboard on a run, until interrupted; `port` 0 is a free one; `browser` opens the study's page.
+
+    Raises:
+        UserError: whatever the user can put right.
+
+    """
+    folder = find(name, runs=runs, storage=storage)
+    with listening(studies.open_study(folder), folder, host, port) as (server, url), suppress(KeyboardInterrupt):
+        say(f"{folder.name}: {url}; Ctrl-C ends it")
+        if not is_loopback(host):
+            say("warning: whoever can reach this port can change and delete all studies: keep it in a private network")
+        if browser:
+            open_browser(url)
+        server.serve_forever()
 
 
 def serve_storage(storage: str | None, *, host: str, port: int) -> None:

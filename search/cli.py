@@ -192,6 +192,21 @@ def predict(
         typer.echo("\n".join(map(str, predictions)))
 
 
+@app.command()
+def dashboard(
+    run: Run = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the study's page.")] = True,
+    storage: Storage = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Show a run in Optuna's dashboard, while it goes on or later. Ctrl-C ends it."""
+    from search import api
+
+    api.dashboard(run, runs=runs, storage=storage, host=host, port=port, browser=browser)
+
+
 storages = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What several machines share.")
 app.add_typer(storages, name="storage")
 

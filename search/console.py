@@ -22,7 +22,7 @@ from search.promotion import Promotion, refit_of, winner
 from search.run_folder import RunFolder
 from search.spec import StudySpec
 from search.storage import redacted
-from search.trials import ended
+from search.trials import ended, seconds_of
 from space import drawn_regularisers
 from train_core.data import TrainingData
 from train_core.device import describe
@@ -184,9 +184,7 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
     if len(done) < spec.trials and not study.user_attrs.get("used up"):
         say(f"stopped in time; the same command continues {folder.name}")
     elif complete:
-        # The address of a shared one may hold a password, which does not belong on a command line.
-        dashboard = "" if folder.storage else f"   or: optuna-dashboard sqlite:///{folder.database}"
-        say(f"next: search promote {folder.name}{dashboard}")
+        say(f"next: search promote {folder.name}   or: search dashboard {folder.name}")
     say(f"report: {folder.report}")
 
 
@@ -234,8 +232,9 @@ class StudyProgress:
         if self.count < self.trials:
             note += f", {duration(self._left())} left"
         line = f"{self.count:>4}/{self.trials}  trial {trial.number}{name}  {_verdict(trial)}  "
-        if {"parameters", "seconds"} <= set(attributes):  # one that was given up may have neither
-            line += f"{attributes['parameters']:,} parameters  {attributes['seconds']:.0f} s  {attributes['in words']}"
+        seconds = seconds_of(trial)
+        if "parameters" in attributes and seconds is not None:  # one that was given up may have neither
+            line += f"{attributes['parameters']:,} parameters  {seconds:.0f} s  {attributes['in words']}"
         if parts := attributes.get("parts of a batch"):
             line += f"  (out of memory: batches in {parts} parts)"
         if self.logs:

@@ -34,7 +34,7 @@ from search.promotion import finished, refit_of, winner
 from search.run_folder import RunFolder, control_name, read_facts, write_text
 from search.spec import CONTROLS, StudySpec, load_study
 from search.study import open_study
-from search.trials import ended, gave_nothing
+from search.trials import ended, gave_nothing, seconds_of
 from train_core.errors import UserError
 
 
@@ -124,7 +124,7 @@ def progress(results: Results) -> str:
     """How far the study came."""
     trials = results.trials
     counts = (f"{sum(verdict_of(trial) == verdict for trial in trials):,} {verdict}" for verdict in VERDICTS)
-    seconds = sum(trial.user_attrs.get("seconds", 0) for trial in trials)
+    seconds = sum(seconds_of(trial) or 0 for trial in trials)
     text = f"{len(trials):,} of {results.spec.trials:,} trials have ended ({', '.join(counts)}), "
     text += f"after {duration(seconds)} of training. "
     if trials and all(gave_nothing(trial) for trial in trials):

@@ -29,6 +29,7 @@ class RunFolder:
     trials/        checkpoints of trials that are running, or were interrupted
     promoted/      one folder for each full run: checkpoint.pt after every epoch, result.json when it is finished
     exported/      models as files of their own, each with its card, written by `search export`
+    artifacts/     pictures of the promoted trials, as Optuna's dashboard keeps them
     report.html    written by `search report`
     .workers/      a lock for each process that searches
     """
@@ -78,6 +79,11 @@ class RunFolder:
     def report(self) -> Path:
         """The report."""
         return self.root / "report.html"
+
+    @property
+    def artifacts(self) -> Path:
+        """Files that the dashboard shows with a trial, each under the id that the study has for it."""
+        return self.root / "artifacts"
 
     def trial_checkpoint(self, root: int) -> Path:
         """The state of a short run, whichever attempt at the trial `root` it is of."""

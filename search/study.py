@@ -34,6 +34,7 @@ from search.trials import (
     INTERRUPTED,
     REPEATED,
     SURPLUS,
+    TRAINED,
     Root,
     counts,
     ended,
@@ -543,7 +544,7 @@ def _run_trial(
                     raise _StoppedError
     del results  # gives the network's memory back before the next trial
     # Epochs of an earlier attempt took their time, too.
-    trial.set_user_attr("seconds", round(max(time.monotonic() - started, trained_s), 3))
+    trial.set_user_attr(TRAINED, round(max(time.monotonic() - started, trained_s), 3))
     if last is not None and last.parts > 1:
         trial.set_user_attr("parts of a batch", last.parts)
     if reason is not None:

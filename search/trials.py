@@ -15,6 +15,8 @@ DUPLICATE = "the same as trial "  # reason of a trial that was not trained; the 
 REPEATED = "tried again as trial "  # reason of an attempt that another one came before; the number follows
 SURPLUS = "one more than there were to be"  # reason of a trial that several workers began for the last place
 
+TRAINED = "training time (s)"  # attribute of a trial that has its verdict
+
 
 @dataclass(slots=True)
 class Root:
@@ -59,6 +61,12 @@ def root_of(trial: FrozenTrial) -> int:
     """The number of the first attempt at this trial."""
     number: int = trial.user_attrs.get("retry_of", trial.number)
     return number
+
+
+def seconds_of(trial: FrozenTrial) -> float | None:
+    """How long it was trained; none where it was given up before."""
+    seconds: float | None = trial.user_attrs.get(TRAINED, trial.user_attrs.get("seconds"))  # as older studies say
+    return seconds
 
 
 def params_of(trial: FrozenTrial) -> dict[str, object]:

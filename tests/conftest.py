@@ -4,11 +4,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 
 from benchmarks.postgres import Server, programs, server
+from tests.browser import Browser, program
+from tests.browser import browser as started
 
 # Ignored in what a script starts with `&`, and in all that this starts in turn.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,9 +30,21 @@ def _private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def postgres() -> Iterator[Server]:
     """A PostgreSQL server; where there is none, tests that need it are skipped, but fail in CI."""
     if programs() is None:
-        reason = "PostgreSQL is not installed (Debian: apt-get install postgresql)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        _is_missing("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     with server() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser; where there is none, tests that need it are skipped, but fail in CI."""
+    if program() is None:
+        _is_missing("Chromium is not installed (Debian: apt-get install chromium)")
+    with started(tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+def _is_missing(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

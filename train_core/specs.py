@@ -202,25 +202,29 @@ class TrainSpec(Frozen):
 
 def num_params(spec: ResNetSpec) -> int:
     """Trainable parameters of the network, in closed form; equals the built model's count."""
+    return sum(params_by_part(spec))
+
+
+def params_by_part(spec: ResNetSpec) -> list[int]:
+    """Trainable parameters of the stem, of each stage, and of the head: the final norm and the classifier."""
     norm = 2 if spec.norm == "batch" else 0  # scale and shift of a channel
-    stem = spec.in_channels * spec.stem_channels * spec.stem_kernel**2 + norm * spec.stem_channels
-    total = stem + spec.widths[-1] * spec.num_classes + spec.num_classes
-    if spec.final_norm:
-        total += norm * spec.widths[-1]
+    parts = [spec.in_channels * spec.stem_channels * spec.stem_kernel**2 + norm * spec.stem_channels]
     inputs = spec.stem_channels
     for width, blocks, stride in zip(spec.widths, spec.blocks, spec.strides, strict=True):
-        squeeze = 2 * width * squeezed(width, spec.se_ratio) if spec.se_ratio else 0
+        stage, squeeze = 0, 2 * width * squeezed(width, spec.se_ratio) if spec.se_ratio else 0
         # The first block takes the stage before; the others are all alike.
         for block_inputs, count in ((inputs, 1), (width, blocks - 1)):
             first_norm = width if spec.block == "basic" else block_inputs
-            total += count * (
+            stage += count * (
                 block_inputs * width * spec.k1**2 + width * width * spec.k2**2 + norm * (first_norm + width) + squeeze
             )
         if inputs != width or stride != 1:
-            total += inputs * width * spec.shortcut_kernel**2
-            total += norm * {"after": width, "before": inputs, "none": 0}[spec.shortcut_norm]
+            stage += inputs * width * spec.shortcut_kernel**2
+            stage += norm * {"after": width, "before": inputs, "none": 0}[spec.shortcut_norm]
+        parts.append(stage)
         inputs = width
-    return total
+    final_norm = norm * inputs if spec.final_norm else 0
+    return [*parts, final_norm + inputs * spec.num_classes + spec.num_classes]
 
 
 def num_madds(spec: ResNetSpec, side: int | tuple[int, int]) -> int:
@@ -228,24 +232,39 @@ def num_madds(spec: ResNetSpec, side: int | tuple[int, int]) -> int:
 
     `side` is the side of a square image in pixels, or its height and width.
     """
-    height, width_px = (side, side) if isinstance(side, int) else side
-    stride = spec.stem_stride
-    height, width_px = _after(height, stride), _after(width_px, stride)
-    total = height * width_px * spec.in_channels * spec.stem_channels * spec.stem_kernel**2
-    if spec.stem_pool:
-        height, width_px = _after(height, 2), _after(width_px, 2)
-    inputs = spec.stem_channels
-    for width, blocks, stride in zip(spec.widths, spec.blocks, spec.strides, strict=True):
-        height, width_px = _after(height, stride), _after(width_px, stride)
-        pixels = height * width_px
-        total += pixels * width * (inputs * spec.k1**2 + width * spec.k2**2)
-        total += (blocks - 1) * pixels * width * width * (spec.k1**2 + spec.k2**2)
+    return sum(madds_by_part(spec, side))
+
+
+def madds_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[int]:
+    """Multiply-adds of the stem, of each stage, and of the head."""
+    before_pool = math.prod(_after(each, spec.stem_stride) for each in _height_and_width(side))
+    parts = [before_pool * spec.in_channels * spec.stem_channels * spec.stem_kernel**2]
+    inputs, sizes = spec.stem_channels, sizes_by_part(spec, side)[1:]
+    for width, blocks, stride, size in zip(spec.widths, spec.blocks, spec.strides, sizes, strict=True):
+        pixels = math.prod(size)
+        stage = pixels * width * (inputs * spec.k1**2 + width * spec.k2**2)
+        stage += (blocks - 1) * pixels * width * width * (spec.k1**2 + spec.k2**2)
         if spec.se_ratio:
-            total += blocks * 2 * width * squeezed(width, spec.se_ratio)
+            stage += blocks * 2 * width * squeezed(width, spec.se_ratio)
         if inputs != width or stride != 1:
-            total += pixels * inputs * width * spec.shortcut_kernel**2
+            stage += pixels * inputs * width * spec.shortcut_kernel**2
+        parts.append(stage)
         inputs = width
-    return total + spec.widths[-1] * spec.num_classes
+    return [*parts, inputs * spec.num_classes]
+
+
+def sizes_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[tuple[int, int]]:
+    """Height and width, in pixels, of what the stem and each stage give."""
+    height, width = _height_and_width(side)
+    sizes = []
+    for stride in (spec.stem_stride * (2 if spec.stem_pool else 1), *spec.strides):
+        height, width = _after(height, stride), _after(width, stride)
+        sizes.append((height, width))
+    return sizes
+
+
+def _height_and_width(side: int | tuple[int, int]) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else side
 
 
 def squeezed(width: int, ratio: int) -> int:

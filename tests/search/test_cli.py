@@ -3,6 +3,7 @@
 import errno
 import logging
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -106,6 +107,8 @@ MISTAKES = [
     ("predict model.pth 1.png", "model.pth is no model file: give one that ends in .onnx, .pt2 or .safetensors"),
     ("predict missing.onnx 1.png", "cannot read the model missing.onnx (No such file or directory): check the path"),
     ("predict a-file 1.png", "a-file is no model file"),
+    ("dashboard", "no run in runs: start one with `search run`"),
+    ("dashboard --port 65536", "Invalid value for '--port'"),
     ("count digits --budget 12", "is less than the smallest network"),
 ]
 
@@ -179,6 +182,20 @@ def test_mistakes_about_longer_runs(
     code, out, err = search(command, capsys, monkeypatch)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err
+
+
+def test_a_port_or_host_that_cannot_be_listened_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished_run("few", 0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, out, err = search(f"dashboard few --port {port}", capsys, monkeypatch)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"127.0.0.1 port {port} cannot be listened on (Address already in use): give another --host or --port" in err
+    code, out, err = search("dashboard few --host 192.0.2.1", capsys, monkeypatch)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "192.0.2.1 cannot be listened on (" in err
 
 
 def test_promoting_more_than_there_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

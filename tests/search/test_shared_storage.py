@@ -14,6 +14,7 @@ from search.storage import parse_address
 from search.study import open_study
 from search.trials import ended, root_of
 from tests.search.processes import run_folder, search, start, wait_for
+from tests.search.test_dashboard import get, serving
 from train_core import checkpoint
 
 SEARCH = "run digits --trials 6 --epochs 2"
@@ -52,6 +53,12 @@ def test_two_machines_share_the_trials_of_a_study_and_write_its_password_nowhere
     assert (
         "search: run 'digits-20k' was made with budget 20,000, not 10,000: give the same, or another --name" in printed
     )
+    with serving("digits-20k --no-browser", machines[0], SEARCH_STORAGE=url) as (address, _):
+        shown = get(f"{address}/api/studies/1")
+    assert "The best network found for digits" in shown["note"]["body"]
+    assert all("verdict: " in trial["note"]["body"] for trial in shown["trials"] if trial["state"] != "Fail")
+    assert sum(len(trial["artifacts"]) for trial in shown["trials"]) == 2
+
     dump = [f"--dbname={url.replace('+psycopg', '')}", "--data-only", "--inserts"]
     printed += subprocess.run(["pg_dump", *dump], capture_output=True, text=True, check=True).stdout
     assert "baseline" in printed  # it is the study

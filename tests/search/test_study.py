@@ -86,7 +86,7 @@ def test_every_trial_is_within_the_budget_and_says_what_it_was(folder: RunFolder
         assert trial.user_attrs["parameters"] == num_params(network) <= spec.budget
         assert trial.user_attrs["multiply-adds"] == num_madds(network, TASK.size)
         assert trial.user_attrs["in words"] == str(network)
-        assert trial.user_attrs["seconds"] >= 0
+        assert trial.user_attrs["training time (s)"] >= 0
         assert set(trial.params) == set(parameters(spec.space))
 
 

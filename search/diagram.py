@@ -1,0 +1,210 @@
+"""Networks and learning curves as pictures, in SVG.
+
+A picture takes the colour of the text around it, so that it is as clear on white as on black, and it has no ids,
+classes or style sheets, so that any number of them can stand in a page. A `standalone` one, for a file, brings its
+paper.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from textwrap import wrap
+
+from train_core.specs import ResNetSpec, madds_by_part, num_madds, num_params, params_by_part, sizes_by_part
+
+WIDTH = 480  # of a picture; its text is as large as that of a page, and still readable on a phone, at 320
+LINE, LETTERS = 19, 38  # of text: the height of a line, and how many letters fit into one
+WIDEST, HIGHEST, LOWEST = 150, 32, 6  # of a bar
+TALLEST = 170  # of a stage's bars together: those of very deep ones are drawn thinner
+
+LEGEND = (
+    "A bar is a block: as wide as it has channels, and the",
+    "higher, the more pixels. Orange: its shortcut convolves.",
+)
+
+INK, PAPER = "#1c1e21", "#ffffff"  # of a standalone picture
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What is drawn of a part of a network: bars on the left, words on the right."""
+
+    title: str
+    lines: Sequence[str]
+    colours: Sequence[str]  # of its bars: a block each
+    channels: int
+    size: tuple[int, int]  # height and width, in pixels, of what it gives
+
+
+def diagram(network: ResNetSpec, size: tuple[int, int], *, standalone: bool = False) -> str:
+    """The network as an SVG: a bar for each block, and beside them what they are and what they cost.
+
+    `size` is the height and width of the images, in pixels.
+    """
+    parts = list(_parts(network, size))
+    most = max(part.channels for part in parts)
+    drawn, y = [], 8.0
+    for part in parts:
+        bars, height = _stacked(part, most, size)
+        lines = [line for text in part.lines for line in wrap(text, LETTERS)]
+        row = max(height, (len(lines) + 1) * LINE)
+        top = y + (row - height) / 2
+        drawn += [f'<g transform="translate(0 {top:.1f})">{bars}</g>', _text(172, y + 14, part.title, bold=True)]
+        drawn += [_text(172, y + 14 + i * LINE, line, faint=True) for i, line in enumerate(lines, 1)]
+        y += row + LINE
+    # Behind the bars: from the first to the last.
+    drawn.insert(
+        0, f'<path d="M80 16V{y - 2 * LINE:.1f}" stroke="currentColor" stroke-opacity=".35" stroke-width="2"/>'
+    )
+    totals = [f"{num_params(network):,} parameters", f"{num_madds(network, size):,} multiply-adds"]
+    drawn += [_text(172, y + 14 + i * LINE, line, bold=True) for i, line in enumerate(totals)]
+    drawn += [_text(8, y + 24 + i * LINE, line, faint=True) for i, line in enumerate(LEGEND, len(totals))]
+    y += (len(totals) + len(LEGEND)) * LINE
+    return _picture(f"{network}: {', '.join(totals)}", drawn, y + 24, standalone)
+
+
+def _parts(network: ResNetSpec, size: tuple[int, int]) -> Iterator[_Part]:
+    """The network from the images to the classes."""
+    colours = {1: "grey", 3: "RGB"}.get(network.in_channels, f"{network.in_channels} channels")
+    yield _Part(
+        title=f"Images, {_by(*size)}",
+        lines=[colours],
+        colours=["currentColor"],
+        channels=network.in_channels,
+        size=size,
+    )
+    costs = [
+        (f"{parameters:,} parameters ({100 * parameters / num_params(network):.1f} %)", f"{madds:,} multiply-adds")
+        for parameters, madds in zip(params_by_part(network), madds_by_part(network, size), strict=True)
+    ]
+    sizes = sizes_by_part(network, size)
+    norm = ", norm" if network.norm == "batch" else ""
+    strided = f", stride {network.stem_stride}" if network.stem_stride != 1 else ""
+    lines = [f"{_by(network.stem_kernel, network.stem_kernel)} convolution{strided}{norm}, ReLU"]
+    lines += ["3x3 max pool, stride 2"] if network.stem_pool else []
+    yield _Part(
+        title=_titled("Stem", network.stem_channels, sizes[0]),
+        lines=[*lines, *costs[0]],
+        colours=[GREEN],
+        channels=network.stem_channels,
+        size=sizes[0],
+    )
+    inputs = network.stem_channels
+    stages = zip(network.widths, network.blocks, network.strides, sizes[1:], costs[1:-1], strict=True)
+    for i, (width, blocks, stride, stage_size, cost) in enumerate(stages, 1):
+        changes = inputs != width or stride != 1
+        words = f"{blocks} {network.block} {'block' if blocks == 1 else 'blocks'}: "
+        words += f"{_by(network.k1, network.k1)}, {_by(network.k2, network.k2)}"
+        lines = [words + (f", stride {stride}" if stride != 1 else "")]
+        lines += [f"squeeze-and-excitation, ratio {network.se_ratio}"] if network.se_ratio else []
+        yield _Part(
+            title=_titled(f"Stage {i}", width, stage_size),
+            lines=[*lines, f"shortcut: {_shortcut(network, stride, changes)}", *cost],
+            colours=[ORANGE if changes else BLUE, *[BLUE] * (blocks - 1)],
+            channels=width,
+            size=stage_size,
+        )
+        inputs = width
+    head = ["norm, ReLU" if norm else "ReLU"] if network.final_norm else []
+    head += ["mean over all pixels"] + ([f"dropout {network.head_dropout:g}"] if network.head_dropout else [])
+    yield _Part(
+        title=f"Head, {network.num_classes} classes",
+        lines=[", ".join([*head, "linear"]), *costs[-1]],
+        colours=[PURPLE],
+        channels=network.num_classes,
+        size=(1, 1),
+    )
+
+
+def _shortcut(network: ResNetSpec, stride: int, changes: bool) -> str:
+    """What goes around a stage's first block; around the others, nothing is done."""
+    if not changes:
+        return "identity"
+    pools = network.shortcut == "max-pool" and stride == 2
+    steps = ["max pool"] if pools else []
+    steps.append(f"{_by(network.shortcut_kernel, network.shortcut_kernel)} conv")
+    steps += [f"stride {stride}"] if stride != 1 and not pools else []
+    if network.norm == "batch" and network.shortcut_norm != "none":
+        steps.insert(len(steps) if network.shortcut_norm == "after" else 0, "norm")
+    return ", ".join(steps)
+
+
+def _stacked(part: _Part, most: int, size: tuple[int, int]) -> tuple[str, float]:
+    """A part's bars, one above the other, and how high they are together; `most` channels are the widest."""
+    width = max(WIDEST * part.channels / most, 3)
+    height = LOWEST + (HIGHEST - LOWEST) * math.sqrt(math.prod(part.size) / math.prod(size))
+    pitch = min(height + 4, TALLEST / len(part.colours))
+    bar = (
+        f'<rect x="{5 + (WIDEST - width) / 2:.1f}" width="{width:.1f}" height="{pitch - min(4, pitch / 3):.2f}" rx="2"'
+    )
+    bars = (f'{bar} y="{i * pitch:.2f}" fill="{colour}"/>' for i, colour in enumerate(part.colours))
+    return "".join(bars), pitch * len(part.colours)
+
+
+def curve(points: Sequence[tuple[int, float]], title: str, *, standalone: bool = False) -> str:
+    """A learning curve as an SVG: validation accuracies, shares of 1, against epochs."""
+    left, right, top, bottom, height = 50, WIDTH - 16, 56, 270, 316
+    values = [(epoch, 100 * share) for epoch, share in points]
+    first, last = min(epoch for epoch, _ in values), max(epoch for epoch, _ in values)
+    ticks = _ticks(min(value for _, value in values), max(value for _, value in values))
+    low, high = ticks[0], ticks[-1]
+
+    def place(epoch: float, value: float) -> tuple[float, float]:
+        along = (epoch - first) / (last - first) if last > first else 0.5
+        return left + along * (right - left), bottom - (value - low) / (high - low) * (bottom - top)
+
+    drawn = [_text(8, 18, title, bold=True), _text(8, 42, "Validation accuracy (%)", faint=True)]
+    for value in ticks:
+        _, y = place(first, value)
+        drawn.append(f'<path d="M{left} {y:.1f}H{right}" stroke="currentColor" stroke-opacity=".2"/>')
+        drawn.append(_text(left - 8, y + 5, f"{value:g}", faint=True, anchor="end"))
+    epochs = (epoch for epoch in _ticks(first, last, whole=True) if first <= epoch <= last)
+    drawn += [_text(place(each, low)[0], bottom + 20, f"{each:g}", faint=True, anchor="middle") for each in epochs]
+    drawn.append(_text((left + right) / 2, bottom + 40, "Epoch", faint=True, anchor="middle"))
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*each) for each in values))
+    drawn.append(f'<polyline points="{line}" fill="none" stroke="{BLUE}" stroke-width="2.5" stroke-linejoin="round"/>')
+    x, y = place(*values[-1])
+    drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{BLUE}"/>')
+    at_the_end = f"{values[-1][1]:.2f} % after {values[-1][0]} epoch{'' if values[-1][0] == 1 else 's'}"
+    drawn.append(_text(right, 42, at_the_end, anchor="end"))
+    return _picture(f"{title}: {at_the_end}", drawn, height, standalone)
+
+
+def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Four to eight round numbers, from `low` or less to `high` or more."""
+    if high - low < 1e-6:
+        low, high = low - 1, high + 1
+    least = (high - low) / 6
+    power = 10 ** math.floor(math.log10(least))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * (1 - 1e-9))
+    step = max(step, 1) if whole else step
+    return [round(i * step, 10) for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+
+def _picture(words: str, drawn: Sequence[str], height: float, standalone: bool) -> str:
+    """The SVG of what is drawn; `words` are for those who cannot see it."""
+    colour = f' color="{INK}"' if standalone else ""
+    paper = f'<rect width="{WIDTH}" height="{height:.0f}" fill="{PAPER}"/>' if standalone else ""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" '
+        f'height="{height:.0f}" style="max-width:100%;height:auto" role="img" aria-label="{escape(words)}" '
+        f'font-family="system-ui, sans-serif" font-size="14"{colour}><title>{escape(words)}</title>{paper}'
+        f"{''.join(drawn)}</svg>"
+    )
+
+
+def _text(x: float, y: float, words: str, *, bold: bool = False, faint: bool = False, anchor: str = "start") -> str:
+    style = ' font-weight="600"' if bold else ' fill-opacity=".75"' if faint else ""
+    style += f' text-anchor="{anchor}"' if anchor != "start" else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="currentColor"{style}>{escape(words)}</text>'
+
+
+def _titled(name: str, channels: int, size: tuple[int, int]) -> str:
+    return f"{name}, {channels} channels, {_by(*size)}"
+
+
+def _by(height: int, width: int) -> str:
+    return f"{height}x{width}"

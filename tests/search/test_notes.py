@@ -1,0 +1,192 @@
+"""Notes and pictures for the dashboard: what they say, when they are written, and that nothing depends on them."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import optuna_dashboard
+import pytest
+from optuna.trial import TrialState
+
+from search import notes
+from search.console import percent
+from search.ladder import network_of, recipe_of
+from search.notes import OURS, NotedEvents, publish, study_note, trial_note
+from search.report import answer, read_results
+from search.run_folder import RunFolder, write_text
+from search.study import open_study
+from tests.search.fakes import FakeTrainer, Recorder, study_spec
+from tests.search.test_report import SOON, make_run, promoted
+from tests.search.test_study import raising, run_study
+from train_core.errors import DivergedError
+from train_core.specs import num_madds, num_params
+
+SIZE = (32, 32)
+
+
+def notes_of(study: optuna.Study) -> dict[int, str]:
+    """The notes of trials, without what says whose they are; those that have one."""
+    storage = notes._Storage(study, study._storage.get_study_system_attrs(study._study_id))
+    found = {
+        trial.number: optuna_dashboard.get_note(notes._Trial(storage, study, trial._trial_id)) for trial in study.trials
+    }
+    return {number: note.removeprefix(OURS).strip() for number, note in found.items() if note}
+
+
+def artifacts_of(folder: RunFolder, number: int) -> dict[str, str]:
+    """The artifacts of a trial as the dashboard lists them: ids by file name."""
+    from optuna_dashboard.artifact._backend import list_trial_artifacts
+
+    study = open_study(folder)
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    found = list_trial_artifacts(attributes, {}, study.trials[number])
+    assert all(each["mimetype"] == "image/svg+xml" for each in found)
+    return {each["filename"]: each["artifact_id"] for each in found}
+
+
+def noted_run(folder: RunFolder, trainer: FakeTrainer, **changes: Any) -> tuple[optuna.Study, Recorder]:
+    folder.create()
+    study, recorder = open_study(folder, create=True), Recorder()
+    spec = study_spec(**changes)
+    run_study(folder, spec, trainer, events=NotedEvents(study, spec.budget, recorder))
+    return study, recorder
+
+
+def test_each_trial_has_a_note_when_it_has_its_verdict(tmp_path: Path) -> None:
+    def misbehave(run: int, epoch: int) -> None:
+        raising(DivergedError("the loss was nan"), run=2)(run, epoch)
+        raising(ValueError("no `<b>` *room*"), run=3, epoch=2)(run, epoch)
+
+    trainer = FakeTrainer(lambda *_: 0.1 if len(trainer.runs) == 6 else 0.6, misbehave)
+    study, recorder = noted_run(RunFolder(tmp_path / "run"), trainer, pruner=SOON)
+    written = notes_of(study)
+    assert list(written) == [trial.number for trial in recorder.ended] == [*range(6)]
+    first = study.trials[0]
+    assert written[0].splitlines()[:8] == [
+        f"**{network_of(first)}**",
+        "",
+        str(recipe_of(first)),
+        "",
+        f"- verdict: complete, {percent(first.value or 0)} on validation",
+        f"- parameters: {num_params(network_of(first)):,}, {percent(num_params(network_of(first)) / 20_000)} of the "
+        "budget of 20,000",
+        f"- multiply-adds for an image: {num_madds(network_of(first), SIZE):,}",
+        "- training: 0 s, 4 epochs",
+    ]
+    assert "- verdict: failed or diverged: `diverged: the loss was nan`" in written[1]
+    assert "- verdict: failed or diverged: `ValueError: no '<b>' *room*`" in written[2]
+    assert study.trials[5].state == TrialState.PRUNED
+    assert "- verdict: pruned, 2.50 % on validation: `below the median of its kind at epoch 1`" in written[5]
+
+
+def test_a_note_that_cannot_be_written_ends_nothing_and_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder = make_run(tmp_path / "run", [])
+    with monkeypatch.context() as broken, caplog.at_level(logging.WARNING):
+        broken.setattr(notes, "save_note", fail)
+        study, recorder = noted_run(folder, FakeTrainer(), trials=3)
+        publish(folder, read_results(folder), SIZE)
+    assert len(recorder.ended) == 3
+    assert notes_of(study) == {}
+    assert [record.message for record in caplog.records] == [
+        "a trial's note could not be written (No space left on device): all else goes on",
+        "the dashboard's notes and pictures could not be written (No space left on device): all else goes on",
+    ]
+    publish(folder, read_results(folder), SIZE)
+    assert list(notes_of(study)) == [0, 1, 2]
+
+
+def test_late_trials_have_no_note_but_for_those_promoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notes, "MOST_NOTES", 1)
+    folder = make_run(tmp_path / "run", [0.5, 0.6, 0.7])
+    promoted(folder, 2)
+    publish(folder, read_results(folder), SIZE)
+    assert list(notes_of(open_study(folder))) == [0, 2]
+
+
+def test_the_studys_note_has_answer_progress_and_what_comes_next(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "my_run", [0.5, 0.6])
+    publish(folder, read_results(folder), SIZE)
+    results = read_results(folder)
+    note = optuna_dashboard.get_note(results.study)
+    assert note == f"{OURS}\n\n{study_note(folder, results)}"
+    assert f"**{answer(results).replace('[', chr(92) + '[')}**" in note
+    assert "2 of 2 trials have ended (2 complete, 0 pruned, 0 failed or diverged)" in note
+    assert "It goes on with `search promote my_run`." in note
+    more = replace(results, spec=results.spec.model_copy(update={"trials": 3}))
+    assert f"It goes on with `search run {folder.study_file} --name my_run`." in study_note(folder, more)
+
+
+def test_promoted_trials_have_curves_and_networks_once(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5, 0.6])
+    promoted(folder, 1)
+    promoted(folder, 1, seed=1, val_accuracy=None, diverged="the loss was nan", history=())
+    refit = promoted(folder, 1).model_copy(update={"refit": True, "val_accuracy": None, "test_accuracy": 0.83})
+    write_text(folder.promotion(1, 5, 0, refit=True).result, refit.model_dump_json())
+    publish(folder, read_results(folder), SIZE)
+    made = artifacts_of(folder, 1)
+    assert sorted(made) == ["trial-1-epochs-5-seed-0-learning-curve.svg", "trial-1-network.svg"]
+    assert {path.name for path in folder.artifacts.iterdir()} == set(made.values())
+    assert artifacts_of(folder, 0) == {}
+    study = open_study(folder)
+    note = notes_of(study)[1]
+    for said in (
+        "- 5 epochs, seed 0: 90.00 % on validation, 80.00 % on test; 12 s of training",
+        "- 5 epochs, seed 1: diverged, 80.00 % on test; 12 s of training",
+        "- 5 epochs, seed 0: validation images trained on, too, 83.00 % on test; 12 s of training",
+        *(f"![{name}](/artifacts/{study._study_id}/2/{artifact})" for name, artifact in made.items()),
+    ):
+        assert said in note, said
+    before = (
+        study._storage.get_study_system_attrs(study._study_id),
+        {path: path.stat().st_mtime_ns for path in folder.artifacts.iterdir()},
+    )
+    publish(folder, read_results(folder), SIZE)
+    after = (
+        study._storage.get_study_system_attrs(study._study_id),
+        {path: path.stat().st_mtime_ns for path in folder.artifacts.iterdir()},
+    )
+    assert after == before
+
+
+def test_lost_pictures_come_back_and_deleted_ones_do_not(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5])
+    promoted(folder, 0)
+    publish(folder, read_results(folder), SIZE)
+    curve, network = (artifacts_of(folder, 0)[name] for name in sorted(artifacts_of(folder, 0)))
+    (folder.artifacts / curve).unlink()
+    (folder.artifacts / network).unlink()
+    study = open_study(folder)
+    # As the dashboard does where somebody deletes it.
+    study._storage.set_study_system_attr(study._study_id, f"dashboard:artifacts:1:{network}", "null")
+    publish(folder, read_results(folder), SIZE)
+    assert [path.name for path in folder.artifacts.iterdir()] == [curve]
+    assert "network.svg" not in notes_of(study)[0]
+
+
+def test_what_somebody_writes_into_a_note_stays(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5])
+    study = open_study(folder)
+    optuna_dashboard.save_note(study, "Ask Ada about this one.")
+    publish(folder, read_results(folder), SIZE)
+    promoted(folder, 0)
+    publish(folder, read_results(folder), SIZE)
+    note = optuna_dashboard.get_note(study)
+    assert note.startswith(f"Ask Ada about this one.\n\n{OURS}\n\n**The best network")
+    assert note.count(OURS) == 1
+    assert "90.00 % on validation" in note
+
+
+def test_a_trial_of_an_older_study_has_its_seconds(tmp_path: Path) -> None:
+    study = open_study(make_run(tmp_path / "run", [0.5]))
+    trial = study.trials[0]
+    del trial.user_attrs["training time (s)"]
+    assert "training" not in trial_note(trial, 20_000)
+    trial.user_attrs["seconds"] = 150.0
+    assert "- training: 2 min, 3 epochs" in trial_note(trial, 20_000)
