@@ -32,8 +32,8 @@ from search.run_folder import RunFolder
 from search.spec import StudySpec, load_study
 from search.study import NAMED_TASKS
 from search.worker import Worker
+from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
-from train_core.state import EpochResult
 
 SIZES = (100, 1000, 10_000)  # finished trials
 ASKED = 20  # trials at each size

@@ -13,12 +13,13 @@ import plotly.graph_objects as go
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from search.console import count, interval, percent, short_run
+from search.console import interval
 from search.fidelity import Fidelity, advice
 from search.ladder import recipe_of
-from search.promote import Promotion
+from search.promotions import Promotion
 from search.spec import StudySpec
 from search.trials import gave_nothing
+from search.words import count, percent, short_run
 
 MOST_POINTS = 2000  # drawn in a chart: more makes the page slow and shows no more
 MOST_BARS = 15  # parameters in the chart of importances

@@ -8,15 +8,16 @@ from optuna.trial import FrozenTrial
 
 from search import promote
 from search.errors import CheckpointError, RunError
-from search.promote import Promoter, Promotion, finished, read_result, refit_of, winner
+from search.promote import Promoter
+from search.promotions import Promotion, finished, read_result, refit_of, winner
 from search.run_folder import PromotionFolder, RunFolder
 from tests.search.fakes import add
 from tests.train_core.tiny import tiny_data, tiny_recipe
 from train_core import checkpoint
 from train_core.data import Split
 from train_core.loop import evaluate
+from train_core.results import EpochResult
 from train_core.specs import TrainSpec
-from train_core.state import EpochResult
 
 DATA = tiny_data()
 TEST = tiny_data(images=60).val
