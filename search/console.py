@@ -10,7 +10,7 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from search.fidelity import TOPS, Fidelity, Interval
@@ -354,8 +354,10 @@ def _bars() -> Progress:
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[note]}"),
+        # What there is no room for is cut off here, and nowhere else.
+        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         console=console,
+        expand=True,
         transient=True,
         disable=not console.is_terminal,
     )

@@ -280,7 +280,8 @@ def list_runs(runs: Path, storage: str | None) -> list[Run]:
                 out_of_reach.append(error)
             return Run(**_outside(folder), problem=(str(error).strip().splitlines() or [type(error).__name__])[0])
 
-    return sorted(map(read, run_folders(runs).values()), key=lambda run: run.touched, reverse=True)
+    folders = run_folders(runs).values()
+    return [read(root) for root in sorted(folders, key=lambda root: RunFolder(root).last_touched, reverse=True)]
 
 
 def show_trial(run: Reader, number: int) -> Trial:

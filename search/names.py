@@ -1,7 +1,6 @@
 """Names of shipped studies and of runs. Nothing slow is imported, so that a shell can complete them."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import typer
@@ -14,7 +13,7 @@ def shipped_studies() -> dict[str, Path]:
     """The study files that ship, by name: inside the package once installed, beside it in a checkout."""
     inside = Path(__file__).parent / "studies"
     folder = inside if inside.is_dir() else Path(__file__).parents[1] / "studies"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def run_folders(runs: Path) -> dict[str, Path]:
@@ -22,13 +21,9 @@ def run_folders(runs: Path) -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(runs.glob("*/study.toml"))}
 
 
-def complete_study(incomplete: str) -> Iterator[str]:
-    """What a word that is to be a study may become: a shipped one, a study file, or a folder on the way to one."""
-    yield from (name for name in shipped_studies() if name.startswith(incomplete))
-    at = Path(incomplete).parent if incomplete.rpartition("/")[1] else Path()
-    if at.is_dir():
-        names = (f"{path}/" if path.is_dir() else str(path) for path in sorted(at.iterdir()))
-        yield from (name for name in names if name.startswith(incomplete) and name.endswith((".toml", "/")))
+def complete_study(incomplete: str) -> list[str]:
+    """What a word that is to be a study may become; where it is nothing, shells offer files."""
+    return [name for name in shipped_studies() if name.startswith(incomplete)]
 
 
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 from rich.box import SIMPLE
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -73,7 +73,10 @@ def run_table(runs: Sequence[Run]) -> RenderableType:
     """The runs of a folder, a row each; a line below for what could not be read."""
     if not runs:
         return Text("no run here: start one with `search run`")
-    table = _table(None, "<run", "<data", "budget", "trials", "short", "full", "test", "<state", "<touched")
+    title = "Accuracies in %; short and full run: on validation"
+    table = _table(title, "<run", "<data", "budget", "trials", "short", "full", "test", "<state", "idle")
+    for column in (table.columns[0], table.columns[7]):
+        column.no_wrap = True
     for run in runs:
         trials = "" if run.trials_wanted is None else f"{'?' if run.trials is None else run.trials}/{run.trials_wanted}"
         full = run.best_full
@@ -82,11 +85,11 @@ def run_table(runs: Sequence[Run]) -> RenderableType:
             Text((run.data or "").rpartition("/")[2]),
             rounded(run.budget) if run.budget else "",
             trials,
-            percent(run.best_short.validation) if run.best_short else "",
-            percent(full.validation) if full else "",
-            percent(full.test) if full and full.test is not None else "",
+            f"{100 * run.best_short.validation:.2f}" if run.best_short else "",
+            f"{100 * full.validation:.2f}" if full else "",
+            f"{100 * full.test:.2f}" if full and full.test is not None else "",
             _state(run),
-            _touched(run),
+            duration(_idle(run)),
         )
     return Group(table, *(Text(f"{run.name}: {run.problem}", style="red") for run in runs if run.problem))
 
@@ -97,10 +100,10 @@ def status_view(status: Status) -> RenderableType:
     trials = f"{status.trials:,} of {status.trials_wanted:,}{f': {outcomes}' if outcomes else ''}"
     trials += "; the space is used up" if status.used_up else ""
     if status.seconds_left is not None:
-        by = "" if status.workers else " of training"
+        by = "" if status.state == "searching" else " of training"
         trials += f"; about {duration(status.seconds_left)}{by} left"
     rows: list[tuple[str, str | Text]] = [
-        ("state", Text.assemble(_state(status), f", last touched {_touched(status)}")),
+        ("state", Text.assemble(_state(status), f", last touched {ago(_idle(status))}")),
         ("data", f"{status.data}, budget {status.budget:,} parameters, short runs of {count(status.epochs, 'epoch')}"),
         ("trials", trials),
         ("best", _short(status.best_short)),
@@ -108,7 +111,7 @@ def status_view(status: Status) -> RenderableType:
     if status.best_full:
         rows.append(("full run", _full(status.best_full)))
     if status.longer_runs:
-        rows.append(("longer", f"{count(status.longer_runs, 'longer run')} finished"))
+        rows.append(("longer", f"{count(status.longer_runs, 'run')} finished"))
     for ahead in status.longer_runs_ahead:
         since = ahead.seconds_since_epoch
         at = "in its first epoch" if since is None else f"last epoch ended {duration(since)} ago"
@@ -120,7 +123,8 @@ def status_view(status: Status) -> RenderableType:
 
 def trial_view(trial: Trial) -> RenderableType:
     """All of a trial that a person may want to see."""
-    came_to = f", {percent(trial.validation)}, number {trial.rank} of {trial.complete}" if trial.validation else ""
+    is_scored = trial.validation is not None
+    came_to = f", {percent(trial.validation or 0)}, number {trial.rank} of {trial.complete}" if is_scored else ""
     rows: list[tuple[str, str | Text]] = [
         ("outcome", Text.assemble((trial.outcome, STYLES.get(trial.outcome, "")), came_to)),
     ]
@@ -227,7 +231,7 @@ def _cell(dots: set[tuple[int, int]], column: int, row: int, *, braille: bool) -
 
 def _running_table(status: Status) -> Table:
     table = _table(
-        "Running (accuracy: on validation, after the last epoch)",
+        "Running (accuracy: on validation)",
         *("trial", "epoch", "accuracy", "time", "parameters", "<worker"),
     )
     for each in status.running:
@@ -267,7 +271,8 @@ def _table(title: str | None, *headings: str) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
     for heading in headings:
         is_text = heading.startswith("<")
-        table.add_column(heading.removeprefix("<"), justify="left" if is_text else "right", no_wrap=not is_text)
+        justify: JustifyMethod = "left" if is_text else "right"
+        table.add_column(heading.removeprefix("<"), justify=justify, no_wrap=not is_text, overflow="fold")
     return table
 
 
@@ -287,8 +292,9 @@ def _state(run: Run) -> Text:
     return Text(run.state + workers, style=STYLES.get(run.state, ""))
 
 
-def _touched(run: Run) -> str:
-    return ago((datetime.now().astimezone() - datetime.fromisoformat(run.touched)).total_seconds())
+def _idle(run: Run) -> float:
+    """Seconds since something was last done in it."""
+    return max(0.0, (datetime.now().astimezone() - datetime.fromisoformat(run.touched)).total_seconds())
 
 
 def _short(best: ShortRun | None) -> str:

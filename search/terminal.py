@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -38,9 +38,12 @@ def draw(what: RenderableType) -> None:
 
 def watch(look: Callable[[], T], draw: Callable[[T], RenderableType], may_change: Callable[[T], bool]) -> None:
     """Draw what `look` finds, again and again in place, until it can change no more, or Ctrl-C."""
+    # The terminal's own ^C, behind a line as wide as the terminal, would shift all that is drawn over it.
+    hint = Text("Ctrl-C ends this view, and nothing else", style="dim")
     found = look()
-    with contextlib.suppress(KeyboardInterrupt), Live(draw(found), console=console, auto_refresh=False) as live:
+    with Live(draw(found), console=console, auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
         while may_change(found):
+            live.update(Group(draw(found), hint), refresh=True)
             time.sleep(LOOK_S)
             found = look()
-            live.update(draw(found), refresh=True)
+        live.update(draw(found))
