@@ -19,9 +19,11 @@ from filelock import FileLock
 from optuna.trial import TrialState
 from rich.console import Console, RenderableType
 
-from search import inspection, tables
+from benchmarks.postgres import Server
+from search import inspection, storage, tables
 from search.inspection import Reader
 from search.run_folder import RunFolder, write_json, write_text
+from search.storage import Address, parse_address
 from search.study import NAMED_TASKS, claim, open_study
 from search.words import ago, rounded
 from tests.search.fakes import study_spec
@@ -46,9 +48,9 @@ TRIALS: list[tuple[TrialState, list[float], dict[str, Any]]] = [
 """Of a made-up study: state, validation accuracy after each epoch, and what is special."""
 
 
-def make_run(name: str, made: int = len(TRIALS), **values: Any) -> RunFolder:
+def make_run(name: str, made: int = len(TRIALS), storage: Address | None = None, **values: Any) -> RunFolder:
     """A run with the first few of `TRIALS`."""
-    folder, spec = RunFolder(Path("runs") / name), study_spec(**values)
+    folder, spec = RunFolder(Path("runs") / name, storage), study_spec(**values)
     folder.create()
     study = open_study(folder, create=True)
     claim(study, spec, NAMED_TASKS["digits"], folder)
@@ -475,6 +477,31 @@ def test_mistakes_are_answered_in_one_line(capsys: pytest.CaptureFixture[str], m
         answered, out, err = searched(command, capsys, monkeypatch)
         assert (answered, out, err.count("\n")) == (code, "", 1), command
         assert said in err
+
+
+def test_runs_in_a_shared_storage(search: Search, postgres: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = postgres.new_database()
+    shared = make_run("shared", storage=parse_address(url))
+    write_json(shared.facts, {"storage": "postgresql"})
+    make_run("good")
+
+    def states() -> dict[str, tuple[str | None, int | None, str | None]]:
+        runs = json.loads(search("list --json"))["runs"]
+        return {run["name"]: (run["state"], run["trials"], run["problem"]) for run in runs}
+
+    assert states() == {"good": ("unfinished", 5, None), "shared": (None, None, None)}
+    monkeypatch.setenv("SEARCH_STORAGE", url)
+    # Who runs trial 7 is not on this machine: it may be alive.
+    assert states() == {"good": ("unfinished", 5, None), "shared": ("searching", 5, None)}
+    assert json.loads(search("status good --json"))["state"] == "unfinished"
+    assert json.loads(search("status shared --json"))["running"][0]["alive"] is None
+    assert json.loads(search("show 2 shared --json"))["validation"] == 0.7
+    assert json.loads(search("compare good shared --json"))["differences"] == {}
+    monkeypatch.setattr(storage, "FIRST_PATIENCE_S", 0.1)
+    monkeypatch.setenv("SEARCH_STORAGE", "postgresql://127.0.0.1:9/nowhere")
+    found = states()
+    assert found["good"] == ("unfinished", 5, None)
+    assert "postgresql on 127.0.0.1:9/nowhere cannot be opened" in str(found["shared"])
 
 
 AS_INSTALLED = "import sys; sys.argv[0] = 'search'; from search.cli import main; main()"
