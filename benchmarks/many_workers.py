@@ -38,8 +38,8 @@ from search.storage import Address, parse_address
 from search.study import NAMED_TASKS
 from search.trials import DUPLICATE, REPEATED, SURPLUS, counts, ended, root_of, was_interrupted
 from search.worker import Worker
+from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec, num_params
-from train_core.state import EpochResult
 
 EPOCHS = 5
 LEASE_S = 3.0  # of the workers here, where nothing takes long

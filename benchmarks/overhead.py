@@ -36,8 +36,8 @@ from search.spec import StudySpec, load_study
 from search.study import NAMED_TASKS
 from search.trials import TRAINED
 from search.worker import Worker
+from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
-from train_core.state import EpochResult
 
 SIZES = (100, 1000, 10_000)  # finished trials
 ASKED = 20  # trials at each size

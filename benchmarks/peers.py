@@ -53,8 +53,8 @@ from search.ladder import choose
 from search.spec import PhasesSpec
 from search.study import NAMED_TASKS
 from search.worker import Worker
+from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec, num_params
-from train_core.state import EpochResult
 
 ROUND = 12  # trials between two promotions
 TOP = 2  # trials of each promotion

@@ -21,7 +21,7 @@ import optuna
 
 from benchmarks.short_runs import STUDY, draw, run
 from search import api
-from search.promotion import winner
+from search.promotions import winner
 from search.spec import load_study
 from train_core.data import default_cache, load_test, load_training
 from train_core.device import pick_device, pick_precision, set_up

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from optuna.trial import TrialState
 
-from search.promotion import finished
+from search.promotions import finished
 from search.run_folder import RunFolder
 from search.study import open_study
 from search.trials import ended, root_of

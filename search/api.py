@@ -21,14 +21,10 @@ from search.card import Exported
 from search.console import (
     EpochBar,
     StudyProgress,
-    console,
     epoch_bar,
     fidelity_table,
     loading_bars,
-    log,
     logged_to,
-    promotion_table,
-    say,
     say_outcome,
     say_plan,
     say_winner,
@@ -42,12 +38,15 @@ from search.ladder import climb, parse_ladder
 from search.notes import NotedEvents, publish
 from search.plan import SAMPLES, estimate, survey
 from search.predict import Prediction, classify
-from search.promotion import Promoter, Promotion, finished, winner
+from search.promoter import Promoter
+from search.promotions import Promotion, finished, winner
 from search.report import fidelity_of, read_results, write_report
 from search.run_folder import RunFolder, control_name, find_run, new_run, read_facts, write_json, write_text
 from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count
 from search.storage import Address, is_full, is_loopback, parse_address, patiently, serve
 from search.study import NAMED_TASKS, Task, fitted, task_of
+from search.tables import promotion_table
+from search.terminal import console, draw, log, say
 from search.trials import ended, root_of
 from search.worker import Worker
 from search.workers import run_workers
@@ -56,8 +55,9 @@ from train_core.data import NAMED, TrainingData, default_cache, load_test, load_
 from train_core.deploy import FORMATS, check_installed
 from train_core.device import describe, pick_device, pick_precision, release_memory, set_up
 from train_core.loop import train
+from train_core.results import EpochResult
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
-from train_core.state import EpochResult, TrainState
+from train_core.state import TrainState
 
 CHECKPOINT_SHARE = 0.01  # of a short run's time, for checkpoints; what a kill can cost is what lies between two, ...
 CHECKPOINT_S = 1.0  # ... at least this, and an epoch
@@ -247,6 +247,7 @@ def promote(
                 done.append(train(chosen, length, spec.seed, refit=True))
         write_json(folder.facts, read_facts(folder) | {"promoted": _as_command(folder, plan)})
         console.print(promotion_table(finished(folder)))
+        draw(promotion_table(finished(folder)))
         say_winner(done)
         for result in done:
             log.info("%s", result.model_dump_json(exclude={"history"}))
@@ -307,7 +308,7 @@ def fidelity(
             raise RunError(
                 f"run {folder.name!r} has fewer than {FEWEST} trials with longer runs of one length: give --trials 12"
             )
-        console.print(fidelity_table(found))
+        draw(fidelity_table(found))
         say(advice(found))
         write_report(folder)
         say(f"report: {folder.report}")

@@ -9,10 +9,10 @@ from string import Template
 
 import torch
 
-from search.console import count, duration, mean_and_deviation, percent, short_run
-from search.promotion import Promotion
+from search.promotions import Promotion
 from search.run_folder import card_of
 from search.spec import StudySpec
+from search.words import count, duration, mean_and_deviation, percent, short_run
 from train_core.data import NAMED, TrainingData
 from train_core.deploy import Description
 from train_core.specs import AugmentSpec

@@ -15,12 +15,13 @@ import plotly.graph_objects as go
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from search.console import count, duration, interval, percent, short_run
+from search.console import interval
 from search.fidelity import Fidelity, advice
 from search.ladder import recipe_of
-from search.promotion import Promotion
+from search.promotions import Promotion
 from search.spec import StudySpec
 from search.trials import gave_nothing
+from search.words import count, duration, percent, short_run
 from space import parameters
 
 MOST_POINTS = 2000  # drawn in a chart: more makes the page slow and shows no more

@@ -1,11 +1,18 @@
-"""The `search` command: parses, calls `search.api`, prints. No logic; what is slow is imported when it is needed."""
+"""The `search` command: parses, calls `search.api` or `search.inspection`, prints. No logic.
 
+What is slow is imported when it is needed: `list`, `status`, `show` and `compare` do without torch.
+"""
+
+import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from search.names import RUNS, complete_run, complete_study
 
 app = typer.Typer(
     add_completion=True,
@@ -13,10 +20,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
     help="Finds the best small image classifier under a hard parameter budget.",
+    epilog="Exit codes: 0 done; 2 the command has to be changed; 1 the work failed; 130 interrupted.",
 )
 
-Study = Annotated[str, typer.Argument(help="A shipped study (cifar10, cifar100, digits) or a .toml file.")]
-Run = Annotated[str | None, typer.Argument(help="A run's name; none: the one worked on last.")]
+Study = Annotated[
+    str,
+    typer.Argument(help="A shipped study (cifar10, cifar100, digits) or a .toml file.", autocompletion=complete_study),
+]
+Run = Annotated[
+    str | None, typer.Argument(help="A run's name; none: the one worked on last.", autocompletion=complete_run)
+]
+ThatRun = Annotated[str, typer.Argument(help="A run's name.", autocompletion=complete_run)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6, 5M, 5_000_000.")]
 Madds = Annotated[str | None, typer.Option(help="Most multiply-adds of one forward pass, too: 300M.")]
 Data = Annotated[str | None, typer.Option(help="cifar10, cifar100, digits, a .npz file or a folder of images.")]
@@ -65,7 +80,7 @@ def run(
     storage: Storage = None,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
 ) -> None:
     """Search: short, pruned runs of networks within the budget. Run again to continue."""
     from search import api
@@ -116,7 +131,7 @@ def promote(
     ] = 1,
     storage: Storage = None,
     device: Device = "auto",
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
 ) -> None:
     """Train the best trials for longer, then read the test split once for each finalist. Run again to continue."""
     from search import api
@@ -144,7 +159,7 @@ def fidelity(
     workers: Annotated[int, typer.Option(min=1, help="Trials at a time, a GPU each (needs Ray if more than 1).")] = 1,
     storage: Storage = None,
     device: Device = "auto",
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
 ) -> None:
     """Measure how far the short runs can be trusted: train trials of every score at length, and compare the ranks."""
     from search import api
@@ -153,7 +168,7 @@ def fidelity(
 
 
 @app.command()
-def report(run: Run = None, storage: Storage = None, runs: Runs = Path("runs")) -> None:
+def report(run: Run = None, storage: Storage = None, runs: Runs = RUNS) -> None:
     """Write a run's report as one HTML file."""
     from search import api
 
@@ -207,6 +222,57 @@ def dashboard(
     api.dashboard(run, runs=runs, storage=storage, host=host, port=port, browser=browser)
 
 
+@app.command("list")
+def list_(storage: Storage = None, as_json: AsJson = False, runs: Runs = RUNS) -> None:
+    """List the runs here, the one worked on last first."""
+    from search import inspection, tables
+
+    found = inspection.list_runs(runs, storage)
+    _show({"runs": found} if as_json else found, tables.run_table, as_json)
+
+
+@app.command()
+def status(
+    run: Run = None,
+    once: Annotated[bool, typer.Option("--once", help="Print once, in a terminal, too.")] = False,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Tell how a run goes, wherever it is going on; in a terminal, anew every two seconds until it ends, or Ctrl-C."""
+    from search import inspection, tables
+    from search.terminal import console, watch
+
+    reader = inspection.read_run(runs, run, storage)
+    if once or as_json or not console.is_interactive:
+        _show(reader.status(), tables.status_view, as_json)
+    else:
+        watch(reader.status, tables.status_view, lambda status: status.is_going_on)
+
+
+@app.command()
+def show(
+    trial: Annotated[int, typer.Argument(min=0, help="A trial's number.")],
+    run: Run = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Show one trial: network, recipe, learning curve, why it ended, its attempts and longer runs."""
+    from search import inspection, tables
+
+    _show(inspection.show_trial(inspection.read_run(runs, run, storage), trial), tables.trial_view, as_json)
+
+
+@app.command()
+def compare(run: ThatRun, other: ThatRun, storage: Storage = None, as_json: AsJson = False, runs: Runs = RUNS) -> None:
+    """Compare two runs: what differs in how they were made, what they took, and what they came to."""
+    from search import inspection, tables
+
+    one, two = (inspection.read_run(runs, name, storage) for name in (run, other))
+    _show(inspection.compare(one, two), tables.comparison_view, as_json)
+
+
 storages = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What several machines share.")
 app.add_typer(storages, name="storage")
 
@@ -236,6 +302,9 @@ def main() -> None:
     """Run the command line. What the user can put right ends in one line on standard error, not in a traceback."""
     from train_core.errors import UserError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no such sign is no reason to fail
     try:
         code = app(standalone_mode=False) or 0
     except UserError as error:
@@ -255,6 +324,18 @@ def main() -> None:
     if code == 130:  # typer turns Ctrl-C into this, into Abort, or leaves it, as its version goes
         _end("interrupted; the same command continues where it stopped", code)
     sys.exit(code)
+
+
+def _show(what: Any, draw: Callable[[Any], Any], as_json: bool) -> None:
+    """Print what was asked for: as it is drawn for people, or as JSON."""
+    from pydantic_core import to_jsonable_python
+
+    from search import terminal
+
+    if as_json:
+        typer.echo(json.dumps(to_jsonable_python(what), indent=2))
+    else:
+        terminal.draw(draw(what))
 
 
 def _end(message: str, code: int) -> None:

@@ -4,37 +4,34 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from statistics import fmean, stdev
 
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from search.fidelity import TOPS, Fidelity, Interval
 from search.ladder import network_of, recipe_of
 from search.plan import SAMPLES, Estimate, Survey
-from search.promotion import Promotion, refit_of, winner
+from search.promotions import Promotion, refit_of, winner
 from search.run_folder import RunFolder
 from search.spec import StudySpec
 from search.storage import redacted
+from search.tables import best_table
+from search.terminal import console, draw, log, say
 from search.trials import ended, seconds_of
+from search.words import count, duration, mean_and_deviation, percent, short_run
 from space import drawn_regularisers
 from train_core.data import TrainingData
 from train_core.device import describe
+from train_core.results import EpochResult
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
-from train_core.state import EpochResult
-
-console = Console(highlight=False, soft_wrap=True)
-if not console.is_terminal:
-    console.width = 120  # tables in a file or a pipe are not squeezed into 80 columns
-log = logging.getLogger("search")
 
 TOO_LONG_S = 24 * 3600  # an estimate above this comes with advice
+SHOWN = 5  # trials in the table at the end of a search
 
 
 class _LogFormatter(logging.Formatter):
@@ -79,12 +76,6 @@ def logged_to(folder: RunFolder) -> Iterator[None]:
             for handler in handlers:
                 each.removeHandler(handler)
         file.close()
-
-
-def say(line: str) -> None:
-    """Print one line, and log it."""
-    console.print(Text(line))
-    log.info("%s", line)
 
 
 def say_plan(
@@ -146,14 +137,6 @@ def say_plan(
         )
 
 
-def short_run(spec: StudySpec) -> str:
-    """How long a short run is, as in `30 epochs`, and on what."""
-    epochs = count(spec.epochs, "epoch")
-    if spec.part == 1:
-        return epochs
-    return f"{epochs} on {spec.part:.0%} of the images, each seen {spec.epochs / spec.part:.0f} times"
-
-
 def regulariser_warning(spec: StudySpec) -> str:
     """What to know of a study whose short runs choose regularisers on all images; empty for any other."""
     drawn = drawn_regularisers(spec.space)
@@ -174,11 +157,10 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
         f"{len(done)} of {spec.trials} trials: {len(complete)} complete, {pruned} pruned, "
         f"{len(done) - len(complete) - pruned} failed"
     )
-    for trial in complete[:3]:
-        say(
-            f"  {percent(trial.value or 0)}  trial {trial.number}  {trial.user_attrs['parameters']:,} parameters  "
-            f"{network_of(trial)}  {recipe_of(trial)}"
-        )
+    for trial in complete[:SHOWN]:
+        log.info("  %s  trial %d  %s  %s", percent(trial.value or 0), trial.number, network_of(trial), recipe_of(trial))
+    if complete:
+        draw(best_table(complete[:SHOWN]))
     if study.user_attrs.get("used up"):
         say("this space is used up: draw after draw gave what was tried before; promote the best, or widen the space")
     if len(done) < spec.trials and not study.user_attrs.get("used up"):
@@ -198,9 +180,10 @@ class StudyProgress:
         self.best = _best(ended)
         self._started = time.monotonic()
         self._before = len(ended)
+        self._share = 0.0  # of the trial that is being trained here
         self._told = {trial.number for trial in ended}
         self._bars = _bars()
-        self._study: TaskID = self._bars.add_task("study", total=trials, completed=self.count, note="")
+        self._study: TaskID = self._bars.add_task("study", total=trials, completed=self.count, note=self._note())
         self._trial: TaskID = self._bars.add_task("trial", total=1, note="", visible=False)
 
     def __enter__(self) -> "StudyProgress":
@@ -219,18 +202,19 @@ class StudyProgress:
         """Move the trial's bar on."""
         note = f"{percent(result.val_accuracy)} at epoch {result.epoch}  {result.images / result.seconds:,.0f} images/s"
         self._bars.update(self._trial, advance=1, note=note)
+        self._share = result.epoch / (self._bars.tasks[self._trial].total or 1)
+        self._bars.update(self._study, note=self._note())
         log.info("trial %d  %s", number, note)
 
     def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None:
         """Say how the trial came out, the best of all that ended, and how long the rest will take."""
         self.count = len(ended)
         self.best = _best(ended)
+        self._share = 0.0
         self._told.add(trial.number)
         attributes = trial.user_attrs
         name = f" ({attributes['baseline']})" if "baseline" in attributes else ""
-        note = f"best {percent(self.best.value or 0)} (trial {self.best.number})" if self.best else "none complete yet"
-        if self.count < self.trials:
-            note += f", {duration(self._left())} left"
+        note = self._note()
         line = f"{self.count:>4}/{self.trials}  trial {trial.number}{name}  {_verdict(trial)}  "
         seconds = seconds_of(trial)
         if "parameters" in attributes and seconds is not None:  # one that was given up may have neither
@@ -249,9 +233,13 @@ class StudyProgress:
             if trial.number not in self._told:
                 self.trial_ended(trial, ended)
 
-    def _left(self) -> float:
-        """Seconds until the last trial, at the pace so far."""
-        return (time.monotonic() - self._started) / (self.count - self._before) * (self.trials - self.count)
+    def _note(self) -> str:
+        """The best trial, and the time until the last one at the pace so far, that of a trial's epochs included."""
+        note = f"best {percent(self.best.value or 0)} (trial {self.best.number})" if self.best else "none complete yet"
+        done, left = self.count - self._before + self._share, self.trials - self.count - self._share
+        if done > 0 and self.count < self.trials:
+            note += f", {duration((time.monotonic() - self._started) / done * left)} left"
+        return note
 
 
 def _best(trials: list[FrozenTrial]) -> FrozenTrial | None:
@@ -301,32 +289,6 @@ class EpochBar:
                 console.print(Text(line))
 
 
-def promotion_table(promotions: list[Promotion]) -> Table:
-    """Finished longer runs, in the order given; narrow enough for 80 columns."""
-    table = Table(
-        title="Longer runs, the longest first, then the best on validation (short and full run: validation accuracy)",
-        title_justify="left",
-        box=SIMPLE,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for heading in ("trial", "parameters", "optimizer", "seed", "epochs", "short run", "full run", "test", "seconds"):
-        table.add_column(heading, justify="right")
-    for run in promotions:
-        table.add_row(
-            str(run.trial),
-            f"{run.parameters:,}",
-            run.recipe.optimizer,
-            str(run.seed),
-            str(run.recipe.epochs),
-            percent(run.short_score),
-            "diverged" if run.diverged else "refit" if run.val_accuracy is None else percent(run.val_accuracy),
-            _test_shown(run),
-            f"{run.seconds:,.0f}",
-        )
-    return table
-
-
 def say_winner(promotions: list[Promotion]) -> None:
     """Say which network won, by validation, and what it came to; a refit's number has a line of its own."""
     best = winner(promotions)
@@ -340,11 +302,6 @@ def say_winner(promotions: list[Promotion]) -> None:
         say(f"  {len(best)} seeds, mean and standard deviation: validation {validation}{test}")
     if (refit := refit_of(promotions, best)) and refit.test_accuracy is not None:
         say(f"  trained once more, on the validation images, too: test {percent(refit.test_accuracy)}")
-
-
-def mean_and_deviation(shares: list[float]) -> str:
-    """As in `95.10 ± 0.21 %`, with the standard deviation of the values, not of their mean."""
-    return f"{100 * fmean(shares):.2f} ± {100 * stdev(shares):.2f} %"
 
 
 def fidelity_table(found: Fidelity) -> Table:
@@ -384,31 +341,6 @@ def _hundredths(number: float) -> str:
     return f"{number:.2f}".replace("0.", ".")
 
 
-def count(number: int, noun: str) -> str:
-    """As in "1 epoch" and "2 epochs"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def percent(share: float) -> str:
-    """A share of 1 as a percentage with two decimals."""
-    return f"{100 * share:.2f} %"
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that suits it: `40 s`, `12 min`, `3.5 h`, `2.1 days`."""
-    for limit, unit, name in ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.1f} {name}" if name == "h" else f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86400:.1f} days"
-
-
-def _test_shown(run: Promotion) -> str:
-    if run.test_accuracy is None:
-        return "none" if run.tested else "not read"
-    mirrored = run.mirrored_test_accuracy
-    return percent(run.test_accuracy) + (f" (mirrored {percent(mirrored)})" if mirrored is not None else "")
-
-
 def _verdict(trial: FrozenTrial) -> str:
     if trial.state == TrialState.COMPLETE:
         return percent(trial.value or 0)
@@ -422,8 +354,10 @@ def _bars() -> Progress:
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[note]}"),
+        # What there is no room for is cut off here, and nowhere else.
+        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         console=console,
+        expand=True,
         transient=True,
         disable=not (console.is_terminal or console.is_jupyter),
     )

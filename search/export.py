@@ -4,7 +4,7 @@ import torch
 
 from search.card import Exported, model_card
 from search.errors import CheckpointError, ModelError, RunError
-from search.promotion import Promotion, finished, refit_of, winner
+from search.promotions import Promotion, finished, refit_of, winner
 from search.run_folder import PromotionFolder, RunFolder, read_facts, write_text
 from search.spec import StudySpec
 from train_core import checkpoint

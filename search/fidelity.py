@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import kendalltau, rankdata
 
 from search.ladder import family_of
-from search.promotion import Promotion
+from search.promotions import Promotion
 
 FEWEST = 4  # trials that a correlation is given for
 RESAMPLES = 1000  # of the bootstrap

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from search import api
-from search.promotion import Promotion, finished, winner
+from search.promotions import Promotion, finished, winner
 from search.report import answer, progress, read_results
 from search.run_folder import RunFolder
 from search.spec import parse_budget

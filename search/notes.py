@@ -23,17 +23,17 @@ from optuna_dashboard import get_note, save_note
 from optuna_dashboard.artifact import get_artifact_path
 
 from search.charts import Results, parameters_of, score_of, validation_of, verdict_of
-from search.console import count, duration, percent
 from search.diagram import curve, diagram
 from search.ladder import recipe_of
-from search.promotion import Promotion
+from search.promotions import Promotion
 from search.report import answer, progress
 from search.run_folder import RunFolder
 from search.storage import reason_of
 from search.study import Events
 from search.trials import seconds_of
+from search.words import count, duration, percent
+from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
-from train_core.state import EpochResult
 
 MOST_NOTES = 1000  # trials with a note, besides the promoted: the dashboard's time to open grows with their square
 OURS = "[//]: # (Written by search, which replaces what stands below this line, and nothing above it.)"

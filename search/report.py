@@ -28,13 +28,14 @@ from search.charts import (
     validation_of,
     verdict_of,
 )
-from search.console import count, duration, mean_and_deviation, percent, regulariser_warning, short_run
+from search.console import regulariser_warning
 from search.fidelity import Fidelity, measure
-from search.promotion import finished, refit_of, winner
+from search.promotions import finished, refit_of, winner
 from search.run_folder import RunFolder, control_name, read_facts, write_text
 from search.spec import CONTROLS, StudySpec, load_study
 from search.study import open_study
 from search.trials import ended, gave_nothing, seconds_of
+from search.words import count, duration, mean_and_deviation, percent, short_run
 from train_core.errors import UserError
 
 

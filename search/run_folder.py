@@ -12,10 +12,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from search.errors import RunError
+from search.names import run_folders
 from search.storage import Address
 from train_core.files import written_whole
 
 PATIENCE_S = 60.0  # with another worker that does what only one may do at a time
+LOOK_S = 1.0  # longer than anybody who looks whether a lock is held has it
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class RunFolder:
     def log(self) -> Path:
         """What happened, in plain lines."""
         return self.root / "search.log"
+
+    @property
+    def last_touched(self) -> float:
+        """When something was last done in it, in seconds since the epoch."""
+        return max(path.stat().st_mtime for path in (self.study_file, self.database, self.log) if path.exists())
 
     @property
     def report(self) -> Path:
@@ -158,10 +165,19 @@ class RunFolder:
         if self.workers():
             raise RunError(f"a search is at work in {self.root}: promote when it has ended")
         try:
-            with FileLock(self.root / ".promote.lock", timeout=0):
+            with FileLock(self._promote_lock, timeout=LOOK_S):
                 yield
         except Timeout as error:
             raise RunError(f"another `search promote` is at work in {self.root}: wait for it") from error
+
+    @property
+    def is_promoting(self) -> bool:
+        """Whether a process promotes trials of this run now."""
+        return self._promote_lock.exists() and is_held(self._promote_lock)
+
+    @property
+    def _promote_lock(self) -> Path:
+        return self.root / ".promote.lock"
 
     @property
     def _workers(self) -> Path:
@@ -177,15 +193,17 @@ def is_held(lock: Path) -> bool:
         return True
 
 
-def _last_touched(folder: RunFolder) -> float:
-    return max(path.stat().st_mtime for path in (folder.study_file, folder.database, folder.log) if path.exists())
-
-
 @dataclass(frozen=True)
 class PromotionFolder:
     """One full run's folder."""
 
     root: Path
+
+    @property
+    def of(self) -> tuple[int, int, int, bool]:
+        """Which run it is, as its name says: trial, epochs, seed, and whether it is a refit."""
+        _, trial, _, epochs, _, seed, *refit = self.root.name.split("-")
+        return int(trial), int(epochs), int(seed), bool(refit)
 
     @property
     def checkpoint(self) -> Path:
@@ -235,7 +253,7 @@ def _kept(folder: RunFolder) -> RunFolder:
             f"run {folder.name!r} keeps its study in its own folder: leave out --storage (and SEARCH_STORAGE), or "
             "choose another --name"
         )
-    kind = read_facts(folder).get("storage", "sqlite")
+    kind = kind_of_storage(folder)
     if not folder.storage and kind != "sqlite":
         raise RunError(
             f"run {folder.name!r} keeps its study in a {kind} storage: give --storage, or set SEARCH_STORAGE"
@@ -255,13 +273,42 @@ def find_run(runs: Path, name: str | None, storage: Address | None = None) -> Ru
         RunError: there is none, or it is kept elsewhere.
 
     """
-    found = {path.parent.name: path.parent for path in runs.glob("*/study.toml")}
+    return _kept(RunFolder(_found(runs, name), storage))
+
+
+def find_run_to_read(runs: Path, name: str | None, storage: Address | None = None) -> RunFolder:
+    """The same, where a storage that this run is not kept in does no harm: nothing will be written.
+
+    Raises:
+        RunError: there is none, or it is kept elsewhere.
+
+    """
+    return as_kept(_found(runs, name), storage)
+
+
+def as_kept(root: Path, storage: Address | None) -> RunFolder:
+    """The run in this folder; with the storage only if it is kept in one.
+
+    Raises:
+        RunError: it is, and none is given.
+
+    """
+    return _kept(RunFolder(root, storage if kind_of_storage(RunFolder(root)) != "sqlite" else None))
+
+
+def kind_of_storage(folder: RunFolder) -> str:
+    """What keeps the run's study, as far as its folder tells."""
+    return str(read_facts(folder).get("storage", "sqlite"))
+
+
+def _found(runs: Path, name: str | None) -> Path:
+    found = run_folders(runs)
     if name is None and found:
-        return _kept(max((RunFolder(path, storage) for path in found.values()), key=_last_touched))
+        return max(found.values(), key=lambda path: RunFolder(path).last_touched)
     if name not in found or name is None:
         there = f": there are {', '.join(sorted(found))}" if found else ": start one with `search run`"
         raise RunError(f"no run{f' {name!r}' if name else ''} in {runs}{there}")
-    return _kept(RunFolder(found[name], storage))
+    return found[name]
 
 
 def read_facts(folder: RunFolder) -> dict[str, Any]:

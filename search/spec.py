@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from search.errors import SpecError
 from search.ladder import FAMILIES, Rung, parse_ladder
+from search.names import shipped_studies
 from space import Range, Space, drawn_regularisers, not_held, parameter_names
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
 
@@ -202,7 +203,7 @@ def study_path(study: str) -> Path:
     """The file of a study: a path that ends in .toml as it stands, else the name of a shipped one."""
     if study.endswith(".toml"):
         return Path(study)
-    shipped = {path.stem: path for path in _shipped_studies().glob("*.toml")}
+    shipped = shipped_studies()
     if study not in shipped:
         names = ", ".join(sorted(shipped))
         raise SpecError(f"unknown study {study!r}{_nearest(study, shipped)}: give one of {names}, or a .toml file")
@@ -229,12 +230,6 @@ def short_count(count: int) -> str:
         if count >= unit and count * 10 % unit == 0:
             return f"{count / unit:g}{suffix}"
     return str(count)
-
-
-def _shipped_studies() -> Path:
-    """The folder of study files: inside the package once installed, beside it in a checkout."""
-    inside = Path(__file__).parent / "studies"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "studies"
 
 
 def _check_annealed(spec: StudySpec, study: str) -> None:

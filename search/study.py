@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import optuna
@@ -44,10 +44,12 @@ from search.trials import (
     was_interrupted,
 )
 from search.worker import Worker
-from train_core.data import TrainingData
 from train_core.errors import DivergedError, UserError
+from train_core.results import EpochResult
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
-from train_core.state import EpochResult
+
+if TYPE_CHECKING:  # it brings torch, which who only looks at a study need not wait for
+    from train_core.data import TrainingData
 
 ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
 POLL_S = 1.0  # between looks at the last trials of other workers
@@ -71,7 +73,7 @@ class Task:
     size: tuple[int, int]  # height and width of the images, in pixels
 
 
-def task_of(data: TrainingData) -> Task:
+def task_of(data: "TrainingData") -> Task:
     """What these images ask of a network."""
     return Task(
         fingerprint=data.fingerprint, in_channels=data.in_channels, num_classes=data.num_classes, size=data.size

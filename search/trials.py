@@ -90,6 +90,17 @@ def ended(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in study.get_trials(deepcopy=False, states=states) if counts(trial)]
 
 
+def outcome_of(trial: FrozenTrial) -> str:
+    """One of complete, pruned, diverged, failed; running, waiting; interrupted; duplicate (one that does not count)."""
+    if trial.state in (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE):
+        return trial.state.name.lower()
+    if not counts(trial):
+        return "interrupted" if was_interrupted(trial) else "duplicate"
+    if _has_reason(trial, "diverged"):
+        return "diverged"
+    return "pruned" if trial.state == TrialState.PRUNED else "failed"
+
+
 def gave_nothing(trial: FrozenTrial) -> bool:
     """Whether the trial failed or diverged."""
     return trial.state == TrialState.FAIL or _has_reason(trial, "diverged")

@@ -15,7 +15,7 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import RunError
-from search.run_folder import RunFolder, is_held
+from search.run_folder import LOOK_S, RunFolder, is_held
 from search.storage import PatientStorage
 
 LEASE_S = float(os.environ.get("SEARCH_LEASE_S", "60"))
@@ -45,7 +45,7 @@ class Worker:
         self._folder = folder
         self._study = study
         self._is_shared = folder.address.is_shared
-        self._lock = FileLock(folder.worker_lock(self.id, _kernel()), timeout=0)
+        self._lock = FileLock(folder.worker_lock(self.id, _kernel()), timeout=LOOK_S)
         self._trial_id: int | None = None
         self._watch = Watch()
         self._ended = threading.Event()

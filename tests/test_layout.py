@@ -58,7 +58,7 @@ def test_only_promotion_reads_the_test_split() -> None:
         for path in sources(room)
         if "load_test" in path.read_text(encoding="utf-8")
     }
-    assert users == {"search/api.py", "search/promotion.py", "train_core/data.py"}
+    assert users == {"search/api.py", "search/promoter.py", "train_core/data.py"}
     api = ast.parse((ROOT / "search" / "api.py").read_text(encoding="utf-8"))
     functions = {
         function.name

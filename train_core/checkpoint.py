@@ -12,8 +12,9 @@ import torch
 from train_core.device import is_out_of_memory
 from train_core.errors import CheckpointError
 from train_core.files import half_written, written_whole
+from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
-from train_core.state import EpochResult, TrainState
+from train_core.state import TrainState
 
 FORMAT = 3
 DIGEST_SIZE = 32  # bytes

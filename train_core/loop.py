@@ -16,8 +16,9 @@ from train_core.device import wait_for
 from train_core.errors import DivergedError
 from train_core.models import ResNet
 from train_core.optim import lr_at
+from train_core.results import EpochResult
 from train_core.specs import Precision
-from train_core.state import EpochResult, TrainState, seed_epoch
+from train_core.state import TrainState, seed_epoch
 from train_core.step import Stepper, autocast
 
 EVAL_BATCH = 500  # images, at most

@@ -7,22 +7,8 @@ import torch
 
 from train_core.models import ResNet
 from train_core.optim import make_optimizer
+from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochResult:
-    """What one epoch came to. Accuracies are shares of 1; losses are mean cross-entropies in nats."""
-
-    epoch: int  # 1 for the first
-    train_loss: float  # over the epoch's augmented batches, while the weights changed
-    train_accuracy: float  # the same
-    val_loss: float
-    val_accuracy: float
-    lr: float  # of the last step
-    seconds: float  # wall time, evaluation included
-    images: int  # trained on
-    parts: int = 1  # that each batch went through the network in, for want of memory
 
 
 @dataclass(kw_only=True)

@@ -9,8 +9,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.spec import StudySpec
 from search.study import NAMED_TASKS
 from tests.train_core.tiny import NETWORK, tiny_recipe
+from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec, num_params
-from train_core.state import EpochResult
 
 TASK = NAMED_TASKS["digits"]
 SPACE = {"stages": {"low": 2, "high": 3}, "fill": {"low": 0.1, "high": 1.0}}

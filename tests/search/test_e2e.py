@@ -14,7 +14,7 @@ import optuna_dashboard
 import pytest
 import torch
 
-from search.promotion import Promotion, finished
+from search.promotions import Promotion, finished
 from search.study import open_study
 from tests.search.processes import SHORT, run_folder, search, start, until, wait_for
 from train_core import checkpoint

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 
 from search import api, export
-from search.console import percent
 from search.errors import CheckpointError, ModelError, RunError
 from search.export import chosen, export_model
-from search.promotion import Promoter, Promotion, finished
+from search.promoter import Promoter
+from search.promotions import Promotion, finished
 from search.run_folder import RunFolder
 from search.spec import load_study
 from search.study import claim, open_study, run, task_of
+from search.words import percent
 from search.worker import Worker
 from tests.search.fakes import FakeTrainer, Recorder, study_spec
 from tests.search.fakes import add as add_trial

@@ -9,7 +9,7 @@ from scipy.stats import kendalltau, spearmanr
 from search.console import fidelity_table, interval
 from search.fidelity import Agreement, Fidelity, Interval, Pair, advice, agreement, measure, pick
 from search.ladder import network_of, recipe_of
-from search.promotion import Promotion
+from search.promotions import Promotion
 from tests.search.fakes import add, epoch_result
 
 SCORES = np.random.default_rng(3).uniform(0.4, 0.9, 12).round(3).tolist()

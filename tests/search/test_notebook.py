@@ -11,7 +11,7 @@ import pytest
 import search
 from search import api, notebook
 from search.errors import SpecError
-from search.promotion import Promotion
+from search.promotions import Promotion
 from search.trials import ended
 from tests.search.fakes import FakeTrainer, study_spec
 from tests.search.test_report import make_run, promoted

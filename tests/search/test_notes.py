@@ -11,12 +11,12 @@ import pytest
 from optuna.trial import TrialState
 
 from search import notes
-from search.console import percent
 from search.ladder import network_of, recipe_of
 from search.notes import OURS, NotedEvents, publish, study_note, trial_note
 from search.report import answer, read_results
 from search.run_folder import RunFolder, write_text
 from search.study import open_study
+from search.words import percent
 from tests.search.fakes import FakeTrainer, Recorder, study_spec
 from tests.search.test_report import SOON, make_run, promoted
 from tests.search.test_study import raising, run_study

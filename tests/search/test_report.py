@@ -20,19 +20,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import charts, fidelity
 from search.charts import Chart, Results
-from search.console import percent
 from search.errors import StudyFailedError
 from search.ladder import network_of, recipe_of
-from search.promotion import Promotion, winner
+from search.promotions import Promotion, winner
 from search.report import answer, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
 from search.spec import PrunerSpec, StudySpec
 from search.study import NAMED_TASKS, claim, open_study, run
 from search.trials import ended
+from search.words import percent
 from search.worker import Worker
 from train_core.errors import DivergedError
+from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec, num_madds, num_params
-from train_core.state import EpochResult
 
 EPOCHS = 3
 NEVER = PrunerSpec(startup_trials=1000)

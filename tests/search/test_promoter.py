@@ -6,17 +6,18 @@ import pytest
 import torch
 from optuna.trial import FrozenTrial
 
-from search import promote
+from search import promoter
 from search.errors import CheckpointError, RunError
-from search.promotion import Promoter, Promotion, finished, read_result, refit_of, winner
+from search.promoter import Promoter
+from search.promotions import Promotion, finished, read_result, refit_of, winner
 from search.run_folder import PromotionFolder, RunFolder
 from tests.search.fakes import add
 from tests.train_core.tiny import tiny_data, tiny_recipe
 from train_core import checkpoint
 from train_core.data import Split
 from train_core.loop import evaluate
+from train_core.results import EpochResult
 from train_core.specs import TrainSpec
-from train_core.state import EpochResult
 
 DATA = tiny_data()
 TEST = tiny_data(images=60).val
@@ -124,7 +125,7 @@ def test_a_diverged_promotion_is_finished_with_its_reason_and_never_tested(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wild = TrainSpec.model_validate({**tiny_recipe().model_dump(), "lr": 1e30})
-    monkeypatch.setattr(promote, "recipe_of", lambda trial: wild)
+    monkeypatch.setattr(promoter, "recipe_of", lambda trial: wild)
     test = TestSplit()
     result = promoted(study.trials[0], tmp_path / "p", test=test)
     assert result.diverged is not None

@@ -1,0 +1,32 @@
+"""Names of shipped studies and of runs. Nothing slow is imported, so that a shell can complete them."""
+
+import os
+from pathlib import Path
+
+import typer
+
+RUNS = Path("runs")
+"""Where runs lie unless `--runs` or SEARCH_RUNS says otherwise."""
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The study files that ship, by name: inside the package once installed, beside it in a checkout."""
+    inside = Path(__file__).parent / "studies"
+    folder = inside if inside.is_dir() else Path(__file__).parents[1] / "studies"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
+
+
+def run_folders(runs: Path) -> dict[str, Path]:
+    """The runs in a folder, by name."""
+    return {path.parent.name: path.parent for path in sorted(runs.glob("*/study.toml"))}
+
+
+def complete_study(incomplete: str) -> list[str]:
+    """What a word that is to be a study may become; where it is nothing, shells offer files."""
+    return [name for name in shipped_studies() if name.startswith(incomplete)]
+
+
+def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What a word that is to be a run may become."""
+    runs = Path(ctx.params.get("runs") or os.environ.get("SEARCH_RUNS") or RUNS)
+    return [name for name in run_folders(runs) if name.startswith(incomplete)]

@@ -1,0 +1,92 @@
+"""The longer runs that are finished: what they came to, and which won. No torch: reading them takes a moment."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from statistics import fmean
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from search.errors import RunError
+from search.run_folder import PromotionFolder, RunFolder
+from train_core.results import EpochResult
+from train_core.specs import Frozen, ResNetSpec, TrainSpec
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Promotion(Frozen):
+    """One longer run, finished. Accuracies are shares of 1."""
+
+    trial: int
+    seed: int
+    network: ResNetSpec
+    recipe: TrainSpec
+    parameters: int
+    multiply_adds: int
+    short_score: Share = Field(description="validation accuracy of the trial's short run")
+    val_accuracy: Share | None = Field(description="after the last epoch; none: diverged, or a refit")
+    test_accuracy: Share | None = Field(
+        description="after the last epoch; none: not read yet, the data has no test split, or diverged"
+    )
+    tested: bool = Field(default=True, description="whether the test split was to be read; not on a ladder's way up")
+    refit: bool = Field(default=False, description="trained on the validation images, too")
+    mirrored_test_accuracy: Share | None = Field(
+        default=None, description="the same, by the mean logits of each image and its mirror image; none: not asked for"
+    )
+    test_images: int = Field(description="images in the test split")
+    latency_s: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="from one image to its logits, in fp32, on the device; none: not measured"
+    )
+    seconds: float = Field(description="training and validation, over all pieces of the run")
+    device: str
+    diverged: str | None = Field(default=None, description="why the run ended early")
+    history: tuple[EpochResult, ...]
+
+
+def read_result(folder: PromotionFolder) -> Promotion:
+    """A finished promotion's outcome.
+
+    Raises:
+        RunError: the file is damaged.
+
+    """
+    try:
+        return Promotion.model_validate_json(folder.result.read_text(encoding="utf-8"))
+    except (ValidationError, OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{folder.result} cannot be read: delete it to have it made anew from the checkpoint") from error
+
+
+def finished(folder: RunFolder) -> list[Promotion]:
+    """All finished promotions of a run: the longest first, of those the best on validation; refits behind them."""
+    results = [read_result(each) for each in folder.promotions() if each.result.exists()]
+    return sorted(results, key=lambda run: (not run.refit, run.recipe.epochs, run.val_accuracy or 0), reverse=True)
+
+
+def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
+    """The full runs of the best network, one for each seed that did not diverge; empty where none came to an accuracy.
+
+    The best has the highest mean validation accuracy, to which a diverged seed counts 0. Only runs of the same length,
+    the greatest, compete; and where some of them are tested, only those.
+    """
+    compared = [run for run in promotions if not run.refit]
+    longest = max((run.recipe.epochs for run in compared if run.diverged is None), default=0)
+    rivals = [run for run in compared if run.recipe.epochs == longest]
+    rivals = [run for run in rivals if run.test_accuracy is not None] or rivals
+    by_trial = groupby(sorted(rivals, key=lambda run: run.trial), key=lambda run: run.trial)
+    best = max(
+        (list(runs) for _, runs in by_trial), key=lambda runs: fmean(run.val_accuracy or 0 for run in runs), default=[]
+    )
+    return [run for run in best if run.diverged is None]
+
+
+def refit_of(promotions: Sequence[Promotion], chosen: Sequence[Promotion]) -> Promotion | None:
+    """The winner's run on training and validation images together, where there is one of the same length."""
+    matches = [
+        run
+        for run in promotions
+        if run.refit
+        and run.diverged is None
+        and (run.trial, run.recipe.epochs) == (chosen[0].trial, chosen[0].recipe.epochs)
+    ]
+    return matches[0] if matches else None

@@ -1,0 +1,326 @@
+"""What is drawn in a terminal: tables, a run's status, a learning curve. No torch: who looks does not wait for it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from rich.box import SIMPLE
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from search.inspection import Comparison, FullRun, LongerRun, Run, RunningTrial, ShortRun, Status, Trial
+from search.ladder import recipe_of
+from search.promotions import Promotion
+from search.words import ago, count, duration, percent, points, rounded
+
+STYLES = {
+    "searching": "green",
+    "promoting": "green",
+    "unfinished": "yellow",
+    "complete": "green",
+    "running": "green",
+    "failed": "red",
+    "diverged": "red",
+}
+"""Colours of states and of trials' outcomes; what is not here has none. Nothing is said by colour alone."""
+
+
+def best_table(trials: Sequence[FrozenTrial]) -> Table:
+    """The best trials of a search, in the order given; narrow enough for 80 columns, where the networks are folded."""
+    table = _table(
+        "Best trials (score: validation accuracy after the short run)",
+        *("score", "trial", "parameters", "multiply-adds", "optimizer", "<network", "seconds"),
+    )
+    for trial in trials:
+        known = trial.user_attrs
+        table.add_row(
+            percent(trial.value or 0),
+            str(trial.number),
+            f"{known['parameters']:,}",
+            rounded(known["multiply-adds"]),
+            recipe_of(trial).optimizer,
+            Text(known["in words"]),
+            f"{known['seconds']:,.0f}",
+        )
+    return table
+
+
+def promotion_table(promotions: list[Promotion]) -> Table:
+    """Finished longer runs, in the order given; narrow enough for 80 columns."""
+    table = _table(
+        "Longer runs, the longest first, then the best on validation (short and full run: validation accuracy)",
+        *("trial", "parameters", "optimizer", "seed", "epochs", "short run", "full run", "test", "seconds"),
+    )
+    for run in promotions:
+        table.add_row(
+            str(run.trial),
+            f"{run.parameters:,}",
+            run.recipe.optimizer,
+            str(run.seed),
+            str(run.recipe.epochs),
+            percent(run.short_score),
+            "diverged" if run.diverged else "refit" if run.val_accuracy is None else percent(run.val_accuracy),
+            _test_shown(run),
+            f"{run.seconds:,.0f}",
+        )
+    return table
+
+
+def run_table(runs: Sequence[Run]) -> RenderableType:
+    """The runs of a folder, a row each; a line below for what could not be read."""
+    if not runs:
+        return Text("no run here: start one with `search run`")
+    title = "Accuracies in %; short and full run: on validation"
+    table = _table(title, "<run", "<data", "budget", "trials", "short", "full", "test", "<state", "idle")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True  # states can be folded better
+    for run in runs:
+        trials = "" if run.trials_wanted is None else f"{'?' if run.trials is None else run.trials}/{run.trials_wanted}"
+        full = run.best_full
+        table.add_row(
+            Text(run.name),
+            Text((run.data or "").rpartition("/")[2]),
+            rounded(run.budget) if run.budget else "",
+            trials,
+            f"{100 * run.best_short.validation:.2f}" if run.best_short else "",
+            f"{100 * full.validation:.2f}" if full else "",
+            f"{100 * full.test:.2f}" if full and full.test is not None else "",
+            _state(run),
+            duration(_idle(run)),
+        )
+    return Group(table, *(Text(f"{run.name}: {run.problem}", style="red") for run in runs if run.problem))
+
+
+def status_view(status: Status) -> RenderableType:
+    """How a run goes."""
+    outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in status.outcomes.items() if number)
+    trials = f"{status.trials:,} of {status.trials_wanted:,}{f': {outcomes}' if outcomes else ''}"
+    trials += "; the space is used up" if status.used_up else ""
+    if status.seconds_left is not None:
+        by = "" if status.state == "searching" else " of training"
+        trials += f"; about {duration(status.seconds_left)}{by} left"
+    rows: list[tuple[str, str | Text]] = [
+        ("state", Text.assemble(_state(status), f", last touched {ago(_idle(status))}")),
+        ("data", f"{status.data}, budget {status.budget:,} parameters, short runs of {count(status.epochs, 'epoch')}"),
+        ("trials", trials),
+        ("best", _short(status.best_short)),
+    ]
+    if status.best_full:
+        rows.append(("full run", _full(status.best_full)))
+    if status.longer_runs:
+        rows.append(("longer", f"{count(status.longer_runs, 'run')} finished"))
+    for ahead in status.longer_runs_ahead:
+        since = ahead.seconds_since_epoch
+        at = "in its first epoch" if since is None else f"last epoch ended {duration(since)} ago"
+        which = f"trial {ahead.trial}, seed {ahead.seed}{', refit' if ahead.refit else ''}"
+        going = at if status.state == "promoting" else "stopped"
+        rows.append(("", f"{which}: {count(ahead.epochs, 'epoch')}, {going}"))
+    return Group(_labelled(status.name, rows), *([_running_table(status)] if status.running else []))
+
+
+def trial_view(trial: Trial) -> RenderableType:
+    """All of a trial that a person may want to see."""
+    is_scored = trial.validation is not None
+    came_to = f", {percent(trial.validation or 0)}, number {trial.rank} of {trial.complete}" if is_scored else ""
+    rows: list[tuple[str, str | Text]] = [
+        ("outcome", Text.assemble((trial.outcome, STYLES.get(trial.outcome, "")), came_to)),
+    ]
+    if trial.reason:
+        rows.append(("reason", trial.reason))
+    if trial.baseline:
+        rows.append(("known as", trial.baseline))
+    if trial.in_words and trial.recipe_in_words:
+        size = f"{trial.parameters:,} parameters, {trial.multiply_adds:,} multiply-adds"
+        rows += [("network", trial.in_words), ("size", size), ("recipe", trial.recipe_in_words)]
+    if trial.drawn:
+        rows.append(("drawn", ", ".join(f"{name} {_value(value)}" for name, value in trial.drawn.items())))
+    epochs = f"{len(trial.curve)} of {count(trial.epochs, 'epoch')}" if trial.epochs else "not begun"
+    took = f" in {duration(trial.seconds)}" if trial.seconds is not None else ""
+    by = f", by {trial.worker}" if trial.worker else ""
+    rows.append(("trained", f"{epochs}{took}{by}"))
+    for number, attempt in enumerate(trial.attempts if len(trial.attempts) > 1 else (), start=1):
+        why = f" ({attempt.reason})" if attempt.reason else ""
+        line = f"trial {attempt.trial}: {count(attempt.epochs, 'epoch')}, {attempt.outcome}{why}"
+        rows.append(("attempts" if number == 1 else "", line))
+    parts: list[RenderableType] = [_labelled(f"{trial.run}, trial {trial.trial}", rows)]
+    if len(trial.curve) > 1:
+        parts += [Text(), Curve("validation accuracy of the short run", trial.curve)]
+    if trial.longer_runs:
+        longest = max(trial.longer_runs, key=lambda run: len(run.curve))
+        if len(longest.curve) > 1:
+            parts += [Text(), Curve(f"validation accuracy of the longest run, seed {longest.seed}", longest.curve)]
+        parts += [Text(), _longer_table(trial.longer_runs)]
+    return Group(*parts)
+
+
+def comparison_view(comparison: Comparison) -> RenderableType:
+    """Two runs side by side, what differs in how they were made, and what may be concluded."""
+    runs = comparison.runs
+    table = _table(None, "<", *(f"<{run.name}" for run in runs))
+    table.add_row("state", *map(_state, runs))
+    table.add_row("trials", *(f"{run.trials:,} of {run.trials_wanted:,}" for run in runs))
+    table.add_row("epochs", *(f"{run.epochs_short:,} short, {run.epochs_long:,} long" for run in runs))
+    table.add_row("best short run", *(Text(_short(run.best_short)) for run in runs))
+    table.add_row("best full run", *(Text(_full(run.best_full)) for run in runs))
+    parts: list[RenderableType] = [table]
+    if comparison.differences:
+        made = _table("Made with", "<", *(f"<{run.name}" for run in runs))
+        for name, values in comparison.differences.items():
+            made.add_row(Text(name), *(Text(_value(value)) for value in values))
+        parts.append(made)
+    else:
+        parts.append(Text("made in the same way"))
+    return Group(*parts, Text(comparison.verdict))
+
+
+class Curve:
+    """A learning curve as wide as there is room for: of braille, or of asterisks where the terminal knows no UTF-8."""
+
+    ROWS, MOST_COLUMNS = 8, 60
+
+    def __init__(self, title: str, values: Sequence[float]) -> None:
+        self.title = title
+        self.values = values
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The title, the curve with its least and greatest value beside it, and the epochs below."""
+        low, high = min(self.values), max(self.values)
+        columns = min(self.MOST_COLUMNS, max(options.max_width - 10, 10))
+        rows = list(plotted(self.values, columns, self.ROWS, braille=not options.ascii_only))
+        labels = {0: percent(high), len(rows) - 1: percent(low)} if high > low else {len(rows) // 2: percent(low)}
+        last = f"{len(self.values)}"
+        yield Text(self.title)
+        for number, row in enumerate(rows):
+            yield Text.assemble(f"{labels.get(number, ''):>8}  ", (row.rstrip(), "cyan"))
+        yield Text(f"{'epoch':>8}  1{last:>{columns - 1}}")
+
+
+def plotted(values: Sequence[float], columns: int, rows: int, *, braille: bool) -> Iterator[str]:
+    """The values as a line from left to right in so many characters; of braille, each holds two by four dots."""
+    across, down = (2, 4) if braille else (1, 1)
+    width, height = columns * across, rows * down
+    low, high = min(values), max(values)
+    heights = []
+    for x in range(width):
+        at = x / (width - 1) * (len(values) - 1)
+        left = values[int(at)]
+        value = left + (values[min(int(at) + 1, len(values) - 1)] - left) * (at % 1)
+        heights.append(round((high - value) / (high - low) * (height - 1)) if high > low else height // 2)
+    dots = set()
+    for x, y in enumerate(heights):
+        before = heights[max(x - 1, 0)]  # joined to it, however steep the line
+        dots |= {(x, between) for between in range(min(y, before + (before < y)), max(y, before - (before > y)) + 1)}
+    for row in range(rows):
+        cells = ("".join(_cell(dots, column, row, braille=braille)) for column in range(columns))
+        yield "".join(cells)
+
+
+BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+"""Of a braille character's dots, from the top, left and right (Unicode 2800)."""
+
+
+def _cell(dots: set[tuple[int, int]], column: int, row: int, *, braille: bool) -> str:
+    if not braille:
+        return "*" if (column, row) in dots else " "
+    bits = sum(BITS[y][x] for y in range(4) for x in range(2) if (2 * column + x, 4 * row + y) in dots)
+    return chr(0x2800 + bits) if bits else " "
+
+
+def _running_table(status: Status) -> Table:
+    table = _table(
+        "Running (accuracy: on validation)",
+        *("trial", "epoch", "accuracy", "time", "parameters", "<worker"),
+    )
+    for each in status.running:
+        table.add_row(
+            str(each.trial),
+            f"{each.epoch}/{status.epochs}",
+            percent(each.validation) if each.validation is not None else "",
+            duration(each.seconds) if each.seconds is not None else "",
+            f"{each.parameters:,}" if each.parameters else "",
+            _worker(each),
+        )
+    return table
+
+
+def _worker(trial: RunningTrial) -> Text:
+    if trial.alive is False:
+        return Text("died; `search run` tries it again", style="yellow")
+    return Text(trial.worker or "")
+
+
+def _longer_table(runs: Sequence[LongerRun]) -> Table:
+    table = _table("Longer runs", "epochs", "seed", "full run", "test", "seconds", "<")
+    for run in runs:
+        table.add_row(
+            str(run.epochs),
+            str(run.seed),
+            percent(run.validation) if run.validation is not None else "",
+            percent(run.test) if run.test is not None else "",
+            f"{run.seconds:,.0f}",
+            Text("refit" if run.refit else f"diverged: {run.diverged}" if run.diverged else ""),
+        )
+    return table
+
+
+def _table(title: str | None, *headings: str) -> Table:
+    """An empty table: columns of numbers, and after a `<` of text, which alone may be folded."""
+    table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
+    for heading in headings:
+        is_text = heading.startswith("<")
+        justify: JustifyMethod = "left" if is_text else "right"
+        table.add_column(heading.removeprefix("<"), justify=justify, no_wrap=not is_text, overflow="fold")
+    return table
+
+
+def _labelled(title: str, rows: Sequence[tuple[str, str | Text]]) -> Group:
+    grid = Table.grid(padding=(0, 2), pad_edge=False)
+    for label, value in rows:
+        grid.add_row(label, Text(value) if isinstance(value, str) else value)
+    return Group(Text(title, style="bold"), grid)
+
+
+def _state(run: Run) -> Text:
+    if run.problem:
+        return Text("broken", style="red")
+    if run.state is None:
+        return Text(f"in {run.storage}")
+    workers = f", {count(run.workers, 'worker')}" if run.workers else ""
+    return Text(run.state + workers, style=STYLES.get(run.state, ""))
+
+
+def _idle(run: Run) -> float:
+    """Seconds since something was last done in it."""
+    return max(0.0, (datetime.now().astimezone() - datetime.fromisoformat(run.touched)).total_seconds())
+
+
+def _short(best: ShortRun | None) -> str:
+    if best is None:
+        return "none yet"
+    return f"{percent(best.validation)}, trial {best.trial}: {best.network}, {best.parameters:,} parameters"
+
+
+def _full(best: FullRun | None) -> str:
+    if best is None:
+        return "none yet"
+    test = f", {points(best.test, best.test_deviation)} on test" if best.test is not None else ""
+    came_to = f"{points(best.validation, best.validation_deviation)} on validation{test}"
+    return f"{came_to}, trial {best.trial}: {best.network}; {count(best.seeds, 'seed')}, {count(best.epochs, 'epoch')}"
+
+
+def _value(value: Any) -> str:
+    """A value of a study file, short."""
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return value
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else json.dumps(value)
+
+
+def _test_shown(run: Promotion) -> str:
+    if run.test_accuracy is None:
+        return "none" if run.tested else "not read"
+    mirrored = run.mirrored_test_accuracy
+    return percent(run.test_accuracy) + (f" (mirrored {percent(mirrored)})" if mirrored is not None else "")

@@ -1,0 +1,49 @@
+"""The terminal, and the log: where every line that is said goes. No torch: who looks does not wait for it."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+LOOK_S = 2.0  # between looks at what is watched
+
+console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 1000  # in a file or a pipe, a row of a table is a line
+log = logging.getLogger("search")
+
+T = TypeVar("T")
+
+
+def say(line: str) -> None:
+    """Print one line, and log it."""
+    console.print(Text(line))
+    log.info("%s", line)
+
+
+def draw(what: RenderableType) -> None:
+    """Print a table or the like; where the output is no terminal, as lines without the spaces that fill its width."""
+    if console.is_terminal:
+        console.print(what, soft_wrap=False)
+        return
+    with console.capture() as captured:
+        console.print(what, soft_wrap=False)
+    console.print(Text("\n".join(line.rstrip() for line in captured.get().splitlines())))
+
+
+def watch(look: Callable[[], T], draw: Callable[[T], RenderableType], may_change: Callable[[T], bool]) -> None:
+    """Draw what `look` finds, again and again in place, until it can change no more, or Ctrl-C."""
+    # The terminal's own ^C, behind a line as wide as the terminal, would shift all that is drawn over it.
+    hint = Text("Ctrl-C ends this view, and nothing else", style="dim")
+    found = look()
+    with Live(draw(found), console=console, auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
+        while may_change(found):
+            live.update(Group(draw(found), hint), refresh=True)
+            time.sleep(LOOK_S)
+            found = look()
+        live.update(draw(found))

@@ -1,0 +1,54 @@
+"""Numbers and times as people read them."""
+
+from statistics import fmean, stdev
+
+from search.spec import StudySpec
+
+
+def count(number: int, noun: str) -> str:
+    """As in "1 epoch" and "2 epochs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """A share of 1 as a percentage with two decimals."""
+    return f"{100 * share:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: `40 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    for limit, unit, name in ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.1f} {name}" if name == "h" else f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.1f} days"
+
+
+def mean_and_deviation(shares: list[float]) -> str:
+    """As in `95.10 ± 0.21 %`, with the standard deviation of the values, not of their mean."""
+    return points(fmean(shares), stdev(shares))
+
+
+def short_run(spec: StudySpec) -> str:
+    """How long a short run is, as in `30 epochs`, and on what."""
+    epochs = count(spec.epochs, "epoch")
+    if spec.part == 1:
+        return epochs
+    return f"{epochs} on {spec.part:.0%} of the images, each seen {spec.epochs / spec.part:.0f} times"
+
+
+def points(share: float, deviation: float | None) -> str:
+    """As in `95.10 ± 0.21 %`; without a deviation, as in `95.10 %`."""
+    return percent(share) if deviation is None else f"{100 * share:.2f} ± {100 * deviation:.2f} %"
+
+
+def rounded(number: int) -> str:
+    """A large number with three digits: `19.8 k`, `4.98 M`, `1.2 G`."""
+    for unit, suffix in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{suffix}"
+    return str(number)
+
+
+def ago(seconds: float) -> str:
+    """How long ago something was: `just now`, `12 min ago`."""
+    return "just now" if seconds < 60 else f"{duration(seconds)} ago"
