@@ -643,6 +643,7 @@ def _facts(
             "validation images": len(data.val),
             "test split": data.has_test,
             "classes": list(data.classes),
+            "size": list(data.size),
         },
     }
 

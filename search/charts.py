@@ -20,7 +20,7 @@ from search.fidelity import Fidelity, advice
 from search.ladder import recipe_of
 from search.promotions import Promotion
 from search.spec import StudySpec
-from search.trials import gave_nothing
+from search.trials import gave_nothing, seconds_of
 from search.words import count, duration, percent, short_run
 from space import parameters
 
@@ -324,7 +324,7 @@ def time_chart(results: Results) -> Chart:
     spent: dict[str, tuple[float, str]] = {}
     for verdict, (colour, _) in VERDICTS.items():
         of_kind = [trial for trial in results.trials if verdict_of(trial) == verdict]
-        seconds = sum(float(trial.user_attrs.get("seconds", 0)) for trial in of_kind)
+        seconds = sum(seconds_of(trial) or 0.0 for trial in of_kind)
         if of_kind:
             spent[f"{count(len(of_kind), 'short run')}, {verdict}"] = (seconds, colour)
     for epochs in sorted({run.recipe.epochs for run in results.promotions}):
@@ -358,6 +358,7 @@ CHARTS = (
     fidelity_chart,
 )
 CHARTS_AFTER = (time_chart,)  # the tables
+ALL_CHARTS = (*CHARTS, *CHARTS_AFTER)
 
 
 def _figure(traces: list[Any], x: str | None, y: str | None) -> go.Figure:

@@ -24,7 +24,7 @@ from search.run_folder import RunFolder, as_kept, find_run_to_read, kind_of_stor
 from search.spec import StudySpec, load_study
 from search.storage import parse_address
 from search.study import open_study
-from search.trials import ended, outcome_of, root_of, roots
+from search.trials import ended, outcome_of, root_of, roots, seconds_of
 
 OUTCOMES = ("complete", "pruned", "diverged", "failed")
 SEARCHING, PROMOTING, UNFINISHED, FINISHED, PROMOTED = "searching", "promoting", "unfinished", "finished", "promoted"
@@ -320,7 +320,7 @@ def show_trial(run: Reader, number: int) -> Trial:
         recipe=recipe.model_dump(mode="json") if recipe else None,
         worker=known.get("worker"),
         started=trial.datetime_start.astimezone().isoformat(timespec="seconds") if trial.datetime_start else None,
-        seconds=known.get("seconds"),
+        seconds=seconds_of(trial),
         epochs=recipe.epochs if recipe else None,
         curve=tuple(accuracy for _, accuracy in sorted(trial.intermediate_values.items())),
         longer_runs=tuple(
@@ -426,7 +426,7 @@ def _seconds_left(
     done: Sequence[FrozenTrial], running: Sequence[RunningTrial], wanted: int, workers: int
 ) -> float | None:
     """Until the last trial, if all take as long as those that have ended took in the mean."""
-    taken = [trial.user_attrs["seconds"] for trial in done if "seconds" in trial.user_attrs]
+    taken = [seconds for trial in done if (seconds := seconds_of(trial)) is not None]
     if not taken:
         return None
     under_way = sum(min(each.seconds or 0.0, fmean(taken)) for each in running if each.alive is not False)

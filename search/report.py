@@ -29,7 +29,9 @@ from search.charts import (
     verdict_of,
 )
 from search.console import regulariser_warning
+from search.diagram import diagram
 from search.fidelity import Fidelity, measure
+from search.ladder import network_of
 from search.promotions import finished, refit_of, winner
 from search.run_folder import RunFolder, control_name, read_facts, write_text
 from search.spec import CONTROLS, StudySpec, load_study
@@ -54,6 +56,7 @@ def write_report(folder: RunFolder) -> Path:
         promotions=_promotion_table(results),
         controls=_control_table(folder, results),
         warning=_warning(results.spec),
+        winner=_drawn(folder, results),
         charts="".join(_section(chart(results)) for chart in CHARTS),
         after="".join(_section(chart(results)) for chart in CHARTS_AFTER),
         commands=escape("\n".join(_commands(folder, results))),
@@ -169,6 +172,16 @@ def _warning(spec: StudySpec) -> str:
     return f"<p class=warning>{escape(warning[0].upper() + warning[1:])}</p>" if warning else ""
 
 
+def _drawn(folder: RunFolder, results: Results) -> str:
+    """The best network as a picture of its stages; nothing before there is one."""
+    runs = winner(results.promotions)
+    if not runs and not results.complete:
+        return ""
+    network = runs[0].network if runs else network_of(results.complete[0])
+    size = read_facts(folder).get("data", {}).get("size") or (32, 32)
+    return f"<section><h2>The best network</h2><div class=diagram>{diagram(network, tuple(size))}</div></section>"
+
+
 def _control_table(folder: RunFolder, results: Results) -> str:
     """What this search gained over luck: the controls that lie beside it, for the same data and budget."""
     rows = []
@@ -282,12 +295,13 @@ th { vertical-align: bottom } td { vertical-align: top } .facts th, .facts td { 
 td.words, .facts td { white-space: normal } .words { text-align: left; min-width: 14rem }
 .warning { border-left: 4px solid #E69F00; padding-left: .75rem }
 .split { border-left: 1px solid var(--line) } .winner { background: var(--mark); font-weight: 600 }
+.diagram svg { max-width: 100%; height: auto }
 .chart { height: 26rem } pre { overflow-x: auto; font-size: .85rem } code { font-size: .9em }
 </style>
 <h1>$name</h1>
 <p class=answer>$answer</p>
 <p class=progress>$progress</p>
-$warning<noscript><p>The charts need JavaScript.</noscript>
+$warning$winner<noscript><p>The charts need JavaScript.</noscript>
 $charts<section><h2>Full runs</h2>$promotions</section>
 $controls$after
 <h2>How to reproduce</h2>

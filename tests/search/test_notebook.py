@@ -12,7 +12,7 @@ import search
 from search import api, notebook
 from search.errors import SpecError
 from search.promotions import Promotion
-from search.trials import ended
+from search.trials import TRAINED, ended
 from tests.search.fakes import FakeTrainer, study_spec
 from tests.search.test_report import make_run, promoted
 from tests.search.test_study import run_study
@@ -49,7 +49,7 @@ def test_trials_are_a_table(tmp_path: Path) -> None:
     assert isinstance(table, pd.DataFrame)
     assert list(table["score"]) == [trial.value for trial in ended(study)]
     assert list(table["param fill"]) == [trial.params["fill"] for trial in ended(study)]
-    assert {"number", "state", "parameters", "multiply-adds", "in words", "seconds"} <= set(table.columns)
+    assert {"number", "state", "parameters", "multiply-adds", "in words", TRAINED} <= set(table.columns)
 
 
 def test_a_mistake_is_the_same_error_as_on_the_command_line() -> None:

@@ -27,7 +27,7 @@ from search.report import answer, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
 from search.spec import PrunerSpec, StudySpec
 from search.study import NAMED_TASKS, claim, open_study, run
-from search.trials import ended
+from search.trials import ended, seconds_of
 from search.words import percent
 from search.worker import Worker
 from train_core.errors import DivergedError
@@ -145,7 +145,7 @@ class Page(HTMLParser):
             self._words.append(data)
 
 
-ALL_CHARTS = (*charts.CHARTS, *charts.CHARTS_AFTER)
+ALL_CHARTS = charts.ALL_CHARTS
 
 
 def series(chart: Chart) -> dict[str, Any]:
@@ -303,7 +303,7 @@ def test_time_is_told_by_what_it_was_spent_on(mixed: RunFolder) -> None:
         "1 longer run of 5 epochs",
     ]
     assert bars.x[-1] == 1
-    short = sum(trial.user_attrs["seconds"] for trial in ended(open_study(mixed)))
+    short = sum(seconds_of(trial) or 0 for trial in ended(open_study(mixed)))
     assert sum(bars.x) == pytest.approx(1 + short / 3600)
 
 
