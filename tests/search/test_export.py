@@ -155,6 +155,18 @@ def folder_name(run: Promotion) -> str:
     return f"trial-{run.trial:04d}-epochs-{run.recipe.epochs}-seed-{run.seed}{'-refit' if run.refit else ''}"
 
 
+def test_the_command_says_where_the_files_are(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = search("export --trial 1 --format safetensors", capsys, monkeypatch)
+    file = f"runs/{NAME}/exported/trial-0001-epochs-1-seed-0.safetensors"
+    assert (code, err) == (0, "")
+    first, second = out.splitlines()
+    assert re.fullmatch(rf"{file}: [\d,]+ bytes, agrees with the checkpoint to \de-0\d on 100 validation images", first)
+    assert second == f"{file}.md"
+    assert {str(path) for path in Path(file).parent.iterdir()} == {file, second}
+
+
 def test_the_numbers_in_the_card_are_those_of_the_run(folder: RunFolder, data: TrainingData) -> None:
     exported = api.export(NAME, runs=folder.root.parent, fmt="safetensors")
     card, best = exported.card.read_text(), exported.run
@@ -170,7 +182,7 @@ def test_the_numbers_in_the_card_are_those_of_the_run(folder: RunFolder, data: T
         f"| 287 validation images | {percent(best.short_score)} | the short run of 6 epochs",
         "mean and standard deviation of 2 seeds |",
         "out of 2 short runs and 3 longer runs",
-        "The test images had no part in any choice.",
+        "The test images had no part in the choice.",
         "this one was the best on validation",
         f"| data | digits, fingerprint {data.fingerprint} |",
         "| trained on | 1,150 images; 287 validation images held out |",
@@ -181,7 +193,7 @@ def test_the_numbers_in_the_card_are_those_of_the_run(folder: RunFolder, data: T
         json.dumps(list(data.classes)),
         "CC BY 4.0",
         f"{exported.file.stat().st_size:,} bytes",
-        f"differ by {exported.difference:.1e} at most, on 100 validation images",
+        f"differ from the checkpoint's by {exported.difference:.1e} at most, on 100 validation images",
     ):
         assert said in card, said
     assert len(seeds) == 2
@@ -195,12 +207,14 @@ def test_the_card_of_a_refit_says_what_it_was_trained_on(folder: RunFolder, data
     assert "| trained on | 1,437 images, training and validation together |" in card
     assert f"| 360 test images | {percent(run.test_accuracy or 0)} | this model; read once, after training |" in card
     assert "on the validation images, too" in card
+    assert "mean and standard deviation of 2 seeds, trained without the validation images |" in card
 
 
 def test_the_card_of_a_run_that_was_not_tested_says_so(folder: RunFolder) -> None:
     card = api.export(NAME, runs=folder.root.parent, trial=1, fmt="safetensors").card.read_text()
     assert "test images |" not in card
     assert "Its test images are not read yet." in card
+    assert "not the one that the validation images choose out of 2 short runs and 3 longer runs" in card
 
 
 def test_the_card_holds_no_path_of_this_machine(folder: RunFolder) -> None:
