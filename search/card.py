@@ -50,6 +50,7 @@ class Exported:
 def model_card(exported: Exported) -> str:
     """The card, as Markdown."""
     about, run = exported.about, exported.run
+    classes = json.dumps(about.classes, ensure_ascii=False)
     kind = f"{about.width}x{about.height} {'grey' if about.channels == 1 else 'RGB'} images"
     return (
         f"# An image classifier of {run.parameters:,} parameters\n\n"
@@ -57,7 +58,7 @@ def model_card(exported: Exported) -> str:
         f"{version('budget-search')} with PyTorch {torch.__version__}.\n\n"
         f"## Use\n\n{_use(exported)}\n"
         f"## The model\n\n{_table(_model(exported))}\n"
-        f"The classes, in the order of the outputs:\n\n```json\n{json.dumps(about.classes)}\n```\n\n"
+        f"The classes, in the order of the outputs:\n\n```json\n{classes}\n```\n\n"
         f"## Its numbers\n\n{_table(_numbers(exported), 'measured on', 'accuracy', 'conditions')}\n{_words(exported)}\n"
         f"## Training\n\n{_table(_training(exported))}\n"
         f"Network and recipe, whole:\n\n```json\n{run.network.model_dump_json()}\n```\n\n"
@@ -146,6 +147,8 @@ def _words(exported: Exported) -> str:
         text += "This data has no test split, so that no number here is free of the choice.\n"
     else:
         text += "Its test images are not read yet.\n"
+    if run.refit and run.test_accuracy is None:
+        text += "This model was trained on the validation images, too, so that it has no number of its own.\n"
     if len(exported.seeds) > 1 and not run.refit:
         text += "Of several seeds, this one was the best on validation: the means are what to expect of another.\n"
     return text

@@ -143,7 +143,7 @@ def serialised(model: Deployed, about: Description, fmt: str) -> bytes:
 
 
 def as_others_load_it(written: bytes, fmt: str) -> Network:
-    """What a file's content computes for somebody without this package.
+    """What a file's content computes for whoever loads it by the library of its format; safetensors has none for that.
 
     Loading a PyTorch program can run code that is in it: this is for what this process has written.
     """
