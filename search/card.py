@@ -25,6 +25,7 @@ class Exported:
     file: Path
     size: int  # of the file, in bytes
     run: Promotion
+    wins: bool  # whether it is the one that the validation images choose
     seeds: Sequence[Promotion]  # all runs of this network and length on the training images, one for each seed
     rivals: int  # longer runs that are finished, of any network
     trials: int  # short runs that have ended
@@ -49,15 +50,15 @@ class Exported:
 def model_card(exported: Exported) -> str:
     """The card, as Markdown."""
     about, run = exported.about, exported.run
-    kind = "grey" if about.channels == 1 else "RGB"
+    classes = json.dumps(about.classes, ensure_ascii=False)
+    kind = f"{about.width}x{about.height} {'grey' if about.channels == 1 else 'RGB'} images"
     return (
         f"# An image classifier of {run.parameters:,} parameters\n\n"
-        f"It tells {len(about.classes)} classes of {about.width}x{about.height} {kind} images "
-        f"apart. {about.origin[0].upper()}{about.origin[1:]}; exported by budget-search {version('budget-search')}, "
-        f"PyTorch {torch.__version__}.\n\n"
+        f"It tells {len(about.classes)} classes of {kind} apart. It is {about.origin}; exported by budget-search "
+        f"{version('budget-search')} with PyTorch {torch.__version__}.\n\n"
         f"## Use\n\n{_use(exported)}\n"
         f"## The model\n\n{_table(_model(exported))}\n"
-        f"The classes, in the order of the outputs:\n\n```json\n{json.dumps(about.classes)}\n```\n\n"
+        f"The classes, in the order of the outputs:\n\n```json\n{classes}\n```\n\n"
         f"## Its numbers\n\n{_table(_numbers(exported), 'measured on', 'accuracy', 'conditions')}\n{_words(exported)}\n"
         f"## Training\n\n{_table(_training(exported))}\n"
         f"Network and recipe, whole:\n\n```json\n{run.network.model_dump_json()}\n```\n\n"
@@ -94,22 +95,11 @@ def _model(exported: Exported) -> Iterator[tuple[str, str]]:
     yield "network", str(run.network)
     yield "parameters", f"{run.parameters:,}, all trainable; the budget was {exported.spec.budget:,}"
     yield "multiply-adds", f"{run.multiply_adds:,} for an image"
-    yield (
-        "weights",
-        (
-            f"the average over the run (decay {run.recipe.ema_decay:g} a step)"
-            if run.recipe.ema_decay
-            else "those after the last step"
-        ),
-    )
+    averaged = f"the average over the run (decay {run.recipe.ema_decay:g} a step)"
+    yield "weights", averaged if run.recipe.ema_decay else "those after the last step"
     yield "arithmetic", f"fp32; trained and scored in {run.recipe.precision}"
-    yield (
-        "agreement",
-        (
-            f"its logits and those of the checkpoint differ by {exported.difference:.1e} at most, on "
-            f"{count(exported.images, 'validation image')} in fp32"
-        ),
-    )
+    images = f"{count(exported.images, 'validation image')} in fp32"
+    yield "agreement", f"logits differ from the checkpoint's by {exported.difference:.1e} at most, on {images}"
     for name, values in (("mean", about.mean), ("deviation", about.std)):
         shown = ", ".join(f"{value:.4f}" for value in values)
         yield name, f"{shown}: of the images trained on, where 1 is the brightest"
@@ -126,31 +116,39 @@ def _numbers(exported: Exported) -> Iterator[tuple[str, str, str]]:
     if run.mirrored_test_accuracy is not None:
         mirrored = "this model, by mean logits of image and mirror image"
         yield f"{run.test_images:,} test images", percent(run.mirrored_test_accuracy), mirrored
-    if len(seeds) > 1:
-        how = f"mean and standard deviation of {len(seeds)} seeds"
-        yield validation, mean_and_deviation([each.val_accuracy or 0.0 for each in seeds]), how
+    if len(seeds) > 1 or (run.refit and seeds):
+        how = f"mean and standard deviation of {len(seeds)} seeds" if len(seeds) > 1 else "the same network"
+        how += ", trained without the validation images" if run.refit else ""
+        yield validation, _mean([each.val_accuracy or 0.0 for each in seeds]), how
         tested = [each.test_accuracy for each in seeds if each.test_accuracy is not None]
         if len(tested) == len(seeds):
-            yield f"{seeds[0].test_images:,} test images", mean_and_deviation(tested), how
-    elif run.refit and seeds:
-        how = "the same, trained without the validation images"
-        yield validation, percent(seeds[0].val_accuracy or 0.0), how
-        if seeds[0].test_accuracy is not None:
-            yield f"{seeds[0].test_images:,} test images", percent(seeds[0].test_accuracy), how
+            yield f"{seeds[0].test_images:,} test images", _mean(tested), how
+
+
+def _mean(shares: list[float]) -> str:
+    return mean_and_deviation(shares) if len(shares) > 1 else percent(shares[0])
 
 
 def _words(exported: Exported) -> str:
     run = exported.run
-    text = (
-        f"The validation images chose it, out of {count(exported.trials, 'short run')} and "
-        f"{count(exported.rivals, 'longer run')}: what it comes to on them is a little too good to be true. "
-    )
+    among = f"{count(exported.trials, 'short run')} and {count(exported.rivals, 'longer run')}"
+    if exported.wins:
+        text = (
+            f"The validation images chose it out of {among}: what it comes to on them is a little too good to be true. "
+        )
+    else:
+        text = (
+            f"It is not the one that the validation images choose out of {among}: it was asked for by its number. If "
+            "an accuracy was the reason, that one flatters. "
+        )
     if run.test_accuracy is not None:
-        text += "The test images had no part in any choice.\n"
+        text += "The test images had no part in the choice.\n" if exported.wins else "The test images were read once.\n"
     elif run.tested:
         text += "This data has no test split, so that no number here is free of the choice.\n"
     else:
         text += "Its test images are not read yet.\n"
+    if run.refit and run.test_accuracy is None:
+        text += "This model was trained on the validation images, too, so that it has no number of its own.\n"
     if len(exported.seeds) > 1 and not run.refit:
         text += "Of several seeds, this one was the best on validation: the means are what to expect of another.\n"
     return text
@@ -164,13 +162,9 @@ def _training(exported: Exported) -> Iterator[tuple[str, str]]:
     else:
         yield "trained on", f"{len(data.train):,} images; {len(data.val):,} validation images held out"
     yield "recipe", str(run.recipe)
-    yield (
-        "regularisation",
-        (
-            f"weight decay {run.recipe.weight_decay:g}, label smoothing {run.recipe.label_smoothing:g}, dropout "
-            f"{run.network.block_dropout:g} in blocks and {run.network.head_dropout:g} before the classifier"
-        ),
-    )
+    dropout = f"dropout {run.network.block_dropout:g} in blocks and {run.network.head_dropout:g} before the classifier"
+    decay = f"weight decay {run.recipe.weight_decay:g}, label smoothing {run.recipe.label_smoothing:g}"
+    yield "regularisation", f"{decay}, {dropout}"
     changes = [(name, value) for name, value in run.recipe.augment if value != getattr(_UNCHANGED, name)]
     yield "augmentation", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changes) or "none"
     yield "seed", f"{run.seed}"

@@ -75,6 +75,7 @@ def export_model(
         file=file,
         size=len(written),
         run=run,
+        wins=run == chosen(folder, None),
         seeds=[each for each in others if _same_but_seed(each, run)],
         rivals=sum(not each.refit for each in others),
         trials=trials,

@@ -22,6 +22,11 @@ class Guess(Frozen):
     name: str
     probability: float
 
+    def __str__(self) -> str:
+        """As in `cat 97.1 %`. What would move the cursor, in a file of somebody else, is written out."""
+        name = self.name if self.name.isprintable() else repr(self.name)
+        return f"{name} {100 * self.probability:.1f} %"
+
 
 class Prediction(Frozen):
     """What a model says of one image."""
@@ -34,7 +39,7 @@ class Prediction(Frozen):
 
     def __str__(self) -> str:
         """As in `cat.png  cat 97.1 %  dog 2.1 %  (resized from 640x480)`."""
-        words = [self.image, *(f"{guess.name} {100 * guess.probability:.1f} %" for guess in self.guesses)]
+        words = [self.image, *map(str, self.guesses)]
         if self.resized_from:
             words.append("(resized from {}x{})".format(*self.resized_from))
         return "  ".join(words)

@@ -30,8 +30,6 @@ from train_core.specs import Frozen, PositiveInt, ResNetSpec, num_params
 FORMATS = ("onnx", "pt2", "safetensors")
 OPSET = 18  # of ONNX: what torch writes by itself, and what onnxruntime reads since 1.14
 
-NUMBER = {0: torch.export.Dim("N")}  # of images: any, the only size of the input that is free
-
 Network = Callable[[Tensor], Tensor]
 """From images float32 [N, C, H, W], 0 to 255, to logits float32 [N, classes]."""
 
@@ -145,7 +143,7 @@ def serialised(model: Deployed, about: Description, fmt: str) -> bytes:
 
 
 def as_others_load_it(written: bytes, fmt: str) -> Network:
-    """What a file's content computes for somebody without this package.
+    """What a file's content computes for whoever loads it by the library of its format; safetensors has none for that.
 
     Loading a PyTorch program can run code that is in it: this is for what this process has written.
     """
@@ -163,7 +161,7 @@ def _as_onnx(model: Deployed, about: Description) -> bytes:
             _program(model, about),
             input_names=["images"],
             output_names=["logits"],
-            dynamic_shapes=(NUMBER,),
+            dynamic_shapes=_sizes(),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -197,10 +195,16 @@ def _as_safetensors(model: Deployed, about: Description) -> bytes:
 def _program(model: Deployed, about: Description) -> torch.export.ExportedProgram:
     """The model as a graph that takes any number of images."""
     images = torch.zeros(2, about.channels, about.height, about.width)  # two: one would be taken for a constant
-    program = torch.export.export(model, (images,), dynamic_shapes=(NUMBER,))
+    program = torch.export.export(model, (images,), dynamic_shapes=_sizes())
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # with this machine's paths
     return program
+
+
+def _sizes() -> tuple[dict[int, torch.export.Dim]]:
+    """Which sizes of the input are free: the number of images alone."""
+    # No constant: making it takes half a second, which every command would wait for.
+    return ({0: torch.export.Dim("N")},)
 
 
 @contextmanager

@@ -111,6 +111,7 @@ def promoted(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = search(FULL, folder)
     assert "Longer runs, the longest first, then the best on validation" in out
     assert "best on validation: trial" in out
+    assert "next: search export digits-20k" in out
     return folder
 
 

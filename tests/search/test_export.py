@@ -8,16 +8,20 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from string import Template
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 import torch
+from hypothesis import given, settings
 from PIL import Image
 
-from search import api, export
+from search import api, card, export
 from search.errors import CheckpointError, ModelError, RunError
 from search.export import chosen, export_model
+from search.predict import Guess, Prediction
 from search.promoter import Promoter
 from search.promotions import Promotion, finished
 from search.run_folder import RunFolder
@@ -28,10 +32,13 @@ from search.worker import Worker
 from tests.search.fakes import FakeTrainer, Recorder, study_spec
 from tests.search.fakes import add as add_trial
 from tests.search.test_cli import search
+from tests.train_core.strategies import resnet_specs
 from tests.train_core.tiny import tiny_data
 from train_core import checkpoint
 from train_core.data import TrainingData, load_test, load_training
-from train_core.deploy import FORMATS, read
+from train_core.deploy import FORMATS, Description, deployed, read, serialised
+from train_core.models import ResNet
+from train_core.specs import ResNetSpec
 
 SPEC = load_study("digits", {"trials": 2})
 NAME = "digits-20k"
@@ -151,8 +158,47 @@ def test_the_example_in_the_card_runs_without_this_package_and_says_what_predict
         assert abs(float(probability) - guess.probability) < 1e-4
 
 
+@settings(max_examples=25, deadline=None)
+@given(spec=resnet_specs())
+def test_the_network_in_a_card_is_any_of_the_family(spec: ResNetSpec) -> None:
+    """What a card of safetensors says in fifty lines is the whole of `train_core.models`."""
+    channels = spec.in_channels
+    about = Description(
+        origin="a test",
+        network=spec,
+        classes=tuple(map(str, range(spec.num_classes))),
+        height=9,
+        width=12,
+        mean=(0.4,) * channels,
+        std=(0.2,) * channels,
+    )
+    network = ResNet(spec)
+    images = torch.randint(0, 256, (4, channels, 9, 12)).float()
+    network(images / 100)  # norms that have seen something
+    Path("model.safetensors").write_bytes(serialised(deployed(network, about), about, "safetensors"))
+    code, _, _ = Template(card._SAFETENSORS).safe_substitute(file="model.safetensors").partition("# One image")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    with torch.inference_mode():
+        expected = deployed(network, about)(images)
+        difference = (names["model"](images) - expected).abs().max()
+    assert difference <= 1e-5 * max(1.0, expected.abs().max().item())
+
+
 def folder_name(run: Promotion) -> str:
     return f"trial-{run.trial:04d}-epochs-{run.recipe.epochs}-seed-{run.seed}{'-refit' if run.refit else ''}"
+
+
+def test_the_command_says_where_the_files_are(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = search("export --trial 1 --format safetensors", capsys, monkeypatch)
+    file = f"runs/{NAME}/exported/trial-0001-epochs-1-seed-0.safetensors"
+    assert (code, err) == (0, "")
+    first, second = out.splitlines()
+    assert re.fullmatch(rf"{file}: [\d,]+ bytes, agrees with the checkpoint to \de-0\d on 100 validation images", first)
+    assert second == f"{file}.md"
+    assert {str(path) for path in Path(file).parent.iterdir()} == {file, second}
 
 
 def test_the_numbers_in_the_card_are_those_of_the_run(folder: RunFolder, data: TrainingData) -> None:
@@ -170,7 +216,7 @@ def test_the_numbers_in_the_card_are_those_of_the_run(folder: RunFolder, data: T
         f"| 287 validation images | {percent(best.short_score)} | the short run of 6 epochs",
         "mean and standard deviation of 2 seeds |",
         "out of 2 short runs and 3 longer runs",
-        "The test images had no part in any choice.",
+        "The test images had no part in the choice.",
         "this one was the best on validation",
         f"| data | digits, fingerprint {data.fingerprint} |",
         "| trained on | 1,150 images; 287 validation images held out |",
@@ -181,7 +227,7 @@ def test_the_numbers_in_the_card_are_those_of_the_run(folder: RunFolder, data: T
         json.dumps(list(data.classes)),
         "CC BY 4.0",
         f"{exported.file.stat().st_size:,} bytes",
-        f"differ by {exported.difference:.1e} at most, on 100 validation images",
+        f"differ from the checkpoint's by {exported.difference:.1e} at most, on 100 validation images",
     ):
         assert said in card, said
     assert len(seeds) == 2
@@ -195,12 +241,24 @@ def test_the_card_of_a_refit_says_what_it_was_trained_on(folder: RunFolder, data
     assert "| trained on | 1,437 images, training and validation together |" in card
     assert f"| 360 test images | {percent(run.test_accuracy or 0)} | this model; read once, after training |" in card
     assert "on the validation images, too" in card
+    assert "mean and standard deviation of 2 seeds, trained without the validation images |" in card
+
+
+def test_the_card_of_a_refit_without_a_test_split_says_that_it_has_no_number(
+    folder: RunFolder, data: TrainingData
+) -> None:
+    promoter = Promoter(folder=folder, data=data, load_test=lambda: None, device_name="a test")
+    promoter.train(open_study(folder).trials[1], SHORT, 0, lambda result: None, refit=True)
+    card = api.export(NAME, runs=folder.root.parent, trial=1, fmt="safetensors").card.read_text()
+    assert "it has no number of its own" in card
+    assert "| the same network, trained without the validation images |" in card
 
 
 def test_the_card_of_a_run_that_was_not_tested_says_so(folder: RunFolder) -> None:
     card = api.export(NAME, runs=folder.root.parent, trial=1, fmt="safetensors").card.read_text()
     assert "test images |" not in card
     assert "Its test images are not read yet." in card
+    assert "not the one that the validation images choose out of 2 short runs and 3 longer runs" in card
 
 
 def test_the_card_holds_no_path_of_this_machine(folder: RunFolder) -> None:
@@ -325,6 +383,13 @@ def test_predict_prints_the_classes_of_each_image_and_says_where_it_was_resized(
     assert "resized" not in first
     assert second.startswith("b.jpg  ")
     assert second.endswith("  (resized from 30x20)")
+
+
+def test_a_name_cannot_move_the_cursor() -> None:
+    guesses = (Guess(name="\x1b[2Jcat", probability=0.9), Guess(name="grün", probability=0.1))
+    assert (
+        str(Prediction(image="a.png", guesses=guesses, resized_from=None)) == r"a.png  '\x1b[2Jcat' 90.0 %  grün 10.0 %"
+    )
 
 
 def test_predict_as_json(
