@@ -133,8 +133,9 @@ def run(
                         raise KeyboardInterrupt
         _tidy(folder, ended(optuna_study))
         say_outcome(folder, spec, optuna_study)
-        write_report(folder)
-        publish(folder, read_results(folder), data.size)
+        results = read_results(folder)
+        write_report(folder, results)
+        publish(folder, results, data.size)
     return folder
 
 
@@ -253,8 +254,9 @@ def promote(
             log.info("%s", result.model_dump_json(exclude={"history"}))
         if not data.has_test:
             say(f"{spec.data} has no test split: the validation accuracies are those that the choice was made by.")
-        write_report(folder)
-        publish(folder, read_results(folder), data.size)
+        results = read_results(folder)
+        write_report(folder, results)
+        publish(folder, results, data.size)
         if best:
             say(f"next: search export {folder.name}")
         say(f"report: {folder.report}")

@@ -100,7 +100,7 @@ def trial_note(
     lines = []
     if "network" in known:
         lines += [f"**{known['in words']}**", str(recipe_of(trial))]
-    facts = [f"known network: {known['baseline']}"] if "baseline" in known else []
+    facts = [f"known network: {_plain(known['baseline'])}"] if "baseline" in known else []
     score = f", {percent(score_of(trial))} on validation" if verdict != "failed or diverged" else ""
     reason = f": {_quoted(known['reason'])}" if "reason" in known else ""
     facts.append(f"verdict: {verdict}{score}{reason}")

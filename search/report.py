@@ -41,14 +41,14 @@ from search.words import count, duration, mean_and_deviation, percent, short_run
 from train_core.errors import UserError
 
 
-def write_report(folder: RunFolder) -> Path:
-    """Write the report of a run, at whatever stage the run is; returns its path.
+def write_report(folder: RunFolder, results: Results | None = None) -> Path:
+    """Write the report of a run, from `results` where they are read already; returns its path.
 
     Raises:
         UserError: the study, its file or a full run's result cannot be read.
 
     """
-    results = read_results(folder)
+    results = results or read_results(folder)
     page = _PAGE.substitute(
         name=escape(results.name),
         answer=escape(answer(results)),

@@ -48,7 +48,7 @@ def test_the_search_says_what_it_will_do_and_what_it_did(searched: Path) -> None
         "images/s measured on",
         "1/3  trial 0 (lenet-sized)",
         "3/3  trial 2",
-        "next: search promote digits-20k",
+        "next: search promote digits-20k   or: search dashboard digits-20k",
     ):
         assert said in log, said
 
@@ -128,7 +128,10 @@ def test_a_promotion_has_a_test_accuracy_and_a_report(promoted: Path) -> None:
 def test_a_finished_promotion_is_not_done_again(promoted: Path) -> None:
     (folder,) = run_folder(promoted).promotions()
     before = folder.checkpoint.stat().st_mtime_ns
+    pictures = sorted(path.name for path in run_folder(promoted).artifacts.iterdir())
+    assert len(pictures) == 2
     search(FULL, promoted)
+    assert sorted(path.name for path in run_folder(promoted).artifacts.iterdir()) == pictures
     assert folder.checkpoint.stat().st_mtime_ns == before
 
 
