@@ -47,7 +47,7 @@ def commands(page: Path) -> list[str]:
         for line in block.splitlines()
     ]
     found = [re.match(r" {4}(?:\$ |[A-Z_]+=\S+ )*(search [a-z][^#]*)", line) for line in shown]
-    lines = [match[1].strip() for match in found if match]
+    lines = [match[1].split(" | ")[0].strip() for match in found if match]
     words = re.findall(r"`(search [^`\n]+)`", text_of(page))
     return lines + [command for command in words if not set("[-") & {command[7]}]
 
@@ -59,13 +59,14 @@ def accept(arguments: list[str]) -> None:
     while hasattr(found, "commands"):  # a group, as `search` and `search storage` are
         name, *arguments = arguments
         found = found.commands[name]
-    assert found.make_context(name, arguments)
+    # Named alone, as `search predict` may be, it is a command that is spoken of: what it needs is not asked for.
+    assert found.make_context(name, arguments, resilient_parsing=not arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_shown_is_one_the_command_line_takes(page: Path) -> None:
     for command in commands(page):
-        accept(shlex.split(command.replace("...", "")))
+        accept(shlex.split(command.replace("...", "").replace("TRIAL", "0")))
 
 
 def test_the_readme_shows_the_owners_command_and_the_whole_loop() -> None:
