@@ -113,7 +113,7 @@ class Space(Frozen):
 
     # The network. `blocks` and `growth` are drawn once for each stage: blocks_1, ..., growth_2, ...
     fill: Number[Share] = Range(low=0.5, high=1.0)  # share of the budget that the network may take
-    stages: Number[Stages] = Range(low=3, high=5)
+    stages: Number[Stages] = Range(low=3, high=5)  # each but the first halves height and width
     blocks: Number[Positive] = Range(low=1, high=8)  # in a stage
     growth: Number[Growth] = Range(low=1.0, high=2.5, step=0.25)  # a stage's width over that of the stage before
     block: Choice[BlockType] = ("basic", "preact")

@@ -1,25 +1,55 @@
-"""What the documents tell people to type is what the commands take."""
+"""What the documents tell people to type is what the commands take; what they name is there."""
 
+import json
 import os
 import re
+import runpy
 import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tomli_w
 import typer
+from PIL import Image
 
+from search import charts
 from search.cli import app
+from search.spec import load_study
+from tests.search.test_cli import search
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page that are in this language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text_of(page), flags=re.MULTILINE | re.DOTALL)
 
 
 def commands(page: Path) -> list[str]:
-    """The `search` commands in a page: lines of its code blocks, and between backticks."""
-    text = page.read_text(encoding="utf-8")
-    lines = [line.split("#")[0].strip() for line in text.splitlines() if line.startswith("    search ")]
-    return lines + [command for command in re.findall(r"`(search [^`\n]+)`", text) if not set("[-") & {command[7]}]
+    """The `search` commands in a page: lines of its code blocks, fenced or not, and between backticks."""
+    shown = text_of(page).splitlines()
+    shown += [
+        f"    {line}"
+        for block in re.findall(r"^```\w*\n(.*?)^```$", text_of(page), re.M | re.S)
+        for line in block.splitlines()
+    ]
+    found = [re.match(r" {4}(?:\$ |[A-Z_]+=\S+ )*(search [a-z][^#]*)", line) for line in shown]
+    lines = [match[1].split(" | ")[0].strip() for match in found if match]
+    words = re.findall(r"`(search [^`\n]+)`", text_of(page))
+    return lines + [command for command in words if not set("[-") & {command[7]}]
 
 
 def accept(arguments: list[str]) -> None:
@@ -29,19 +59,21 @@ def accept(arguments: list[str]) -> None:
     while hasattr(found, "commands"):  # a group, as `search` and `search storage` are
         name, *arguments = arguments
         found = found.commands[name]
-    assert found.make_context(name, arguments)
+    # Named alone, as `search predict` may be, it is a command that is spoken of: what it needs is not asked for.
+    assert found.make_context(name, arguments, resilient_parsing=not arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_shown_is_one_the_command_line_takes(page: Path) -> None:
     for command in commands(page):
-        accept(shlex.split(command.replace("...", "")))
+        accept(shlex.split(command.replace("...", "").replace("TRIAL", "0")))
 
 
 def test_the_readme_shows_the_owners_command_and_the_whole_loop() -> None:
     shown = commands(ROOT / "README.md")
     assert "search run --budget 5e6 --trials 200" in shown
     assert "search promote --top 3" in shown
+    assert "    optuna-dashboard sqlite:///runs/cifar10-5M/study.db\n" in text_of(ROOT / "README.md")
 
 
 @pytest.mark.parametrize("script", ["scripts/demo", "scripts/check", ".ci/run"])
@@ -52,5 +84,126 @@ def test_the_scripts_can_be_run(script: str) -> None:
 def test_nothing_shown_has_gone() -> None:
     """Every file that a page names is there."""
     for page in PAGES:
-        for name in re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|toml|md))`", page.read_text(encoding="utf-8")):
+        for name in re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|toml|md))`", text_of(page)):
             assert (ROOT / name).exists() or (ROOT / "search" / name).exists() or name.startswith("runs/"), (page, name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_and_module_that_is_named_is_there(page: Path) -> None:
+    for file, test in re.findall(r"(tests/[\w/]+\.py)(?:::(test_\w+))?", text_of(page)):
+        assert not test or f"\ndef {test}(" in text_of(ROOT / file), (file, test)
+    for module in re.findall(r"python -m (benchmarks[.\w]*)", text_of(page)):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_the_pages_that_the_readme_links_to_are_there() -> None:
+    coming = {f"docs/{name}.md" for name in runpy.run_path(str(DOCS / "conf.py"))["COMING"]}
+    for target in re.findall(r"\]\(([^)#]+)", text_of(ROOT / "README.md")):
+        assert (ROOT / target).exists() or target in coming, target
+
+
+def test_every_promise_names_what_holds_it() -> None:
+    promises = re.split(r"^## \d\. ", text_of(DOCS / "promises.md"), flags=re.MULTILINE)[1:]
+    assert len(promises) == 8
+    assert all("`tests/" in promise for promise in promises)
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """A link between pages that leads nowhere is one."""
+    build = shlex.split("-m sphinx -q -W --keep-going -b html -d trees")
+    command = [sys.executable, *build, str(DOCS), "site"]
+    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (built.returncode, built.stderr) == (0, "")
+    for page in DOCS.glob("*.md"):
+        assert (tmp_path / "site" / page.name).with_suffix(".html").exists()
+
+
+def test_the_page_of_all_keys_is_what_the_specs_say() -> None:
+    keys = runpy.run_path(str(DOCS / "study_keys.py"))
+    assert text_of(DOCS / "study-files.md") == keys["page"](), "run: python docs/study_keys.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_study_file_shown_can_be_read(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page, "toml"):
+        file = tmp_path / "my-study.toml"
+        # A part of a study file, perhaps: what has no default and is not shown is put before it.
+        file.write_text(tomli_w.dumps({"data": "digits", "budget": 20_000, **tomllib.loads(block)}))
+        assert load_study(str(file), {})
+
+
+def test_the_report_is_read_aloud_section_by_section() -> None:
+    source = text_of(Path(charts.__file__)) + text_of(ROOT / "search" / "report.py")
+    titles = re.findall(r'\btitle\b[\w, ]* = "([^"]+)"', source) + re.findall(r"<h2>([\w ]+)</h2>", source)
+    assert len(titles) == len(charts.CHARTS) + len(charts.CHARTS_AFTER) + 3
+    assert set(titles) <= set(re.findall(r"^## (.+)$", text_of(DOCS / "report.md"), flags=re.MULTILINE))
+
+
+def changed(text: str, diff: Iterator[str]) -> str:
+    """The text with a change as pages show it: lines that stay, that go (-) and that come (+)."""
+    lines = list(diff)
+    before = "".join(f"{line[1:]}\n" for line in lines if line[0] in " -")
+    assert text.count(before) == 1, before
+    return text.replace(before, "".join(f"{line[1:]}\n" for line in lines if line[0] in " +"))
+
+
+def test_a_dimension_is_added_as_the_page_says(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "space.py", tmp_path)
+    shutil.copytree(ROOT / "train_core", tmp_path / "train_core")
+    diffs = blocks(DOCS / "space.md", "diff")
+    assert len(diffs) == 7
+    for diff in diffs:
+        lines = iter(diff.splitlines())
+        file = tmp_path / next(lines).removeprefix("--- ")
+        file.write_text(changed(file.read_text(encoding="utf-8"), lines), encoding="utf-8")
+    code = """
+import optuna, space, torch
+from train_core.models import ResNet
+from train_core.specs import num_params
+optuna.logging.disable_default_handler()
+study, pools, betas = optuna.create_study(), set(), set()
+for _ in range(12):
+    draw = space.suggest(study.ask(), space.Space())
+    network = space.network(draw, space.Space(), 50_000, in_channels=3, num_classes=10)
+    model = ResNet(network)
+    assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
+    assert num_params(network) == sum(each.numel() for each in model.parameters()) <= 50_000
+    pools.add(network.head_pool)
+    betas.add(space.recipe(draw, epochs=1, seed=0, precision="fp32").beta2)
+print(sorted(pools), sorted(betas))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert answer.stdout == "['max', 'mean'] [0.99, 0.999]\n", answer.stderr
+
+
+def test_photos_become_a_model_within_the_limits_as_the_page_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = DOCS / "your-images.md"
+    generator = np.random.default_rng(0)
+    for split, images in (("train", 12), ("test", 3)):
+        for label in ("cat", "dog"):
+            for i in range(images):
+                photo = Path("photos") / split / label / f"{i}.jpg"
+                photo.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(generator.integers(256, size=(90, 120 + i, 3), dtype=np.uint8)).save(photo)
+    (resize,) = blocks(page, "python")
+    exec(resize, {})
+    assert len(list(Path("photos-64").rglob("*.jpg"))) == 30
+    (study,) = blocks(page, "toml")
+    Path("photos.toml").write_text(study)
+    short = {"run": " --trials 2 --epochs 1", "promote": " --top 1 --epochs 1", "report": "", "count": ""}
+    for command in commands(page):
+        verb = command.split()[1]
+        if verb in short and len(command.split()) > 2:
+            code, out, err = search(command.removeprefix("search ") + short[verb], capsys, monkeypatch)
+            assert (command, code, err) == (command, 0, "")
+            assert verb != "run" or "64x64 RGB, 2 classes" in out
+    (result,) = (json.loads(path.read_text()) for path in Path("runs/photos-300k/promoted").glob("*/result.json"))
+    assert result["parameters"] <= 300_000
+    assert result["multiply_adds"] <= 20_000_000
+    assert result["test_images"] == 6
+    assert result["latency_s"] > 0
+    assert "Milliseconds" in text_of(Path("runs/photos-300k/report.html"))
