@@ -14,6 +14,7 @@ from rich.text import Text
 from search.inspection import Comparison, FullRun, LongerRun, Run, RunningTrial, ShortRun, Status, Trial
 from search.ladder import recipe_of
 from search.promotions import Promotion
+from search.trials import seconds_of
 from search.words import ago, count, duration, percent, points, rounded
 
 STYLES = {
@@ -43,7 +44,7 @@ def best_table(trials: Sequence[FrozenTrial]) -> Table:
             rounded(known["multiply-adds"]),
             recipe_of(trial).optimizer,
             Text(known["in words"]),
-            f"{known['seconds']:,.0f}",
+            f"{seconds_of(trial) or 0:,.0f}",
         )
     return table
 
