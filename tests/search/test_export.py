@@ -16,11 +16,13 @@ import optuna
 import pytest
 import torch
 from hypothesis import given, settings
+from optuna.trial import FrozenTrial
 from PIL import Image
 
 from search import api, card, export
 from search.errors import CheckpointError, ModelError, RunError
 from search.export import chosen, export_model
+from search.ladder import recipe_of
 from search.predict import Guess, Prediction
 from search.promoter import Promoter
 from search.promotions import Promotion, finished
@@ -38,7 +40,7 @@ from train_core import checkpoint
 from train_core.data import TrainingData, load_test, load_training
 from train_core.deploy import FORMATS, Description, deployed, read, serialised
 from train_core.models import ResNet
-from train_core.specs import ResNetSpec
+from train_core.specs import ResNetSpec, TrainSpec
 
 SPEC = load_study("digits", {"trials": 2})
 NAME = "digits-20k"
@@ -106,10 +108,10 @@ def test_another_trial_is_exported_by_its_number(folder: RunFolder) -> None:
 def test_the_averaged_weights_are_exported_where_they_are_scored(
     folder: RunFolder, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search import promotion
-    from search.ladder import recipe_of
+    def averaging(trial: FrozenTrial) -> TrainSpec:
+        return recipe_of(trial).model_copy(update={"ema_decay": 0.9})
 
-    monkeypatch.setattr(promotion, "recipe_of", lambda trial: recipe_of(trial).model_copy(update={"ema_decay": 0.9}))
+    monkeypatch.setattr("search.promoter.recipe_of", averaging)
     promoter = Promoter(folder=folder, data=data, load_test=lambda: None, device_name="a test")
     run = promoter.train(open_study(folder).trials[1], WHOLE, 0, lambda result: None, tests=False)
     exported = export_model(folder, run, SPEC, data, "safetensors", trials=2)
