@@ -1,5 +1,6 @@
 """The commands as functions. The command line parses, calls these, and prints."""
 
+import math
 import platform
 import re
 import shutil
@@ -247,7 +248,6 @@ def promote(
                 chosen = next(trial for trial in finalists if trial.number == best[0].trial)
                 done.append(train(chosen, length, spec.seed, refit=True))
         write_json(folder.facts, read_facts(folder) | {"promoted": _as_command(folder, plan)})
-        console.print(promotion_table(finished(folder)))
         draw(promotion_table(finished(folder)))
         say_winner(done)
         for result in done:
@@ -546,7 +546,10 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
     found = survey(spec, task)
     limit = f", at most {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
     lines = [f"{study}: {spec.data}, budget {spec.budget:,}{limit}"]
-    lines += [_counted(name, fitted(network, task), task) for name, network in spec.baselines.items()]
+    for name, network in spec.baselines.items():
+        known = fitted(network, task)
+        within = num_params(known) <= spec.budget and num_madds(known, task.size) <= (spec.max_madds or math.inf)
+        lines.append(_counted(name, known, task) + ("" if within else "  (more than that)"))
     lines.append(_counted("smallest of the space", found.smallest, task))
     lines.append(_counted(f"largest of {SAMPLES} draws", found.largest, task))
     return lines
@@ -617,10 +620,11 @@ def _load(spec: StudySpec) -> TrainingData:
 
 
 def _default_name(study: str, spec: StudySpec, flags: Mapping[str, Any]) -> str:
-    """The study (or the data, where a flag names other data) and the budget: `cifar10-5M`."""
+    """The study (or the data, where a flag names other data), the budget and a limit: `cifar10-5M`."""
     stem = Path(spec.data if "data" in flags else study).stem
     plain = re.sub(r"[^\w.+-]+", "-", stem).strip(".-")
-    return f"{plain}-{short_count(spec.budget)}"
+    limit = f"-{short_count(spec.max_madds)}-madds" if spec.max_madds is not None else ""
+    return f"{plain}-{short_count(spec.budget)}{limit}"
 
 
 def _facts(

@@ -87,7 +87,7 @@ def run(
 
     flags = _given(
         budget=_number(budget),
-        max_madds=_number(max_madds),
+        max_madds=_number(max_madds, "--max-madds"),
         trials=trials,
         epochs=epochs,
         short_images=images,
@@ -294,7 +294,9 @@ def count(study: Study = "cifar10", budget: Budget = None, max_madds: Madds = No
     """Count parameters and multiply-adds: of a study's known networks, and of what its space holds in the budget."""
     from search import api
 
-    for line in api.count(study, _given(budget=_number(budget), max_madds=_number(max_madds), data=data)):
+    for line in api.count(
+        study, _given(budget=_number(budget), max_madds=_number(max_madds, "--max-madds"), data=data)
+    ):
         typer.echo(line)
 
 
@@ -357,10 +359,10 @@ def _outside_trouble(error: Exception) -> str | None:
     return None
 
 
-def _number(text: str | None) -> int | None:
+def _number(text: str | None, what: str = "budget") -> int | None:
     from search.spec import parse_budget
 
-    return None if text is None else parse_budget(text)
+    return None if text is None else parse_budget(text, what)
 
 
 def _given(**flags: Any) -> dict[str, Any]:

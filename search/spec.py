@@ -210,7 +210,7 @@ def study_path(study: str) -> Path:
     return shipped[study]
 
 
-def parse_budget(text: str) -> int:
+def parse_budget(text: str, what: str = "budget") -> int:
     """A number of parameters or multiply-adds: `5e6`, `5M`, `200k`, `5_000_000`.
 
     Raises:

@@ -59,6 +59,7 @@ MISTAKES = [
     ("run digits --budget -5", "budget '-5' is not a positive whole number"),
     ("run digits --budget 0", "budget '0' is not a positive whole number"),
     ("run digits --max-madds 1k", "less than the smallest network of this space, [8,8] x [1,1] basic, kernels 1 and 1"),
+    ("run digits --max-madds few", "--max-madds 'few' is not a positive whole number: write it as 5e6"),
     ("run digits --max-madds 1k", "takes: give at least --max-madds 47184"),
     ("run digits --storage elsewhere", "--storage cannot be read as an address: give postgresql+psycopg://"),
     ("run digits --storage sqlite:///x.db", "a run keeps its SQLite database in its folder: leave out --storage"),
