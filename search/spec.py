@@ -220,7 +220,7 @@ def parse_budget(text: str, what: str = "budget") -> int:
     match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?(?:e\+?\d{1,2})?)\s*([km]?)\s*", text, flags=re.IGNORECASE)
     value = Decimal(match[1].replace("_", "")) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()] if match else 0
     if value < 1 or value != int(value):
-        raise SpecError(f"budget {text!r} is not a positive whole number: write it as 5e6, 5M, 200k or 5_000_000")
+        raise SpecError(f"{what} {text!r} is not a positive whole number: write it as 5e6, 5M, 200k or 5_000_000")
     return int(value)
 
 
