@@ -66,9 +66,8 @@ def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_the
     )
     study = open_study(run_folder(tmp_path))
     assert {trial.state.is_finished() for trial in study.trials} == {True}
-    kept = list((run_folder(tmp_path).root / "trials").iterdir())
-    assert len(kept) == 1
-    done = checkpoint.load(kept[0], torch.device("cpu")).history
+    (root,) = run_folder(tmp_path).trials_with_checkpoints()
+    done = checkpoint.load(run_folder(tmp_path).trial_checkpoint(root), torch.device("cpu")).history
     log_before = run_folder(tmp_path).log.read_text()
     assert "2 of 2 trials" in search(LONGER, tmp_path)
     assert scores(tmp_path) == scores(searched_longer)

@@ -102,8 +102,7 @@ def test_a_database_that_is_gone_for_good_ends_the_search_and_what_was_trained_i
     assert err.startswith("search: the study's storage failed (")
     assert err.endswith("): mend it; the same command continues\n")
     assert err.count("\n") == 1
-    (kept,) = (run_folder(tmp_path).root / "trials").iterdir()
-    done = len(checkpoint.load(kept, torch.device("cpu")).history)
+    done = len(checkpoint.load(run_folder(tmp_path).trial_checkpoint(0), torch.device("cpu")).history)
     assert done > 0
     search(LONG, tmp_path, SEARCH_STORAGE=url)
     study = open_study(shared(tmp_path, url))
