@@ -136,7 +136,7 @@ class Promoter:
                 "test_images": len(test) if test is not None else 0,
                 "test_accuracy": accuracy,
                 "mirrored_test_accuracy": mirrored,
-                "latency_s": latency(state.scored, (data.in_channels, *data.size)),
+                "latency_s": run.latency_s or latency(state.scored, (data.in_channels, *data.size)),
             }
         )
         _write_result(run, folder)

@@ -42,6 +42,7 @@ from search.trials import (
     params_of,
     roots,
     was_interrupted,
+    was_surplus,
 )
 from search.worker import Worker
 from train_core.errors import DivergedError, UserError
@@ -214,7 +215,7 @@ def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: Task) -> dict[
 
     Done once in a study's life: a name that is there already is not enqueued again.
     """
-    there = {trial.user_attrs.get("baseline") for trial in study.get_trials(deepcopy=False) if counts(trial)}
+    there = {trial.user_attrs.get("baseline") for trial in study.get_trials(deepcopy=False) if not was_surplus(trial)}
     held = {}
     for name, network in spec.baselines.items():
         params = search_space.as_parameters(

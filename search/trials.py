@@ -79,6 +79,11 @@ def was_interrupted(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and trial.user_attrs.get("reason") in {INTERRUPTED, DIED}
 
 
+def was_surplus(trial: FrozenTrial) -> bool:
+    """Whether there was no place for the trial: in a larger study there may be one."""
+    return _has_reason(trial, SURPLUS)
+
+
 def counts(trial: FrozenTrial) -> bool:
     """Whether the trial counts towards the total if it has ended, or ends."""
     return not (was_interrupted(trial) or _has_reason(trial, DUPLICATE, REPEATED, SURPLUS))

@@ -1,5 +1,6 @@
 """Which device trains, in which precision, and how the host is set up for it."""
 
+import atexit
 import ctypes
 import gc
 import sys
@@ -67,6 +68,10 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+# At the end all is to be found again, or some libraries complain that their objects were left.
+atexit.register(gc.unfreeze)
 
 
 def release_memory(device: torch.device) -> None:

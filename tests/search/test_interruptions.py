@@ -20,7 +20,7 @@ from train_core import checkpoint
 def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: Path) -> None:
     generator = random.Random(1)
     log = run_folder(tmp_path).log
-    for kill in range(3):
+    for kill in range(2):
         process = start(SHORT, tmp_path)
         wait_for(log, "images/s measured on")
         time.sleep(generator.uniform(0, 1.0))
@@ -90,7 +90,7 @@ def test_a_second_signal_ends_the_search_at_once_and_the_same_command_continues(
 
 
 def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: Path) -> None:
-    many = f"{SHORT} --trials 12"
+    many = f"{SHORT} --trials 9"
     first = start(many, tmp_path)
     wait_for(run_folder(tmp_path).log, "images/s measured on")
     others = [start(many, tmp_path) for _ in range(2)]
@@ -100,15 +100,15 @@ def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: P
     for other in others:
         out, err = other.communicate(timeout=120)
         assert other.returncode == 0, err
-        assert "12 of 12 trials" in out
+        assert "9 of 9 trials" in out
     study = open_study(run_folder(tmp_path))
     roots = [trial.user_attrs.get("retry_of", trial.number) for trial in ended(study)]
-    assert len(roots) == len(set(roots)) == 12
+    assert len(roots) == len(set(roots)) == 9
     assert {trial.state.is_finished() for trial in study.trials} == {True}
-    assert {trial.user_attrs["worker"] for trial in ended(study)} >= {1, 2}
+    assert len({trial.user_attrs["worker"] for trial in ended(study)}) >= 2
     assert sum(trial.user_attrs.get("baseline") == "lenet-sized" for trial in ended(study)) == 1
     draws = [json.dumps(trial.params, sort_keys=True) for trial in ended(study)]
-    assert len(set(draws)) == 12
+    assert len(set(draws)) == 9
 
 
 def test_hours_stop_in_time_and_the_same_command_continues(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.search.test_dashboard import get, serving
 from train_core import checkpoint
 
 SEARCH = "run digits --trials 6 --epochs 2"
-LONG = "run digits --trials 2 --epochs 12"
+LONG = "run digits --trials 2 --epochs 7"
 
 
 def shared(folder: Path, url: str) -> RunFolder:
@@ -84,7 +84,7 @@ def test_a_database_that_is_gone_for_a_while_is_waited_for(postgres: Server, tmp
     assert "2 of 2 trials: 2 complete" in out
     assert "the study's storage answers again" in out
     trials = open_study(shared(tmp_path, url)).trials
-    assert [len(trial.intermediate_values) for trial in trials if trial.state == TrialState.COMPLETE] == [12, 12]
+    assert [len(trial.intermediate_values) for trial in trials if trial.state == TrialState.COMPLETE] == [7, 7]
 
 
 def test_a_database_that_is_gone_for_good_ends_the_search_and_what_was_trained_is_kept(

@@ -131,7 +131,7 @@ HEAD = 'budget = 10\ndata = "digits"\n'
         (HEAD + '[space]\nblock = ["basic", "basic"]', "a choice is listed twice"),
         (HEAD + "[space]\ncrop_padding = 1000000", "less than or equal to 1024"),
         (HEAD + "[baselines.x]\nwidths = 8\nblocks = [1, 1]", "baselines.x.widths: should be"),
-        ('budget = "lots"\ndata = "digits"', "budget 'lots' is not a positive number"),
+        ('budget = "lots"\ndata = "digits"', "budget 'lots' is not a positive whole number"),
         (
             HEAD + '[promote]\nladder = "8x60,9x200"',
             "promote.ladder: ladder '8x60,9x200': 9x200 after 8x60 must have more",

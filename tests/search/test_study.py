@@ -391,6 +391,16 @@ def test_a_trial_whose_process_was_killed_is_found_and_tried_again(folder: RunFo
     assert len(ended(study)) == 6
 
 
+def test_a_known_network_that_was_interrupted_is_not_enqueued_again_beside_its_retry(folder: RunFolder) -> None:
+    spec = study_spec(trials=3, baselines={"known": {"widths": [8, 16], "blocks": [1, 1]}})
+    enqueue_baselines(open_study(folder, create=True), spec, TASK)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(folder, spec, FakeTrainer(misbehave=raising(KeyboardInterrupt(), run=1)))
+    enqueue_baselines(open_study(folder), spec, TASK)
+    study = run_study(folder, spec, FakeTrainer())
+    assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, 0, None, None]
+
+
 def test_a_trial_interrupted_twice_is_tried_a_third_time(folder: RunFolder) -> None:
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):

@@ -65,21 +65,28 @@ def test_what_a_worker_raises_is_raised() -> None:
         run(1, fail)
 
 
-def test_workers_share_the_trials_and_one_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    alone = start(SEARCH.removesuffix(" --workers 2"), tmp_path)
-    wait_for(run_folder(tmp_path).log, "trial 0  ")
-    alone.kill()  # leaves a trial under the number that the next command has
-    alone.communicate()
-    process = start(SEARCH, tmp_path)
-    wait_for(run_folder(tmp_path).log, "trial 2  ")
+def test_workers_share_the_trials_and_one_that_is_killed_is_started_again(postgres: Server, tmp_path: Path) -> None:
+    """And the password of the storage, which they have to learn, is in no title of theirs, and in no log."""
+    url = postgres.new_database()
+    sessions = set(Path("/tmp/ray").glob("session_2*"))
+    process = start(SEARCH, tmp_path, SEARCH_STORAGE=url)
+    wait_for(run_folder(tmp_path).log, "trial 1  ")
+    titles = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     os.kill(until(lambda: worker_processes(tmp_path))[0], signal.SIGKILL)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "; 2 workers" in out
     assert sum(" trial " in line and "/6  " in line for line in out.splitlines()) == 6
-    trials = ended(open_study(run_folder(tmp_path)))
-    assert len(trials) == 6
-    assert all(trial.state.is_finished() for trial in open_study(run_folder(tmp_path)).trials)
+    study = open_study(RunFolder(run_folder(tmp_path).root, parse_address(url)))
+    assert len(ended(study)) == 6
+    assert all(trial.state.is_finished() for trial in study.trials)
+    ours = set(Path("/tmp/ray").glob("session_2*")) - sessions
+    logs = [path for session in ours for path in (session / "logs").rglob("*") if path.is_file()]
+    assert logs
+    for secret in (PASSWORD, QUOTED):
+        assert secret not in out + err
+        assert not [title for title in titles if secret.encode() in title]
+        assert not [path for path in logs if secret.encode() in path.read_bytes()]
 
 
 def test_a_signal_ends_all_workers(tmp_path: Path) -> None:
@@ -96,24 +103,3 @@ def test_a_signal_ends_all_workers(tmp_path: Path) -> None:
     while any(Path(f"/proc/{number}").exists() for number in processes):
         assert time.monotonic() < limit
         time.sleep(0.1)
-
-
-def test_workers_learn_the_storage_but_its_password_is_in_no_title_and_no_log(postgres: Server, tmp_path: Path) -> None:
-    url = postgres.new_database()
-    before = set(Path("/tmp/ray").glob("session_2*"))
-    process = start("run digits --trials 4 --epochs 2 --workers 2", tmp_path, SEARCH_STORAGE=url)
-    wait_for(run_folder(tmp_path).log, "trial 1  ")
-    assert worker_processes(tmp_path)
-    titles = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    shared = RunFolder(run_folder(tmp_path).root, parse_address(url))
-    assert len(ended(open_study(shared))) == 4
-    sessions = set(Path("/tmp/ray").glob("session_2*")) - before
-    assert sessions
-    logs = [path for session in sessions for path in (session / "logs").rglob("*") if path.is_file()]
-    assert logs
-    for secret in (PASSWORD, QUOTED):
-        assert secret not in out + err
-        assert not [title for title in titles if secret.encode() in title]
-        assert not [path for path in logs if secret.encode() in path.read_bytes()]
