@@ -97,10 +97,10 @@ def answer(results: Results) -> str:
     spec, runs, trials = results.spec, winner(results.promotions), results.complete
     if not runs and not trials:
         stage = "No trial has come to a score yet" if results.trials else "No trial has ended yet"
-        return f"{stage}: for {spec.data} within {spec.budget:,} parameters, no network is known so far."
+        return f"{stage}: for {spec.data_name} within {spec.budget:,} parameters, no network is known so far."
     network = str(runs[0].network) if runs else trials[0].user_attrs["in words"]
     size = runs[0].parameters if runs else parameters_of(trials[0])
-    text = f"The best network found for {spec.data} within {spec.budget:,} parameters is {network}: "
+    text = f"The best network found for {spec.data_name} within {spec.budget:,} parameters is {network}: "
     text += f"{size:,} parameters, {percent(size / spec.budget)} of the budget. "
     if not runs:
         diverged = "every full run so far diverged, and " if results.promotions else ""

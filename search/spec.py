@@ -147,6 +147,11 @@ class StudySpec(Frozen):
     )
 
     @property
+    def data_name(self) -> str:
+        """What to call the data where others read it: of a path, its last part."""
+        return Path(self.data).name
+
+    @property
     def part(self) -> float:
         """Share of the training images that short runs see."""
         if self.short_images == "all" or (self.short_images == "auto" and not drawn_regularisers(self.space)):

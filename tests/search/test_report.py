@@ -416,6 +416,11 @@ def test_a_baseline_is_named_and_escaped(tmp_path: Path) -> None:
     assert known["text"] == ["&lt;/script&gt;&lt;b&gt;lenet"]
 
 
+def test_the_answer_names_the_data_and_not_where_it_lies(tmp_path: Path) -> None:
+    page = Page(make_run(tmp_path / "run", [0.5], data="/home/someone/photos"))
+    assert "The best network found for photos within 20,000 parameters" in page.words
+
+
 def test_what_users_name_is_escaped(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a <b> run", [0.5], data="<img src=x onerror=alert(1)>.npz")
     write_json(folder.facts, {"data": {"classes": ["<script>cat", "dog & co"], "test split": False}, "commit": None})
