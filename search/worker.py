@@ -64,12 +64,14 @@ class Worker:
             self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self._ended.set()
         if self._is_shared:
             self._thread.join()
         self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+        if error is None:
+            # Else it may have left a trial behind, as where the storage has gone: the free lock then tells so at once.
+            Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def alone(self) -> AbstractContextManager[object]:
         """Let no other worker be in such a context at the same time, where the storage itself does not keep order.
