@@ -34,7 +34,10 @@ def serving(command: str, folder: Path, **environment: str) -> Iterator[tuple[st
         assert found, (said, process.stderr.read() if process.stderr and process.poll() is not None else "")
         yield found[1], process
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        process.wait(60)
+        assert process.stderr is not None
+        # Not by `communicate`, which knows nothing of what `readline` has read ahead.
+        out, err = process.stdout.read(), process.stderr.read()
         assert (process.returncode, out, err) == (0, environment.get("SAYS", ""), "")  # nothing else is ever said
     finally:
         process.kill()

@@ -168,7 +168,7 @@ def test_candidates_are_promoted_several_at_a_time_as_they_would_be_one_by_one(p
 
 
 def test_fidelity_trains_trials_at_length_and_answers_from_ladders_at_no_cost(searched: Path, copy: Path) -> None:
-    search(f"{SHORT} --trials 6", copy)
+    search(f"{SHORT} --trials 5", copy)
     said = search("fidelity --trials 4 --epochs 4", copy)
     assert "4 trials of every score for 4 epochs" in said
     assert re.search(r"2 epochs +4 +(-?\d?\.\d\d|nan) ", said), said
