@@ -66,6 +66,7 @@ def accept(arguments: list[str]) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_shown_is_one_the_command_line_takes(page: Path) -> None:
     for command in commands(page):
+        # Raises, or fails its own assertion, on a mistake.
         accept(shlex.split(command.replace("...", "").replace("TRIAL", "0")))
 
 

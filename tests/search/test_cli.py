@@ -269,7 +269,7 @@ def test_a_full_disk_is_waited_for_before_a_checkpoint_is_given_up(
     ]
     tries.clear()
     with pytest.raises(OSError, match="No space left"):
-        api._save(None, tmp_path / "trial.pt", stop=lambda: True)  # type: ignore[arg-type]
+        api._save(None, tmp_path / "trial.pt", stop=lambda: True)  # type: ignore[arg-type]  # as above
 
 
 def test_a_proxy_that_others_can_reach_comes_with_a_warning(

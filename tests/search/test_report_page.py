@@ -31,7 +31,7 @@ def test_every_chart_is_drawn_without_an_error(
     width: int,
     dark: bool,
     browser: Browser,
-    measured: RunFolder,  # noqa: F811
+    measured: RunFolder,  # noqa: F811  # the fixture of that name
 ) -> None:
     page = shown(browser, measured, width, dark=dark)
     assert page.errors == []

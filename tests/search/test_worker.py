@@ -12,6 +12,7 @@ from search.errors import RunError
 from search.run_folder import RunFolder
 from search.storage import Address
 from search.worker import BEAT, LEASE_S, Watch, Worker
+from tests.search.processes import until
 
 SHARED = Address("postgresql+psycopg://db/s")
 
@@ -107,10 +108,8 @@ def test_a_worker_beats_while_it_has_a_trial(
     trial = study.ask()
     with Worker(folder, study) as worker:
         worker.has(trial._trial_id)
-        while study.trials[0].system_attrs.get(BEAT, 0) < 3:
-            pass
+        assert until(lambda: study.trials[0].system_attrs.get(BEAT, 0) >= 3)
         study.tell(trial, state=TrialState.FAIL)  # by another worker: the thread bears it
         other = study.ask()
         worker.has(other._trial_id)
-        while study.trials[1].system_attrs.get(BEAT, 0) < 3:
-            pass
+        assert until(lambda: study.trials[1].system_attrs.get(BEAT, 0) >= 3)
