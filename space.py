@@ -101,6 +101,7 @@ Count = Annotated[int, Field(ge=0, le=1024)]
 Strength = Annotated[float, Field(ge=0, le=1)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
 Turns = Annotated[float, Field(ge=0, le=0.5)]
+Factor = Annotated[float, Field(ge=1, le=4)]
 Growth = Annotated[float, Field(ge=1, le=4)]
 
 
@@ -123,6 +124,7 @@ class Space(Frozen):
     shortcut: Choice[ShortcutType] = ("conv", "max-pool")
     shortcut_kernel: Choice[Kernel] = (1, 3, 5)
     shortcut_norm: Choice[ShortcutNorm] = "after"
+    stem_width: Choice[Count] = 0  # channels; 0: as wide as the first stage
     stem_kernel: Choice[Kernel] = (1, 3, 5)
     stem_stride: Choice[Stride] = 1
     stem_pool: Choice[bool] = False
@@ -153,6 +155,7 @@ class Space(Frozen):
     flip: Choice[bool] = True
     cutout: Number[Count] = 8
     rotation: Number[Degrees] = 0.0
+    enlarge: Number[Factor] = 1.0
     resize_crop: Number[Share] = 1.0
     perspective: Number[Strength] = 0.0
     brightness: Number[Strength] = 0.0
@@ -300,7 +303,8 @@ def smallest(space: Space, *, in_channels: int, num_classes: int) -> ResNetSpec:
 
 def _smallest(space: Space) -> Draw:
     """The shape of the smallest network: every number at its least, and of the unordered choices the cheapest."""
-    unordered = ("block", "shortcut_norm", "norm", "se_ratio")  # of the ratios, 0 costs nothing, and the least most
+    # Of the ratios, 0 costs nothing, and the least most; of the stem's widths, 0 is that of the first stage.
+    unordered = ("block", "shortcut_norm", "norm", "se_ratio", "stem_width")
     shapes = (
         {**_lowest(space), **dict(zip(unordered, values, strict=True))}
         for values in product(*(_values(getattr(space, name)) for name in unordered))
@@ -321,7 +325,7 @@ def as_parameters(
     free = set(parameters(space))
     values = {
         name: value
-        for name, value in wanted.model_dump().items()
+        for name, value in (wanted.model_dump() | {"stem_width": wanted.stem_width or 0}).items()
         if name in dimensions and (name in free or name not in _SETTINGS)
     }
     values |= {"stages": stages} | {f"blocks_{i}": wanted.blocks[i - 1] for i in range(1, stages + 1)}
@@ -402,12 +406,16 @@ def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
     for stage in range(1, shape["stages"] + 1):
         exact *= shape[f"growth_{stage}"] if stage > 1 else 1
         widths.append(WIDTH_STEP * math.floor(exact / WIDTH_STEP + 0.5))
+    as_drawn = {name: shape[name] for name in ResNetSpec.model_fields if name in shape}
     return ResNetSpec(
-        widths=tuple(widths),
-        blocks=tuple(shape[f"blocks_{stage}"] for stage in range(1, shape["stages"] + 1)),
         **task,
-        **{name: shape[name] for name in ResNetSpec.model_fields if name in shape and name != "final_norm"},
-        final_norm=shape["final_norm"] and shape["block"] == "preact",
+        **as_drawn
+        | {
+            "widths": tuple(widths),
+            "blocks": tuple(shape[f"blocks_{stage}"] for stage in range(1, shape["stages"] + 1)),
+            "stem_width": shape["stem_width"] or None,
+            "final_norm": shape["final_norm"] and shape["block"] == "preact",
+        },
     )
 
 

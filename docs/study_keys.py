@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from search.published import Published, Row
 from search.spec import PhasesSpec, PromoteSpec, PrunerSpec, StudySpec
 from space import Space
 from train_core.specs import AugmentSpec, Frozen, OptimizerName, ResNetSpec, TrainSpec
@@ -100,11 +101,50 @@ batch_size = 128
 ```
 """
 
+PUBLISHED = """\
+## `[published]`
+
+What a report printed of the baselines, for [`search reproduce`](published.md).
+
+```toml
+[baselines.resnet-8]
+widths = [16, 32, 64]
+blocks = [1, 1, 1]
+
+[published]
+title = "Doe 2020, Small Residual Networks"
+
+[published.recipe]
+lr = 0.1
+augment = { crop_padding = 4 }
+
+[published.rows.R8]
+network = "resnet-8"
+parameters = 78_042
+accuracy = 84.1
+epochs = 60
+recipe = { lr = 0.05 }
+```
+"""
+
+ROWS = """\
+### `[published.rows.NAME]`
+"""
+
+RUN_RECIPE = """\
+### `[published.recipe]`
+
+How a run is trained. Unlike in `[space]`, each key has one value, and there is one learning rate and one decay, for
+whichever optimizer. `epochs`, `seed` and `precision` are the row's and the command's. What changes the images stands in
+`augment`, by the names that `[space]` has for it; each of `copies` has these names, too, and `mirror` (horizontal flip
+of all images), and changes nothing of its own accord.
+"""
+
 
 def page() -> str:
     """The whole page, as Markdown."""
     study = _schema(StudySpec)
-    tables = {name for name in study if "$ref" in study[name]} | {"baselines", "baseline_recipe"}
+    tables = {name for name in study if "$ref" in study[name]} | {"baselines", "baseline_recipe", "published"}
     plain = {name: key for name, key in study.items() if name not in tables}
     parts = [HEAD, "## At the top\n", _table(plain)]
     for name, spec in (("pruner", PrunerSpec), ("phases", PhasesSpec), ("promote", PromoteSpec)):
@@ -114,7 +154,11 @@ def page() -> str:
     for heading, more, dimensions in _space_groups():
         parts += [f"### {heading}\n", more, _table(dimensions)]
     parts += [BASELINES, _table(_schema(ResNetSpec)), RECIPE]
-    described = {"pruner", "phases", "promote", "space", "baselines", "baseline_recipe"}
+    parts += [PUBLISHED, _table({name: key for name, key in _schema(Published).items() if "description" in key})]
+    parts += [ROWS, _table(_schema(Row))]
+    fixed = {"epochs", "seed", "precision", "augment"}
+    parts += [RUN_RECIPE, _table({name: key for name, key in _schema(TrainSpec).items() if name not in fixed})]
+    described = {"pruner", "phases", "promote", "space", "baselines", "baseline_recipe", "published"}
     if missing := tables - described:
         raise ValueError(f"say something about the tables {missing}")
     return "\n".join(part for part in parts if part)
@@ -174,6 +218,8 @@ def _kind(key: Mapping[str, Any]) -> str:
         return _kind(key["oneOf"][0]) + ("" if len(key["oneOf"]) > 2 else "; fixed or choices")
     if "anyOf" in key:
         return " or ".join(_kind(each) for each in key["anyOf"] if each != {"type": "null"}) + ", or left out"
+    if "$ref" in key:
+        return "table"
     if "enum" in key:
         return "one of " + ", ".join(f"`{_toml(value)}`" for value in key["enum"])
     if key["type"] == "array":
@@ -185,6 +231,7 @@ def _kind(key: Mapping[str, Any]) -> str:
         "integer": "whole number",
         "number": "number",
         "string": "text",
+        "object": "table",
     }[key["type"]]
     bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
     limits = [f"{bounds[bound]} {key[bound]:,}" for bound in bounds if bound in key]

@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import RenderableType
 
 from search import study as studies
 from search.card import Exported
@@ -31,28 +32,41 @@ from search.console import (
     say_winner,
 )
 from search.dashboard import listening, open_browser
-from search.errors import CheckpointError, RunError, SpecError
+from search.errors import CheckpointError, ModelError, RunError, SpecError, UserError
 from search.export import chosen, export_model
 from search.fidelity import FEWEST, Fidelity, advice, pick
 from search.interrupt import stop_requested
 from search.ladder import climb, parse_ladder
+from search.names import shipped_studies
 from search.notes import NotedEvents, publish
 from search.plan import SAMPLES, estimate, survey
 from search.predict import Prediction, classify
 from search.promoter import Promoter
 from search.promotions import Promotion, finished, winner
+from search.published import PROTOCOLS, Published, Reproduction
 from search.report import fidelity_of, read_results, write_report
-from search.run_folder import RunFolder, control_name, find_run, new_run, read_facts, write_json, write_text
+from search.reproducer import Reproducer
+from search.run_folder import (
+    RunFolder,
+    control_name,
+    find_run,
+    new_run,
+    read_facts,
+    reproduction_folder,
+    write_json,
+    write_text,
+)
 from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count
 from search.storage import Address, is_full, is_loopback, parse_address, patiently, serve
 from search.study import NAMED_TASKS, Task, fitted, task_of
-from search.tables import promotion_table
+from search.tables import promotion_table, published_table, reproduction_notes, reproduction_table
 from search.terminal import console, draw, log, say
 from search.trials import ended, root_of
+from search.words import count as count_of
 from search.worker import Worker
 from search.workers import run_workers
 from train_core import checkpoint
-from train_core.data import NAMED, TrainingData, default_cache, load_test, load_training
+from train_core.data import NAMED, Split, TrainingData, default_cache, load_test, load_training
 from train_core.deploy import FORMATS, check_installed
 from train_core.device import describe, pick_device, pick_precision, release_memory, set_up
 from train_core.loop import train
@@ -421,7 +435,7 @@ def _promoter(
         promoter = Promoter(
             folder=folder,
             data=data,
-            load_test=partial(load_test, spec.data, fingerprint=data.fingerprint, cache=default_cache()),
+            load_test=_test_of(spec, data),
             device_name=describe(where),
             mirrored=mirrored,
             save=partial(_save, stop=stop),
@@ -433,6 +447,86 @@ def _promoter(
                 return promoter.train(trial, epochs, seed, partial(_epoch_ended, bar, stop), **how)
 
         yield train, stop
+
+
+def _test_of(spec: StudySpec, data: TrainingData) -> Callable[[], Split | None]:
+    """What reads the test split, when a model is finished."""
+    return partial(load_test, spec.data, fingerprint=data.fingerprint, cache=default_cache())
+
+
+def reproduce(
+    study: str,
+    rows: Sequence[str] = (),
+    *,
+    flags: Mapping[str, Any],
+    runs: Path,
+    epochs: int | None = None,
+    protocol: str = "held-out",
+    device: str = "auto",
+) -> list[Reproduction]:
+    """Train rows of the report that a study file holds, as they stand, and compare with what was printed.
+
+    `rows` are names or patterns (`A5*`), none: all; `flags` override the study's values (data, seed, precision);
+    `epochs` makes every row so long. Done again, what is finished is not trained.
+
+    Raises:
+        UserError: whatever the user can put right.
+
+    """
+    spec, published = _report_of(study, flags)
+    chosen = published.chosen(rows)
+    if protocol not in PROTOCOLS:
+        raise SpecError(f"unknown protocol {protocol!r}: give one of {', '.join(PROTOCOLS)}")
+    where, precision, data = _prepare(spec, device)
+    folder = reproduction_folder(runs, study)
+    folder.create()
+    with logged_to(folder), stop_requested() as stop:
+        say(f"{published.title}: {count_of(len(chosen), 'row')}, on {describe(where)}")
+        reproducer = Reproducer(
+            folder=folder,
+            data=data,
+            load_test=_test_of(spec, data),
+            protocol="held-out" if published.validates else PROTOCOLS[protocol],
+            device_name=describe(where),
+            save=partial(_save, stop=stop),
+        )
+        done: list[Reproduction] = []
+        failed: list[UserError] = []
+        for row in chosen:
+            recipe = published.recipe_of(row, epochs=epochs, seed=spec.seed, precision=precision)
+            network = fitted(spec.baselines[published.rows[row].network], task_of(data))
+            try:
+                with epoch_bar(row, recipe.epochs) as bar:
+                    done.append(reproducer.train(row, network, recipe, partial(_epoch_ended, bar, stop)))
+            except (CheckpointError, ModelError, RunError) as error:  # the other rows can be trained
+                failed.append(type(error)(f"{row}: {error}"))
+        draw(reproduction_table(published, done))
+        for note in reproduction_notes(published, spec.data_name, done):
+            say(note)
+        for problem in failed[1:]:
+            say(str(problem))
+        if failed:
+            raise failed[0]
+    return done
+
+
+def rows_of(study: str, rows: Sequence[str] = ()) -> RenderableType:
+    """The rows of the report that a study file holds, as they were printed.
+
+    Raises:
+        UserError: whatever the user can put right.
+
+    """
+    spec, published = _report_of(study, {})
+    return published_table(published, published.chosen(rows), spec.baselines)
+
+
+def _report_of(study: str, flags: Mapping[str, Any]) -> tuple[StudySpec, Published]:
+    spec = load_study(study, flags)
+    if spec.published is None or not spec.published.rows:
+        reports = ", ".join(name for name in shipped_studies() if load_study(name, {}).published)
+        raise SpecError(f"study {study} holds no report to reproduce: give one of {reports}")
+    return spec, spec.published
 
 
 def _save(state: TrainState, path: Path, stop: Callable[[], bool]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from search.names import RUNS, complete_run, complete_study
+from search.names import RUNS, complete_report, complete_run, complete_study
 
 app = typer.Typer(
     add_completion=True,
@@ -165,6 +165,38 @@ def fidelity(
     from search import api
 
     api.fidelity(run, runs=runs, trials=trials, epochs=epochs, workers=workers, device=device, storage=storage)
+
+
+@app.command()
+def reproduce(
+    report: Annotated[
+        str, typer.Argument(help="A shipped study with a report, or a .toml file.", autocompletion=complete_report)
+    ],
+    rows: Annotated[list[str] | None, typer.Argument(help="Rows, or patterns as A5*; none: all.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each; none: as published.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="held-out, or published: as the report did it, chosen by the test split.")
+    ] = "held-out",
+    list_: Annotated[bool, typer.Option("--list", help="Show the rows, and train nothing.")] = False,
+    data: Data = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of split and training.")] = None,
+    device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    as_json: AsJson = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Train the networks of a published report as they stand, and compare. Run again to continue."""
+    from search import api
+    from search.terminal import console, draw
+
+    if list_:
+        draw(api.rows_of(report, rows or ()))
+        return
+    console.quiet = as_json
+    flags = _given(data=data, seed=seed, precision=precision)
+    done = api.reproduce(report, rows or (), flags=flags, runs=runs, epochs=epochs, protocol=protocol, device=device)
+    if as_json:
+        typer.echo(json.dumps([row.model_dump(mode="json") for row in done], indent=2))
 
 
 @app.command()

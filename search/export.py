@@ -62,7 +62,7 @@ def export_model(
     state = _trained(run, promotion)
     seen = data.with_validation_in_training() if run.refit else data
     about = Description.of(run.network, seen, _origin(folder, run))
-    written = serialised(deployed(state.scored, about), about, fmt)
+    written = serialised(deployed(state.kept, about), about, fmt)
     images = data.val.images[:COMPARED]
     difference = _difference(state, seen, written, fmt, images)
 
@@ -118,7 +118,7 @@ def _origin(folder: RunFolder, run: Promotion) -> str:
 def _difference(state: TrainState, data: TrainingData, written: bytes, fmt: str, images: torch.Tensor) -> float:
     """The largest difference between a logit of the checkpoint and of the written model, on images [N, H, W, C]."""
     with torch.inference_mode():
-        ours = state.scored.eval()(normalise(images, data.mean, data.std, torch.float32))
+        ours = state.kept.eval()(normalise(images, data.mean, data.std, torch.float32))
     theirs = as_others_load_it(written, fmt)(images.permute(0, 3, 1, 2).float().contiguous())
     difference: float = (ours - theirs).abs().max().item()
     if not difference <= WRONG * max(1.0, ours.abs().max().item()):

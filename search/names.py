@@ -26,6 +26,11 @@ def complete_study(incomplete: str) -> list[str]:
     return [name for name in shipped_studies() if name.startswith(incomplete)]
 
 
+def complete_report(incomplete: str) -> list[str]:
+    """What a word that is to be a study with a report may become."""
+    return [name for name in complete_study(incomplete) if "[published]" in shipped_studies()[name].read_text("utf-8")]
+
+
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     """What a word that is to be a run may become."""
     runs = Path(ctx.params.get("runs") or os.environ.get("SEARCH_RUNS") or RUNS)

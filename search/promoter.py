@@ -3,22 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
-from search.errors import CheckpointError, RunError
+from search.errors import RunError
 from search.ladder import network_of, recipe_of
+from search.long_run import Save, finish, train_to_end
 from search.promotions import Promotion, read_result
 from search.run_folder import PromotionFolder, RunFolder, write_text
 from train_core import checkpoint
 from train_core.data import Split, TrainingData
-from train_core.device import release_memory
-from train_core.errors import DivergedError
-from train_core.loop import evaluate, latency, train
+from train_core.loop import evaluate, latency
 from train_core.results import EpochResult
 from train_core.specs import TrainSpec, num_madds, num_params
-from train_core.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +27,7 @@ class Promoter:
     load_test: Callable[[], Split | None]
     device_name: str
     mirrored: bool = False  # test on averages over mirror images, too
-    save: Callable[[TrainState, Path], None] = checkpoint.save
+    save: Save = checkpoint.save
 
     def train(
         self,
@@ -77,25 +74,7 @@ class Promoter:
         refit: bool,
     ) -> Promotion:
         network, data = network_of(trial), self.data.with_validation_in_training() if refit else self.data
-        device = data.train.images.device
-        folder.root.mkdir(parents=True, exist_ok=True)
-        release_memory(device)  # of the run before, however it ended
-        if checkpoint.exists(folder.checkpoint):
-            state = checkpoint.load(folder.checkpoint, device)
-            if (state.network, state.recipe) != (network, recipe):
-                raise CheckpointError(
-                    f"{folder.checkpoint} is of another network or recipe: delete {folder.root} to start over"
-                )
-        else:
-            state = TrainState.new(network, recipe, device)
-
-        diverged = None
-        try:
-            for result in train(state, data):
-                self.save(state, folder.checkpoint)
-                on_epoch(result)
-        except DivergedError as error:
-            diverged = str(error)
+        state, diverged = train_to_end(folder, network, recipe, data, save=self.save, on_epoch=on_epoch)
         run = Promotion(
             trial=trial.number,
             seed=recipe.seed,
@@ -104,7 +83,7 @@ class Promoter:
             parameters=num_params(network),
             multiply_adds=num_madds(network, data.size),
             short_score=trial.value or 0.0,
-            val_accuracy=None if diverged or refit else state.history[-1].val_accuracy,
+            val_accuracy=None if diverged or refit else state.kept_result.val_accuracy,
             test_accuracy=None,
             tested=False,
             refit=refit,
@@ -115,7 +94,7 @@ class Promoter:
             history=tuple(state.history),
         )
         _write_result(run, folder)
-        checkpoint.previous(folder.checkpoint).unlink(missing_ok=True)
+        finish(folder)
         return run
 
     def _test(self, run: Promotion, folder: PromotionFolder) -> Promotion:
@@ -126,7 +105,7 @@ class Promoter:
         accuracy = mirrored = None
         if test is not None:
             split = test.to(data.train.images.device)
-            score = partial(evaluate, state.scored, split, data.mean, data.std, run.recipe.precision)
+            score = partial(evaluate, state.kept, split, data.mean, data.std, run.recipe.precision)
             # Asked for the mirrored one later, the plain one stays what it was.
             accuracy = score().accuracy if run.test_accuracy is None else run.test_accuracy
             mirrored = score(mirrored=True).accuracy if self.mirrored else None
@@ -136,7 +115,7 @@ class Promoter:
                 "test_images": len(test) if test is not None else 0,
                 "test_accuracy": accuracy,
                 "mirrored_test_accuracy": mirrored,
-                "latency_s": run.latency_s or latency(state.scored, (data.in_channels, *data.size)),
+                "latency_s": run.latency_s or latency(state.kept, (data.in_channels, *data.size)),
             }
         )
         _write_result(run, folder)

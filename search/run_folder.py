@@ -110,6 +110,10 @@ class RunFolder:
         """The folders of all full runs, finished or not, in order."""
         return [PromotionFolder(path) for path in sorted((self.root / "promoted").glob("trial-*"))]
 
+    def reproduction(self, row: str, epochs: int, seed: int, protocol: str, fingerprint: str) -> "PromotionFolder":
+        """The folder of a report's row, trained on the data with this fingerprint."""
+        return PromotionFolder(self.root / f"{row}-epochs-{epochs}-seed-{seed}-{protocol}-{fingerprint[:8]}")
+
     def exported(self, promotion: "PromotionFolder", fmt: str) -> Path:
         """The model of a full run as one file; `fmt` is its suffix."""
         return self.root / "exported" / f"{promotion.root.name}.{fmt}"
@@ -244,6 +248,11 @@ def new_run(runs: Path, name: str, storage: Address | None = None) -> RunFolder:
     if special := set("?%#") & set(str(runs.absolute())):
         raise RunError(f"the folder {str(runs)!r} has a {min(special)} in its path: choose another with --runs")
     return _kept(RunFolder(runs / name, storage))
+
+
+def reproduction_folder(runs: Path, study: str) -> RunFolder:
+    """Where the rows of a study's report are trained; no run of its own, so that no command takes it for one."""
+    return RunFolder(runs / f"{Path(study).stem}-reproduced")
 
 
 def _kept(folder: RunFolder) -> RunFolder:

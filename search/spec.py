@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from search.errors import SpecError
 from search.ladder import FAMILIES, Rung, parse_ladder
 from search.names import shipped_studies
+from search.published import Published, unknown_network
 from space import Range, Space, drawn_regularisers, not_held, parameter_names
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
 
@@ -142,8 +143,14 @@ class StudySpec(Frozen):
     baselines: dict[str, ResNetSpec] = Field(
         default={}, description="known networks by name; those that the budget and the space hold are the first trials"
     )
+    baselines_from: tuple[str, ...] = Field(
+        default=(), description="shipped studies whose baselines are known networks of this one, too"
+    )
     baseline_recipe: dict[str, bool | int | float | str] = Field(
         default={}, description="values of the recipe's parameters for the baselines"
+    )
+    published: Published | None = Field(
+        default=None, description="what a report printed of the baselines, for `search reproduce`"
     )
 
     @property
@@ -170,14 +177,8 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
         SpecError: no such study, not TOML, an unknown key, a value out of range.
 
     """
-    path = study_path(study)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"study file {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"study file {path} is not TOML: {error}") from error
-    values |= flags
+    values = _read(study_path(study)) | dict(flags)
+    values = _with_baselines_of_others(values, study)
     try:
         spec = StudySpec.model_validate(values)
     except ValidationError as error:
@@ -188,11 +189,37 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
         for name in keys:
             if name not in names:
                 raise SpecError(f"study {study}: unknown key '{table}{name}'{_nearest(name, names)}")
+    if spec.published and (row := unknown_network(spec.published, spec.baselines)):
+        raise SpecError(f"study {study}: published.rows.{row}: its network is none of the baselines: add it to them")
     if spec.phases.architecture and not spec.baseline_recipe:
         raise SpecError(f"study {study}: two phases need a [baseline_recipe], by which architectures are compared")
     if spec.phases.architecture and (outside := not_held(spec.baseline_recipe, spec.space)):
         raise SpecError(f"study {study}: space.{outside} does not hold the baseline recipe's: widen it, or change that")
     return spec
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"study file {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"study file {path} is not TOML: {error}") from error
+
+
+def _with_baselines_of_others(values: dict[str, Any], study: str) -> dict[str, Any]:
+    """A study's values with the baselines of those in `baselines_from` before its own, and that key left out."""
+    others = values.get("baselines_from", [])
+    shipped = shipped_studies()
+    if not isinstance(others, list) or not isinstance(values.get("baselines", {}), dict):
+        return values  # which is refused with all that is of the wrong kind
+    baselines: dict[str, Any] = {}
+    for other in others:
+        if other not in shipped:
+            raise SpecError(f"study {study}: baselines_from: no shipped study {other!r}{_nearest(str(other), shipped)}")
+        baselines |= _read(shipped[other]).get("baselines", {})
+    ours = {key: value for key, value in values.items() if key != "baselines_from"}
+    return ours | {"baselines": baselines | values.get("baselines", {})} if others else ours
 
 
 CONTROLS: dict[str, dict[str, Any]] = {
@@ -282,6 +309,7 @@ def _keys_at(path: list[str]) -> list[str]:
         "phases": PhasesSpec,
         "promote": PromoteSpec,
         "baselines": ResNetSpec,
+        "published": Published,
     }
     if not path:
         return list(StudySpec.model_fields)

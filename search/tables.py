@@ -1,7 +1,7 @@
 """What is drawn in a terminal: tables, a run's status, a learning curve. No torch: who looks does not wait for it."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +14,10 @@ from rich.text import Text
 from search.inspection import Comparison, FullRun, LongerRun, Run, RunningTrial, ShortRun, Status, Trial
 from search.ladder import recipe_of
 from search.promotions import Promotion
+from search.published import Published, Reproduction
 from search.trials import seconds_of
 from search.words import ago, count, duration, percent, points, rounded
+from train_core.specs import ResNetSpec
 
 STYLES = {
     "searching": "green",
@@ -68,6 +70,85 @@ def promotion_table(promotions: list[Promotion]) -> Table:
             f"{run.seconds:,.0f}",
         )
     return table
+
+
+def reproduction_table(published: Published, done: Sequence[Reproduction]) -> Table:
+    """Rows of a report beside what they came to here, those that did; narrow enough for 80 columns."""
+    table = _table(
+        "Published, and what came out here (test accuracy in %)",
+        *("<row", "parameters", "here", "accuracy", "here", "epochs", "here", "seconds"),
+    )
+    for here in done:
+        row = published.rows[here.row]
+        table.add_row(
+            here.row,
+            f"{'~' if published.rounded else ''}{row.parameters:,}",
+            f"{here.parameters:,}",
+            f"{row.accuracy:.2f}",
+            _accuracy_here(here),
+            str(row.epochs),
+            str(here.recipe.epochs),
+            f"{here.seconds:,.0f}",
+        )
+    return table
+
+
+def published_table(published: Published, rows: Sequence[str], networks: Mapping[str, ResNetSpec]) -> Table:
+    """Rows of a report as they were printed, and what they are."""
+    title = f"{published.title}\n{_words(published.recipe)}"
+    table = _table(title, "<row", "parameters", "accuracy, %", "epochs", "<network", "<other than above")
+    table.columns[0].no_wrap = True
+    for name in rows:
+        row = published.rows[name]
+        about = f"{'~' if published.rounded else ''}{row.parameters:,}"
+        network = Text(str(networks[row.network]))
+        table.add_row(name, about, f"{row.accuracy:.2f}", str(row.epochs), network, Text(_words(row.recipe)))
+    return table
+
+
+def _words(recipe: Mapping[str, Any]) -> str:
+    """A recipe's keys and values, tables inside it flattened, and of lists of tables their number."""
+    words = []
+    for key, value in recipe.items():
+        if isinstance(value, dict):
+            words.append(_words(value))
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            words.append(f"{len(value)} {key}")
+        else:
+            words.append(f"{key} {value}")
+    return ", ".join(words)
+
+
+def reproduction_notes(published: Published, data: str, done: Sequence[Reproduction]) -> list[str]:
+    """What is different from the report, a line each."""
+    notes = [
+        f"Trained on {count(images, 'image')} of {data}." for images in sorted({each.training_images for each in done})
+    ]
+    if any(each.protocol == "held-out" for each in done):
+        notes.append("A validation split was held out; the test split was read once, when a network was finished.")
+    if any(each.recipe.keep == "best" and each.protocol == "held-out" for each in done):
+        notes.append("The weights are those of the epoch that was best on validation, as in the report.")
+    if any(each.protocol == "published" for each in done):
+        notes.append(
+            "* Of the epoch that was best on the test split, as the report chose; nothing held out: too high a number."
+        )
+    if any(each.val_accuracy is not None and each.accuracy is None for each in done):
+        notes.append("v On the validation split: the images have no test split.")
+    if any(each.recipe.epochs != published.rows[each.row].epochs for each in done):
+        notes.append("Where the epochs differ, the whole schedule is made shorter, down to its end.")
+    if any(each.recipe.precision != "fp32" for each in done):
+        notes.append(f"Trained in {done[0].recipe.precision}.")
+    if published.rounded:
+        notes.append("~ The report rounds its parameters.")
+    return [*notes, *published.notes]
+
+
+def _accuracy_here(here: Reproduction) -> str:
+    if here.diverged:
+        return "diverged"
+    if here.accuracy is None:
+        return f"{100 * (here.val_accuracy or 0):.2f} v"
+    return f"{100 * here.accuracy:.2f}{' *' if here.protocol == 'published' else ''}"
 
 
 def run_table(runs: Sequence[Run]) -> RenderableType:

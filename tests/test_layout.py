@@ -50,15 +50,15 @@ def test_only_the_space_suggests() -> None:
     assert callers == {"space.py"}
 
 
-def test_only_promotion_reads_the_test_split() -> None:
-    """`load_test` is the only way to the test images; the one caller hands it to `promote`."""
+def test_only_promotion_and_reproduction_read_the_test_split() -> None:
+    """`load_test` is the only way to the test images; the one caller hands it to `promote` and `reproduce`."""
     users = {
         path.relative_to(ROOT).as_posix()
         for room in ("search", "train_core", "space.py")
         for path in sources(room)
         if "load_test" in path.read_text(encoding="utf-8")
     }
-    assert users == {"search/api.py", "search/promoter.py", "train_core/data.py"}
+    assert users == {"search/api.py", "search/promoter.py", "search/reproducer.py", "train_core/data.py"}
     api = ast.parse((ROOT / "search" / "api.py").read_text(encoding="utf-8"))
     functions = {
         function.name
@@ -67,7 +67,15 @@ def test_only_promotion_reads_the_test_split() -> None:
         for node in ast.walk(function)
         if isinstance(node, ast.Name) and node.id == "load_test"
     }
-    assert functions == {"_promoter"}
+    assert functions == {"_test_of"}
+    askers = {
+        function.name
+        for function in ast.walk(api)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Name) and node.id == "_test_of"
+    }
+    assert askers == {"_promoter", "reproduce"}
     readers = {
         path.relative_to(ROOT).as_posix()
         for room in ("search", "train_core", "space.py")

@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train_core.specs import AugmentSpec
+from train_core.specs import AugmentSpec, CopySpec
+
+COPIED_AT_ONCE = 1000  # images, of a fixed copy
 
 
 class Augmenter:
@@ -40,15 +42,23 @@ class Augmenter:
         self._padded = F.pad(images, (0, 0, border, border, border, border)) if border else images.contiguous()
         self._scale, self._shift = _scale_and_shift(mean, std, images.shape[2], images.device)
         self._distorts = spec.resize_crop < 1 or any(
-            (spec.rotation, spec.perspective, spec.brightness, spec.contrast, spec.saturation, spec.hue)
+            (
+                spec.enlarge > 1,
+                spec.rotation,
+                spec.perspective,
+                spec.brightness,
+                spec.contrast,
+                spec.saturation,
+                spec.hue,
+            )
         )
 
     def batch(self, indices: Tensor) -> Tensor:
         """Augment images `indices` (int64 [B]) anew and normalise them: `dtype` [B, C, H, W], channels last.
 
-        In this order: random crop and flip, random resized crop, rotation, perspective, brightness, contrast,
-        saturation, hue, normalisation, cutout. (torchvision's ColorJitter draws the order of its four; here it is
-        fixed.) What the spec leaves out is not computed.
+        In this order: random crop and flip, enlargement and crop, random resized crop, rotation, perspective,
+        brightness, contrast, saturation, hue, normalisation, cutout. (torchvision's ColorJitter draws the order of its
+        four; here it is fixed.) What the spec leaves out is not computed.
         """
         pixels = self._crop_and_flip(indices)
         if self._distorts:
@@ -72,6 +82,8 @@ class Augmenter:
     def _distort(self, x: Tensor) -> Tensor:
         """Change the geometry, then the colours, of float [B, C, H, W] in [0, 1]."""
         spec, count, device = self.spec, len(x), x.device
+        if spec.enlarge > 1:
+            x = enlarge_crop(x, draw_window(count, self.size, spec.enlarge, device), spec.enlarge)
         if spec.resize_crop < 1:
             x = resize_crop(x, draw_boxes(count, self.size, spec.resize_crop, device))
         if spec.rotation:
@@ -87,6 +99,19 @@ class Augmenter:
         if spec.hue:
             x = adjust_hue(x, draw_uniform(count, 0, spec.hue, device))
         return x
+
+
+@torch.no_grad()
+def fixed_copy(images: Tensor, spec: CopySpec) -> Tensor:
+    """Change each image once as the spec says: uint8 [N, H, W, C] -> uint8 [N, H, W, C]."""
+    channels, copies = images.shape[3], []
+    augmenter = Augmenter(images, spec, mean=(0.0,) * channels, std=(1.0,) * channels)
+    for start in range(0, len(images), COPIED_AT_ONCE):
+        indices = torch.arange(start, min(start + COPIED_AT_ONCE, len(images)), device=images.device)
+        batch = augmenter.batch(indices)
+        pixels = (batch.flip(3) if spec.mirror else batch).permute(0, 2, 3, 1)
+        copies.append((pixels * 255).round().to(torch.uint8))
+    return torch.cat(copies)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
@@ -116,6 +141,16 @@ def crop_flip(
     line = (indices[:, None] * padded.shape[1] + row) * padded.shape[2]  # [B, height]
     pixel = line[:, :, None] + col[:, None, :]  # [B, height, width]
     return padded.view(-1, padded.shape[3]).index_select(0, pixel.view(-1)).view(*pixel.shape, padded.shape[3])
+
+
+def enlarge_crop(x: Tensor, offsets: Tensor, factor: float) -> Tensor:
+    """Enlarge x by `factor` and cut the windows of its old size at `offsets` ([B, 2], in new pixels); bilinear."""
+    (height, width), rows_cols = x.shape[-2:], _pixel_centres(x)
+    rows, cols = (
+        ((centres + offset[:, None, None]) * (side / round(side * factor))).clamp(0.5, side - 0.5)
+        for centres, offset, side in zip(rows_cols, offsets.unbind(1), (height, width), strict=True)
+    )
+    return _sample(x, rows, cols)
 
 
 def resize_crop(x: Tensor, boxes: Tensor) -> Tensor:
@@ -244,6 +279,12 @@ def draw_boxes(count: int, size: tuple[int, int], least_area: float, device: tor
     top = torch.where(some_fit, (torch.rand(count, device=device) * (room_y + 1)).floor(), (room_y / 2).floor())
     left = torch.where(some_fit, (torch.rand(count, device=device) * (room_x + 1)).floor(), (room_x / 2).floor())
     return torch.stack((top, left, box_height, box_width), 1)
+
+
+def draw_window(count: int, size: tuple[int, int], factor: float, device: torch.device) -> Tensor:
+    """Draw offsets for `enlarge_crop`: int64 [count, 2], uniform over all windows."""
+    room = [round(side * factor) - side for side in size]
+    return torch.stack([torch.randint(each + 1, (count,), device=device) for each in room], 1)
 
 
 def draw_corners(count: int, size: tuple[int, int], distortion: float, device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from train_core.device import is_out_of_memory
 from train_core.errors import CheckpointError
 from train_core.files import half_written, written_whole
+from train_core.models import ResNet
 from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
 from train_core.state import TrainState
@@ -34,6 +35,7 @@ def save(state: TrainState, path: Path) -> None:
         "history": [asdict(result) for result in state.history],
         "model": state.model.state_dict(),
         "averaged": state.averaged.state_dict() if state.averaged is not None else None,
+        "best": state.best.state_dict() if state.best is not None else None,
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
     }
@@ -91,15 +93,19 @@ def _read(path: Path, device: torch.device) -> TrainState:
             raise CheckpointError(
                 f"{path} has format {content['format']}, this version reads {FORMAT}: {_delete(path)}"
             )
-        state = TrainState.new(
-            ResNetSpec.model_validate_json(content["network"]), TrainSpec.model_validate_json(content["recipe"]), device
+        network, recipe = (
+            ResNetSpec.model_validate_json(content["network"]),
+            TrainSpec.model_validate_json(content["recipe"]),
         )
+        state = TrainState.of(ResNet(network), network, recipe, device)
         state.model.load_state_dict(content["model"])
         _load_optimizer(state.optimizer, content["optimizer"])
         if state.scaler.is_enabled():
             state.scaler.load_state_dict(content["scaler"])
         if state.averaged is not None:
             state.averaged.load_state_dict(content["averaged"])
+        if state.best is not None:
+            state.best.load_state_dict(content["best"])
         state.history = [EpochResult(**result) for result in content["history"]]
         state.parts = state.history[-1].parts if state.history else 1
     except CheckpointError:

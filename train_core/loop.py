@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train_core.augment import Augmenter, normalise
+from train_core.augment import Augmenter, fixed_copy, normalise
 from train_core.data import Split, TrainingData
 from train_core.device import wait_for
 from train_core.errors import DivergedError
 from train_core.models import ResNet
 from train_core.optim import lr_at
 from train_core.results import EpochResult
-from train_core.specs import Precision
+from train_core.specs import Precision, TrainSpec
 from train_core.state import TrainState, seed_epoch
 from train_core.step import Stepper, autocast
 
@@ -43,7 +43,8 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
         DivergedError: the loss is not finite; `state` then is of no use.
 
     """
-    recipe, train_split = state.recipe, data.train
+    recipe = state.recipe
+    train_split = _copied(data.train, recipe) if recipe.copies else data.train
     device = train_split.images.device
     augmenter = Augmenter(train_split.images, recipe.augment, data.mean, data.std)
     batch_size = min(recipe.batch_size, len(train_split))
@@ -86,8 +87,15 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
         for split, loss in (("training", train_loss), ("validation", val_loss)):
             if not math.isfinite(loss):
                 raise DivergedError(f"the {split} loss was {loss} in epoch {epoch}")
-        state.history.append(result)
+        state.add(result)
         yield result
+
+
+def _copied(split: Split, recipe: TrainSpec) -> Split:
+    """The split's images in all their copies; the same ones whenever the run goes on."""
+    seed_epoch(recipe, epoch=0)
+    copies = [fixed_copy(split.images, each) for each in recipe.copies]
+    return Split(torch.cat(copies), split.labels.repeat(len(copies)))
 
 
 def _shuffled(images: int, device: torch.device) -> Tensor:

@@ -21,6 +21,8 @@ Stride = Literal[1, 2]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 ScheduleName = Literal["cosine", "one-cycle", "multi-step", "step", "constant"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Start = Literal["random", "imagenet"]
+Keep = Literal["last", "best"]
 
 ANNEALED = frozenset({"cosine", "one-cycle"})
 """Schedules that reach zero at the end of a run."""
@@ -132,6 +134,9 @@ class AugmentSpec(Frozen):
         default=0, ge=0, le=1024, description="side in pixels of a square painted over (DeVries & Taylor 2017)"
     )
     rotation: float = Field(default=0.0, ge=0, le=180, description="largest angle, in degrees either way")
+    enlarge: float = Field(
+        default=1.0, ge=1, le=4, description="factor of size before a random crop back to it; 1: none"
+    )
     resize_crop: float = Field(
         default=1.0, gt=0, le=1, description="smallest share of the area that a random resized crop keeps; 1: none"
     )
@@ -144,12 +149,32 @@ class AugmentSpec(Frozen):
     hue: float = Field(default=0.0, ge=0, le=0.5, description="shift drawn from -x to x, in turns of the colour wheel")
 
 
+class CopySpec(AugmentSpec):
+    """One copy of all training images, each changed once and for all; by default not at all."""
+
+    crop_padding: int = Field(default=0, ge=0, le=1024, description="as above")
+    flip: bool = Field(default=False, description="as above")
+    mirror: bool = Field(default=False, description="horizontal flip of all images")
+
+
 class TrainSpec(Frozen):
     """A recipe. Everything about time is a share of the run, so that a short run is the whole run made short."""
 
-    epochs: int = Field(ge=1, description="each of as many images as the training split has")
+    epochs: int = Field(ge=1, description="each of as many images as the training split has, or its copies together")
     part: float = Field(
         default=1.0, gt=0, le=1, description="share of the training images that an epoch goes over, again and again"
+    )
+    copies: tuple[CopySpec, ...] = Field(
+        default=(),
+        max_length=32,
+        description="copies of the training images, drawn once by the seed, that stand in their place; empty: the "
+        "images themselves",
+    )
+    start: Start = Field(
+        default="random", description="first weights: random, or those of torchvision's ResNet-18 trained on ImageNet"
+    )
+    keep: Keep = Field(
+        default="last", description="the weights that the run ends with: the last epoch's, or the best's on validation"
     )
     batch_size: int = Field(default=128, ge=1, description="images in a step")
     optimizer: OptimizerName = Field(default="sgd", description="sgd, adam or adamw")
@@ -181,6 +206,7 @@ class TrainSpec(Frozen):
     gamma: float = Field(default=0.1, gt=0, le=1, description="factor of the multi-step and step schedules")
     label_smoothing: Probability = Field(default=0.0, description="mass moved from the true class to all (0: none)")
     clip_norm: float = Field(default=0.0, ge=0, description="largest L2 norm of all gradients together; 0: no clipping")
+    clip_value: float = Field(default=0.0, ge=0, description="largest absolute value of a gradient; 0: no clipping")
     ema_decay: Probability = Field(
         default=0.0, description="decay per step of the averaged weights, which then are scored; 0: last weights"
     )
@@ -192,6 +218,12 @@ class TrainSpec(Frozen):
     def _milestones_rise(self) -> Self:
         if any(later <= earlier for earlier, later in pairwise(self.milestones)):
             raise ValueError("milestones must rise")
+        return self
+
+    @model_validator(mode="after")
+    def _part_or_copies(self) -> Self:
+        if self.copies and self.part < 1:
+            raise ValueError("a part of the images and copies of them do not go together")
         return self
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from train_core.models import ResNet
 from train_core.optim import make_optimizer
+from train_core.pretrained import load_imagenet
 from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
 
@@ -24,15 +25,29 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # keeps fp16 gradients in range; does nothing in other precisions
     averaged: ResNet | None  # exponential moving average of `model`
+    best: ResNet | None  # `scored` as it was after the epoch that was best on validation
     parts: int = 1  # that a batch goes through the network in
     history: list[EpochResult] = field(default_factory=list)
 
     @classmethod
     def new(cls, network: ResNetSpec, recipe: TrainSpec, device: torch.device) -> "TrainState":
-        """A network with fresh weights, drawn from the recipe's seed."""
+        """A network with its first weights: drawn from the recipe's seed, or trained on ImageNet.
+
+        Raises:
+            ModelError: those cannot be had, or are of another shape.
+
+        """
         seed_epoch(recipe, epoch=0)
         # Drawn on the CPU, so that every device starts from the same weights.
-        model = ResNet(network).to(memory_format=torch.channels_last).to(device)
+        model = ResNet(network)
+        if recipe.start == "imagenet":
+            load_imagenet(model)
+        return cls.of(model, network, recipe, device)
+
+    @classmethod
+    def of(cls, model: ResNet, network: ResNetSpec, recipe: TrainSpec, device: torch.device) -> "TrainState":
+        """The state in which a run of this model begins."""
+        model = model.to(memory_format=torch.channels_last).to(device)
         averaged = copy.deepcopy(model).requires_grad_(False) if recipe.ema_decay else None
         return cls(
             network=network,
@@ -41,12 +56,31 @@ class TrainState:
             optimizer=make_optimizer(model, recipe),
             scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
             averaged=averaged,
+            best=copy.deepcopy(model).requires_grad_(False) if recipe.keep == "best" else None,
         )
 
     @property
     def scored(self) -> ResNet:
         """The weights that are scored: the averaged ones where the recipe averages."""
         return self.averaged or self.model
+
+    @property
+    def kept(self) -> ResNet:
+        """The weights that a finished run comes to: those of the last epoch, or of the best."""
+        return self.best or self.scored
+
+    @property
+    def kept_result(self) -> EpochResult:
+        """What the epoch came to whose weights are kept; of equally good ones the first."""
+        if self.recipe.keep == "last":
+            return self.history[-1]
+        return max(self.history, key=lambda result: result.val_accuracy)
+
+    def add(self, result: EpochResult) -> None:
+        """Note what an epoch came to, and its weights if they are the best so far."""
+        self.history.append(result)
+        if self.best is not None and self.kept_result is result:
+            self.best.load_state_dict(self.scored.state_dict())
 
 
 def seed_epoch(recipe: TrainSpec, epoch: int) -> None:

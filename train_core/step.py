@@ -111,8 +111,11 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor) -> Tensor:
         state.scaler.scale(loss * (len(part) / len(images))).backward()  # type: ignore[no-untyped-call]
         correct = (logits.detach().argmax(dim=1) == answers).sum()
         sums += torch.stack([loss.detach() * len(part), correct])
-    if recipe.clip_norm:
+    if recipe.clip_norm or recipe.clip_value:
         state.scaler.unscale_(state.optimizer)
+    if recipe.clip_value:
+        nn.utils.clip_grad_value_(state.model.parameters(), recipe.clip_value)
+    if recipe.clip_norm:
         nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()

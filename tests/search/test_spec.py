@@ -53,7 +53,7 @@ def test_the_shipped_studies_are_valid(name: str) -> None:
 
 
 def test_the_default_studies_hold_every_published_network() -> None:
-    assert len(load_study("cifar10", {}).baselines) == 17
+    assert len(load_study("cifar10", {}).baselines) == 20
 
 
 def test_cifar100_differs_from_cifar10_in_its_data_alone() -> None:
@@ -169,7 +169,7 @@ def test_a_schedule_that_never_reaches_zero_is_allowed_with_averaged_weights(tmp
     ("study", "said"),
     [
         ("cifar01", "unknown study 'cifar01' (did you mean 'cifar10"),
-        ("photos", "give one of cifar10, cifar10-small, cifar100, digits, or a .toml file"),
+        ("photos", "give one of cifar10, cifar10-small, cifar100, digits, ganz-adya, keller, "),
         ("missing.toml", "study file missing.toml cannot be read"),
     ],
 )

@@ -23,12 +23,15 @@ from train_core.augment import (
     draw_corners,
     draw_offsets,
     draw_uniform,
+    draw_window,
+    enlarge_crop,
+    fixed_copy,
     normalise,
     perspective,
     resize_crop,
     rotate,
 )
-from train_core.specs import AugmentSpec
+from train_core.specs import AugmentSpec, CopySpec
 
 CPU = torch.device("cpu")
 NOTHING = AugmentSpec(crop_padding=0, flip=False)
@@ -36,6 +39,7 @@ EVERYTHING = AugmentSpec(
     crop_padding=4,
     flip=True,
     cutout=5,
+    enlarge=1.25,
     rotation=20,
     resize_crop=0.5,
     perspective=0.4,
@@ -103,6 +107,55 @@ def test_resize_crop_is_torchvisions(shape: tuple[int, int, int]) -> None:
     assert_each_image_is(
         resize_crop(x, boxes), lambda i: tv.resized_crop(x[i], *boxes[i].int().tolist(), [height, width])
     )
+
+
+@shapes
+def test_enlarge_crop_is_torchvisions_resize_and_crop(shape: tuple[int, int, int]) -> None:
+    images, (_, height, width) = noise(6, shape), shape
+    size = [round(height * 1.125), round(width * 1.125)]
+    offsets = draw_window(6, (height, width), 1.125, CPU)
+
+    def one(i: int) -> Tensor:
+        enlarged = tv.resize(images[i], size, InterpolationMode.BILINEAR, antialias=False)
+        cropped: Tensor = tv.crop(enlarged, *offsets[i].tolist(), height, width)
+        return cropped
+
+    assert_each_image_is(enlarge_crop(images, offsets, 1.125), one)
+
+
+def test_windows_are_uniform_over_the_enlarged_image() -> None:
+    offsets = draw_window(10_000, (32, 16), 1.125, CPU)
+    assert [set(column.tolist()) for column in offsets.unbind(1)] == [{0, 1, 2, 3, 4}, {0, 1, 2}]
+    assert offsets.double().mean(0).tolist() == pytest.approx([2, 1], abs=0.05)
+
+
+def test_a_fixed_copy_of_nothing_is_the_images_and_a_mirrored_one_their_mirror_images() -> None:
+    images = stored(1234, (3, 8, 6))  # more than are made at a time
+    assert torch.equal(fixed_copy(images, CopySpec()), images)
+    assert torch.equal(fixed_copy(images, CopySpec(mirror=True)), images.flip(2))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        CopySpec(flip=True, crop_padding=4),
+        CopySpec(flip=True, enlarge=1.125),
+        CopySpec(flip=True, rotation=90),
+        CopySpec(flip=True, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5),
+    ],
+    ids=lambda spec: " ".join(sorted(spec.model_fields_set - {"flip"})),
+)
+def test_a_fixed_copy_is_what_a_batch_would_be_and_depends_on_the_seed_alone(spec: CopySpec) -> None:
+    images, copies = stored(40, (3, 16, 16)), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        copies.append(fixed_copy(images, spec))
+    assert copies[0].dtype == torch.uint8
+    assert torch.equal(copies[0], copies[1])
+    assert not torch.equal(copies[0], copies[2])
+    torch.manual_seed(1)
+    batch = Augmenter(images, spec, mean=(0, 0, 0), std=(1, 1, 1)).batch(torch.arange(40))
+    assert (copies[0].permute(0, 3, 1, 2) / 255 - batch).abs().max() <= 0.5 / 255 + 1e-6
 
 
 @shapes
@@ -322,6 +375,7 @@ def test_transforms_come_in_the_documented_order() -> None:
     rows, cols = draw_offsets(8, 4, CPU)
     padded = torch.nn.functional.pad(images, (0, 0, 4, 4, 4, 4))
     x = crop_flip(padded, indices, rows, cols, draw_chosen(8, 0.5, CPU), size).permute(0, 3, 1, 2) / 255
+    x = enlarge_crop(x, draw_window(8, size, EVERYTHING.enlarge, CPU), EVERYTHING.enlarge)
     x = resize_crop(x, draw_boxes(8, size, EVERYTHING.resize_crop, CPU))
     x = rotate(x, draw_uniform(8, 0, EVERYTHING.rotation, CPU))
     x = perspective(x, draw_corners(8, size, EVERYTHING.perspective, CPU))

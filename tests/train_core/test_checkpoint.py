@@ -99,6 +99,15 @@ def damaged(content: bytes, damage: str) -> bytes:
     }[damage]
 
 
+def test_the_best_epochs_weights_are_kept_in_it(tmp_path: Path) -> None:
+    state = TrainState.new(NETWORK, tiny_recipe(epochs=6, lr=0.5, schedule="constant", keep="best"), CPU)
+    for _ in train(state, tiny_data()):
+        checkpoint.save(state, tmp_path / "run.pt")
+    kept = checkpoint.load(tmp_path / "run.pt", CPU).kept.state_dict()
+    assert all(torch.equal(values, kept[name]) for name, values in state.kept.state_dict().items())
+    assert not all(torch.equal(values, kept[name]) for name, values in state.model.state_dict().items())
+
+
 DAMAGES = ["cut", "empty", "not a checkpoint", "altered"]
 
 

@@ -12,7 +12,7 @@ from train_core import loop, step
 from train_core.augment import normalise
 from train_core.errors import DivergedError
 from train_core.loop import evaluate, train
-from train_core.specs import TrainSpec
+from train_core.specs import CopySpec, TrainSpec
 from train_core.state import TrainState
 from train_core.step import train_step
 
@@ -158,6 +158,42 @@ def test_an_incomplete_last_batch_is_dropped(batch_size: int) -> None:
     state = TrainState.new(NETWORK, tiny_recipe(epochs=1, batch_size=batch_size), CPU)
     (result,) = train(state, tiny_data())
     assert result.images == {16: 48, 20: 40, 48: 48, 1000: 48}[batch_size]
+
+
+def test_an_epoch_goes_over_all_copies_and_they_are_the_same_when_a_run_goes_on() -> None:
+    copies = (CopySpec(mirror=True), CopySpec(), CopySpec(rotation=90))
+    recipe = tiny_recipe(epochs=3, copies=copies, augment={"crop_padding": 0, "flip": False})
+    whole, stopped = (TrainState.new(NETWORK, recipe, CPU) for _ in range(2))
+    assert [result.images for result in train(whole, tiny_data())] == [144] * 3
+    next(train(stopped, tiny_data()))
+    list(train(stopped, tiny_data()))
+    assert same(weights(whole), weights(stopped))
+
+
+def test_a_part_of_the_images_and_copies_do_not_go_together() -> None:
+    with pytest.raises(ValueError, match="a part of the images and copies of them do not go together"):
+        tiny_recipe(part=0.5, copies=[{}])
+
+
+def test_the_best_epochs_weights_are_kept_where_the_recipe_says_so() -> None:
+    data = tiny_data()
+    state = TrainState.new(NETWORK, tiny_recipe(epochs=6, lr=0.5, schedule="constant", keep="best"), CPU)
+    seen = [(result, weights(state)) for result in train(state, data)]
+    best, theirs = max(seen, key=lambda pair: pair[0].val_accuracy)
+    assert best is not seen[-1][0]  # or this would show nothing
+    assert state.kept_result is best
+    assert same(theirs, state.kept.state_dict())
+    assert evaluate(state.kept, data.val, data.mean, data.std, "fp32").accuracy == pytest.approx(best.val_accuracy)
+    last = TrainState.new(NETWORK, tiny_recipe(), CPU)
+    *_, end = train(last, data)
+    assert (last.kept, last.kept_result) == (last.scored, end)
+
+
+def test_gradients_are_clipped_by_value() -> None:
+    state = TrainState.new(NETWORK, tiny_recipe(epochs=1, clip_value=1e-4), CPU)
+    list(train(state, tiny_data()))
+    largest = max(parameter.grad.abs().max() for parameter in state.model.parameters() if parameter.grad is not None)
+    assert largest == pytest.approx(1e-4)
 
 
 def test_gradients_are_clipped_to_the_norm() -> None:

@@ -1,0 +1,86 @@
+"""Trains the rows of a report as they stand, beside what was printed of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from search.errors import SpecError
+from search.long_run import Save, finish, train_to_end
+from search.published import Protocol, Reproduction, read_reproduction
+from search.run_folder import RunFolder, write_text
+from train_core.data import Split, TrainingData
+from train_core.loop import evaluate
+from train_core.results import EpochResult
+from train_core.specs import ResNetSpec, TrainSpec, num_params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproducer:
+    """Trains networks by published recipes, each from its checkpoint where there is one, and tests them.
+
+    Held out: a validation split is kept from training, and the test split is read once, when a network is finished.
+    As published: all training images are trained on, and the epoch that is best on the test split is what counts.
+    That number is too high: it was chosen by the images that it is to be judged by.
+    """
+
+    folder: RunFolder
+    data: TrainingData
+    load_test: Callable[[], Split | None]
+    protocol: Protocol
+    device_name: str
+    save: Save
+
+    def train(
+        self, row: str, network: ResNetSpec, recipe: TrainSpec, on_epoch: Callable[[EpochResult], None]
+    ) -> Reproduction:
+        """Train a row's network; done again, what is finished is read back and not trained.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged, or of another network or recipe.
+            RunError: the result is damaged.
+            SpecError: a choice by the test split is asked for, and there is none.
+
+        """
+        if self.protocol == "published":
+            recipe = recipe.model_copy(update={"keep": "best"})
+        folder = self.folder.reproduction(row, recipe.epochs, recipe.seed, self.protocol, self.data.fingerprint)
+        if folder.result.exists():
+            done = read_reproduction(folder)
+            if (done.network, done.recipe) == (network, recipe):
+                return done
+        data = self._chosen_by_test() if self.protocol == "published" else self.data
+        state, diverged = train_to_end(folder, network, recipe, data, save=self.save, on_epoch=on_epoch)
+        test = None if diverged or self.protocol == "published" else self._test()
+        accuracy = None
+        if test is not None:
+            accuracy = evaluate(state.kept, test, data.mean, data.std, recipe.precision).accuracy
+        elif self.protocol == "published" and diverged is None:
+            accuracy = state.kept_result.val_accuracy
+        done = Reproduction(
+            row=row,
+            network=network,
+            recipe=recipe,
+            protocol=self.protocol,
+            parameters=num_params(network),
+            accuracy=accuracy,
+            val_accuracy=None if diverged or self.protocol == "published" else state.kept_result.val_accuracy,
+            epoch=None if diverged else state.kept_result.epoch,
+            seconds=sum(result.seconds for result in state.history),
+            training_images=len(data.train),
+            device=self.device_name,
+            diverged=diverged,
+            history=tuple(state.history),
+        )
+        write_text(folder.result, done.model_dump_json(indent=2) + "\n")
+        finish(folder)
+        return done
+
+    def _chosen_by_test(self) -> TrainingData:
+        """All training images to train on, and the test split to score every epoch on."""
+        test = self._test()
+        if test is None:
+            raise SpecError("these images have no test split to choose by: leave out --protocol published")
+        return replace(self.data.with_validation_in_training(), val=test)
+
+    def _test(self) -> Split | None:
+        test = self.load_test()
+        return None if test is None else test.to(self.data.train.images.device)
