@@ -21,7 +21,7 @@ from search.run_folder import RunFolder
 from search.spec import StudySpec
 from search.storage import redacted
 from search.tables import best_table
-from search.terminal import console, draw, log, say
+from search.terminal import console, draw, is_drawn_on, log, say
 from search.trials import ended, seconds_of
 from search.words import count, duration, mean_and_deviation, percent, short_run
 from space import drawn_regularisers
@@ -223,8 +223,8 @@ class StudyProgress:
             line += f"  (out of memory: batches in {parts} parts)"
         if self.logs:
             log.info("%s  %s", line, note)
-        # In a terminal the bar below says the rest.
-        console.print(Text(line if console.is_terminal else f"{line}  {note}"))
+        # Where there is a bar, it says the rest.
+        console.print(Text(line if is_drawn_on() else f"{line}  {note}"))
         self._bars.update(self._study, completed=self.count, note=note)
 
     def catch_up(self, ended: list[FrozenTrial]) -> None:
@@ -285,7 +285,7 @@ class EpochBar:
         if result.epoch * 10 // epochs > (result.epoch - 1) * 10 // epochs:
             line = f"{task.description}  epoch {result.epoch}/{epochs}  {note}"
             log.info("%s", line)
-            if not console.is_terminal:
+            if not is_drawn_on():
                 console.print(Text(line))
 
 
@@ -349,7 +349,7 @@ def _verdict(trial: FrozenTrial) -> str:
 
 
 def _bars() -> Progress:
-    """Live bars; nothing where the output is no terminal."""
+    """Live bars; nothing where the output is neither a terminal nor a notebook."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -359,5 +359,5 @@ def _bars() -> Progress:
         console=console,
         expand=True,
         transient=True,
-        disable=not (console.is_terminal or console.is_jupyter),
+        disable=not is_drawn_on(),
     )

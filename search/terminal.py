@@ -13,11 +13,18 @@ from rich.text import Text
 LOOK_S = 2.0  # between looks at what is watched
 
 console = Console(highlight=False, soft_wrap=True)
-if not console.is_terminal:
-    console.width = 1000  # in a file or a pipe, a row of a table is a line
 log = logging.getLogger("search")
 
 T = TypeVar("T")
+
+
+def is_drawn_on() -> bool:
+    """Whether there are bars and tables as wide as there is room for: in a terminal or a notebook, not in a pipe."""
+    return console.is_terminal or console.is_jupyter  # a notebook is no terminal to rich
+
+
+if not is_drawn_on():
+    console.width = 1000  # in a file or a pipe, a row of a table is a line
 
 
 def say(line: str) -> None:
@@ -27,8 +34,8 @@ def say(line: str) -> None:
 
 
 def draw(what: RenderableType) -> None:
-    """Print a table or the like; where the output is no terminal, as lines without the spaces that fill its width."""
-    if console.is_terminal:
+    """Print a table or the like; in a file or a pipe, as lines without the spaces that fill its width."""
+    if is_drawn_on():
         console.print(what, soft_wrap=False)
         return
     with console.capture() as captured:
