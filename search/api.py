@@ -126,7 +126,7 @@ def run(
                             workers,
                             partial(_work, folder.absolute(), spec, where.type, until),
                             gpus_each=gpus_per_worker if where.type == "cuda" else 0,
-                            poll=lambda: progress.catch_up(ended(optuna_study)),
+                            poll=partial(progress.catch_up, optuna_study),
                             stop=stop,
                             address=ray_address,
                         )

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import truediv
 
 import optuna
 import torch
@@ -227,11 +228,29 @@ class StudyProgress:
         console.print(Text(line if is_drawn_on() else f"{line}  {note}"))
         self._bars.update(self._study, completed=self.count, note=note)
 
-    def catch_up(self, ended: list[FrozenTrial]) -> None:
-        """Tell of the trials that have ended since it was last told of any."""
-        for trial in ended:
+    def catch_up(self, study: optuna.Study) -> None:
+        """Tell of the trials that other processes have ended since, and show those that they train, in one bar."""
+        done = ended(study)
+        for trial in done:
             if trial.number not in self._told:
-                self.trial_ended(trial, ended)
+                self.trial_ended(trial, done)
+        running = [
+            trial
+            for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+            if "recipe" in trial.user_attrs
+        ]
+        epochs = [recipe_of(trial).epochs for trial in running]
+        trained = [trial.last_step or 0 for trial in running]
+        self._share = sum(map(truediv, trained, epochs))
+        self._bars.update(
+            self._trial,
+            description=count(len(running), "trial"),
+            completed=sum(trained),
+            total=sum(epochs),
+            note=", ".join(map(_reached, running)),
+            visible=bool(running),
+        )
+        self._bars.update(self._study, note=self._note())
 
     def _note(self) -> str:
         """The best trial, and the time until the last one at the pace so far, that of a trial's epochs included."""
@@ -280,10 +299,11 @@ class EpochBar:
         task = self._bars.tasks[0]
         epochs = int(task.total or 1)
         left = result.seconds * (epochs - result.epoch)
-        note = f"{percent(result.val_accuracy)} validation  {result.images / result.seconds:,.0f} images/s"
-        self._bars.update(self._task, completed=result.epoch, note=f"{note}  {duration(left)} left")
+        score, speed = percent(result.val_accuracy), f"{result.images / result.seconds:,.0f} images/s"
+        # The most important first: a narrow terminal cuts off the end.
+        self._bars.update(self._task, completed=result.epoch, note=f"{score}, {duration(left)} left  {speed}")
         if result.epoch * 10 // epochs > (result.epoch - 1) * 10 // epochs:
-            line = f"{task.description}  epoch {result.epoch}/{epochs}  {note}"
+            line = f"{task.description}  epoch {result.epoch}/{epochs}  {score} validation  {speed}"
             log.info("%s", line)
             if not is_drawn_on():
                 console.print(Text(line))
@@ -339,6 +359,12 @@ def interval(known: Interval) -> str:
 
 def _hundredths(number: float) -> str:
     return f"{number:.2f}".replace("0.", ".")
+
+
+def _reached(trial: FrozenTrial) -> str:
+    """As in `trial 7 90.24 %`, short, since there are several in a line."""
+    epoch = trial.last_step
+    return f"trial {trial.number} {'begun' if epoch is None else percent(trial.intermediate_values[epoch])}"
 
 
 def _verdict(trial: FrozenTrial) -> str:

@@ -160,8 +160,8 @@ def promote(
 ) -> SearchResult:
     """Train the best trials of a run for longer, then test them, as `search promote`.
 
-    `run` is what `run` returned, or a run's name (none: the one worked on last); `options` are those of `api.promote`: top,
-    epochs, ladder, seeds, refit, mirrored, workers, device.
+    `run` is what `run` returned, or a run's name (none: the one worked on last); `options` are those of `api.promote`:
+    top, epochs, ladder, seeds, refit, mirrored, workers, device.
 
     Raises:
         UserError: whatever the user can put right.

@@ -199,7 +199,9 @@ def test_the_command_says_where_the_files_are(
     file = f"runs/{NAME}/exported/trial-0001-epochs-1-seed-0.safetensors"
     assert (code, err) == (0, "")
     first, second = out.splitlines()
-    assert re.fullmatch(rf"{file}: [\d,]+ bytes, agrees with the checkpoint to \de-(0[5-9]|\d\d) on 100 validation images", first)
+    assert re.fullmatch(
+        rf"{file}: [\d,]+ bytes, agrees with the checkpoint to \de-(0[5-9]|\d\d) on 100 validation images", first
+    )
     assert second == f"{file}.md"
     assert {str(path) for path in Path(file).parent.iterdir()} == {file, second}
 
