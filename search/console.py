@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column, Table
-from rich.text import Text
 
 from search.fidelity import TOPS, Fidelity, Interval
 from search.ladder import network_of, recipe_of
@@ -22,7 +21,7 @@ from search.run_folder import RunFolder
 from search.spec import StudySpec
 from search.storage import redacted
 from search.tables import best_table
-from search.terminal import console, draw, is_drawn_on, log, say
+from search.terminal import console, draw, is_drawn_on, log, say, tell
 from search.trials import ended, seconds_of
 from search.words import count, duration, mean_and_deviation, percent, short_run
 from space import drawn_regularisers
@@ -55,7 +54,7 @@ class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # An error comes with a trial's verdict, which is told anyway.
         if record.levelno == logging.WARNING:
-            console.print(Text(redacted(record.getMessage())))
+            tell(redacted(record.getMessage()))
 
 
 @contextmanager
@@ -225,7 +224,7 @@ class StudyProgress:
         if self.logs:
             log.info("%s  %s", line, note)
         # Where there is a bar, it says the rest.
-        console.print(Text(line if is_drawn_on() else f"{line}  {note}"))
+        tell(line if is_drawn_on() else f"{line}  {note}")
         self._bars.update(self._study, completed=self.count, note=note)
 
     def catch_up(self, study: optuna.Study) -> None:
@@ -306,7 +305,7 @@ class EpochBar:
             line = f"{task.description}  epoch {result.epoch}/{epochs}  {score} validation  {speed}"
             log.info("%s", line)
             if not is_drawn_on():
-                console.print(Text(line))
+                tell(line)
 
 
 def say_winner(promotions: list[Promotion]) -> None:

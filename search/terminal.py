@@ -27,9 +27,17 @@ if not is_drawn_on():
     console.width = 1000  # in a file or a pipe, a row of a table is a line
 
 
+def tell(line: str) -> None:
+    """Print one line; where there is a width to keep to, it goes on in the next, but no word, as a path, is broken."""
+    if is_drawn_on():
+        console.print(Text(line, overflow="ignore"), soft_wrap=False, crop=False)
+    else:
+        console.print(Text(line))
+
+
 def say(line: str) -> None:
     """Print one line, and log it."""
-    console.print(Text(line))
+    tell(line)
     log.info("%s", line)
 
 

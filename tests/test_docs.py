@@ -21,8 +21,10 @@ from PIL import Image
 
 from search import charts
 from search.cli import app
+from search.inspection import Comparison, Run, Status, Trial
 from search.spec import load_study
 from tests.search.test_cli import search
+from tests.search.test_console import PROMOTE, RUN
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -118,6 +120,23 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         assert (tmp_path / "site" / page.name).with_suffix(".html").exists()
 
 
+def alike(text: str) -> str:
+    """What is the same in two outputs of one command: not the numbers, nor where lines end."""
+    return re.sub(r"\b(sgd|adamw?)\b", "O", re.sub(r"[\d.,]+", "N", " ".join(text.split())))
+
+
+@pytest.mark.parametrize(
+    ("page", "begins", "printed"),
+    [(DOCS / "index.md", "runs/digits-20k: new study", RUN), (ROOT / "README.md", "Longer runs, the longest", PROMOTE)],
+    ids=["run", "promote"],
+)
+def test_what_a_page_says_that_a_command_prints_is_what_it_prints(page: Path, begins: str, printed: str) -> None:
+    (block,) = re.findall(rf"^( {{4}}{begins}.*\n(?: {{4}}.*\n)*)", text_of(page), re.M)
+    for line in block.splitlines():
+        if not line.startswith("    device"):
+            assert alike(line.removesuffix("...")) in alike(printed), line
+
+
 def test_the_page_of_all_keys_is_what_the_specs_say() -> None:
     keys = runpy.run_path(str(DOCS / "study_keys.py"))
     assert text_of(DOCS / "study-files.md") == keys["page"](), "run: python docs/study_keys.py"
@@ -130,6 +149,15 @@ def test_every_study_file_shown_can_be_read(page: Path, tmp_path: Path) -> None:
         # A part of a study file, perhaps: what has no default and is not shown is put before it.
         file.write_text(tomli_w.dumps({"data": "digits", "budget": 20_000, **tomllib.loads(block)}))
         assert load_study(str(file), {})
+
+
+def test_every_key_of_json_is_named() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text_of(DOCS / "terminal.md"), re.M))
+    for row, kind in (("list", Run), ("show", Trial), ("compare", Comparison)):
+        assert set(kind.__dataclass_fields__) <= set(re.findall(r"`(\w+)`", rows[row])), row
+    assert Status.__dataclass_fields__.keys() - Run.__dataclass_fields__.keys() <= set(
+        re.findall(r"`(\w+)`", rows["status"])
+    )
 
 
 def test_the_report_is_read_aloud_section_by_section() -> None:
