@@ -9,6 +9,7 @@ import sys
 import timeit
 import tomllib
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,8 @@ def test_each_command_of_others(
     elif arguments[0] == "-m":
         assert arguments[1].startswith("benchmarks")
         if len(arguments) > 2:  # named alone, it is spoken of
-            parse(lambda: runpy.run_module(arguments[1], run_name="__main__"), arguments[1:], monkeypatch)
+            module = import_module("benchmarks.__main__" if arguments[1] == "benchmarks" else arguments[1])
+            parse(module.main, arguments[1:], monkeypatch)
     else:
         assert command == "python docs/study_keys.py"
         page = Path("docs/study-files.md")
