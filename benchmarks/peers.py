@@ -591,7 +591,7 @@ def installed(name: str) -> bool:
     try:
         import_module(NEEDS.get(name, "optuna"))
     except ImportError as error:
-        print(f"{name}: skipped ({error}); pip install 'budget-search[peers]'", flush=True)
+        print(f"{name}: skipped ({error}); pip install '.[peers]'", flush=True)
         return False
     return True
 

@@ -1,7 +1,5 @@
 """How the pages become a site: `python -m sphinx -W -b html docs site`."""
 
-from pathlib import Path
-
 project = "budget-search"
 extensions = ["myst_parser"]
 exclude_patterns = ["clusters/*"]  # files to use, not pages
@@ -15,8 +13,3 @@ highlight_language = "text"  # of indented blocks: commands and what they print
 
 myst_heading_anchors = 3  # pages link to each other's headings
 nitpicky = True
-
-# Pages that are written elsewhere: until they are there, links to them may lead nowhere.
-COMING = ("dashboard", "export", "python", "terminal")
-if any(not Path(__file__).with_name(f"{page}.md").exists() for page in COMING):
-    suppress_warnings = ["myst.xref_missing"]

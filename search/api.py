@@ -3,6 +3,7 @@
 import math
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -121,7 +122,8 @@ def run(
     folder.create()
     with logged_to(folder):
         optuna_study, baselines = _opened(folder, spec, task_of(data))
-        write_json(folder.facts, _facts(spec, data, where, precision, folder))
+        facts = _facts(spec, data, where, precision, folder)
+        write_json(folder.facts, facts | {"promoted": _promoted(folder)})
         with Worker(folder, optuna_study) as worker:
             done = ended(optuna_study)
             _tidy(folder, done)
@@ -138,7 +140,7 @@ def run(
                             workers,
                             partial(_work, folder.absolute(), spec, where.type, until),
                             gpus_each=gpus_per_worker if where.type == "cuda" else 0,
-                            poll=lambda: progress.catch_up(ended(optuna_study)),
+                            poll=partial(progress.catch_up, optuna_study),
                             stop=stop,
                             address=ray_address,
                         )
@@ -261,7 +263,7 @@ def promote(
             if plan.refit and best:
                 chosen = next(trial for trial in finalists if trial.number == best[0].trial)
                 done.append(train(chosen, length, spec.seed, refit=True))
-        write_json(folder.facts, read_facts(folder) | {"promoted": _as_command(folder, plan)})
+        _note_promoted(folder, _as_command(folder, plan))
         draw(promotion_table(finished(folder)))
         say_winner(done)
         for result in done:
@@ -318,6 +320,7 @@ def fidelity(
                 _train_ahead(folder, spec, where, workers, stop, [(trial, length, spec.seed) for trial in picked])
                 for trial in picked:
                     train(trial, length, spec.seed, tests=False)
+            _note_promoted(folder, f"search fidelity {shlex.quote(folder.name)} --trials {trials} --epochs {length}")
             publish(folder, read_results(folder), data.size)
         found = fidelity_of(folder, spec, study)
         if found is None:
@@ -414,7 +417,19 @@ def _check_complete(study: optuna.Study, top: int) -> None:
 def _as_command(folder: RunFolder, plan: PromoteSpec) -> str:
     ladder = ",".join(f"{rung.top}x{rung.epochs}" for rung in plan.rungs)
     also = (f" --seeds {plan.seeds}" if plan.seeds > 1 else "") + (" --refit" if plan.refit else "")
-    return f"search promote {folder.name} --ladder {ladder}{also}{' --mirrored' if plan.mirrored else ''}"
+    return f"search promote {shlex.quote(folder.name)} --ladder {ladder}{also}{' --mirrored' if plan.mirrored else ''}"
+
+
+def _promoted(folder: RunFolder) -> list[str]:
+    """The commands that have trained trials of the run for longer, in order."""
+    known = read_facts(folder).get("promoted", [])
+    return [known] if isinstance(known, str) else known  # as older runs have the last of them
+
+
+def _note_promoted(folder: RunFolder, command: str) -> None:
+    """Write down, once, that this command is done."""
+    commands = list(dict.fromkeys([*_promoted(folder), command]))
+    write_json(folder.facts, read_facts(folder) | {"promoted": commands})
 
 
 def _in_words(plan: PromoteSpec) -> str:

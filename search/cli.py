@@ -217,9 +217,11 @@ def export(
 ) -> None:
     """Write a run's best model as one file that needs nothing of this tool, and its card beside it."""
     from search import api
+    from search.terminal import tell
 
     exported = api.export(run, runs=runs, trial=trial, fmt=format, storage=storage)
-    typer.echo(f"{exported}\n{exported.card}")
+    tell(str(exported))
+    tell(str(exported.card))
 
 
 @app.command()
@@ -325,11 +327,12 @@ def serve(
 def count(study: Study = "cifar10", budget: Budget = None, max_madds: Madds = None, data: Data = None) -> None:
     """Count parameters and multiply-adds: of a study's known networks, and of what its space holds in the budget."""
     from search import api
+    from search.terminal import tell
 
     for line in api.count(
         study, _given(budget=_number(budget), max_madds=_number(max_madds, "--max-madds"), data=data)
     ):
-        typer.echo(line)
+        tell(line)
 
 
 def main() -> None:

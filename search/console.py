@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import truediv
 
 import optuna
 import torch
@@ -11,7 +12,6 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column, Table
-from rich.text import Text
 
 from search.fidelity import TOPS, Fidelity, Interval
 from search.ladder import network_of, recipe_of
@@ -21,7 +21,7 @@ from search.run_folder import RunFolder
 from search.spec import StudySpec
 from search.storage import redacted
 from search.tables import best_table
-from search.terminal import console, draw, log, say
+from search.terminal import console, draw, is_drawn_on, log, say, tell
 from search.trials import ended, seconds_of
 from search.words import count, duration, mean_and_deviation, percent, short_run
 from space import drawn_regularisers
@@ -54,7 +54,7 @@ class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # An error comes with a trial's verdict, which is told anyway.
         if record.levelno == logging.WARNING:
-            console.print(Text(redacted(record.getMessage())))
+            tell(redacted(record.getMessage()))
 
 
 @contextmanager
@@ -223,15 +223,33 @@ class StudyProgress:
             line += f"  (out of memory: batches in {parts} parts)"
         if self.logs:
             log.info("%s  %s", line, note)
-        # In a terminal the bar below says the rest.
-        console.print(Text(line if console.is_terminal else f"{line}  {note}"))
+        # Where there is a bar, it says the rest.
+        tell(line if is_drawn_on() else f"{line}  {note}")
         self._bars.update(self._study, completed=self.count, note=note)
 
-    def catch_up(self, ended: list[FrozenTrial]) -> None:
-        """Tell of the trials that have ended since it was last told of any."""
-        for trial in ended:
+    def catch_up(self, study: optuna.Study) -> None:
+        """Tell of the trials that other processes have ended since, and show those that they train, in one bar."""
+        done = ended(study)
+        for trial in done:
             if trial.number not in self._told:
-                self.trial_ended(trial, ended)
+                self.trial_ended(trial, done)
+        running = [
+            trial
+            for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+            if "recipe" in trial.user_attrs
+        ]
+        epochs = [recipe_of(trial).epochs for trial in running]
+        trained = [trial.last_step or 0 for trial in running]
+        self._share = sum(map(truediv, trained, epochs))
+        self._bars.update(
+            self._trial,
+            description=count(len(running), "trial"),
+            completed=sum(trained),
+            total=sum(epochs),
+            note=", ".join(map(_reached, running)),
+            visible=bool(running),
+        )
+        self._bars.update(self._study, note=self._note())
 
     def _note(self) -> str:
         """The best trial, and the time until the last one at the pace so far, that of a trial's epochs included."""
@@ -280,13 +298,14 @@ class EpochBar:
         task = self._bars.tasks[0]
         epochs = int(task.total or 1)
         left = result.seconds * (epochs - result.epoch)
-        note = f"{percent(result.val_accuracy)} validation  {result.images / result.seconds:,.0f} images/s"
-        self._bars.update(self._task, completed=result.epoch, note=f"{note}  {duration(left)} left")
+        score, speed = percent(result.val_accuracy), f"{result.images / result.seconds:,.0f} images/s"
+        # The most important first: a narrow terminal cuts off the end.
+        self._bars.update(self._task, completed=result.epoch, note=f"{score}, {duration(left)} left  {speed}")
         if result.epoch * 10 // epochs > (result.epoch - 1) * 10 // epochs:
-            line = f"{task.description}  epoch {result.epoch}/{epochs}  {note}"
+            line = f"{task.description}  epoch {result.epoch}/{epochs}  {score} validation  {speed}"
             log.info("%s", line)
-            if not console.is_terminal:
-                console.print(Text(line))
+            if not is_drawn_on():
+                tell(line)
 
 
 def say_winner(promotions: list[Promotion]) -> None:
@@ -341,6 +360,12 @@ def _hundredths(number: float) -> str:
     return f"{number:.2f}".replace("0.", ".")
 
 
+def _reached(trial: FrozenTrial) -> str:
+    """As in `trial 7 90.24 %`, short, since there are several in a line."""
+    epoch = trial.last_step
+    return f"trial {trial.number} {'begun' if epoch is None else percent(trial.intermediate_values[epoch])}"
+
+
 def _verdict(trial: FrozenTrial) -> str:
     if trial.state == TrialState.COMPLETE:
         return percent(trial.value or 0)
@@ -349,7 +374,7 @@ def _verdict(trial: FrozenTrial) -> str:
 
 
 def _bars() -> Progress:
-    """Live bars; nothing where the output is no terminal."""
+    """Live bars; nothing where the output is neither a terminal nor a notebook."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -359,5 +384,5 @@ def _bars() -> Progress:
         console=console,
         expand=True,
         transient=True,
-        disable=not (console.is_terminal or console.is_jupyter),
+        disable=not is_drawn_on(),
     )

@@ -26,6 +26,7 @@ from search.storage import parse_address
 from search.study import open_study
 from search.trials import ended, outcome_of, root_of, roots, seconds_of
 
+RECENT = 20  # trials that speed is taken from: it changes with the machines
 OUTCOMES = ("complete", "pruned", "diverged", "failed")
 SEARCHING, PROMOTING, UNFINISHED, FINISHED, PROMOTED = "searching", "promoting", "unfinished", "finished", "promoted"
 
@@ -67,6 +68,7 @@ class Run:
     workers: int = 0  # that have a trial now
     data: str | None = None
     budget: int | None = None
+    max_madds: int | None = None  # the limit on multiply-adds; none: also where there is none
     trials: int | None = None  # that have ended
     trials_wanted: int | None = None
     best_short: ShortRun | None = None
@@ -107,6 +109,7 @@ class Status(Run):
     outcomes: dict[str, int]  # trials that have ended, by `OUTCOMES`
     used_up: bool  # the space holds nothing new
     running: tuple[RunningTrial, ...]
+    images_per_second: float | None  # that a worker trains on, over its last trials; none: nobody knows
     seconds_left: float | None  # of the search, at the pace of its trials so far; none: nobody knows, or it is over
     longer_runs: int  # finished
     longer_runs_ahead: tuple[LongerRunAhead, ...]
@@ -227,6 +230,7 @@ class Reader:
             workers=workers,
             data=spec.data,
             budget=spec.budget,
+            max_madds=spec.max_madds,
             trials=len(done),
             trials_wanted=spec.trials,
             best_short=best_short(done),
@@ -235,6 +239,7 @@ class Reader:
             outcomes={outcome: counted[outcome] for outcome in OUTCOMES},
             used_up=used_up,
             running=running,
+            images_per_second=_images_per_second(done[-RECENT:], folder),
             seconds_left=None if is_over else _seconds_left(done, running, spec.trials, workers),
             longer_runs=len(promotions),
             longer_runs_ahead=tuple(_ahead(folder)),
@@ -268,6 +273,7 @@ def list_runs(runs: Path, storage: str | None) -> list[Run]:
                     state=state,
                     data=spec.data,
                     budget=spec.budget,
+                    max_madds=spec.max_madds,
                     trials_wanted=spec.trials,
                     best_full=best_full(finished(folder)),
                 )
@@ -431,6 +437,17 @@ def _seconds_left(
         return None
     under_way = sum(min(each.seconds or 0.0, fmean(taken)) for each in running if each.alive is not False)
     return max(0.0, fmean(taken) * (wanted - len(done)) - under_way) / max(workers, 1)
+
+
+def _images_per_second(done: Sequence[FrozenTrial], folder: RunFolder) -> float | None:
+    """How many images these trials trained on in a second of their time, the scoring after each epoch included."""
+    there: int = read_facts(folder).get("data", {}).get("training images", 0)
+    images, taken = 0, 0.0
+    for trial in done:
+        if (seconds := seconds_of(trial)) is not None and "recipe" in trial.user_attrs:
+            an_epoch = there - there % min(recipe_of(trial).batch_size, there) if there else 0  # whole batches
+            images, taken = images + an_epoch * len(trial.intermediate_values), taken + seconds
+    return images / taken if images and taken else None
 
 
 def _ahead(folder: RunFolder) -> Iterable[LongerRunAhead]:

@@ -4,14 +4,13 @@
 
     result = run("digits", budget=20_000, trials=10)
     result = promote(result, top=2, epochs=20)
-    result.best, result.trials_dataframe(), result.report()
+    result.best, result.trials_dataframe(), result.report(), result.export()
 
 The same specs and the same errors as on the command line. Interrupting the kernel stops after the epoch; the same call
 goes on from there.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from search import api
+from search.charts import Results
 from search.promotions import Promotion, finished, winner
 from search.report import answer, progress, read_results
 from search.run_folder import RunFolder
@@ -36,9 +36,15 @@ class SearchResult:
 
     folder: RunFolder
 
-    @cached_property
-    def _results(self) -> Any:
+    @property
+    def _results(self) -> Results:
         return read_results(self.folder)
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        """How the functions of `api` are told of the run."""
+        storage = self.folder.storage
+        return {"name": self.name, "runs": self.folder.root.parent, "storage": storage.url if storage else None}
 
     @property
     def name(self) -> str:
@@ -87,12 +93,23 @@ class SearchResult:
 
         return write_report(self.folder)
 
+    def export(self, *, trial: int | None = None, format: str = "onnx") -> Path:  # noqa: A002  # as on the command line
+        """Write the best model, or that of a trial, as one file, and its card beside it; returns the file's path.
+
+        Raises:
+            UserError: whatever the user can put right, as a package that is missing.
+
+        """
+        return api.export(**self._where, trial=trial, fmt=format).file
+
     def __str__(self) -> str:
         """The answer in a sentence or two, as on top of the report."""
-        return f"{answer(self._results)} {progress(self._results)}"
+        results = self._results
+        return f"{answer(results)} {progress(results)}"
 
     def _repr_html_(self) -> str:
-        words = (f"<b>{escape(self.name)}</b>: {escape(answer(self._results))}", escape(progress(self._results)))
+        results = self._results
+        words = f"<b>{escape(self.name)}</b>: {escape(answer(results))}", escape(progress(results))
         return "".join(f"<p>{each}</p>" for each in words)
 
 
@@ -105,6 +122,9 @@ def run(
     hours: float | None = None,
     device: str = "auto",
     workers: int = 1,
+    gpus_per_worker: float | None = None,
+    ray_address: str | None = None,
+    control: str | None = None,
     storage: str | None = None,
     **flags: Any,
 ) -> SearchResult:
@@ -120,7 +140,17 @@ def run(
     if budget is not None:
         flags["budget"] = parse_budget(budget) if isinstance(budget, str) else int(budget)
     folder = api.run(
-        study, flags, runs=Path(runs), name=name, hours=hours, device=device, workers=workers, storage=storage
+        study,
+        flags,
+        runs=Path(runs),
+        name=name,
+        hours=hours,
+        device=device,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        ray_address=ray_address,
+        control=control,
+        storage=storage,
     )
     return SearchResult(folder)
 
@@ -130,18 +160,15 @@ def promote(
 ) -> SearchResult:
     """Train the best trials of a run for longer, then test them, as `search promote`.
 
-    `run` is what `run` gave, or a run's name (none: the one worked on last); `options` are those of `api.promote`: top,
-    epochs, ladder, seeds, refit, mirrored, workers, device.
+    `run` is what `run` returned, or a run's name (none: the one worked on last); `options` are those of `api.promote`:
+    top, epochs, ladder, seeds, refit, mirrored, workers, device.
 
     Raises:
         UserError: whatever the user can put right.
 
     """
+    where: dict[str, Any] = {"name": run, "runs": Path(runs), "storage": storage}
     if isinstance(run, SearchResult):
-        name: str | None = run.name
-        folder = run.folder.root.parent
-        storage = storage or (run.folder.storage.url if run.folder.storage else None)
-    else:
-        name, folder = run, Path(runs)
-    api.promote(name, runs=folder, storage=storage, **options)
-    return SearchResult(api.find(name, runs=folder, storage=storage))
+        where = run._where | ({"storage": storage} if storage else {})
+    api.promote(**where, **options)
+    return SearchResult(api.find(**where))

@@ -149,7 +149,7 @@ def connect(address: Address) -> "PatientStorage":
         return _patient_with(optuna.storages.get_storage(storage), storage.engine.dispose)
     except ImportError as error:
         extra = "mysql" if address.kind == "mariadb" else address.kind
-        raise RunError(f"{address} needs a driver: pip install 'budget-search[{extra}]'") from error
+        raise RunError(f"{address} needs a driver: pip install '.[{extra}]' in the checkout") from error
     except (*STORAGE_ERRORS, RuntimeError, ConnectionError) as error:
         raise StorageError(f"{address} cannot be opened ({reason_of(error)}): {_what_to_do(address)}") from error
 
@@ -291,6 +291,6 @@ def serve(address: Address, host: str, port: int) -> None:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.run_grpc_proxy_server(impatient, host=host, port=port)
     except ImportError as error:
-        raise RunError("the proxy needs gRPC: pip install 'budget-search[grpc]'") from error
+        raise RunError("the proxy needs gRPC: pip install '.[grpc]' in the checkout") from error
     except RuntimeError as error:
         raise RunError(f"{host}:{port} cannot be listened on: give another --host or --port") from error

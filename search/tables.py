@@ -55,8 +55,9 @@ def promotion_table(promotions: list[Promotion]) -> Table:
     """Finished longer runs, in the order given; narrow enough for 80 columns."""
     table = _table(
         "Longer runs, the longest first, then the best on validation (short and full run: validation accuracy)",
-        *("trial", "parameters", "optimizer", "seed", "epochs", "short run", "full run", "test", "seconds"),
+        *("trial", "parameters", "optimizer", "seed", "epochs", "short", "full", "test", "seconds"),
     )
+    table.columns[-2].no_wrap = False  # with the mirrored one, it is folded
     for run in promotions:
         table.add_row(
             str(run.trial),
@@ -183,12 +184,16 @@ def status_view(status: Status) -> RenderableType:
     if status.seconds_left is not None:
         by = "" if status.state == "searching" else " of training"
         trials += f"; about {duration(status.seconds_left)}{by} left"
+    limit = f", {status.max_madds:,} multiply-adds" if status.max_madds is not None else ""
+    within = f"budget {status.budget:,} parameters{limit}"
     rows: list[tuple[str, str | Text]] = [
         ("state", Text.assemble(_state(status), f", last touched {ago(_idle(status))}")),
-        ("data", f"{status.data}, budget {status.budget:,} parameters, short runs of {count(status.epochs, 'epoch')}"),
+        ("data", f"{status.data}, {within}, short runs of {count(status.epochs, 'epoch')}"),
         ("trials", trials),
-        ("best", _short(status.best_short)),
     ]
+    if status.images_per_second is not None:
+        rows.append(("speed", f"{status.images_per_second:,.0f} images/s by a worker, in the last trials"))
+    rows.append(("best", _short(status.best_short)))
     if status.best_full:
         rows.append(("full run", _full(status.best_full)))
     if status.longer_runs:

@@ -13,22 +13,37 @@ from rich.text import Text
 LOOK_S = 2.0  # between looks at what is watched
 
 console = Console(highlight=False, soft_wrap=True)
-if not console.is_terminal:
-    console.width = 1000  # in a file or a pipe, a row of a table is a line
 log = logging.getLogger("search")
 
 T = TypeVar("T")
 
 
+def is_drawn_on() -> bool:
+    """Whether there are bars and tables as wide as there is room for: in a terminal or a notebook, not in a pipe."""
+    return console.is_terminal or console.is_jupyter  # a notebook is no terminal to rich
+
+
+if not is_drawn_on():
+    console.width = 1000  # in a file or a pipe, a row of a table is a line
+
+
+def tell(line: str) -> None:
+    """Print one line; where there is a width to keep to, it goes on in the next, but no word, as a path, is broken."""
+    if is_drawn_on():
+        console.print(Text(line, overflow="ignore"), soft_wrap=False, crop=False)
+    else:
+        console.print(Text(line))
+
+
 def say(line: str) -> None:
     """Print one line, and log it."""
-    console.print(Text(line))
+    tell(line)
     log.info("%s", line)
 
 
 def draw(what: RenderableType) -> None:
-    """Print a table or the like; where the output is no terminal, as lines without the spaces that fill its width."""
-    if console.is_terminal:
+    """Print a table or the like; in a file or a pipe, as lines without the spaces that fill its width."""
+    if is_drawn_on():
         console.print(what, soft_wrap=False)
         return
     with console.capture() as captured:

@@ -95,7 +95,7 @@ def _ray() -> Any:
         import ray
     except ImportError as error:
         raise RunError(
-            "--workers needs Ray: pip install 'budget-search[ray]'; or give the same command without --workers in "
+            "--workers needs Ray: pip install '.[ray]' in the checkout; or give the same command without --workers in "
             "another terminal, which joins the search"
         ) from error
     return ray

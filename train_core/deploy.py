@@ -223,7 +223,7 @@ def _quiet() -> Iterator[None]:
 def _need(*packages: str) -> None:
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise ModelError(f"ONNX needs {' and '.join(missing)}: pip install 'budget-search[onnx]'")
+        raise ModelError(f"ONNX needs {' and '.join(missing)}: pip install '.[onnx]' in the checkout")
 
 
 # -------------------------------------------------------------------------------------------------------- reading

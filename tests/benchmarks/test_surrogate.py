@@ -154,5 +154,5 @@ def test_a_method_whose_package_is_missing_is_skipped(
 ) -> None:
     monkeypatch.setitem(peers.NEEDS, "smac", "no_such_package")
     assert not peers.installed("smac")
-    assert "budget-search[peers]" in capsys.readouterr().out
+    assert "'.[peers]'" in capsys.readouterr().out
     assert peers.installed("random")

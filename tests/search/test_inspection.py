@@ -114,7 +114,9 @@ def in_a_terminal(what: RenderableType, **settings: Any) -> str:
 
 def make_runs() -> None:
     """A run of each kind, the first touched last."""
-    good, other, shared, broken = make_run("good"), make_run("other", 1, trials=1), make_run("shared", 0), make_run("x")
+    good, other = make_run("good", max_madds=1_000_000), make_run("other", 1, trials=1)
+    shared, broken = make_run("shared", 0), make_run("x")
+    write_json(good.facts, {"data": {"training images": 1150}})
     promote(good, 2, [0.9, 0.92])
     promote(other, 0, [0.8])
     shared.database.unlink()
@@ -159,9 +161,11 @@ def contents() -> dict[Path, bytes]:
 STATUS = """
 good
 state     unfinished, last touched 2.0 h ago
-data      digits, budget 20,000 parameters, short runs of 4 epochs
+data      digits, budget 20,000 parameters, 1,000,000 multiply-adds, short runs
+          of 4 epochs
 trials    5 of 6: 2 complete, 1 pruned, 1 diverged, 1 failed; about 12 s of
           training left
+speed     202 images/s by a worker, in the last trials
 best      70.00 %, trial 2: [4,8] x [1,1] basic, 3x3 stem, 1,391 parameters
 full run  91.00 ± 1.41 % on validation, 81.00 ± 1.41 % on test, trial 2: [4,8] x
           [1,1] basic, 3x3 stem; 2 seeds, 5 epochs
@@ -183,7 +187,7 @@ def test_status_of_a_search_that_died(search: Search) -> None:
         STATUS.lstrip("\n") == in_a_terminal(tables.status_view(Reader(RunFolder(Path("runs/good"))).status())) + "\n"
     )
     assert plain.split() == STATUS.split()
-    assert len(plain.splitlines()) == 12
+    assert len(plain.splitlines()) == 13
     assert json.loads(search("status --json")) == {
         "name": "good",
         "folder": "runs/good",
@@ -193,6 +197,7 @@ def test_status_of_a_search_that_died(search: Search) -> None:
         "workers": 0,
         "data": "digits",
         "budget": 20000,
+        "max_madds": 1_000_000,
         "trials": 5,
         "trials_wanted": 6,
         "best_short": {"trial": 2, "validation": 0.7, "parameters": 1391, "network": str(NETWORK)},
@@ -223,6 +228,7 @@ def test_status_of_a_search_that_died(search: Search) -> None:
                 "network": str(NETWORK),
             }
         ],
+        "images_per_second": pytest.approx(11 * 1136 / (5 * 12.3456)),  # batches of 16: 1,136 images in an epoch
         "seconds_left": 12.3456,
         "longer_runs": 2,
         "longer_runs_ahead": [

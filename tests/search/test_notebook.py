@@ -1,5 +1,6 @@
 """The Python way in: the same as the commands, with results to look at."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -9,9 +10,10 @@ import pandas as pd
 import pytest
 
 import search
-from search import api, notebook
+from search import api, cli, notebook
 from search.errors import SpecError
 from search.promotions import Promotion
+from search.spec import StudySpec
 from search.trials import TRAINED, ended
 from tests.search.fakes import FakeTrainer, study_spec
 from tests.search.test_report import make_run, promoted
@@ -38,8 +40,9 @@ def test_a_result_reads_what_a_run_came_to(tmp_path: Path) -> None:
     assert result.report() == folder.report
     assert folder.report.exists()
     longer = promoted(folder, 0)
-    assert notebook.SearchResult(folder).best == longer
-    assert notebook.SearchResult(folder).promotions == [longer]
+    assert result.best == longer
+    assert result.promotions == [longer]
+    assert "90.00 % on validation" in str(result), "what has come since is told, too"
 
 
 def test_trials_are_a_table(tmp_path: Path) -> None:
@@ -50,6 +53,13 @@ def test_trials_are_a_table(tmp_path: Path) -> None:
     assert list(table["score"]) == [trial.value for trial in ended(study)]
     assert list(table["param fill"]) == [trial.params["fill"] for trial in ended(study)]
     assert {"number", "state", "parameters", "multiply-adds", "in words", TRAINED} <= set(table.columns)
+
+
+def test_run_takes_what_the_command_takes() -> None:
+    taken = inspect.signature(notebook.run).parameters.keys() | StudySpec.model_fields.keys()
+    assert inspect.signature(api.run).parameters.keys() - {"flags"} <= taken
+    options = inspect.signature(cli.run).parameters.keys() - {"images"}  # the study file's short_images
+    assert options <= taken
 
 
 def test_a_mistake_is_the_same_error_as_on_the_command_line() -> None:

@@ -46,7 +46,7 @@ def run(count: int, work: Callable[[], None] = no_work, gpus_each: float | None 
 def test_without_ray_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
-        RunError, match=r"^--workers needs Ray: pip install 'budget-search\[ray\]'; or .* joins the search$"
+        RunError, match=r"^--workers needs Ray: pip install '\.\[ray\]' in the checkout; or .* joins the search$"
     ):
         run(2)
 

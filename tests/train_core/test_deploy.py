@@ -296,7 +296,7 @@ def test_missing_packages_are_named_with_the_extra_that_has_them(monkeypatch: py
     for name in ("onnxscript", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(
-        ModelError, match=r"^ONNX needs onnxscript and onnxruntime: pip install 'budget-search\[onnx\]'$"
+        ModelError, match=r"^ONNX needs onnxscript and onnxruntime: pip install '\.\[onnx\]' in the checkout$"
     ):
         check_installed("onnx")
     with pytest.raises(ModelError, match="ONNX needs onnxruntime: "):

@@ -1,0 +1,261 @@
+"""What a terminal of 80 columns shows of commands that work, whole: bars while they do, and what is left at the end."""
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+import search.console
+import search.terminal
+from search import api
+from search.console import EpochBar, StudyProgress, epoch_bar
+from search.plan import Estimate
+from search.run_folder import read_facts, write_json
+from search.study import open_study
+from search.trials import ended
+from tests.search.fakes import FakeTrainer, epoch_result
+from tests.search.test_cli import search as searched
+from tests.search.test_report import make_run, promoted
+from tests.train_core.tiny import NETWORK, tiny_recipe
+
+RUNNING = TrialState.RUNNING
+
+
+class Terminal:
+    """A terminal of 80 columns: what stands on it, with all that was drawn over gone."""
+
+    def __init__(self, console: Console, written: io.StringIO) -> None:
+        self.console = console
+        self.written = written
+
+    def drawn(self, bars: StudyProgress | EpochBar) -> str:
+        """What is shown once the bars are drawn as they are now."""
+        bars._bars.refresh()
+        return self.shown
+
+    def clear(self) -> None:
+        """Begin with an empty one."""
+        self.written.seek(0)
+        self.written.truncate()
+
+    @property
+    def shown(self) -> str:
+        """The lines, with machine and times made the same everywhere."""
+        lines, row = [""], 0
+        for sign, code in re.findall(r"(\x1b\[[?\d;]*[A-Za-z]|\r|\n)|([^\x1b\r\n]+)", self.written.getvalue()):
+            if code:
+                lines[row] += code
+            elif sign == "\n":
+                row += 1
+                lines += [""] * (row == len(lines))
+            elif sign.endswith("A"):
+                row -= int(sign[2:-1])
+            elif sign.endswith("K"):
+                lines[row] = ""
+        shown = "\n".join(line.rstrip() for line in lines).rstrip()
+        shown = re.sub(r"(?m)^device .*", "device   SOME", shown)
+        shown = re.sub(r"[━╸╺ ]{20}(?= \d+/\d+ )", "BAR", shown)
+        shown = re.sub(r"\d+ s(?= left|  \[)", "N s", shown)
+        return re.sub(r"(?m)(?<=   )\d(?=$)", "N", shown)  # seconds, at the end of a row
+
+
+@pytest.fixture(params=["colours", "NO_COLOR"])
+def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    """Stands in for the user's; in colours or without, the same is said."""
+    wish = {"NO_COLOR": "1"} if request.param == "NO_COLOR" else {}
+    written = io.StringIO()
+    console = Console(
+        file=written,
+        width=80,
+        force_terminal=True,
+        highlight=False,
+        soft_wrap=True,
+        _environ={"TERM": "xterm-256color", **wish},
+    )
+    for module in (search.terminal, search.console, api):
+        monkeypatch.setattr(module, "console", console)
+    yield Terminal(console, written)
+    coloured = re.search(r"\x1b\[[\d;]*(?:3[0-7]|38;5;\d+)(?:;\d+)*m", written.getvalue())
+    assert not (wish and coloured)
+
+
+RUN = """
+runs/digits-20k: new study
+data     digits: 1,150 training and 287 validation images, 32x32 grey, 10
+classes, a test split that only `promote` reads
+device   SOME
+budget   20,000 parameters
+  smallest: 514 parameters, 47,184 multiply-adds: [8,8] x [1,1] basic, kernels 1
+and 1, 1x1 stem
+  largest of 100 draws: 19,810 parameters, 772,416 multiply-adds: [8,16,32] x
+[1,1,1] basic, 3x3 stem, max-pool shortcut
+trials   4 of 2 epochs, first 1 known network (lenet-sized)
+time     at most 90 s, less what pruning saves (1,234 images/s measured on
+[8,24,24] x [1,1,1] basic, 1x1 stem, max-pool shortcut)
+   1/4  trial 0 (lenet-sized)  68.11 %  19,810 parameters  N s  [8,16,32] x
+[1,1,1] basic, 3x3 stem
+   2/4  trial 1  31.21 %  18,922 parameters  N s  [16,24] x [2,1] preact, 3x3
+stem, max-pool shortcut
+   3/4  trial 2  60.90 %  11,130 parameters  N s  [16,16] x [2,2] preact,
+kernels 1 and 3, 3x3 stem, max-pool shortcut
+   4/4  trial 3  67.90 %  19,746 parameters  N s  [8,16,32] x [1,1,1] basic, 1x1
+stem, max-pool shortcut
+4 of 4 trials: 4 complete, 0 pruned, 0 failed
+Best trials (score: validation accuracy after the short run)
+  score  trial  parameters  multiply-adds  optimizer  network            seconds
+────────────────────────────────────────────────────────────────────────────────
+68.11 %      0      19,810          772 k      adamw  [8,16,32] x              N
+                                                      [1,1,1] basic,
+                                                      3x3 stem
+67.90 %      3      19,746          756 k      adamw  [8,16,32] x              N
+                                                      [1,1,1] basic,
+                                                      1x1 stem,
+                                                      max-pool shortcut
+60.90 %      2      11,130         1.69 M       adam  [16,16] x [2,2]          N
+                                                      preact, kernels 1
+                                                      and 3, 3x3 stem,
+                                                      max-pool shortcut
+31.21 %      1      18,922         2.97 M        sgd  [16,24] x [2,1]          N
+                                                      preact, 3x3 stem,
+                                                      max-pool shortcut
+next: search promote digits-20k   or: search dashboard digits-20k
+report: runs/digits-20k/report.html
+"""
+PROMOTE = """
+digits-20k: the top 2 for 5 epochs, with 2 seeds each, on CPU, 1 thread
+Longer runs, the longest first, then the best on validation (short and full
+run: validation accuracy)
+trial  parameters  optimizer  seed  epochs    short     full     test  seconds
+──────────────────────────────────────────────────────────────────────────────
+    0      19,810      adamw     1       5  68.11 %  92.00 %  90.00 %       12
+    0      19,810      adamw     0       5  68.11 %  90.00 %  88.00 %       12
+    2      11,130       adam     1       5  60.90 %  87.00 %  81.00 %       12
+    2      11,130       adam     0       5  60.90 %  85.00 %  80.00 %       12
+best on validation: trial 0, [8,16,32] x [1,1,1] basic, 3x3 stem; adamw, lr
+0.003, cosine, batch 32, 5 epochs
+  2 seeds, mean and standard deviation: validation 91.00 ± 1.41 %, test 89.00 ±
+1.41 %
+next: search export digits-20k
+report: runs/digits-20k/report.html
+"""
+FIDELITY = """
+digits-20k: 4 trials of every score for 5 epochs, on CPU, 1 thread; the test
+split is not read
+Shorter runs against 5 epochs: rank correlation; points lost by promoting the
+best k only
+
+ run       trials       Spearman        Kendall       k = 1       k = 3  k = 5
+ ─────────────────────────────────────────────────────────────────────────────
+ 2 epochs       4            .80            .67         0.0         0.0
+                   -1.00 to 1.00  -1.00 to 1.00  0.0 to 3.0  0.0 to 0.0
+
+Below each: its 95 % interval (bootstrap over the trials).
+Short runs of 2 epochs rank this space well enough, as far as so few trials
+tell: promote the best 1.
+report: runs/digits-20k/report.html
+"""
+
+
+@pytest.mark.parametrize("terminal", ["NO_COLOR"], indirect=True)
+def test_what_run_promote_and_fidelity_leave_behind(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_Trainer", lambda *_: FakeTrainer())
+    monkeypatch.setattr(api, "estimate", lambda *_: Estimate(images_per_second=1234.5, seconds=90))
+    folder = api.run("digits", {"trials": 4, "epochs": 2}, runs=Path("runs"))
+    assert terminal.shown == RUN.strip("\n")
+
+    terminal.clear()
+    for trial, seed, validation, test in ((0, 0, 0.9, 0.88), (0, 1, 0.92, 0.9), (2, 0, 0.85, 0.8), (2, 1, 0.87, 0.81)):
+        promoted(folder, trial, seed=seed, val_accuracy=validation, test_accuracy=test, tested=True)
+    write_json(folder.facts, read_facts(folder) | {"promoted": "search promote digits-20k --top 1"})  # as older runs do
+    api.promote(None, runs=Path("runs"), ladder="2x5", seeds=2)
+    assert terminal.shown == PROMOTE.strip("\n")
+
+    terminal.clear()
+    for trial in (1, 3):
+        promoted(folder, trial, tested=False, test_accuracy=None, val_accuracy=0.8 + trial / 100)
+    api.fidelity(None, runs=Path("runs"), trials=4, epochs=5)
+    assert terminal.shown == FIDELITY.strip("\n")
+
+    terminal.clear()
+    api.run("digits", {"trials": 4, "epochs": 2}, runs=Path("runs"))
+    assert read_facts(folder)["promoted"] == [
+        "search promote digits-20k --top 1",
+        "search promote digits-20k --ladder 2x5 --seeds 2",
+        "search fidelity digits-20k --trials 4 --epochs 5",
+    ]
+
+
+BEFORE = """
+study   BAR 0/3 none complete yet
+trial 0 BAR 0/4 1,391 parameters  [4,8] x [1,1] basic, 3x3 stem
+"""
+BETWEEN = """
+   1/3  trial 0  50.00 %  13,282 parameters  N s  [8,8,8] x [1,1,1] preact,
+kernels 5 and 5, 5x5 stem, 5x5 shortcut, SE 16
+study   BAR 1/3 best 50.00 % (trial 0), N s left
+trial 1 BAR 2/4 65.00 % at epoch 2  10,000 images/s
+"""
+AFTER = """
+   1/3  trial 0  50.00 %  13,282 parameters  N s  [8,8,8] x [1,1,1] preact,
+kernels 5 and 5, 5x5 stem, 5x5 shortcut, SE 16
+   2/3  trial 1  70.00 %  11,186 parameters  N s  [8,8,8] x [1,1,1] basic,
+kernels 1 and 7, 5x5 stem, max-pool shortcut, 3x3 shortcut
+"""
+WORKERS = """
+   1/6  trial 0  50.00 %  13,282 parameters  N s  [8,8,8] x [1,1,1] preact,
+kernels 5 and 5, 5x5 stem, 5x5 shortcut, SE 16
+study    BAR 1/6 best 50.00 % (trial 0), N s left
+2 trials BAR 2/8 trial 1 40.00 %, trial 2 begun
+"""
+COUNT = """
+digits: digits, budget 20,000
+lenet-sized                  19,810 parameters        772,416 multiply-adds  [8,16,32] x [1,1,1] basic, 3x3 stem
+smallest of the space           514 parameters         47,184 multiply-adds  [8,8] x [1,1] basic, kernels 1 and 1, \
+1x1 stem
+largest of 100 draws         19,810 parameters        772,416 multiply-adds  [8,16,32] x [1,1,1] basic, 3x3 stem, \
+max-pool shortcut
+"""
+
+
+def test_the_bars_of_a_search(terminal: Terminal, tmp_path: Path) -> None:
+    first, second = ended(open_study(make_run(tmp_path / "run", [0.5, 0.7])))
+    recipe = tiny_recipe(epochs=4)
+    with StudyProgress([], 3, logs=False) as progress:
+        progress.trial_started(0, NETWORK, recipe)
+        before = terminal.drawn(progress)
+        progress.trial_ended(first, [first])
+        progress.trial_started(1, NETWORK, recipe)
+        progress.epoch_ended(1, epoch_result(1, 0.6))
+        progress.epoch_ended(1, epoch_result(2, 0.65))
+        between = terminal.drawn(progress)
+        progress.trial_ended(second, [first, second])
+    assert [before, between, terminal.shown] == [each.strip("\n") for each in (BEFORE, BETWEEN, AFTER)]
+
+
+def test_the_bars_of_several_workers(terminal: Terminal, tmp_path: Path) -> None:
+    study = open_study(make_run(tmp_path / "run", [0.5]))
+    for curve in ({1: 0.3, 2: 0.4}, {}):
+        recipe = {"recipe": tiny_recipe(epochs=4).model_dump_json()}
+        study.add_trial(optuna.trial.create_trial(state=RUNNING, user_attrs=recipe, intermediate_values=curve))
+    with StudyProgress([], 6, logs=False) as progress:
+        progress.catch_up(study)
+        drawn = terminal.drawn(progress)
+    assert drawn == WORKERS.strip("\n")
+
+
+def test_the_bar_of_a_longer_run(terminal: Terminal) -> None:
+    with epoch_bar("trial 12, seed 0", 20) as bar:
+        bar.epoch_ended(epoch_result(1, 0.6))
+        bar.epoch_ended(epoch_result(2, 0.65, seconds=0.1))
+        drawn = terminal.drawn(bar)
+    assert drawn == "trial 12, seed 0 BAR 2/20 65.00 %, N s left  1,000 images/s"
+    assert terminal.shown == ""
+
+
+def test_count(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert searched("count digits", capsys, monkeypatch) == (0, COUNT.lstrip("\n"), "")

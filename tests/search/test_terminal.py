@@ -1,0 +1,18 @@
+"""How wide things are drawn: as wide as a terminal or a notebook is, and in a pipe a row to a line."""
+
+import runpy
+
+import pytest
+import rich.console
+
+from search import terminal
+
+
+@pytest.mark.parametrize(("is_notebook", "columns"), [(False, 1000), (True, 115)])
+def test_a_pipe_has_a_row_in_a_line_and_a_notebook_its_own_width(
+    is_notebook: bool, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rich.console, "_is_jupyter", lambda: is_notebook)
+    made = runpy.run_path(str(terminal.__file__))
+    assert made["console"].width == columns
+    assert made["is_drawn_on"]() == is_notebook
