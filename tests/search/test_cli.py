@@ -134,7 +134,7 @@ def test_no_network_says_where_to_put_the_file(
 ) -> None:
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     code, _, err = search("run cifar10", capsys, monkeypatch)
-    assert code == 2
+    assert code == 1  # the network may come back: nothing has to be changed
     assert err.count("\n") == 1
     assert "cifar-10-python.tar.gz" in err
     assert "cache" in err
