@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -41,7 +41,7 @@ DRIVERS = {
     "mariadb": "mysql+pymysql",
     "mariadb+pymysql": "mysql+pymysql",
 }
-CONNECTING: Mapping[str, dict[str, Any]] = {
+CONNECTING: dict[str, dict[str, Any]] = {
     # Without these a connection whose other end has vanished hangs for a quarter of an hour.
     "psycopg": {"connect_timeout": ANSWER_S, "tcp_user_timeout": 1000 * ANSWER_S},
     "pymysql": {"connect_timeout": ANSWER_S, "read_timeout": 2 * ANSWER_S, "write_timeout": ANSWER_S},
@@ -114,7 +114,7 @@ def parse_address(text: str) -> Address:
             raise SpecError("--storage is a gRPC proxy without host or port: give grpc://host:13000")
         return Address(text)
     if url.drivername not in DRIVERS.values():
-        raise SpecError(f"--storage is of a kind that is not known, or for another driver: give {FORMS}")
+        raise SpecError(f"--storage is of a kind that is not known: give {FORMS}")
     return Address(url.render_as_string(hide_password=False))
 
 
