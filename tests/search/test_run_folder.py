@@ -1,6 +1,8 @@
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +44,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"run folder .* cannot be written \(.*\): choose another with --runs") as caught:
         RunFolder(tmp_path / "file" / "run").create()
     assert "\n" not in str(caught.value)
+
+
+def test_a_read_only_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(RunError, match=r"^run folder .* cannot be written \(Read-only file system\): choose another"):
+        RunFolder(tmp_path / "run").create()
 
 
 @contextmanager

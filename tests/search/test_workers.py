@@ -57,7 +57,7 @@ def cluster() -> Iterator[str]:
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     made.add_node(num_cpus=2, num_gpus=2)
     yield made.address
-    made.shutdown()
+    made.shutdown()  # type: ignore[no-untyped-call]  # Ray's
 
 
 class FakeRay:
