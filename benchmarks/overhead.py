@@ -151,7 +151,7 @@ def copy_trials(url: str, count: int) -> None:
     engine = sqlalchemy.create_engine(url)
     with engine.begin() as connection:
         last = connection.execute(sqlalchemy.text("SELECT MAX(trial_id) FROM trials")).scalar_one()
-        number = connection.execute(sqlalchemy.text("SELECT MAX(number) FROM trials")).scalar_one()
+        number = connection.execute(sqlalchemy.text("SELECT MAX(number) + 1 FROM trials")).scalar_one()
         for done in range(0, count, MADE):
             most = min(MADE, count - done)
             shift = {"ids": last + done, "numbers": number + done, "most": most}
