@@ -166,7 +166,15 @@ def proxy(url: str, port: int | None = None) -> Iterator[tuple[str, subprocess.P
 
 
 def run(
-    address: Address | None, runs: Path, *, processes: int, trials: int, epoch_s: float, kill_every: float, apart: bool
+    address: Address | None,
+    runs: Path,
+    *,
+    processes: int,
+    trials: int,
+    epoch_s: float,
+    kill_every: float,
+    apart: bool,
+    most_kills: float = float("inf"),
 ) -> dict[str, Any]:
     """Have the processes work until all have ended; some are killed, and started again."""
     generator = random.Random(0)
@@ -176,7 +184,7 @@ def run(
     kills, next_kill = 0, started + kill_every if kill_every else float("inf")
     while any(process.poll() is None for process in alive):
         time.sleep(0.05)
-        if time.monotonic() > next_kill:
+        if time.monotonic() > next_kill and kills < most_kills:
             next_kill += kill_every * generator.uniform(0.5, 1.5)
             victim = generator.randrange(processes)
             if alive[victim].poll() is None:

@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Generator
@@ -29,12 +30,14 @@ import space
 from benchmarks.many_workers import Silent, storage_of
 from search import api
 from search import study as studies
+from search.console import StudyProgress, logged_to
 from search.notes import NotedEvents
 from search.plan import _RandomTrial
 from search.run_folder import RunFolder
 from search.spec import StudySpec, load_study
 from search.study import NAMED_TASKS
-from search.trials import TRAINED
+from search.terminal import console
+from search.trials import TRAINED, ended
 from search.worker import Worker
 from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
@@ -148,7 +151,7 @@ def copy_trials(url: str, count: int) -> None:
     engine = sqlalchemy.create_engine(url)
     with engine.begin() as connection:
         last = connection.execute(sqlalchemy.text("SELECT MAX(trial_id) FROM trials")).scalar_one()
-        number = connection.execute(sqlalchemy.text("SELECT MAX(number) FROM trials")).scalar_one()
+        number = connection.execute(sqlalchemy.text("SELECT MAX(number) + 1 FROM trials")).scalar_one()
         for done in range(0, count, MADE):
             most = min(MADE, count - done)
             shift = {"ids": last + done, "numbers": number + done, "most": most}
@@ -161,6 +164,9 @@ def copy_trials(url: str, count: int) -> None:
             connection.execute(
                 sqlalchemy.text("SELECT setval('trials_trial_id_seq', (SELECT MAX(trial_id) FROM trials))")
             )
+    if engine.dialect.name == "postgresql":  # one that grew by itself has its statistics
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sqlalchemy.text("VACUUM ANALYZE"))
     engine.dispose()
 
 
@@ -184,14 +190,14 @@ def summary(seconds: list[float]) -> dict[str, float]:
     return {"median": round(statistics.median(seconds), 3), "max": round(max(seconds), 3)}
 
 
-class Counting(Silent):
-    """Adds up the time that epochs took."""
+class Counting(StudyProgress):
+    """Tells what the search tells, and adds up the time that epochs took."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    seconds = 0.0
 
     def epoch_ended(self, number: int, result: EpochResult) -> None:
         """Add it."""
+        super().epoch_ended(number, result)
         self.seconds += result.seconds
 
 
@@ -210,15 +216,16 @@ def share(study_name: str, data_name: str, trials: int, before: int) -> None:
             distributions = distributions_of(study, spec)
             for _ in range(before - 1):
                 study.add_trial(finished_trial(generator, distributions))
-        counting = Counting()
-        with Worker(folder, study) as worker:
+        counting = Counting(ended(study), spec.trials)
+        console.file = sys.stderr  # the result is alone on standard output
+        with logged_to(folder), Worker(folder, study) as worker, counting:
             started = time.perf_counter()
             studies.run(
                 study,
                 spec,
                 task,
                 api._Trainer(folder, data, where, lambda: False),
-                counting,
+                NotedEvents(study, spec.budget, counting),
                 worker=worker,
                 precision=precision,
             )

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -40,10 +41,18 @@ AIMED = 0.5  # share of the kills that wait for a file to be half written, ...
 AIM_S = 3.0  # ... for so long at most
 
 
-def give(command: str, folder: Path, kill_after: float | None = None, *, aims: bool = False) -> int:
+def give(
+    command: str,
+    folder: Path,
+    kill_after: float | None = None,
+    *,
+    aims: bool = False,
+    leftovers: Set["HalfWritten"] = frozenset(),
+) -> int:
     """The exit code of a command in `folder`; -9 where it was killed.
 
-    It is killed after so many seconds; if that `aims`, as soon as, after them, some file is half written.
+    It is killed after so many seconds; if that `aims`, as soon as, after them, some file is half written that is none
+    of the `leftovers`.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SEARCH_CACHE": str(folder / "cache"), "SEARCH_STORAGE": ""}
     with (folder / "output").open("a") as output:
@@ -57,18 +66,24 @@ def give(command: str, folder: Path, kill_after: float | None = None, *, aims: b
         with suppress(subprocess.TimeoutExpired):
             return process.wait(kill_after)
         until = time.monotonic() + AIM_S
-        while aims and process.poll() is None and time.monotonic() < until and not half_written(folder):
+        while aims and process.poll() is None and time.monotonic() < until and not half_written(folder) - leftovers:
             pass
         process.kill()
         return process.wait()
 
 
-def half_written(folder: Path) -> list[str]:
-    """The files that are being written: a database by its journal, any other by its temporary name."""
-    run = run_folder(folder)
-    journals = [path.name for path in run.root.glob("*-journal")]
-    parts = [path for place in (".", "trials", "promoted/*") for path in run.root.glob(f"{place}/.*.*")]
-    return journals + [path.name for path in parts if path.suffix != ".lock" and path.is_file()]
+HalfWritten = tuple[str, int]  # a file's name, and when it was written last
+
+
+def half_written(folder: Path) -> set[HalfWritten]:
+    """The files that are being written, or never were to their end: a database's journal, and temporary names."""
+    found = set()
+    for pattern in ("*-journal", "./.*.*", "trials/.*.*", "promoted/*/.*.*"):
+        for path in run_folder(folder).root.glob(pattern):
+            with suppress(FileNotFoundError):  # it is whole by now
+                if path.suffix != ".lock" and path.is_file():
+                    found.add((path.name, path.stat().st_mtime_ns))
+    return found
 
 
 def run_folder(folder: Path) -> RunFolder:
@@ -101,14 +116,12 @@ def outcome(folder: Path) -> dict[str, Any]:
     }
 
 
-def where(folder: Path, command: str) -> str:
-    """What the kill interrupted, as far as the files tell."""
+def where(folder: Path, command: str, leftovers: Set[HalfWritten]) -> str:
+    """What the kill interrupted, as far as the files tell that are none of the `leftovers` of others."""
     run = run_folder(folder)
-    if half := half_written(folder):
-        what = "database" if half[0].endswith("-journal") else half[0].lstrip(".").rpartition(".")[0]
-        for path in run.root.rglob(".*.*"):
-            if path.suffix != ".lock" and path.is_file():
-                path.unlink()  # so that the next kill does not find it again; nobody else writes in this folder
+    if half := half_written(folder) - leftovers:
+        name, _ = max(half, key=lambda each: each[1])
+        what = "database" if name.endswith("-journal") else name.lstrip(".").rpartition(".")[0]
         return f"{command}: writing {re.sub('trial-.*', 'a checkpoint', what)}"
     if command != "run" or not run.database.exists():
         return f"{command}: elsewhere"
@@ -123,6 +136,7 @@ def where(folder: Path, command: str) -> str:
 def disturbed(folder: Path, seconds: dict[str, float], generator: random.Random, kills: int) -> Counter[str]:
     """One round with as many kills as come about, at most `kills`; where they fell."""
     fell: Counter[str] = Counter()
+    leftovers: set[HalfWritten] = set()  # of earlier kills: they stay, for the tool to bear
     folder.mkdir()
     for command in COMMANDS:
         code, most = -9, KILLS_OF_A_REPORT if command == "report" else kills
@@ -131,10 +145,13 @@ def disturbed(folder: Path, seconds: dict[str, float], generator: random.Random,
             if command != "report":
                 patience += generator.uniform(0.0, 6.0)
             aims = generator.random() < AIMED
-            code = give(command, folder, patience if most and fell.total() < kills else None, aims=aims)
+            code = give(
+                command, folder, patience if most and fell.total() < kills else None, aims=aims, leftovers=leftovers
+            )
             if code == -9:
                 most -= 1
-                fell[where(folder, command.split()[0])] += 1
+                fell[where(folder, command.split()[0], leftovers)] += 1
+                leftovers |= half_written(folder)
         if code:
             raise RuntimeError(f"`search {command}` ended with {code}: see {folder / 'output'}")
     return fell
@@ -151,7 +168,7 @@ def soak(root: Path, kills: int, rounds_at_a_time: int, seed: int = 0) -> dict[s
         seconds[command] = (time.monotonic() - started) * (1.5 if rounds_at_a_time > 1 else 1.0)
     expected = outcome(plain)
     fell: Counter[str] = Counter()
-    differences = []
+    differences, resumed = [], 0
     started, rounds = time.monotonic(), 0
     with ThreadPoolExecutor(rounds_at_a_time) as pool:
         while fell.total() < kills:
@@ -165,6 +182,7 @@ def soak(root: Path, kills: int, rounds_at_a_time: int, seed: int = 0) -> dict[s
             for number, future in made.items():
                 fell += future.result()
                 found = outcome(root / f"round-{number}")
+                resumed += run_folder(root / f"round-{number}").log.read_text().count("goes on after epoch")
                 wrong = [key for key in expected if found[key] != expected[key]]
                 differences += [(number, key, expected[key], found[key]) for key in wrong]
             told = f"{fell.total()} kills in {rounds} rounds, {len(differences)} differences"
@@ -173,6 +191,7 @@ def soak(root: Path, kills: int, rounds_at_a_time: int, seed: int = 0) -> dict[s
         "kills": fell.total(),
         "rounds": rounds,
         "seconds": round(time.monotonic() - started),
+        "trials that went on from a checkpoint": resumed,
         "fell": dict(fell.most_common()),
         "differences": differences,
     }

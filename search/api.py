@@ -58,7 +58,7 @@ from search.run_folder import (
     write_text,
 )
 from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count
-from search.storage import Address, is_full, is_loopback, parse_address, patiently, serve
+from search.storage import Address, is_loopback, parse_address, serve, write_patiently
 from search.study import NAMED_TASKS, Task, fitted, task_of
 from search.tables import promotion_table, published_table, reproduction_notes, reproduction_table
 from search.terminal import console, draw, log, say
@@ -116,7 +116,8 @@ def run(
     folder = new_run(runs.absolute() if ray_address else runs, name, _address(storage))
     if ray_address and not folder.address.is_shared:
         raise SpecError("--ray-address places workers on several machines: give a --storage that they share")
-    where, precision, data = _prepare(spec, device)
+    # On a cluster it is for each worker to find its device: this machine may have none.
+    where, precision, data = _prepare(spec, device if ray_address is None or device == "cpu" else "auto")
     found = survey(spec, task_of(data))
 
     folder.create()
@@ -136,10 +137,12 @@ def run(
                 with StudyProgress(done, spec.trials, logs=not placed) as progress, stop_requested() as stop:
                     if placed:
                         release_memory(where)  # of the estimate
+                        theirs = where.type if ray_address is None else device.partition(":")[0]
+                        studies.be_patient_until(optuna_study, stop)
                         run_workers(
                             workers,
-                            partial(_work, folder.absolute(), spec, where.type, until),
-                            gpus_each=gpus_per_worker if where.type == "cuda" else 0,
+                            partial(_work, folder.absolute(), spec, theirs, until),
+                            gpus_each=gpus_per_worker if theirs in {"cuda", "auto"} else 0,
                             poll=partial(progress.catch_up, optuna_study),
                             stop=stop,
                             address=ray_address,
@@ -454,6 +457,7 @@ def _promoter(
             device_name=describe(where),
             mirrored=mirrored,
             save=partial(_save, stop=stop),
+            stop=stop,
         )
 
         def train(trial: FrozenTrial, epochs: int, seed: int, **how: bool) -> Promotion:
@@ -504,6 +508,7 @@ def reproduce(
             protocol="held-out" if published.validates else PROTOCOLS[protocol],
             device_name=describe(where),
             save=partial(_save, stop=stop),
+            stop=stop,
         )
         done: list[Reproduction] = []
         failed: list[UserError] = []
@@ -546,7 +551,7 @@ def _report_of(study: str, flags: Mapping[str, Any]) -> tuple[StudySpec, Publish
 
 def _save(state: TrainState, path: Path, stop: Callable[[], bool]) -> None:
     """Save a checkpoint; where the disk is full, again and again until it is not."""
-    patiently(lambda: checkpoint.save(state, path), is_full, f"the disk of {path.parent}", stop)
+    write_patiently(lambda: checkpoint.save(state, path), path, stop)
 
 
 def _epoch_ended(bar: EpochBar, stop: Callable[[], bool], result: EpochResult) -> None:
@@ -689,14 +694,14 @@ class _Trainer:
         # One that was interrupted gets on by an epoch at least, however soon it is interrupted again.
         due = time.monotonic() + (0 if state.history else CHECKPOINT_S)
         for result in train(state, self.data):
-            if (started := time.monotonic()) > due:
-                _save(state, path, self.stop)
-                due = time.monotonic() + max(CHECKPOINT_S, (time.monotonic() - started) / CHECKPOINT_SHARE)
             try:
-                yield result
+                yield result  # first: another error than this one tells that the trial is somebody else's by now
             except GeneratorExit:  # stopped here, to go on from here
                 _save(state, path, self.stop)
                 raise
+            if (started := time.monotonic()) > due and result.epoch < recipe.epochs:
+                _save(state, path, self.stop)
+                due = time.monotonic() + max(CHECKPOINT_S, (time.monotonic() - started) / CHECKPOINT_SHARE)
 
     def _resumed(self, path: Path, network: ResNetSpec, recipe: TrainSpec) -> TrainState | None:
         """The state of an earlier attempt; none where it cannot be used: the trial then begins anew."""

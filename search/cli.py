@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from search.interrupt import end_on_sigterm
 from search.names import RUNS, complete_report, complete_run, complete_study
 
 app = typer.Typer(
@@ -339,6 +340,7 @@ def main() -> None:
     """Run the command line. What the user can put right ends in one line on standard error, not in a traceback."""
     from train_core.errors import UserError
 
+    end_on_sigterm()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no such sign is no reason to fail

@@ -6,6 +6,7 @@ Exit codes: 2 where the command has to be changed, 1 where the work itself faile
 from train_core.errors import CheckpointError, DataError, ModelError, UserError
 
 __all__ = [
+    "BusyError",
     "CheckpointError",
     "DataError",
     "ModelError",
@@ -23,6 +24,12 @@ class SpecError(UserError):
 
 class RunError(UserError):
     """A run folder that is missing, taken, made for something else, or cannot be written."""
+
+
+class BusyError(RunError):
+    """A run in which another process is at work, now: the same command may work later."""
+
+    exit_code = 1
 
 
 class StorageError(UserError):

@@ -10,6 +10,15 @@ from types import FrameType
 NOTICE = b"\nsearch: stopping at the end of this epoch; once more stops at once\n"
 
 
+def end_on_sigterm() -> None:
+    """Have SIGTERM do what Ctrl-C does, for a command that can be given again; ignored, it stays so.
+
+    Left as it is, it would end the process without a word, and nothing at all that is the first one of a container.
+    """
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether a signal has asked to stop, to be called where stopping is cheap.

@@ -11,6 +11,7 @@ from search.ladder import network_of, recipe_of
 from search.long_run import Save, finish, train_to_end
 from search.promotions import Promotion, read_result
 from search.run_folder import PromotionFolder, RunFolder, write_text
+from search.storage import write_patiently
 from train_core import checkpoint
 from train_core.data import Split, TrainingData
 from train_core.loop import evaluate, latency
@@ -28,6 +29,7 @@ class Promoter:
     device_name: str
     mirrored: bool = False  # test on averages over mirror images, too
     save: Save = checkpoint.save
+    stop: Callable[[], bool] = lambda: False  # whether to be impatient with a full disk
 
     def train(
         self,
@@ -93,7 +95,7 @@ class Promoter:
             diverged=diverged,
             history=tuple(state.history),
         )
-        _write_result(run, folder)
+        self._write(run, folder)
         finish(folder)
         return run
 
@@ -118,9 +120,9 @@ class Promoter:
                 "latency_s": run.latency_s or latency(state.kept, (data.in_channels, *data.size)),
             }
         )
-        _write_result(run, folder)
+        self._write(run, folder)
         return run
 
-
-def _write_result(run: Promotion, folder: PromotionFolder) -> None:
-    write_text(folder.result, run.model_dump_json(indent=2) + "\n")
+    def _write(self, run: Promotion, folder: PromotionFolder) -> None:
+        text = run.model_dump_json(indent=2) + "\n"
+        write_patiently(lambda: write_text(folder.result, text), folder.result, self.stop)

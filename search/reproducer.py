@@ -7,6 +7,7 @@ from search.errors import SpecError
 from search.long_run import Save, finish, train_to_end
 from search.published import Protocol, Reproduction, read_reproduction
 from search.run_folder import RunFolder, write_text
+from search.storage import write_patiently
 from train_core.data import Split, TrainingData
 from train_core.loop import evaluate
 from train_core.results import EpochResult
@@ -28,6 +29,7 @@ class Reproducer:
     protocol: Protocol
     device_name: str
     save: Save
+    stop: Callable[[], bool] = lambda: False  # whether to be impatient with a full disk
 
     def train(
         self, row: str, network: ResNetSpec, recipe: TrainSpec, on_epoch: Callable[[EpochResult], None]
@@ -70,7 +72,8 @@ class Reproducer:
             diverged=diverged,
             history=tuple(state.history),
         )
-        write_text(folder.result, done.model_dump_json(indent=2) + "\n")
+        text = done.model_dump_json(indent=2) + "\n"
+        write_patiently(lambda: write_text(folder.result, text), folder.result, self.stop)
         finish(folder)
         return done
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from search.errors import RunError
+from search.errors import BusyError, RunError
 from search.names import run_folders
 from search.storage import Address
 from train_core.files import written_whole
@@ -139,14 +139,14 @@ class RunFolder:
         """Let no other process be in such a context of this folder at the same time. Keep it short.
 
         Raises:
-            RunError: another one has been in it for `PATIENCE_S`.
+            BusyError: another one has been in it for `PATIENCE_S`.
 
         """
         try:
             with FileLock(self.root / ".lock", timeout=PATIENCE_S):
                 yield
         except Timeout as error:
-            raise RunError(f"another search in {self.root} hangs: end it, and run this again") from error
+            raise BusyError(f"another search in {self.root} hangs: end it, and run this again") from error
 
     def worker_lock(self, name: str, kernel: str) -> Path:
         """The file that a worker, on the system `kernel`, locks as long as it lives."""
@@ -163,16 +163,16 @@ class RunFolder:
         """Be the process that promotes trials of this run.
 
         Raises:
-            RunError: another one does, or a search is at work.
+            BusyError: another one does, or a search is at work.
 
         """
         if self.workers():
-            raise RunError(f"a search is at work in {self.root}: promote when it has ended")
+            raise BusyError(f"a search is at work in {self.root}: promote when it has ended")
         try:
             with FileLock(self._promote_lock, timeout=LOOK_S):
                 yield
         except Timeout as error:
-            raise RunError(f"another `search promote` is at work in {self.root}: wait for it") from error
+            raise BusyError(f"another `search promote` is at work in {self.root}: wait for it") from error
 
     @property
     def is_promoting(self) -> bool:

@@ -7,9 +7,10 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote_plus
 
@@ -25,19 +26,26 @@ PATIENCE_S = float(os.environ.get("SEARCH_PATIENCE_S", "600"))
 """How long a storage that has stopped to answer, or a full disk, is tried again."""
 FIRST_PATIENCE_S = min(10.0, PATIENCE_S)  # while a study is opened: a wrong address is to be told at once
 LONGEST_WAIT_S = 15.0  # between two tries
-QUIET_S = 1.0  # a shorter wait is not worth a line
+QUIET_S = 1.0  # less than that is not worth a line
 ANSWER_S = 30  # a server that says nothing for so long is taken to be gone
 
 FORMS = (
     "postgresql+psycopg://user:password@host/database, mysql+pymysql://user:password@host/database, or "
     "grpc://host:13000 for a `search storage serve`"
 )
-DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql"}
-CONNECTING: Mapping[str, dict[str, Any]] = {
+DRIVERS = {
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    # Optuna knows one by the name of the other alone.
+    "mariadb": "mysql+pymysql",
+    "mariadb+pymysql": "mysql+pymysql",
+}
+CONNECTING: dict[str, dict[str, Any]] = {
     # Without these a connection whose other end has vanished hangs for a quarter of an hour.
     "psycopg": {"connect_timeout": ANSWER_S, "tcp_user_timeout": 1000 * ANSWER_S},
     "pymysql": {"connect_timeout": ANSWER_S, "read_timeout": 2 * ANSWER_S, "write_timeout": ANSWER_S},
-    "pysqlite": {"timeout": 60},  # workers write by turns; SQLite gives up after five seconds unless told to wait
+    "pysqlite": {"timeout": 3},  # workers write by turns; whoever waits for longer is to say so
 }
 LASTING = (  # what no waiting mends, in the words of the databases
     "readonly database",
@@ -105,13 +113,13 @@ def parse_address(text: str) -> Address:
         if not url.host or not url.port:
             raise SpecError("--storage is a gRPC proxy without host or port: give grpc://host:13000")
         return Address(text)
-    if url.get_backend_name() not in {"postgresql", "mysql", "mariadb"}:
+    if url.drivername not in DRIVERS.values():
         raise SpecError(f"--storage is of a kind that is not known: give {FORMS}")
     return Address(url.render_as_string(hide_password=False))
 
 
 def redacted(text: str) -> str:
-    """The text without any password of the addresses that were parsed."""
+    """The text without any password of the addresses that were parsed, or connected to."""
     for secret in sorted(_passwords, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
@@ -132,6 +140,7 @@ def connect(address: Address) -> "PatientStorage":
 
     """
     url = make_url(address.url)
+    _passwords.update(_secrets(url))  # in a worker that another process has made, nobody has parsed it
     try:
         if url.drivername == "grpc":
             proxy = _proxy(url)
@@ -221,7 +230,8 @@ def patiently(
 
     def tell(state: RetryCallState) -> None:
         nonlocal told
-        if not told and state.upcoming_sleep >= QUIET_S and state.outcome:
+        waited = (state.seconds_since_start or 0) + state.upcoming_sleep
+        if not told and waited >= QUIET_S and state.outcome:
             told = True
             reason = reason_of(state.outcome.exception() or RuntimeError())
             patience = f"{PATIENCE_S / 60:.0f} minutes" if PATIENCE_S >= 120 else f"{PATIENCE_S:.0f} s"
@@ -243,6 +253,11 @@ def patiently(
     if told:
         log.warning("%s answers again", what)
     return result
+
+
+def write_patiently(write: Callable[[], None], path: Path, stop: Callable[[], bool] = lambda: False) -> None:
+    """Write the file `path`; where the disk is full, again and again until it is not."""
+    patiently(write, is_full, f"the disk of {path.parent}", stop)
 
 
 class PatientStorage(BaseStorage):

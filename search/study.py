@@ -106,7 +106,8 @@ class Trainer(Protocol):
         """Train a network by a recipe, an epoch a step.
 
         Where an earlier attempt at the trial `root` was interrupted, or closed after an epoch, its epochs are yielded
-        again, and training goes on from there.
+        again, and training goes on from there. One that an error is thrown into has lost its trial to another worker,
+        and keeps nothing.
         """
 
     def forget(self, root: int) -> None:
@@ -289,8 +290,7 @@ def run(
         min_values=spec.pruner.min_values,
     )
     epoch_s = 0.0  # of the last epoch: another one is begun only where it fits before the deadline
-    if isinstance(study._storage, PatientStorage):
-        study._storage.stop = stop
+    be_patient_until(study, stop)
     while len(ended(study)) < spec.trials and time.monotonic() + epoch_s < deadline and not stop():
         drawn: _Drawn | None = None
         try:
@@ -323,6 +323,12 @@ def run(
         _stop_if_nothing_works(study)
     if trials := ended(study):
         _stop_if_all_failed(trials)
+
+
+def be_patient_until(study: optuna.Study, stop: Callable[[], bool]) -> None:
+    """No longer wait for a storage that does not answer, once `stop` says so."""
+    if isinstance(study._storage, PatientStorage):
+        study._storage.stop = stop
 
 
 def _has_room(study: optuna.Study, spec: StudySpec) -> bool:
@@ -538,7 +544,10 @@ def _run_trial(
             if result is None:
                 break
             last, trained_s = result, trained_s + result.seconds
-            trial.report(result.val_accuracy, result.epoch)
+            try:
+                trial.report(result.val_accuracy, result.epoch)
+            except optuna.exceptions.UpdateFinishedTrialError as error:
+                results.throw(error)
             events.epoch_ended(trial.number, result)
             if result.epoch < recipe.epochs:
                 if trial.should_prune():

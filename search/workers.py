@@ -3,7 +3,7 @@
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from search.errors import RunError, SpecError
@@ -38,25 +38,29 @@ def run_workers(
     ray = _ray()
     _start(ray, address)
     try:
-        there = ray.cluster_resources()
-        gpus, cpus = there.get("GPU", 0.0), there.get("CPU", 1.0)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = sum(node.get("GPU", 0.0) for node in nodes)
         # A share lies on one GPU: as many as fit whole.
         fair = 1 / math.ceil(count / gpus) if gpus else 0.0
         if gpus_each is None:
             gpus_each = fair
-        if gpus_each and gpus * math.floor(1 / gpus_each + 1e-9) < count:
+        if gpus_each and gpus * _times(1, gpus_each) < count:
             raise SpecError(
                 f"{count} workers with {gpus_each:g} of a GPU each need more than the {gpus:g} there are: "
                 f"give --gpus-per-worker {math.floor(1000 * fair) / 1000:g}"
             )
-        each = cpus // count or cpus / count
+        each = _part_of(nodes, count, gpus_each)
         # Retried when its process dies, not when it raises.
         task = ray.remote(num_cpus=each, num_gpus=gpus_each, max_retries=MOST_DEATHS)(_with_threads)
         running = [task.remote(work, max(1, int(each))) for _ in range(count)]
         interrupted, first_error = False, None
         while running:
             ended, running = ray.wait(running, timeout=POLL_S)
-            poll()
+            try:
+                poll()
+            except Exception:
+                if not stop():  # else it was cut short, and the workers are still to be told
+                    raise
             for one in ended:
                 first_error = first_error or (None if interrupted else _error_of(ray, one))
             if (stop() or first_error) and not interrupted:
@@ -67,6 +71,24 @@ def run_workers(
             raise first_error
     finally:
         ray.shutdown()
+
+
+def _part_of(nodes: Sequence[Mapping[str, float]], count: int, gpus_each: float) -> float:
+    """The most processors that each of `count` workers can have, every one of them on a single node."""
+
+    def held_by(node: Mapping[str, float], part: float) -> float:
+        by_gpus = int(node.get("GPU", 0)) * _times(1, gpus_each) if gpus_each else count
+        return min(by_gpus, _times(node.get("CPU", 0), part))
+
+    parts = {node.get("CPU", 0) / share for node in nodes for share in range(1, count + 1)} - {0}
+    fitting = (part for part in parts if sum(held_by(node, part) for node in nodes) >= count)
+    most = max(fitting, default=0.0)
+    return math.floor(most) or most  # Ray counts in whole ones above one
+
+
+def _times(whole: float, part: float) -> int:
+    """How often the part fits into the whole."""
+    return math.floor(whole / part + 1e-9)
 
 
 def _with_threads(work: Callable[[], Any], threads: int) -> None:

@@ -44,7 +44,7 @@ def save(state: TrainState, path: Path) -> None:
     with written_whole(path) as file:
         file.write(_digest(buffer.getbuffer()))
         file.write(buffer.getbuffer())
-        if path.exists():
+        if _is_whole(path):  # a damaged one does not take the place of the good one before it
             path.replace(previous(path))
 
 
@@ -79,6 +79,14 @@ def load(path: Path, device: torch.device) -> TrainState:
         state = _read(previous(path), device)
         log.warning("%s; the one before it is used, of epoch %d", str(error).split(":")[0], len(state.history))
         return state
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        written = path.read_bytes()
+    except OSError:
+        return False
+    return written[:DIGEST_SIZE] == _digest(memoryview(written)[DIGEST_SIZE:])
 
 
 def _read(path: Path, device: torch.device) -> TrainState:

@@ -14,6 +14,12 @@ class DataError(UserError):
     """A data set that is missing, broken, or not what the tool can read."""
 
 
+class DownloadError(DataError):
+    """A data set that cannot be fetched, now: the same command may work later."""
+
+    exit_code = 1
+
+
 class CheckpointError(UserError):
     """A checkpoint that cannot be read back."""
 

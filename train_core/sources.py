@@ -8,7 +8,9 @@ cache as an `.npz` file of it.
 import glob
 import hashlib
 import os
+import pickle
 import shutil
+import tarfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from train_core.errors import DataError
+from train_core.errors import DataError, DownloadError
 from train_core.files import written_whole
 from train_core.images import decode
 
@@ -72,21 +74,27 @@ def cifar(name: str, cached: Path, progress: Progress | None) -> Arrays:
 def _download_cifar(name: str, folder: Path, progress: Progress | None) -> Arrays:
     """CIFAR-10 or CIFAR-100 (Krizhevsky 2009), from the archive in the cache or else from its home, by way of `folder`.
 
-    torchvision knows the address, the checksums and the format. The download is our own because torchvision's would
-    fall back to plain http, wait for ever, and print.
+    torchvision knows the address, the checksum and what is in which file. The download is our own because torchvision's
+    would fall back to plain http, wait for ever, and print; so is the reading, because torchvision's would execute what
+    the pickles say.
     """
     from torchvision import datasets
-    from torchvision.datasets.utils import check_integrity, extract_archive
+    from torchvision.datasets.utils import check_integrity
 
     dataset = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     cache = folder.parent
     archive = cache / dataset.filename
     if archive.exists():
-        problem = f"{archive} is not the published archive (wrong md5): delete it, or put the right one there"
+        problem = data_error(
+            f"{archive} is not the published archive (wrong md5): delete it, or put the right one there"
+        )
     else:
         archive = folder / dataset.filename
-        problem = f"the download of {name} is incomplete or changed (wrong md5): try again, or put {dataset.filename} "
-        problem += f"into {cache}"
+        problem = data_error(
+            f"the download of {name} is incomplete or changed (wrong md5): try again, or put {dataset.filename} into "
+            f"{cache}",
+            DownloadError,
+        )
         try:
             _download(dataset.url, archive, progress)
         except _NETWORK_ERRORS as error:
@@ -94,19 +102,55 @@ def _download_cifar(name: str, folder: Path, progress: Progress | None) -> Array
                 error.close()
             raise data_error(
                 f"cannot download {name} from {dataset.url} ({error}): try again, or put {dataset.filename} into "
-                f"{cache}"
+                f"{cache}",
+                DownloadError,
             ) from error
     if not check_integrity(archive, dataset.tgz_md5):
-        raise data_error(problem)
-    arrays: Arrays = {}
-    with warnings.catch_warnings():
+        raise problem
+    lists = (dataset.train_list, dataset.test_list)
+    files = _unpickled(archive, {dataset.meta["filename"], *(file for names in lists for file, _ in names)})
+    arrays: Arrays = {"classes": np.array(files[dataset.meta["filename"]][dataset.meta["key"]])}
+    for split, names in zip(("train", "test"), lists, strict=True):
+        batches = [files[file] for file, _ in names]
+        flat = np.concatenate([batch["data"] for batch in batches])
+        arrays[f"x_{split}"] = flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labels = "labels" if "labels" in batches[0] else "fine_labels"
+        arrays[f"y_{split}"] = np.concatenate([batch[labels] for batch in batches])
+    return arrays
+
+
+def _unpickled(archive: Path, names: set[str]) -> dict[str, Any]:
+    """What these pickles of CIFAR's archive hold, by their names, without executing anything in them."""
+    found = {}
+    with tarfile.open(archive) as tar, warnings.catch_warnings():
         # Some releases of NumPy 2.4 warn of arrays pickled as long ago as these (pytorch/vision#9340).
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-        extract_archive(archive, folder)
-        for split in ("train", "test"):
-            data = dataset(folder, train=split == "train")
-            arrays |= {f"x_{split}": data.data, f"y_{split}": np.array(data.targets), "classes": np.array(data.classes)}
-    return arrays
+        for member in tar:
+            name = Path(member.name).name
+            if name in names and (file := tar.extractfile(member)):
+                try:
+                    found[name] = _ArraysOnly(file, encoding="latin1").load()
+                except pickle.UnpicklingError as error:
+                    raise data_error(f"{archive} holds more than arrays ({error}): get the published one") from error
+    return found
+
+
+_OF_ARRAYS = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("_codecs", "encode"),  # bytes, as Python 3 writes them for Python 2
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Makes numbers, texts, lists, dicts and arrays. Whatever else a pickle names, to be called, is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _OF_ARRAYS:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name}")
 
 
 def _download(url: str, file: Path, progress: Progress | None) -> None:
@@ -287,9 +331,9 @@ def hold_out(labels: NDArray[Any], count: Callable[[int], int], seed: int) -> ND
     return held
 
 
-def data_error(message: str) -> DataError:
+def data_error(message: str, kind: type[DataError] = DataError) -> DataError:
     """Make the error, its message on one line whatever names and foreign messages it quotes."""
-    return DataError(" ".join(line.strip() for line in message.splitlines()))
+    return kind(" ".join(line.strip() for line in message.splitlines()))
 
 
 def by(shape: tuple[int, ...]) -> str:

@@ -51,6 +51,7 @@ class FakeTrainer:
         self.misbehave = misbehave
         self.runs: list[tuple[ResNetSpec, TrainSpec]] = []
         self.forgotten: list[int] = []
+        self.closed_by: list[type[BaseException]] = []
         self.epochs = 0
 
     def forget(self, root: int) -> None:
@@ -62,7 +63,11 @@ class FakeTrainer:
         for epoch in range(1, recipe.epochs + 1):
             self.misbehave(run, epoch)
             self.epochs += 1
-            yield epoch_result(epoch, max(0.0, self.score(network, recipe)) * epoch / recipe.epochs)
+            try:
+                yield epoch_result(epoch, max(0.0, self.score(network, recipe)) * epoch / recipe.epochs)
+            except BaseException as error:
+                self.closed_by.append(type(error))
+                raise
 
 
 class Recorder:

@@ -12,12 +12,14 @@ from search.run_folder import RunFolder
 
 T = TypeVar("T")
 SHORT = "run digits --trials 3 --epochs 2"
+ALWAYS_SAVES = "from search import api; api.CHECKPOINT_S, api.CHECKPOINT_SHARE = 0, 1e9"  # after each epoch
 
 
-def start(command: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """`search <command>` in `folder`, as a process of its own."""
+def start(command: str, folder: Path, first: str = "", **environment: str) -> subprocess.Popen[str]:
+    """`search <command>` in `folder`, as a process of its own, which does `first` before."""
+    program = ["-c", f"{first}; from search.cli import main; main()"] if first else ["-m", "search"]
     return subprocess.Popen(
-        [sys.executable, "-m", "search", *command.split()],
+        [sys.executable, *program, *command.split()],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "SEARCH_CACHE": str(folder / "cache"), **environment},
         stdout=subprocess.PIPE,

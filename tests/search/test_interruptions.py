@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from search import api
 from search.interrupt import NOTICE
+from search.run_folder import RunFolder
 from search.study import open_study
 from search.trials import ended
-from tests.search.processes import SHORT, run_folder, search, start, wait_for
+from tests.search.processes import ALWAYS_SAVES, SHORT, run_folder, search, start, wait_for
+from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
 from train_core import checkpoint
 
 
@@ -49,6 +53,41 @@ def searched_longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scores(folder: Path) -> list[tuple[float, dict[int, float]]]:
     return [(trial.value or 0.0, trial.intermediate_values) for trial in ended(open_study(run_folder(folder)))]
+
+
+def test_a_trial_whose_process_was_killed_goes_on_from_its_checkpoint(searched_longer: Path, tmp_path: Path) -> None:
+    process = start(LONGER, tmp_path, ALWAYS_SAVES)
+    wait_for(run_folder(tmp_path).trial_checkpoint(0))
+    process.kill()
+    process.communicate()
+    assert [trial.state for trial in open_study(run_folder(tmp_path)).trials[:1]] == [TrialState.RUNNING]
+    done = checkpoint.load(run_folder(tmp_path).trial_checkpoint(0), torch.device("cpu")).history
+    search(LONGER, tmp_path)
+    assert f"trial 0, tried again, goes on after epoch {len(done)}\n" in run_folder(tmp_path).log.read_text()
+    assert scores(tmp_path) == scores(searched_longer)
+
+
+@pytest.mark.parametrize(("error", "is_kept"), [(GeneratorExit, True), (UpdateFinishedTrialError, False)])
+def test_what_was_trained_is_kept_where_it_is_stopped_and_not_where_another_worker_has_the_trial(
+    error: type[BaseException], is_kept: bool, tmp_path: Path
+) -> None:
+    trainer = api._Trainer(RunFolder(tmp_path), tiny_data(), torch.device("cpu"), lambda: False)
+    results = trainer(NETWORK, tiny_recipe(), 0)
+    next(results)
+    with pytest.raises(error):
+        results.throw(error)
+    assert checkpoint.exists(RunFolder(tmp_path).trial_checkpoint(0)) == is_kept
+
+
+def test_a_signal_while_the_images_are_read_ends_with_the_usual_line(tmp_path: Path) -> None:
+    slow = "import time; from search import api; api._load = lambda spec: (print('reads', flush=True), time.sleep(60))"
+    process = start(SHORT, tmp_path, slow)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "reads\n"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.strip() == "search: interrupted; the same command continues where it stopped"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,3 +1,4 @@
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from search import promoter
 from search.errors import CheckpointError, RunError
 from search.promoter import Promoter
 from search.promotions import Promotion, finished, read_result, refit_of, winner
-from search.run_folder import PromotionFolder, RunFolder
+from search.run_folder import PromotionFolder, RunFolder, write_text
 from tests.search.fakes import add
 from tests.train_core.tiny import tiny_data, tiny_recipe
 from train_core import checkpoint
@@ -107,6 +108,23 @@ def test_an_interrupted_promotion_goes_on_and_ends_with_the_same_weights(study: 
     states = [checkpoint.load(folder_of(tmp_path / name).checkpoint, torch.device("cpu")) for name in ("a", "b")]
     for first, second in zip(*(state.model.state_dict().values() for state in states), strict=True):
         assert torch.equal(first, second)
+
+
+def test_a_full_disk_is_waited_for_where_the_result_is_written(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def full(path: Path, text: str) -> None:
+        tries.append(path)
+        if len(tries) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_text(path, text)
+
+    monkeypatch.setattr(promoter, "write_text", full)
+    result = promoted(study.trials[0], tmp_path, tests=False)
+    assert tries == [folder_of(tmp_path).result] * 2
+    assert read_result(folder_of(tmp_path)) == result
 
 
 def test_seeds_give_other_runs(study: optuna.Study, tmp_path: Path) -> None:

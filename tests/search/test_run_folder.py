@@ -1,6 +1,8 @@
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from search import run_folder
-from search.errors import RunError
+from search.errors import BusyError, RunError
 from search.run_folder import RunFolder, find_run, write_json, write_text
 
 
@@ -42,6 +44,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"run folder .* cannot be written \(.*\): choose another with --runs") as caught:
         RunFolder(tmp_path / "file" / "run").create()
     assert "\n" not in str(caught.value)
+
+
+def test_a_read_only_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(RunError, match=r"^run folder .* cannot be written \(Read-only file system\): choose another"):
+        RunFolder(tmp_path / "run").create()
 
 
 @contextmanager
@@ -91,7 +102,7 @@ def test_a_worker_that_hangs_is_told_of(tmp_path: Path, monkeypatch: pytest.Monk
     folder = made(tmp_path / "run")
     monkeypatch.setattr(run_folder, "PATIENCE_S", 0.1)
     with another_process(folder, "alone") as other:
-        with pytest.raises(RunError, match=r"another search in .* hangs: end it"), folder.alone():
+        with pytest.raises(BusyError, match=r"another search in .* hangs: end it"), folder.alone():
             pass
         other.kill()
         other.wait()
@@ -101,11 +112,11 @@ def test_a_worker_that_hangs_is_told_of(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_trials_are_promoted_by_one_process_once_the_search_has_ended(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
-    too_early = pytest.raises(RunError, match=r"a search is at work in .*: promote when it has ended")
+    too_early = pytest.raises(BusyError, match=r"a search is at work in .*: promote when it has ended")
     with FileLock(folder.worker_lock("here", "kernel")), too_early, folder.promoting():
         pass
     with another_process(folder, "promoting") as other:
-        with pytest.raises(RunError, match=r"another `search promote` is at work in .*: wait"), folder.promoting():
+        with pytest.raises(BusyError, match=r"another `search promote` is at work in .*: wait"), folder.promoting():
             pass
         other.kill()
         other.wait()

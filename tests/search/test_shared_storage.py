@@ -1,5 +1,6 @@
 """One study of several machines, for which folders of their own stand in: real processes, a real PostgreSQL."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from search.run_folder import RunFolder
 from search.storage import parse_address
 from search.study import open_study
 from search.trials import ended, root_of
-from tests.search.processes import run_folder, search, start, wait_for
+from tests.search.processes import ALWAYS_SAVES, run_folder, search, start, wait_for
 from tests.search.test_dashboard import get, serving
 from train_core import checkpoint
 
 SEARCH = "run digits --trials 6 --epochs 2"
-LONG = "run digits --trials 2 --epochs 7"
+LONG = "run digits --trials 1 --epochs 10"
 
 
 def shared(folder: Path, url: str) -> RunFolder:
@@ -55,6 +56,7 @@ def test_two_machines_share_the_trials_of_a_study_and_write_its_password_nowhere
     )
     with serving("digits-20k --no-browser", machines[0], SEARCH_STORAGE=url) as (address, _):
         shown = get(f"{address}/api/studies/1")
+        printed += json.dumps([shown, get(f"{address}/api/studies"), get(f"{address}/api/meta")])
     assert "The best network found for digits" in shown["note"]["body"]
     assert all("verdict: " in trial["note"]["body"] for trial in shown["trials"] if trial["state"] != "Fail")
     assert sum(len(trial["artifacts"]) for trial in shown["trials"]) == 2
@@ -64,9 +66,33 @@ def test_two_machines_share_the_trials_of_a_study_and_write_its_password_nowhere
     assert "baseline" in printed  # it is the study
     written = [path for folder in machines for path in folder.rglob("*") if path.is_file()]
     assert len(written) > 10
-    for secret in (PASSWORD, QUOTED):
-        assert secret not in printed
-        assert not [path for path in written if secret.encode() in path.read_bytes()]
+    assert not secrets_in(printed)
+    assert not [path for path in written if secrets_in(path.read_text(errors="replace"))]
+
+
+def secrets_in(text: str) -> list[str]:
+    return [secret for secret in (PASSWORD, QUOTED) if secret in text]
+
+
+def test_on_a_second_machine_with_the_same_run_folder_a_trial_goes_on_from_its_checkpoint(
+    postgres: Server, tmp_path: Path
+) -> None:
+    url, log = postgres.new_database(), run_folder(tmp_path).log
+    first = start(LONG, tmp_path, ALWAYS_SAVES, SEARCH_STORAGE=url)
+    wait_for(run_folder(tmp_path).trial_checkpoint(0))
+    first.kill()
+    first.communicate()
+    done = len(checkpoint.load(run_folder(tmp_path).trial_checkpoint(0), torch.device("cpu")).history)
+    log.unlink()
+    elsewhere = (
+        "from search import worker; worker._kernel = lambda: 'another'"  # where the first one's lock says nothing
+    )
+    second = start(LONG, tmp_path, elsewhere, SEARCH_STORAGE=url, SEARCH_LEASE_S="1")
+    wait_for(log, f"trial 0, tried again, goes on after epoch {done}\n")
+    out, err = second.communicate(timeout=240)
+    assert second.returncode == 0, err
+    assert "1 of 1 trials: 1 complete" in out
+    assert len(ended(open_study(shared(tmp_path, url)))) == 1
 
 
 def test_a_database_that_is_gone_for_a_while_is_waited_for(postgres: Server, tmp_path: Path) -> None:
@@ -81,10 +107,11 @@ def test_a_database_that_is_gone_for_a_while_is_waited_for(postgres: Server, tmp
         postgres.start()
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-    assert "2 of 2 trials: 2 complete" in out
+    assert not secrets_in(out + err)
+    assert "1 of 1 trials: 1 complete" in out
     assert "the study's storage answers again" in out
     trials = open_study(shared(tmp_path, url)).trials
-    assert [len(trial.intermediate_values) for trial in trials if trial.state == TrialState.COMPLETE] == [7, 7]
+    assert [len(trial.intermediate_values) for trial in trials if trial.state == TrialState.COMPLETE] == [10]
 
 
 def test_a_database_that_is_gone_for_good_ends_the_search_and_what_was_trained_is_kept(
@@ -95,18 +122,20 @@ def test_a_database_that_is_gone_for_good_ends_the_search_and_what_was_trained_i
     wait_for(run_folder(tmp_path).log, "trial 0  ")
     postgres.stop()
     try:
-        _, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     finally:
         postgres.start()
     assert process.returncode == 1
+    assert not secrets_in(out + err + run_folder(tmp_path).log.read_text())
     assert err.startswith("search: the study's storage failed (")
     assert err.endswith("): mend it; the same command continues\n")
     assert err.count("\n") == 1
     done = len(checkpoint.load(run_folder(tmp_path).trial_checkpoint(0), torch.device("cpu")).history)
     assert done > 0
     search(LONG, tmp_path, SEARCH_STORAGE=url)
+    assert f"trial 0, tried again, goes on after epoch {done}\n" in run_folder(tmp_path).log.read_text()
     study = open_study(shared(tmp_path, url))
-    assert len(ended(study)) == 2
+    assert len(ended(study)) == 1
     assert [trial.user_attrs["reason"] for trial in study.trials if trial.state == TrialState.FAIL] == [
         "its process died"
     ]
@@ -122,14 +151,15 @@ def test_a_proxy_stands_in_for_a_database_and_may_be_killed_itself(postgres: Ser
         with proxy(url, port=int(address.rpartition(":")[2])):
             out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-    assert "2 of 2 trials: 2 complete" in out
-    assert len(ended(open_study(shared(tmp_path, url)))) == 2
+    assert "1 of 1 trials: 1 complete" in out
+    assert len(ended(open_study(shared(tmp_path, url)))) == 1
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
 def test_processes_that_are_killed_lose_and_double_nothing(kind: str, postgres: Server, tmp_path: Path) -> None:
     with storage_of(postgres.new_database() if kind == "postgresql" else kind) as address:
-        found = run(address, tmp_path, processes=3, trials=30, epoch_s=0.02, kill_every=2, apart=kind == "postgresql")
-    assert is_right(found, spec_of(30)), found
-    assert found["kills"] > 0
+        apart = kind == "postgresql"
+        found = run(address, tmp_path, processes=3, trials=24, epoch_s=0.02, kill_every=2, most_kills=2, apart=apart)
+    assert is_right(found, spec_of(24)), found
+    assert found["kills"] == 2
     assert found["known networks"] == 17

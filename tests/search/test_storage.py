@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def failing(error: str) -> database_errors.OperationalError:
         ("postgresql://me:pw1@db/studies", "postgresql+psycopg://me:pw1@db/studies", "postgresql on db/studies"),
         ("postgres://db:5433/s", "postgresql+psycopg://db:5433/s", "postgresql on db:5433/s"),
         ("mysql://me:pw1@db:3306/s", "mysql+pymysql://me:pw1@db:3306/s", "mysql on db:3306/s"),
+        ("mariadb://me:pw1@db/s", "mysql+pymysql://me:pw1@db/s", "mysql on db/s"),
         ("grpc://head:13000", "grpc://head:13000", "grpc on head:13000"),
     ],
 )
@@ -54,6 +56,10 @@ def test_an_address_is_completed_and_shown_without_user_and_password(text: str, 
     [
         ("no address with a s3cret", "--storage cannot be read as an address: give postgresql"),
         ("oracle://me:s3cret@db/s", "--storage is of a kind that is not known: give postgresql"),
+        (
+            "postgresql+psycopg2://me:s3cret@db/s",
+            "--storage is of a kind that is not known: give postgresql+psycopg://",
+        ),
         ("sqlite:///s3cret.db", "a run keeps its SQLite database in its folder: leave out --storage"),
         ("grpc://me:s3cret@head", "--storage is a gRPC proxy without host or port: give grpc://host:13000"),
     ],
@@ -68,6 +74,16 @@ def test_an_address_that_is_none_is_refused_without_repeating_it(text: str, answ
 def test_a_password_is_taken_out_of_texts_in_every_form() -> None:
     parse_address("postgresql://me:top%2Fp%40ss@db/s?sslpassword=k3y%20word")
     assert redacted("top/p@ss top%2Fp%40ss k3y word k3y+word me@db") == "*** *** *** *** me@db"
+
+
+def test_a_process_that_was_handed_an_address_keeps_its_password_out_of_texts_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(storages, "_passwords", set())
+    monkeypatch.setattr(storages, "FIRST_PATIENCE_S", 0.0)
+    with pytest.raises(StorageError):
+        connect(Address("postgresql+psycopg://me:pw4@127.0.0.1:1/s"))
+    assert redacted("pw4") == "***"
 
 
 def test_a_storage_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +147,19 @@ def test_what_may_pass_is_tried_again_and_told_of_once(
         "the study's storage does not answer (database is locked): trying again for 10 minutes",
         "the study's storage answers again",
     ]
+
+
+def test_how_long_each_try_took_counts(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(storages, "QUIET_S", 0.3)
+    flaky = Flaky(1, failing("database is locked"))
+
+    def slow() -> str:
+        time.sleep(0.3)
+        return flaky()
+
+    with caplog.at_level(logging.WARNING, logger="search"):
+        assert patiently(slow, is_passing, "it") == "done"
+    assert len(caplog.records) == 2
 
 
 def test_a_blip_is_not_worth_a_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """Search logic, by ask and report: nothing is trained."""
 
 import contextlib
+import logging
 import sqlite3
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from benchmarks.postgres import Server
+from search import storage as storages
 from search import study as studies
 from search.console import logged_to
 from search.errors import RunError, StorageError, StudyFailedError
@@ -25,6 +27,7 @@ from search.trials import ended
 from search.worker import Worker
 from space import parameters
 from tests.search.fakes import TASK, FakeTrainer, Recorder, study_spec
+from tests.search.processes import until
 from train_core.errors import DivergedError
 from train_core.specs import num_madds, num_params
 
@@ -193,7 +196,12 @@ def test_the_traceback_of_a_trial_that_raises_is_in_the_run_folder(folder: RunFo
     assert "RuntimeError: no more memory\n" in log
 
 
-def test_a_database_that_another_process_has_locked_is_waited_for(folder: RunFolder) -> None:
+def test_a_database_that_another_process_has_locked_is_waited_for(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(storages.CONNECTING, "pysqlite", {"timeout": 0.05})  # of SQLite's own patience
+    monkeypatch.setattr(storages, "QUIET_S", 0.3)
+    said = "the study's storage does not answer (database is locked): trying again for 10 minutes"
     locked = threading.Event()
 
     def lock(run: int, epoch: int) -> None:
@@ -205,11 +213,11 @@ def test_a_database_that_another_process_has_locked_is_waited_for(folder: RunFol
         with contextlib.closing(sqlite3.connect(folder.database)) as connection:
             connection.execute("BEGIN EXCLUSIVE")
             locked.set()
-            time.sleep(1.0)
+            until(lambda: said in caplog.messages, seconds=30)
 
-    started = time.monotonic()
-    study = run_study(folder, study_spec(trials=2), FakeTrainer(misbehave=lock))
-    assert time.monotonic() - started > 1.0
+    with caplog.at_level(logging.WARNING, logger="search"):
+        study = run_study(folder, study_spec(trials=2), FakeTrainer(misbehave=lock))
+    assert caplog.messages == [said, "the study's storage answers again"]
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
 
 
@@ -607,6 +615,7 @@ def test_a_worker_whose_trial_was_given_to_another_goes_on_with_the_next(
     assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, 0, None]
     assert len(ended(study)) == 2
     assert trainer.forgotten == [0, 2]
+    assert trainer.closed_by == [optuna.exceptions.UpdateFinishedTrialError]  # and so keeps no checkpoint
 
 
 def test_a_verdict_that_was_written_though_the_answer_was_lost_stands(

@@ -1,5 +1,6 @@
 """Who is taken for dead: by locks on this machine, by beats elsewhere."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -100,6 +101,18 @@ def test_who_could_not_look_for_a_while_begins_to_watch_anew(study: optuna.Study
     assert not watch.is_silent(trial, 2 * LEASE_S)
 
 
+def once_failing(do: Callable[..., None]) -> Callable[..., None]:
+    """The same, but that the first call fails as where a storage is away."""
+    errors = iter([ConnectionError("gone")])
+
+    def call(*arguments: object) -> None:
+        for error in errors:
+            raise error
+        do(*arguments)
+
+    return call
+
+
 def test_a_worker_beats_while_it_has_a_trial(
     tmp_path: Path, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +122,9 @@ def test_a_worker_beats_while_it_has_a_trial(
     with Worker(folder, study) as worker:
         worker.has(trial._trial_id)
         assert until(lambda: study.trials[0].system_attrs.get(BEAT, 0) >= 3)
+        monkeypatch.setattr(study._storage, "set_trial_system_attr", once_failing(study._storage.set_trial_system_attr))
+        beats = study.trials[0].system_attrs[BEAT]
+        assert until(lambda: study.trials[0].system_attrs[BEAT] >= beats + 3)
         study.tell(trial, state=TrialState.FAIL)  # by another worker: the thread bears it
         other = study.ask()
         worker.has(other._trial_id)

@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 from pathlib import Path
 
@@ -140,6 +141,28 @@ def test_where_the_last_is_damaged_the_one_before_it_is_used(
         checkpoint.load(path, CPU)
     checkpoint.delete(path)
     assert not checkpoint.exists(path)
+
+
+def test_a_damaged_file_does_not_take_the_place_of_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.pt"
+    state = TrainState.new(NETWORK, tiny_recipe(), CPU)
+    for _ in train(state, tiny_data()):
+        checkpoint.save(state, path)
+    path.write_bytes(damaged(path.read_bytes(), "altered"))
+
+    def crash(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(OSError, match="Input/output"):
+        checkpoint.save(state, path)
+    assert len(checkpoint.load(path, CPU).history) == 2
+    monkeypatch.undo()
+    checkpoint.save(state, path)
+    assert len(checkpoint._read(path, CPU).history) == 3
+    assert len(checkpoint._read(checkpoint.previous(path), CPU).history) == 2
 
 
 def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

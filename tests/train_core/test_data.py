@@ -542,6 +542,29 @@ def test_a_wrong_archive_in_the_cache_is_refused_and_left_to_its_owner(home: Hom
     assert list(cache.iterdir()) == [archive]
 
 
+class Malicious:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("import pathlib; pathlib.Path('owned').touch()",)
+
+
+def test_an_archive_made_to_run_code_is_refused_though_its_checksum_is_right(
+    home: Home, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        content = pickle.dumps({"data": Malicious(), "labels": CIFAR_LABELS[:6]}, protocol=2)
+        member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    home.archive = buffer.getvalue()
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", hashlib.md5(home.archive).hexdigest())
+    assert "holds more than arrays (" in refusal("cifar10", cache)
+    assert not Path("owned").exists()
+    assert list(cache.iterdir()) == []
+
+
 def test_what_a_killed_download_leaves_does_not_count(home: Home, cache: Path) -> None:
     home.behaviour = "stall"
     program = (
