@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,12 +19,12 @@ import pytest
 import tomli_w
 from optuna.trial import FrozenTrial, TrialState
 
-from search import charts, fidelity
+from search import charts, fidelity, report
 from search.charts import Chart, Results
 from search.errors import StudyFailedError
 from search.ladder import network_of, recipe_of
 from search.promotions import Promotion, winner
-from search.report import answer, read_results, write_report
+from search.report import answer, progress, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
 from search.spec import PrunerSpec, StudySpec
 from search.study import NAMED_TASKS, claim, open_study, run
@@ -313,6 +314,9 @@ def test_the_page_says_how_to_get_the_same_again(mixed: RunFolder) -> None:
     assert "search run study.toml --name mixed search promote mixed --ladder 3x200" in words
     assert "data fingerprint abc123" in words
     assert "seed of split, sampler and training 0" in words
+    write_json(mixed.facts, {"promoted": ["search promote mixed --top 2", "search promote mixed --ladder 3x200"]})
+    said = "search run study.toml --name mixed search promote mixed --top 2 search promote mixed --ladder 3x200"
+    assert said in Page(mixed).words
 
 
 def test_importances_are_optunas_and_say_what_they_rest_on(mixed: RunFolder) -> None:
@@ -357,8 +361,64 @@ def test_the_winner_is_the_best_over_its_seeds_among_the_longest_runs(mixed: Run
     promoted(mixed, 5, epochs=4, val_accuracy=0.99)
     made = read_results(mixed)
     assert [(each.trial, each.seed) for each in winner(made.promotions)] == [(1, 0), (1, 1)]
-    assert "in the mean of 2 seeds, to 80.00 % on validation" in answer(made)
-    assert "to 65.00 % on the 360 test images" in answer(made)
+    assert "to 80.00 ± 0.00 % (mean and standard deviation of 2 seeds) on validation" in answer(made)
+    assert "to 65.00 ± 7.07 % on the 360 test images" in answer(made)
+
+
+def test_a_diverged_seed_counts_nothing_in_the_choice_and_is_told(mixed: RunFolder) -> None:
+    untested: dict[str, Any] = {"tested": False, "test_accuracy": None, "test_images": 0}
+    for seed, accuracy in enumerate((0.9, 0.92)):
+        promoted(mixed, 0, seed=seed, val_accuracy=accuracy)
+        promoted(mixed, 1, seed=seed, val_accuracy=accuracy + 0.01)
+    promoted(mixed, 0, seed=2, val_accuracy=0.9)
+    promoted(mixed, 1, seed=2, val_accuracy=None, diverged="the loss was nan", **untested)
+    promoted(mixed, 5, val_accuracy=0.99, **untested)
+    made = read_results(mixed)
+    assert {run.trial for run in winner(made.promotions)} == {0}
+    assert "diverged" not in answer(made)
+    made = replace(made, promotions=[run for run in made.promotions if run.trial == 1])
+    said = "on the 360 test images, which had no part in it. 1 of 3 seeds diverged, and is not in these numbers."
+    assert said in answer(made)
+
+
+def test_a_limit_on_multiply_adds_is_told_beside_the_budget(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5], max_madds=900_000)
+    network = network_of(open_study(folder).trials[0])
+    size, madds = num_params(network), num_madds(network, 32)
+    words = Page(folder).words
+    assert "found for digits within 20,000 parameters and 900,000 multiply-adds is" in words
+    assert f"{percent(size / 20_000)} of the budget, and {madds:,} multiply-adds. Its short run" in words
+    run = promoted(folder, 0)
+    words = Page(folder).words
+    assert "Parameters Multiply-adds Optimizer" in words
+    assert f"{network} {size:,} {run.multiply_adds:,} {run.recipe.optimizer}" in words
+
+
+def test_progress_counts_short_and_longer_runs(mixed: RunFolder) -> None:
+    promoted(mixed, 0, seconds=3600)
+    promoted(mixed, 1, seconds=7200)
+    said = progress(read_results(mixed))
+    assert said.endswith(" s of training. 2 longer runs are done, after 3.0 h of training: 3.0 h in all.")
+
+
+def test_numbers_are_promised_to_the_last_bit_only_where_they_are(mixed: RunFolder) -> None:
+    write_json(mixed.facts, {"device": "CPU, 1 thread"})
+    assert "these commands give the same numbers again, to the last bit: search run" in Page(mixed).words
+    promoted(mixed, 0, device="CPU, 2 threads")
+    assert "not the same numbers: parts of it were made on CPU, 1 thread and CPU, 2 threads." in Page(mixed).words
+    promoted(mixed, 0, device="NVIDIA H100")
+    said = "not the same numbers: on CPU, 1 thread and NVIDIA H100, sums are not the same to the last bit each time."
+    assert said in Page(mixed).words
+
+
+def test_trials_that_were_trained_side_by_side_are_not_drawn_again(mixed: RunFolder) -> None:
+    results = read_results(mixed)
+    assert not report._at_once(results.trials)
+    first, second = results.trials[:2]
+    first.datetime_complete = second.datetime_complete
+    assert report._at_once(results.trials)
+    write_json(mixed.facts, {"device": "CPU, 1 thread"})
+    assert "several workers searched at once" in write_report(mixed, results).read_text()
 
 
 def test_data_without_a_test_split_says_so(mixed: RunFolder) -> None:
@@ -472,7 +532,8 @@ def test_seeds_come_with_their_deviation_and_rungs_are_not_tested(mixed: RunFold
         promoted(mixed, 5, seed=seed, test_accuracy=accuracy)
     promoted(mixed, 0, epochs=4, tested=False, test_accuracy=None)
     words = Page(mixed).words
-    assert "Over the seeds, the test accuracies are 82.00 ± 2.83 % (mean and standard deviation)." in words
+    assert "90.00 ± 0.00 % (mean and standard deviation of 2 seeds) on validation" in words
+    assert "to 82.00 ± 2.83 % on the 360 test images" in words
     assert "not read" in words
 
 
@@ -485,10 +546,11 @@ def test_a_control_that_lies_beside_is_compared_and_one_of_other_data_is_not(mix
     assert "Against luck" not in Page(mixed).words
     control = make_run(mixed.root.parent / "mixed-random", [0.55, 0.5], sampler="random")
     promoted(mixed, 5, val_accuracy=0.9, test_accuracy=0.88)
+    promoted(mixed, 5, seed=1, val_accuracy=0.92, test_accuracy=0.88)
     make_run(mixed.root.parent / "mixed-one-epoch", [0.3], budget=10_000, epochs=1)
     words = Page(mixed).words
     complete = sum(len(trial.intermediate_values) for trial in ended(open_study(mixed)))
-    assert f"this search 6 {complete + 5} 70.00 % 90.00 % 88.00 %" in words
+    assert f"this search 6 {complete + 10} 70.00 % 91.00 ± 1.41 % 88.00 ± 0.00 %" in words
     assert "random (sampler random) 2 6 55.00 % not promoted yet none" in words
     assert "one-epoch" not in words
     shutil.rmtree(control.root)
