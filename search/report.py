@@ -216,7 +216,8 @@ def _control_table(folder: RunFolder, results: Results) -> str:
     html = [
         "<section><h2>Against luck</h2><p>The same budget, data and space, searched by luck: what the search gained. "
         "Epochs are all that were trained, short and long; accuracies of several seeds are their mean and standard "
-        "deviation.</p><div class=wide><table><tr><th class=words>Run<th>Trials<th>Epochs<th>Best short run<th>Best full run, validation<th>Its test"
+        "deviation.</p><div class=wide><table><tr><th class=words>Run<th>Trials<th>Epochs"
+        "<th>Best short run<th>Best full run, validation<th>Its test"
     ]
     for name, each in [("this search", results), *rows]:
         best, runs = each.complete[:1], winner(each.promotions)
@@ -335,7 +336,8 @@ h1 { font-size: 1.5rem; margin: 1rem 0 } h2 { font-size: 1.15rem; margin: 2.5rem
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th { vertical-align: bottom } td { vertical-align: top } .facts th, .facts td { text-align: left; vertical-align: top }
-td.words, .facts td { white-space: normal } .words { text-align: left; min-width: 11rem }
+td.words, .facts * { white-space: normal } .facts td { overflow-wrap: anywhere }
+.words { text-align: left; min-width: 11rem }
 .warning { border-left: 4px solid #E69F00; padding-left: .75rem }
 .split { border-left: 1px solid var(--line) } .winner { background: var(--mark); font-weight: 600 }
 .diagram svg { max-width: 100%; height: auto }

@@ -219,8 +219,8 @@ def test_size_chart_has_trials_front_budget_and_full_runs(mixed: RunFolder) -> N
     assert set(zip(shown["short run"]["x"], shown["short run"]["y"], strict=True)) == {
         (num_params(network_of(trial)), trial.value) for trial in complete
     }
-    assert list(shown["full run"]["x"]) == [full.parameters]
-    assert list(shown["full run"]["y"]) == [full.val_accuracy]
+    assert list(shown["longer run of 5 epochs"]["x"]) == [full.parameters]
+    assert list(shown["longer run of 5 epochs"]["y"]) == [full.val_accuracy]
     front = shown["best short run of its size or less (Pareto front)"]
     points = list(zip(front["x"], front["y"], strict=True))
     assert points == sorted(points)
@@ -249,22 +249,44 @@ def test_short_curves_are_the_reported_epochs(mixed: RunFolder) -> None:
 def test_full_curves_are_the_histories(mixed: RunFolder) -> None:
     first, second = promoted(mixed, 5), promoted(mixed, 0, seed=1, val_accuracy=0.5)
     shown = series(charts.full_curves_chart(read_results(mixed)))
-    assert list(shown) == ["trial 5, seed 0", "trial 0, seed 1"]
+    assert list(shown) == ["trial 5, seed 0, 5 epochs", "trial 0, seed 1, 5 epochs"]
     for each in (first, second):
-        trace = shown[f"trial {each.trial}, seed {each.seed}"]
+        trace = shown[f"trial {each.trial}, seed {each.seed}, 5 epochs"]
         assert list(trace["x"]) == [epoch.epoch for epoch in each.history]
         assert list(trace["y"]) == [epoch.val_accuracy for epoch in each.history]
+
+
+def test_rungs_are_told_apart(mixed: RunFolder) -> None:
+    promoted(mixed, 5, epochs=5, val_accuracy=0.9)
+    promoted(mixed, 5, epochs=4, val_accuracy=0.85)
+    promoted(mixed, 0, epochs=4, val_accuracy=0.8)
+    made = read_results(mixed)
+    sizes, curves = series(charts.size_chart(made)), series(charts.full_curves_chart(made))
+    long, short = (sizes[f"longer run of {epochs} epochs"] for epochs in (5, 4))
+    assert (list(long["y"]), sorted(short["y"])) == ([0.9], [0.8, 0.85])
+    assert long["marker"]["symbol"] != short["marker"]["symbol"]
+    assert list(curves) == ["trial 5, 5 epochs", "trial 5, 4 epochs", "trial 0, 4 epochs"]
+
+
+def test_no_two_named_curves_look_the_same_and_the_others_are_faint(mixed: RunFolder) -> None:
+    for seed in range(14):
+        promoted(mixed, 5, seed=seed, epochs=2)
+    shown = series(charts.full_curves_chart(read_results(mixed)))
+    others = shown.pop("shorter or worse")
+    assert list(others["x"]) == [1, 2, None] * 2
+    assert len({(trace["line"]["color"], trace["line"]["dash"]) for trace in shown.values()}) == len(shown) == 12
+    assert others["line"]["color"] not in {trace["line"]["color"] for trace in shown.values()}
 
 
 def test_full_runs_with_several_seeds_are_points_with_their_range(mixed: RunFolder) -> None:
     for seed, accuracy in enumerate((0.80, 0.84, 0.85)):
         promoted(mixed, 5, seed=seed, val_accuracy=accuracy)
     chart = charts.size_chart(read_results(mixed))
-    (point,) = [series(chart)["full run"]]
+    (point,) = [series(chart)["longer run of 5 epochs"]]
     assert point["y"] == pytest.approx([0.83])
     assert point["error_y"]["array"] == pytest.approx([0.02])
     assert point["error_y"]["arrayminus"] == pytest.approx([0.03])
-    assert point["hovertext"][0].endswith("mean of 3 seeds: 83.00 %")
+    assert point["hovertext"][0].endswith("3 seeds, mean and standard deviation: 83.00 ± 2.65 %")
     assert "Bars: from the lowest to the highest of several seeds." in chart.words
 
 
@@ -279,6 +301,17 @@ def test_parallel_coordinates_have_an_axis_for_each_parameter_that_varied(mixed:
         if any(isinstance(value, str | bool) for value in drawn):
             assert [axis.ticktext[int(place)] for place in axis["values"]] == [str(value) for value in drawn]
     assert len(axes) > 3
+
+
+def test_the_axes_that_are_drawn_are_those_that_mattered_most(
+    mixed: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charts, "MOST_AXES", 3)
+    made = read_results(mixed)
+    chart = charts.space_chart(made)
+    assert chart.figure is not None
+    assert [axis.label for axis in chart.figure.data[0].dimensions][1:] == list(made.importances)[:3]
+    assert f"Drawn: 3 of {len(made.importances)} parameters, those that mattered most." in chart.words
 
 
 def test_an_axis_over_several_powers_of_ten_is_logarithmic() -> None:
@@ -476,6 +509,18 @@ def test_a_baseline_is_named_and_escaped(tmp_path: Path) -> None:
     assert known["text"] == ["&lt;/script&gt;&lt;b&gt;lenet"]
 
 
+def test_known_networks_have_labels_where_there_is_room_and_the_lost_are_counted(mixed: RunFolder) -> None:
+    results = read_results(mixed)
+    for trial in results.trials:
+        trial.user_attrs["baseline"] = f"net-{trial.number}"
+    best, close = results.complete[:2]
+    close.user_attrs["parameters"], close.value = best.user_attrs["parameters"], (best.value or 0) - 0.001
+    chart = charts.size_chart(results)
+    assert list(series(chart)["short run of a known network"]["text"]) == ["net-5", "", "net-1"]
+    assert "Known networks have their names where there is room; hover over the others." in chart.words
+    assert "Of 6 known networks, not drawn: 1 pruned, 2 failed or diverged." in chart.words
+
+
 def test_the_answer_names_the_data_and_not_where_it_lies(tmp_path: Path) -> None:
     page = Page(make_run(tmp_path / "run", [0.5], data="/home/someone/photos"))
     assert "The best network found for photos within 20,000 parameters" in page.words
@@ -524,7 +569,7 @@ def test_a_refit_has_a_row_and_a_number_of_its_own_and_no_curve(mixed: RunFolder
     assert "Trained once more, on the validation images, too, it comes to 83.00 % on test." in page.words
     assert "trained on 83.00 %" in page.words
     assert "without the validation images, but for those marked so." in page.words
-    assert list(series(charts.full_curves_chart(read_results(mixed)))) == ["trial 5, seed 0"]
+    assert list(series(charts.full_curves_chart(read_results(mixed)))) == ["trial 5, 5 epochs"]
 
 
 def test_seeds_come_with_their_deviation_and_rungs_are_not_tested(mixed: RunFolder) -> None:
@@ -597,6 +642,7 @@ def test_long_studies_are_thinned_and_say_so(
 ) -> None:
     monkeypatch.setattr(charts, "MOST_POINTS", 2)
     monkeypatch.setattr(charts, "MOST_BARS", 4)
+    monkeypatch.setattr(charts, "MOST_AXES", 4)
     monkeypatch.setattr(charts, "MOST_LINES", 2)
     made = read_results(measured)
     chart = make(made)
