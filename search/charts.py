@@ -29,7 +29,7 @@ from space import parameters
 
 MOST_POINTS = 2000  # drawn in a chart: more makes the page slow and shows no more
 MOST_BARS = 15  # parameters in the chart of importances
-MOST_LEARNT = 1000  # trials that the importances are learnt from: more take minutes
+MOST_LEARNT = 500  # trials that the importances are learnt from: 10,000 take minutes, these some seconds
 MOST_NAMED = 12  # learning curves with a colour and dash, and a place in the legend, of their own
 MOST_LINES, MOST_AXES, MOST_TICKS = 500, 16, 8  # in the parallel coordinates; ticks, where each value has one
 

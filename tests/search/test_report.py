@@ -4,10 +4,13 @@ import base64
 import gzip
 import itertools
 import json
+import random
 import re
 import shutil
+import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -19,6 +22,7 @@ import pytest
 import tomli_w
 from optuna.trial import FrozenTrial, TrialState
 
+from benchmarks.overhead import distributions_of, finished_trial
 from search import charts, fidelity, report
 from search.charts import Chart, Results
 from search.errors import StudyFailedError
@@ -26,7 +30,7 @@ from search.ladder import network_of, recipe_of
 from search.promotions import Promotion, winner
 from search.report import answer, progress, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
-from search.spec import PrunerSpec, StudySpec
+from search.spec import PrunerSpec, StudySpec, load_study
 from search.study import NAMED_TASKS, claim, open_study, run
 from search.trials import ended, seconds_of
 from search.words import percent
@@ -649,6 +653,30 @@ def test_long_studies_are_thinned_and_say_so(
     assert re.search(r"Drawn: \d of \d+ ", chart.words)
     assert chart.figure is not None
     assert ended(made.study) == made.trials
+
+
+def test_ten_thousand_trials_of_the_default_space_fit_into_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of a hundred; `python -m benchmarks.overhead report` has them in a database, and learns from more."""
+    monkeypatch.setattr(charts, "MOST_LEARNT", 30)
+    spec, generator = load_study("cifar10", {"trials": 10_000}), random.Random(0)
+    study = optuna.create_study()
+    distributions = distributions_of(study, spec)
+    study.add_trials([finished_trial(generator, distributions) for _ in range(100)])
+    trials = [copy(trial) for trial in study.get_trials(states=[TrialState.COMPLETE]) for _ in range(100)]
+    for i, trial in enumerate(trials):
+        trial.number, trial.value = i, generator.uniform(0.5, 0.9)
+    folder = RunFolder(tmp_path / "cifar10-5M")
+    write_text(folder.study_file, tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True)))
+    results = Results(name="cifar10-5M", spec=spec, study=study, trials=trials, promotions=[])
+    started = time.process_time()
+    page = write_report(folder, results)
+    assert time.process_time() - started < 15  # three, on a machine that does nothing else
+    assert page.stat().st_size < 5e6
+    words = page.read_text(encoding="utf-8")
+    assert "10,000 of 10,000 trials have ended (10,000 complete" in words
+    assert "from 30 complete trials of 10,000, evenly from the best to the worst." in words
 
 
 def test_thinned_keeps_the_ends() -> None:
