@@ -5,8 +5,8 @@
                                                sampler of the search
     python -m benchmarks.overhead share        share of wall time not spent training, of 200 trials of the digits (or
                                                of another --study and --data), one worker, SQLite
-    python -m benchmarks.overhead report       time to read 10,000 finished trials from SQLite and to write their report,
-                                               and the page's size
+    python -m benchmarks.overhead report       time to read 10,000 finished trials from SQLite and to write their
+                                               report, and the page's size
 
 Prints a line of JSON for each measurement.
 """
