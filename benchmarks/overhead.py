@@ -5,6 +5,8 @@
                                                sampler of the search
     python -m benchmarks.overhead share        share of wall time not spent training, of 200 trials of the digits (or
                                                of another --study and --data), one worker, SQLite
+    python -m benchmarks.overhead report       time to read 10,000 finished trials from SQLite and to write their
+                                               report, and the page's size
 
 Prints a line of JSON for each measurement.
 """
@@ -22,6 +24,7 @@ from pathlib import Path
 
 import optuna
 import sqlalchemy
+import tomli_w
 import torch
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -33,7 +36,8 @@ from search import study as studies
 from search.console import StudyProgress, logged_to
 from search.notes import NotedEvents
 from search.plan import _RandomTrial
-from search.run_folder import RunFolder
+from search.report import read_results, write_report
+from search.run_folder import RunFolder, write_text
 from search.spec import StudySpec, load_study
 from search.study import NAMED_TASKS
 from search.terminal import console
@@ -146,6 +150,32 @@ def storage(kind: str) -> None:
                 print(json.dumps(line), flush=True)
 
 
+def report() -> None:
+    """Measure the report of the largest size."""
+    spec = load_study("cifar10", {"epochs": EPOCHS, "trials": SIZES[-1]})
+    generator = random.Random(0)
+    with tempfile.TemporaryDirectory() as runs:
+        folder = RunFolder(Path(runs) / "study")
+        folder.create()
+        write_text(folder.study_file, tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True)))
+        study = studies.open_study(folder, create=True)
+        distributions = distributions_of(study, spec)
+        for _ in range(MADE):
+            study.add_trial(finished_trial(generator, distributions))
+        copy_trials(folder.address.url, SIZES[-1] - MADE)
+        started = time.perf_counter()
+        results = read_results(folder)
+        read = time.perf_counter()
+        page = write_report(folder, results)
+        line = {
+            "finished trials": len(results.trials),
+            "read, s": round(read - started, 1),
+            "write, s": round(time.perf_counter() - read, 1),
+            "page, MB": round(page.stat().st_size / 1e6, 2),
+        }
+        print(json.dumps(line))
+
+
 def copy_trials(url: str, count: int) -> None:
     """Have the database copy its first trials until there are so many more: to make them one by one takes minutes."""
     engine = sqlalchemy.create_engine(url)
@@ -255,7 +285,7 @@ def distributions_of(study: optuna.Study, spec: StudySpec) -> dict[str, BaseDist
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["storage", "share"])
+    parser.add_argument("what", choices=["storage", "share", "report"])
     parser.add_argument("--kind", nargs="+", default=["sqlite", "postgresql"])
     parser.add_argument("--study", default="digits", help="whose share is measured")
     parser.add_argument("--data", default="", help="other data for it")
@@ -264,6 +294,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "share":
         share(given.study, given.data, given.trials, given.before)
+        return
+    if given.what == "report":
+        report()
         return
     for kind in given.kind:
         storage(kind)

@@ -3,8 +3,11 @@
 A chart is a function from `Results` to a `Chart`. To add one, write it and name it in `CHARTS`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from math import ceil, floor, log10
 from statistics import fmean
@@ -21,11 +24,13 @@ from search.ladder import recipe_of
 from search.promotions import Promotion
 from search.spec import StudySpec
 from search.trials import gave_nothing, seconds_of
-from search.words import count, duration, percent, short_run
+from search.words import count, duration, mean_and_deviation, percent, short_run
 from space import parameters
 
 MOST_POINTS = 2000  # drawn in a chart: more makes the page slow and shows no more
 MOST_BARS = 15  # parameters in the chart of importances
+MOST_LEARNT = 500  # trials that the importances are learnt from: 10,000 take minutes, these some seconds
+MOST_NAMED = 12  # learning curves with a colour and dash, and a place in the legend, of their own
 MOST_LINES, MOST_AXES, MOST_TICKS = 500, 16, 8  # in the parallel coordinates; ticks, where each value has one
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, but for the two that vanish on white or on black.
@@ -36,6 +41,7 @@ VERDICTS = {  # of a trial: colour and symbol
     "pruned": (ORANGE, "triangle-down"),
     "failed or diverged": (VERMILLION, "x"),
 }
+SYMBOLS = ("star", "square", "cross", "hexagon")  # of longer runs, by their length, the longest first
 ACCURACY = "Validation accuracy (%)"
 
 T = TypeVar("T")
@@ -63,6 +69,27 @@ class Results:
         """The trials that came to a score, the best first."""
         trials = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         return sorted(trials, key=score_of, reverse=True)
+
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """Share of the short scores' spread that each parameter explains by itself; the largest first.
+
+        Raises:
+            ValueError: it cannot be told from these trials.
+
+        """
+        learnt = _thinned(self.complete, MOST_LEARNT)
+        varied = _varied({name for trial in learnt for name in trial.params}, learnt)
+        if len({score_of(trial) for trial in learnt}) < 2 or not varied:
+            there = count(len(learnt), "complete trial")
+            raise ValueError(f"it takes two complete trials of different scores, and there is {there}.")
+        study = optuna.create_study(direction="maximize")
+        study.add_trials(learnt)
+        try:
+            # fANOVA learns from every score; Optuna's default asks what sets the best tenth apart: few to tell here.
+            return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=varied)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -105,6 +132,9 @@ def size_chart(results: Results) -> Chart:
     front = _records(sorted(results.complete, key=lambda trial: (parameters_of(trial), -score_of(trial))))
     drawn = [trial for trial in trials if "baseline" not in trial.user_attrs]
     known = [trial for trial in results.complete if "baseline" in trial.user_attrs]
+    scores = [*map(score_of, trials), *(run.val_accuracy for run in results.compared if run.val_accuracy is not None)]
+    wide, high = budget - min(map(parameters_of, trials)), max(scores) - min(scores)
+    named = _with_room([(parameters_of(trial), score_of(trial)) for trial in known], wide, high)
     traces = [
         _series("short run", _points(drawn, parameters_of), mode="markers", marker={"color": BLUE, "size": 9}),
         _series(
@@ -112,11 +142,14 @@ def size_chart(results: Results) -> Chart:
             _points(known, parameters_of),
             mode="markers+text",
             marker={"color": ORANGE, "symbol": "diamond", "size": 9},
-            text=[escape(trial.user_attrs["baseline"]) for trial in known],
+            text=[
+                escape(trial.user_attrs["baseline"]) if has_room else ""
+                for trial, has_room in zip(known, named, strict=True)
+            ],
             textposition="middle left",
             textfont={"size": 10},
         ),
-        _full_runs(results),
+        *_longer_runs(results),
         _series(
             "best short run of its size or less (Pareto front)",
             _points(front, parameters_of),
@@ -128,30 +161,52 @@ def size_chart(results: Results) -> Chart:
     label = {"text": f"budget {budget:,}", "xanchor": "right", "xshift": -4}
     figure.add_vline(budget, line={"color": VERMILLION, "dash": "dash"}, annotation=label)
     figure.update_xaxes(tickformat="~s")
-    words = f"Short runs of {short_run(results.spec)} and full runs, all by validation accuracy. "
-    words += "Bars: from the lowest to the highest of several seeds." if _has_seeds(results) else ""
+    words = f"Short runs of {short_run(results.spec)} and longer runs, all by validation accuracy."
+    words += " Bars: from the lowest to the highest of several seeds." if _has_seeds(results) else ""
+    words += "" if all(named) else " Known networks have their names where there is room; hover over the others."
+    words += _not_drawn(results)
     words += _left_out(len(trials), len(results.complete), "trials, evenly from the best to the worst")
     return Chart(title, words, figure)
 
 
-def _full_runs(results: Results) -> go.Scatter:
-    """A point for each network and length of the full runs: the mean of its seeds, and their range."""
-    groups: dict[tuple[int, int], list[Promotion]] = {}
-    for run in results.compared:
-        if run.diverged is None:
-            groups.setdefault((run.trial, run.recipe.epochs), []).append(run)
-    points: list[Point] = []
-    above, below = [], []
-    for runs in groups.values():
-        scores = [validation_of(run) for run in runs]
-        mean = fmean(scores)
-        more = f"<br>mean of {len(runs)} seeds: {percent(mean)}" if len(runs) > 1 else ""
-        points.append((runs[0].parameters, mean, _about_full(runs[0]) + more))
-        above.append(max(scores) - mean)
-        below.append(mean - min(scores))
-    error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": PURPLE}
-    style: dict[str, Any] = {"marker": {"color": PURPLE, "symbol": "star", "size": 13}, "mode": "markers"}
-    return _series("full run", points, **style, error_y=error if _has_seeds(results) else {})
+def _longer_runs(results: Results) -> Iterator[go.Scatter]:
+    """For each length of the longer runs a point for each network: the mean of its seeds, and their range."""
+    runs = [run for run in results.compared if run.diverged is None]
+    lengths = sorted({run.recipe.epochs for run in runs}, reverse=True)
+    for i, epochs in enumerate(lengths):
+        groups: dict[int, list[Promotion]] = {}
+        for run in runs:
+            if run.recipe.epochs == epochs:
+                groups.setdefault(run.trial, []).append(run)
+        points: list[Point] = []
+        above, below = [], []
+        for seeds in groups.values():
+            scores = [validation_of(run) for run in seeds]
+            mean = fmean(scores)
+            more = f"<br>{len(seeds)} seeds, mean and standard deviation: {mean_and_deviation(scores)}"
+            points.append((seeds[0].parameters, mean, _about_full(seeds[0]) + (more if len(seeds) > 1 else "")))
+            above.append(max(scores) - mean)
+            below.append(mean - min(scores))
+        error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": PURPLE}
+        style: dict[str, Any] = {"marker": {"color": PURPLE, "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 13}}
+        style |= {"mode": "markers", "error_y": error if _has_seeds(results) else {}}
+        yield _series(f"longer run of {count(epochs, 'epoch')}", points, **style)
+
+
+def _with_room(points: Sequence[tuple[float, float]], wide: float, high: float) -> list[bool]:
+    """Which of the points can have a label that is on no label before, on a phone, too; the axes are so long."""
+    room: list[bool] = []
+    for x, y in points:
+        taken = [place for place, has_room in zip(points, room, strict=False) if has_room]
+        room.append(all(abs(x - left) > 0.3 * wide or abs(y - up) > 0.06 * high for left, up in taken))
+    return room
+
+
+def _not_drawn(results: Results) -> str:
+    """How many known networks have no place in the chart, and why."""
+    known = Counter(verdict_of(trial) for trial in results.trials if "baseline" in trial.user_attrs)
+    lost = [f"{known[verdict]} {verdict}" for verdict in VERDICTS if verdict != "complete" and known[verdict]]
+    return f" Of {count(known.total(), 'known network')}, not drawn: {', '.join(lost)}." if lost else ""
 
 
 def _has_seeds(results: Results) -> bool:
@@ -196,6 +251,7 @@ def full_curves_chart(results: Results) -> Chart:
     title, runs, traces = "Learning curves of the full runs", results.compared, []
     if not runs:
         return Chart(title, "No full run is done yet: `search promote` trains the best trials at full length.")
+    others: list[Point] = []
     for i, run in enumerate(runs):
         points: list[Point] = [
             (
@@ -205,14 +261,20 @@ def full_curves_chart(results: Results) -> Chart:
             )
             for epoch in _thinned(run.history, MOST_POINTS // len(runs))
         ]
-        line = {
-            "color": (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)[i % 6],
-            "dash": ("solid", "dash", "dot")[i // 6 % 3],
-        }
-        name = f"trial {run.trial}, seed {run.seed}"
+        if i >= MOST_NAMED:
+            others += [*points, (None, None, "")]
+            continue
+        line = {"color": (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)[i % 6], "dash": ("solid", "dot")[i // 6]}
+        name = f"trial {run.trial}, {f'seed {run.seed}, ' if _has_seeds(results) else ''}"
+        name += count(run.recipe.epochs, "epoch")
         traces.append(_series(name, points, mode="lines" if len(points) > 1 else "markers", line=line))
-    words = "The promoted trials, trained anew at full length."
-    drawn, there = sum(len(trace.x) for trace in traces), sum(len(run.history) for run in runs)
+    style = {"opacity": 0.5, "line": {"color": GREY, "width": 1}}
+    traces.insert(0, _series("shorter or worse", others, mode="lines", **style))  # beneath the others
+    words = (
+        "Trials that were promoted, or measured by `search fidelity`: trained anew, each run annealed over its length."
+    )
+    drawn = sum(x is not None for trace in traces for x in trace.x)
+    there = sum(len(run.history) for run in runs)
     return Chart(title, words + _left_out(drawn, there, "epochs, evenly spread"), _figure(traces, "Epoch", ACCURACY))
 
 
@@ -252,32 +314,32 @@ def fidelity_chart(results: Results) -> Chart:
 def importance_chart(results: Results) -> Chart:
     """How much of the scores' spread each parameter of the space explains."""
     title, trials = "What mattered", results.complete
-    rests_on = count(len(trials), "complete trial")
-    names = sorted({name for trial in trials for name in trial.params})
-    varied = [name for name in names if len({trial.params.get(name) for trial in trials}) > 1]
-    if len({score_of(trial) for trial in trials}) < 2 or not varied:
-        return Chart(title, f"Not known: it takes two complete trials of different scores, and there is {rests_on}.")
     try:
-        # fANOVA learns from every score; Optuna's default asks what sets the best tenth apart: too few to tell here.
-        shares = get_param_importances(results.study, evaluator=FanovaImportanceEvaluator(seed=0), params=varied)
-    except (RuntimeError, ValueError) as error:
+        shares = results.importances
+    except ValueError as error:
         return Chart(title, f"Not known: {error}")
     top = dict(list(shares.items())[:MOST_BARS])
     bars = go.Bar(x=[float(share) for share in top.values()], y=list(top), orientation="h", marker={"color": BLUE})
     bars.update(hovertext=[f"{name}: {percent(share)}" for name, share in top.items()], hoverinfo="text")
     figure = _figure([bars], "Importance (% of all parameters')", None)
     figure.update_layout(xaxis={"tickformat": ".2~%"}, yaxis={"autorange": "reversed", "tickformat": ""})
-    words = f"How much of the spread of the short scores each parameter explains by itself (fANOVA), from {rests_on}."
-    if len(trials) < 5 * len(varied):
-        words += f" That is few for {count(len(varied), 'parameter')}: a hint, no more."
+    words = "How much of the spread of the short scores each parameter explains by itself (fANOVA), from "
+    words += count(min(len(trials), MOST_LEARNT), "complete trial")
+    words += f" of {len(trials):,}, evenly from the best to the worst." if len(trials) > MOST_LEARNT else "."
+    if len(trials) < 5 * len(shares):
+        words += f" That is few for {count(len(shares), 'parameter')}: a hint, no more."
     return Chart(title, words + _left_out(len(top), len(shares), "parameters, the most important"), figure)
 
 
 def space_chart(results: Results) -> Chart:
     """A line for each complete trial through all that it drew."""
     title, trials = "What was drawn", _thinned(results.complete, MOST_LINES)
-    names = [name for name in parameters(results.spec.space) if any(name in trial.params for trial in trials)]
-    varied = [name for name in names if len({trial.params.get(name) for trial in trials}) > 1][:MOST_AXES]
+    there, order = _varied(parameters(results.spec.space), trials), "the first"
+    with suppress(ValueError):
+        rank = {name: i for i, name in enumerate(results.importances)}
+        there.sort(key=lambda name: rank.get(name, len(rank)))
+        order = "those that mattered most"
+    varied = there[:MOST_AXES]
     if len(trials) < 2 or not varied:
         return Chart(title, "It takes two complete trials that differ.")
     trials = trials[::-1]  # the best are drawn last, on top
@@ -293,8 +355,12 @@ def space_chart(results: Results) -> Chart:
         "value of each parameter that varied: the better half from grey to red. Drag along an axis to choose lines."
     )
     left = _left_out(len(trials), len(results.complete), "trials, evenly from the best to the worst")
-    there = sum(len({trial.params.get(name) for trial in trials}) > 1 for name in names)
-    return Chart(title, words + left + _left_out(len(varied), there, "parameters, the first"), figure)
+    return Chart(title, words + left + _left_out(len(varied), len(there), f"parameters, {order}"), figure)
+
+
+def _varied(names: Iterable[str], trials: Sequence[FrozenTrial]) -> list[str]:
+    """The parameters, in order, that have more than one value; those that only some trials have are among them."""
+    return [name for name in names if len({trial.params.get(name) for trial in trials}) > 1]
 
 
 def _axis(name: str, values: list[Any]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class NotedEvents:
     def __init__(self, study: optuna.Study, budget: int, events: Events) -> None:
         self.study = study
         self.budget = budget
+        self.max_madds: int | None = study.user_attrs.get("identity", {}).get("max_madds")
         self.events = events
         self._works = True  # else the notes are left to `publish`, when the search has ended
 
@@ -62,7 +63,9 @@ class NotedEvents:
         """Write the trial's note, and pass it on."""
         if self._works and trial.number < MOST_NOTES:
             noted = _Trial(_Storage(self.study, {}), self.study, trial._trial_id)
-            self._works = _attempted("a trial's note", lambda: _write(noted, trial_note(trial, self.budget)))
+            self._works = _attempted(
+                "a trial's note", lambda: _write(noted, trial_note(trial, self.budget, self.max_madds))
+            )
         self.events.trial_ended(trial, ended)
 
 
@@ -88,12 +91,16 @@ def _publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None
         noted, runs = _Trial(storage, study, trial._trial_id), longer.get(trial.number, [])
         if runs or (trial.number < MOST_NOTES and not get_note(noted)):
             pictures = _uploaded(folder, noted, runs, size) if runs else {}
-            _write(noted, trial_note(trial, results.spec.budget, runs, pictures))
+            _write(noted, trial_note(trial, results.spec.budget, results.spec.max_madds, runs, pictures))
     _write(study, study_note(folder, results))
 
 
 def trial_note(
-    trial: FrozenTrial, budget: int, longer: Sequence[Promotion] = (), pictures: Mapping[str, str] | None = None
+    trial: FrozenTrial,
+    budget: int,
+    max_madds: int | None = None,
+    longer: Sequence[Promotion] = (),
+    pictures: Mapping[str, str] | None = None,
 ) -> str:
     """What a trial was and came to, in Markdown; with its `longer` runs, and `pictures` by their names."""
     known, verdict = trial.user_attrs, verdict_of(trial)
@@ -107,7 +114,9 @@ def trial_note(
     if "parameters" in known:
         size = parameters_of(trial)
         facts.append(f"parameters: {size:,}, {percent(size / budget)} of the budget of {budget:,}")
-        facts.append(f"multiply-adds for an image: {known['multiply-adds']:,}")
+        madds = known["multiply-adds"]
+        share = f", {percent(madds / max_madds)} of the limit of {max_madds:,}" if max_madds is not None else ""
+        facts.append(f"multiply-adds for an image: {madds:,}{share}")
     if (seconds := seconds_of(trial)) is not None:
         facts.append(f"training: {duration(seconds)}, {count(len(trial.intermediate_values), 'epoch')}")
     lines.append("\n".join(f"- {fact}" for fact in facts))

@@ -67,17 +67,25 @@ def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
     """The full runs of the best network, one for each seed that did not diverge; empty where none came to an accuracy.
 
     The best has the highest mean validation accuracy, to which a diverged seed counts 0. Only runs of the same length,
-    the greatest, compete; and where some of them are tested, only those.
+    the greatest, compete; and where some of them are tested, only those, and the diverged seeds of the same trials.
     """
     compared = [run for run in promotions if not run.refit]
     longest = max((run.recipe.epochs for run in compared if run.diverged is None), default=0)
     rivals = [run for run in compared if run.recipe.epochs == longest]
-    rivals = [run for run in rivals if run.test_accuracy is not None] or rivals
+    if tested := {run.trial for run in rivals if run.test_accuracy is not None}:
+        # One that diverged is never tested.
+        rivals = [run for run in rivals if run.trial in tested and (run.test_accuracy is not None or run.diverged)]
     by_trial = groupby(sorted(rivals, key=lambda run: run.trial), key=lambda run: run.trial)
     best = max(
         (list(runs) for _, runs in by_trial), key=lambda runs: fmean(run.val_accuracy or 0 for run in runs), default=[]
     )
     return [run for run in best if run.diverged is None]
+
+
+def diverged_of(promotions: Sequence[Promotion], chosen: Sequence[Promotion]) -> list[Promotion]:
+    """The winner's runs of the same length, of other seeds, that diverged."""
+    length = (chosen[0].trial, chosen[0].recipe.epochs)
+    return [run for run in promotions if run.diverged and not run.refit and (run.trial, run.recipe.epochs) == length]
 
 
 def refit_of(promotions: Sequence[Promotion], chosen: Sequence[Promotion]) -> Promotion | None:

@@ -6,15 +6,16 @@ The words, the table and the page are made here; the charts in `search.charts`.
 import base64
 import gzip
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from html import escape
+from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 from string import Template
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 from plotly.offline import get_plotlyjs
 
 from search.charts import (
@@ -32,12 +33,12 @@ from search.console import regulariser_warning
 from search.diagram import diagram
 from search.fidelity import Fidelity, measure
 from search.ladder import network_of
-from search.promotions import finished, refit_of, winner
+from search.promotions import Promotion, diverged_of, finished, refit_of, winner
 from search.run_folder import RunFolder, control_name, read_facts, write_text
 from search.spec import CONTROLS, StudySpec, load_study
 from search.study import open_study
 from search.trials import ended, gave_nothing, seconds_of
-from search.words import count, duration, mean_and_deviation, percent, short_run
+from search.words import count, duration, limits, mean_and_deviation, percent, short_run
 from train_core.errors import UserError
 
 
@@ -59,6 +60,7 @@ def write_report(folder: RunFolder, results: Results | None = None) -> Path:
         winner=_drawn(folder, results),
         charts="".join(_section(chart(results)) for chart in CHARTS),
         after="".join(_section(chart(results)) for chart in CHARTS_AFTER),
+        sameness=escape(_sameness(folder, results)),
         commands=escape("\n".join(_commands(folder, results))),
         facts="".join(f"<tr><th>{escape(name)}<td>{escape(value)}" for name, value in _facts(folder, results)),
         study_file=escape(folder.study_file.read_text(encoding="utf-8")),
@@ -97,26 +99,34 @@ def answer(results: Results) -> str:
     spec, runs, trials = results.spec, winner(results.promotions), results.complete
     if not runs and not trials:
         stage = "No trial has come to a score yet" if results.trials else "No trial has ended yet"
-        return f"{stage}: for {spec.data_name} within {spec.budget:,} parameters, no network is known so far."
+        return f"{stage}: for {spec.data_name} within {limits(spec)}, no network is known so far."
     network = str(runs[0].network) if runs else trials[0].user_attrs["in words"]
     size = runs[0].parameters if runs else parameters_of(trials[0])
-    text = f"The best network found for {spec.data_name} within {spec.budget:,} parameters is {network}: "
-    text += f"{size:,} parameters, {percent(size / spec.budget)} of the budget. "
+    text = f"The best network found for {spec.data_name} within {limits(spec)} is {network}: "
+    text += f"{size:,} parameters, {percent(size / spec.budget)} of the budget"
+    madds = runs[0].multiply_adds if runs else trials[0].user_attrs["multiply-adds"]
+    text += f", and {madds:,} multiply-adds. " if spec.max_madds is not None else ". "
     if not runs:
         diverged = "every full run so far diverged, and " if results.promotions else ""
         text += f"Its short run of {short_run(spec)} came to {percent(score_of(trials[0]))} on validation; "
         return text + f"{diverged}short runs find the good third but cannot order it: full runs decide."
-    mean = f", in the mean of {count(len(runs), 'seed')}," if len(runs) > 1 else ""
-    text += f"Trained for {count(runs[0].recipe.epochs, 'epoch')}, it comes{mean} to "
-    text += f"{percent(fmean(map(validation_of, runs)))} on validation, by which it was chosen, and "
+    return text + _of_full_runs(results, runs)
+
+
+def _of_full_runs(results: Results, runs: Sequence[Promotion]) -> str:
+    """What the best network came to at full length: `runs` are its seeds."""
+    mean = f" (mean and standard deviation of {len(runs)} seeds)" if len(runs) > 1 else ""
+    text = f"Trained for {count(runs[0].recipe.epochs, 'epoch')}, it comes to "
+    text += f"{mean_and_deviation([*map(validation_of, runs)])}{mean} on validation, by which it was chosen, and "
     tested = [run.test_accuracy for run in runs if run.test_accuracy is not None]
     if not all(run.tested for run in runs):
-        return text + "is not tested yet: `search promote` reads the test split for the runs of its last rung."
-    if not tested:
-        return text + "was never tested: this data has no test split, so that no number here is free of the choice."
-    text += f"to {percent(fmean(tested))} on the {runs[0].test_images:,} test images, which had no part in it."
-    if len(tested) > 1:
-        text += f" Over the seeds, the test accuracies are {mean_and_deviation(tested)} (mean and standard deviation)."
+        text += "is not tested yet: `search promote` reads the test split for the runs of its last rung."
+    elif not tested:
+        text += "was never tested: this data has no test split, so that no number here is free of the choice."
+    else:
+        text += f"to {mean_and_deviation(tested)} on the {runs[0].test_images:,} test images, which had no part in it."
+    if diverged := len(diverged_of(results.promotions, runs)):
+        text += f" {diverged} of {count(diverged + len(runs), 'seed')} diverged, and is not in these numbers."
     if (refit := refit_of(results.promotions, runs)) and refit.test_accuracy is not None:
         text += (
             f" Trained once more, on the validation images, too, it comes to {percent(refit.test_accuracy)} on test."
@@ -133,16 +143,20 @@ def progress(results: Results) -> str:
     text += f"after {duration(seconds)} of training. "
     if trials and all(gave_nothing(trial) for trial in trials):
         text += f"All of them failed or diverged, the last with: {trials[-1].user_attrs.get('reason', 'no reason')}. "
-    return (
-        text + f"{count(len(results.promotions), 'longer run')} {'is' if len(results.promotions) == 1 else 'are'} done."
-    )
+    longer = results.promotions
+    text += f"{count(len(longer), 'longer run')} {'is' if len(longer) == 1 else 'are'} done"
+    if longer:
+        spent = sum(run.seconds for run in longer)
+        text += f", after {duration(spent)} of training: {duration(seconds + spent)} in all"
+    return text + "."
 
 
 def _promotion_table(results: Results) -> str:
     """The full runs; validation, which chose, and test, which did not, under headings of their own."""
     if not results.promotions:
         return "<p>No trial is promoted to full training yet.</p>"
-    rows = [_FULL_RUNS_HEAD]
+    limited = results.spec.max_madds is not None
+    rows = [_FULL_RUNS_HEAD.substitute(costs="Parameters<br>Multiply-adds" if limited else "Parameters")]
     for run in results.promotions:
         full = "diverged" if run.diverged else "trained on" if run.refit else percent(validation_of(run))
         untested = "diverged" if run.diverged else "no test split" if run.tested else "not read"
@@ -152,7 +166,8 @@ def _promotion_table(results: Results) -> str:
         rows.append(
             f"<tr{' class=winner' if run in winner(results.promotions) else ''}>"
             f"<td>{run.trial}<td class=words>{escape(str(run.network))}<td>{run.parameters:,}"
-            f"<td>{run.recipe.optimizer}<td>{run.seed}<td>{run.recipe.epochs}"
+            f"{f'<br>{run.multiply_adds:,}' if limited else ''}<td>{run.recipe.optimizer}"
+            f"<td>{run.seed}<td>{run.recipe.epochs}"
             f"<td class=split>{percent(run.short_score)}<td>{full}<td class=split>{test}"
             f"<td class=split>{run.seconds:,.0f}"
             f"<td>{f'{1000 * run.latency_s:.3g}' if run.latency_s is not None else 'not measured'}"
@@ -162,7 +177,8 @@ def _promotion_table(results: Results) -> str:
     )
     words += "runs of the last rung. All were trained on the training images without the validation images"
     words += ", but for those marked so." if results.promotions[-1].refit else "."
-    words += " Milliseconds an image: one image at a time, in fp32, on the device that the run names below."
+    words += " Seconds: of training and validation."
+    words += " Milliseconds (ms) an image: one image at a time, in fp32, on the device that the run names below."
     return f"<p>{words}</p><div class=wide><table>{''.join(rows)}</table></div>"
 
 
@@ -199,8 +215,9 @@ def _control_table(folder: RunFolder, results: Results) -> str:
         return ""
     html = [
         "<section><h2>Against luck</h2><p>The same budget, data and space, searched by luck: what the search gained. "
-        "Epochs are all that were trained, short and long.</p><div class=wide><table><tr><th class=words>Run<th>Trials"
-        "<th>Epochs<th>Best short run<th>Best full run, validation<th>Its test"
+        "Epochs are all that were trained, short and long; accuracies of several seeds are their mean and standard "
+        "deviation.</p><div class=wide><table><tr><th class=words>Run<th>Trials<th>Epochs"
+        "<th>Best short run<th>Best full run, validation<th>Its test"
     ]
     for name, each in [("this search", results), *rows]:
         best, runs = each.complete[:1], winner(each.promotions)
@@ -210,8 +227,8 @@ def _control_table(folder: RunFolder, results: Results) -> str:
         html.append(
             f"<tr><td class=words>{escape(name)}<td>{len(each.trials):,}<td>{epochs:,}"
             f"<td>{percent(score_of(best[0])) if best else 'none'}"
-            f"<td>{percent(fmean(map(validation_of, runs))) if runs else 'not promoted yet'}"
-            f"<td>{percent(fmean(tested)) if tested else 'none'}"
+            f"<td>{mean_and_deviation([*map(validation_of, runs)]) if runs else 'not promoted yet'}"
+            f"<td>{mean_and_deviation(tested) if tested else 'none'}"
         )
     return "".join(html) + "</table></div></section>"
 
@@ -225,7 +242,7 @@ def _alike(one: Results, other: Results) -> bool:
     return kept[0] == kept[1]
 
 
-_SAME = ("budget", "data fingerprint", "space.")
+_SAME = ("budget", "max_madds", "data fingerprint", "space.")
 
 
 def _section(chart: Chart) -> str:
@@ -247,8 +264,35 @@ def _packed_plotly() -> str:
 def _commands(folder: RunFolder, results: Results) -> Iterator[str]:
     """What to type to get the same again."""
     yield f"search run study.toml --name {shlex.quote(results.name)}"
-    if promoted := read_facts(folder).get("promoted"):
-        yield str(promoted)
+    promoted = read_facts(folder).get("promoted", [])
+    yield from [promoted] if isinstance(promoted, str) else promoted
+
+
+def _sameness(folder: RunFolder, results: Results) -> str:
+    """How far these commands give the same again: it depends on where and how this run was made."""
+    found = {read_facts(folder).get("device"), *(run.device for run in results.promotions)}
+    devices = " and ".join(sorted(str(device) for device in found if device)) or "a device that is not known"
+    if not all(str(device).startswith("CPU") for device in found):
+        why = f"on {devices}, sums are not the same to the last bit each time"
+    elif len(found) > 1:
+        why = f"parts of it were made on {devices}"
+    elif _at_once(results.trials):
+        why = "several workers searched at once, and what one draws depends on what the others have finished"
+    else:
+        return (
+            "With it, the versions and the data named here, and one worker on a CPU with as many threads, these "
+            "commands give the same numbers again, to the last bit:"
+        )
+    return (
+        "With it, the versions and the data named here, these commands give a search like this one, but not the same "
+        f"numbers: {why}."
+    )
+
+
+def _at_once(trials: Sequence[FrozenTrial]) -> bool:
+    """Whether some trials were trained side by side, which takes several workers."""
+    spans = sorted((each.datetime_start, each.datetime_complete) for each in trials if each.datetime_start)
+    return any(after < ended for (_, ended), (after, _) in pairwise(spans) if ended)
 
 
 def _facts(folder: RunFolder, results: Results) -> Iterator[tuple[str, str]]:
@@ -268,12 +312,12 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield name, {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-_FULL_RUNS_HEAD = """
-<tr><th rowspan=2>Trial<th rowspan=2 class=words>Network<th rowspan=2>Parameters<th rowspan=2>Optimizer
+_FULL_RUNS_HEAD = Template("""
+<tr><th rowspan=2>Trial<th rowspan=2 class=words>Network<th rowspan=2>$costs<th rowspan=2>Optimizer
 <th rowspan=2>Seed<th rowspan=2>Epochs<th colspan=2 class=split>Validation<th class=split>Test
-<th rowspan=2 class=split>Seconds<br>of training<th rowspan=2>Milliseconds<br>an image
+<th rowspan=2 class=split>Seconds<th rowspan=2>ms an<br>image
 <tr><th class=split>short run<th>full run<th class=split>full run
-"""
+""")
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -292,7 +336,8 @@ h1 { font-size: 1.5rem; margin: 1rem 0 } h2 { font-size: 1.15rem; margin: 2.5rem
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th { vertical-align: bottom } td { vertical-align: top } .facts th, .facts td { text-align: left; vertical-align: top }
-td.words, .facts td { white-space: normal } .words { text-align: left; min-width: 14rem }
+td.words, .facts * { white-space: normal } .facts td { overflow-wrap: anywhere }
+.words { text-align: left; min-width: 11rem }
 .warning { border-left: 4px solid #E69F00; padding-left: .75rem }
 .split { border-left: 1px solid var(--line) } .winner { background: var(--mark); font-weight: 600 }
 .diagram svg { max-width: 100%; height: auto }
@@ -305,8 +350,7 @@ $warning$winner<noscript><p>The charts need JavaScript.</noscript>
 $charts<section><h2>Full runs</h2>$promotions</section>
 $controls$after
 <h2>How to reproduce</h2>
-<p>The study as run is <code>study.toml</code>, beside this page, and below. With it, the versions and the data named
-here, and one worker on a CPU with as many threads, these commands give the same numbers again, to the last bit:</p>
+<p>The study as run is <code>study.toml</code>, beside this page, and below. $sameness</p>
 <pre>$commands</pre>
 <div class=wide><table class=facts>$facts</table></div>
 <details><summary>study.toml</summary><pre>$study_file</pre></details>

@@ -80,7 +80,8 @@ class RunFolder:
     @property
     def last_touched(self) -> float:
         """When something was last done in it, in seconds since the epoch."""
-        return max(path.stat().st_mtime for path in (self.study_file, self.database, self.log) if path.exists())
+        written = (self.study_file, self.database, self.log, *(each.checkpoint for each in self.promotions()))
+        return max(path.stat().st_mtime for path in written if path.exists())
 
     @property
     def report(self) -> Path:

@@ -24,8 +24,14 @@ def duration(seconds: float) -> str:
 
 
 def mean_and_deviation(shares: list[float]) -> str:
-    """As in `95.10 ± 0.21 %`, with the standard deviation of the values, not of their mean."""
-    return points(fmean(shares), stdev(shares))
+    """As in `95.10 ± 0.21 %`, with the standard deviation of the values, not of their mean; of one, as in `95.10 %`."""
+    return points(fmean(shares), stdev(shares) if len(shares) > 1 else None)
+
+
+def limits(spec: StudySpec) -> str:
+    """What a network may cost: `5,000,000 parameters and 300,000,000 multiply-adds`."""
+    madds = f" and {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
+    return f"{spec.budget:,} parameters{madds}"
 
 
 def short_run(spec: StudySpec) -> str:

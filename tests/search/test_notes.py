@@ -190,3 +190,14 @@ def test_a_trial_of_an_older_study_has_its_seconds(tmp_path: Path) -> None:
     assert "training" not in trial_note(trial, 20_000)
     trial.user_attrs["seconds"] = 150.0
     assert "- training: 2 min, 3 epochs" in trial_note(trial, 20_000)
+
+
+def test_notes_name_the_limit_on_multiply_adds(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5], max_madds=900_000)
+    publish(folder, read_results(folder), SIZE)
+    study = open_study(folder)
+    madds = num_madds(network_of(study.trials[0]), SIZE)
+    said = f"- multiply-adds for an image: {madds:,}, {percent(madds / 900_000)} of the limit of 900,000\n"
+    assert said in notes_of(study)[0]
+    assert NotedEvents(study, 20_000, Recorder()).max_madds == 900_000
+    assert "within 20,000 parameters and 900,000 multiply-adds" in optuna_dashboard.get_note(study)

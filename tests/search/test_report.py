@@ -4,10 +4,14 @@ import base64
 import gzip
 import itertools
 import json
+import random
 import re
 import shutil
+import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from copy import copy
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,14 +22,15 @@ import pytest
 import tomli_w
 from optuna.trial import FrozenTrial, TrialState
 
-from search import charts, fidelity
+from benchmarks.overhead import distributions_of, finished_trial
+from search import charts, fidelity, report
 from search.charts import Chart, Results
 from search.errors import StudyFailedError
 from search.ladder import network_of, recipe_of
 from search.promotions import Promotion, winner
-from search.report import answer, read_results, write_report
+from search.report import answer, progress, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
-from search.spec import PrunerSpec, StudySpec
+from search.spec import PrunerSpec, StudySpec, load_study
 from search.study import NAMED_TASKS, claim, open_study, run
 from search.trials import ended, seconds_of
 from search.words import percent
@@ -218,8 +223,8 @@ def test_size_chart_has_trials_front_budget_and_full_runs(mixed: RunFolder) -> N
     assert set(zip(shown["short run"]["x"], shown["short run"]["y"], strict=True)) == {
         (num_params(network_of(trial)), trial.value) for trial in complete
     }
-    assert list(shown["full run"]["x"]) == [full.parameters]
-    assert list(shown["full run"]["y"]) == [full.val_accuracy]
+    assert list(shown["longer run of 5 epochs"]["x"]) == [full.parameters]
+    assert list(shown["longer run of 5 epochs"]["y"]) == [full.val_accuracy]
     front = shown["best short run of its size or less (Pareto front)"]
     points = list(zip(front["x"], front["y"], strict=True))
     assert points == sorted(points)
@@ -248,22 +253,44 @@ def test_short_curves_are_the_reported_epochs(mixed: RunFolder) -> None:
 def test_full_curves_are_the_histories(mixed: RunFolder) -> None:
     first, second = promoted(mixed, 5), promoted(mixed, 0, seed=1, val_accuracy=0.5)
     shown = series(charts.full_curves_chart(read_results(mixed)))
-    assert list(shown) == ["trial 5, seed 0", "trial 0, seed 1"]
+    assert list(shown) == ["trial 5, seed 0, 5 epochs", "trial 0, seed 1, 5 epochs"]
     for each in (first, second):
-        trace = shown[f"trial {each.trial}, seed {each.seed}"]
+        trace = shown[f"trial {each.trial}, seed {each.seed}, 5 epochs"]
         assert list(trace["x"]) == [epoch.epoch for epoch in each.history]
         assert list(trace["y"]) == [epoch.val_accuracy for epoch in each.history]
+
+
+def test_rungs_are_told_apart(mixed: RunFolder) -> None:
+    promoted(mixed, 5, epochs=5, val_accuracy=0.9)
+    promoted(mixed, 5, epochs=4, val_accuracy=0.85)
+    promoted(mixed, 0, epochs=4, val_accuracy=0.8)
+    made = read_results(mixed)
+    sizes, curves = series(charts.size_chart(made)), series(charts.full_curves_chart(made))
+    long, short = (sizes[f"longer run of {epochs} epochs"] for epochs in (5, 4))
+    assert (list(long["y"]), sorted(short["y"])) == ([0.9], [0.8, 0.85])
+    assert long["marker"]["symbol"] != short["marker"]["symbol"]
+    assert list(curves) == ["trial 5, 5 epochs", "trial 5, 4 epochs", "trial 0, 4 epochs"]
+
+
+def test_no_two_named_curves_look_the_same_and_the_others_are_faint(mixed: RunFolder) -> None:
+    for seed in range(14):
+        promoted(mixed, 5, seed=seed, epochs=2)
+    shown = series(charts.full_curves_chart(read_results(mixed)))
+    others = shown.pop("shorter or worse")
+    assert list(others["x"]) == [1, 2, None] * 2
+    assert len({(trace["line"]["color"], trace["line"]["dash"]) for trace in shown.values()}) == len(shown) == 12
+    assert others["line"]["color"] not in {trace["line"]["color"] for trace in shown.values()}
 
 
 def test_full_runs_with_several_seeds_are_points_with_their_range(mixed: RunFolder) -> None:
     for seed, accuracy in enumerate((0.80, 0.84, 0.85)):
         promoted(mixed, 5, seed=seed, val_accuracy=accuracy)
     chart = charts.size_chart(read_results(mixed))
-    (point,) = [series(chart)["full run"]]
+    (point,) = [series(chart)["longer run of 5 epochs"]]
     assert point["y"] == pytest.approx([0.83])
     assert point["error_y"]["array"] == pytest.approx([0.02])
     assert point["error_y"]["arrayminus"] == pytest.approx([0.03])
-    assert point["hovertext"][0].endswith("mean of 3 seeds: 83.00 %")
+    assert point["hovertext"][0].endswith("3 seeds, mean and standard deviation: 83.00 ± 2.65 %")
     assert "Bars: from the lowest to the highest of several seeds." in chart.words
 
 
@@ -278,6 +305,17 @@ def test_parallel_coordinates_have_an_axis_for_each_parameter_that_varied(mixed:
         if any(isinstance(value, str | bool) for value in drawn):
             assert [axis.ticktext[int(place)] for place in axis["values"]] == [str(value) for value in drawn]
     assert len(axes) > 3
+
+
+def test_the_axes_that_are_drawn_are_those_that_mattered_most(
+    mixed: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charts, "MOST_AXES", 3)
+    made = read_results(mixed)
+    chart = charts.space_chart(made)
+    assert chart.figure is not None
+    assert [axis.label for axis in chart.figure.data[0].dimensions][1:] == list(made.importances)[:3]
+    assert f"Drawn: 3 of {len(made.importances)} parameters, those that mattered most." in chart.words
 
 
 def test_an_axis_over_several_powers_of_ten_is_logarithmic() -> None:
@@ -313,6 +351,9 @@ def test_the_page_says_how_to_get_the_same_again(mixed: RunFolder) -> None:
     assert "search run study.toml --name mixed search promote mixed --ladder 3x200" in words
     assert "data fingerprint abc123" in words
     assert "seed of split, sampler and training 0" in words
+    write_json(mixed.facts, {"promoted": ["search promote mixed --top 2", "search promote mixed --ladder 3x200"]})
+    said = "search run study.toml --name mixed search promote mixed --top 2 search promote mixed --ladder 3x200"
+    assert said in Page(mixed).words
 
 
 def test_importances_are_optunas_and_say_what_they_rest_on(mixed: RunFolder) -> None:
@@ -357,8 +398,64 @@ def test_the_winner_is_the_best_over_its_seeds_among_the_longest_runs(mixed: Run
     promoted(mixed, 5, epochs=4, val_accuracy=0.99)
     made = read_results(mixed)
     assert [(each.trial, each.seed) for each in winner(made.promotions)] == [(1, 0), (1, 1)]
-    assert "in the mean of 2 seeds, to 80.00 % on validation" in answer(made)
-    assert "to 65.00 % on the 360 test images" in answer(made)
+    assert "to 80.00 ± 0.00 % (mean and standard deviation of 2 seeds) on validation" in answer(made)
+    assert "to 65.00 ± 7.07 % on the 360 test images" in answer(made)
+
+
+def test_a_diverged_seed_counts_nothing_in_the_choice_and_is_told(mixed: RunFolder) -> None:
+    untested: dict[str, Any] = {"tested": False, "test_accuracy": None, "test_images": 0}
+    for seed, accuracy in enumerate((0.9, 0.92)):
+        promoted(mixed, 0, seed=seed, val_accuracy=accuracy)
+        promoted(mixed, 1, seed=seed, val_accuracy=accuracy + 0.01)
+    promoted(mixed, 0, seed=2, val_accuracy=0.9)
+    promoted(mixed, 1, seed=2, val_accuracy=None, diverged="the loss was nan", **untested)
+    promoted(mixed, 5, val_accuracy=0.99, **untested)
+    made = read_results(mixed)
+    assert {run.trial for run in winner(made.promotions)} == {0}
+    assert "diverged" not in answer(made)
+    made = replace(made, promotions=[run for run in made.promotions if run.trial == 1])
+    said = "on the 360 test images, which had no part in it. 1 of 3 seeds diverged, and is not in these numbers."
+    assert said in answer(made)
+
+
+def test_a_limit_on_multiply_adds_is_told_beside_the_budget(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5], max_madds=900_000)
+    network = network_of(open_study(folder).trials[0])
+    size, madds = num_params(network), num_madds(network, 32)
+    words = Page(folder).words
+    assert "found for digits within 20,000 parameters and 900,000 multiply-adds is" in words
+    assert f"{percent(size / 20_000)} of the budget, and {madds:,} multiply-adds. Its short run" in words
+    run = promoted(folder, 0)
+    words = Page(folder).words
+    assert "Parameters Multiply-adds Optimizer" in words
+    assert f"{network} {size:,} {run.multiply_adds:,} {run.recipe.optimizer}" in words
+
+
+def test_progress_counts_short_and_longer_runs(mixed: RunFolder) -> None:
+    promoted(mixed, 0, seconds=3600)
+    promoted(mixed, 1, seconds=7200)
+    said = progress(read_results(mixed))
+    assert said.endswith(" s of training. 2 longer runs are done, after 3.0 h of training: 3.0 h in all.")
+
+
+def test_numbers_are_promised_to_the_last_bit_only_where_they_are(mixed: RunFolder) -> None:
+    write_json(mixed.facts, {"device": "CPU, 1 thread"})
+    assert "these commands give the same numbers again, to the last bit: search run" in Page(mixed).words
+    promoted(mixed, 0, device="CPU, 2 threads")
+    assert "not the same numbers: parts of it were made on CPU, 1 thread and CPU, 2 threads." in Page(mixed).words
+    promoted(mixed, 0, device="NVIDIA H100")
+    said = "not the same numbers: on CPU, 1 thread and NVIDIA H100, sums are not the same to the last bit each time."
+    assert said in Page(mixed).words
+
+
+def test_trials_that_were_trained_side_by_side_are_not_drawn_again(mixed: RunFolder) -> None:
+    results = read_results(mixed)
+    assert not report._at_once(results.trials)
+    first, second = results.trials[:2]
+    first.datetime_complete = second.datetime_complete
+    assert report._at_once(results.trials)
+    write_json(mixed.facts, {"device": "CPU, 1 thread"})
+    assert "several workers searched at once" in write_report(mixed, results).read_text()
 
 
 def test_data_without_a_test_split_says_so(mixed: RunFolder) -> None:
@@ -416,6 +513,18 @@ def test_a_baseline_is_named_and_escaped(tmp_path: Path) -> None:
     assert known["text"] == ["&lt;/script&gt;&lt;b&gt;lenet"]
 
 
+def test_known_networks_have_labels_where_there_is_room_and_the_lost_are_counted(mixed: RunFolder) -> None:
+    results = read_results(mixed)
+    for trial in results.trials:
+        trial.user_attrs["baseline"] = f"net-{trial.number}"
+    best, close = results.complete[:2]
+    close.user_attrs["parameters"], close.value = best.user_attrs["parameters"], (best.value or 0) - 0.001
+    chart = charts.size_chart(results)
+    assert list(series(chart)["short run of a known network"]["text"]) == ["net-5", "", "net-1"]
+    assert "Known networks have their names where there is room; hover over the others." in chart.words
+    assert "Of 6 known networks, not drawn: 1 pruned, 2 failed or diverged." in chart.words
+
+
 def test_the_answer_names_the_data_and_not_where_it_lies(tmp_path: Path) -> None:
     page = Page(make_run(tmp_path / "run", [0.5], data="/home/someone/photos"))
     assert "The best network found for photos within 20,000 parameters" in page.words
@@ -464,7 +573,7 @@ def test_a_refit_has_a_row_and_a_number_of_its_own_and_no_curve(mixed: RunFolder
     assert "Trained once more, on the validation images, too, it comes to 83.00 % on test." in page.words
     assert "trained on 83.00 %" in page.words
     assert "without the validation images, but for those marked so." in page.words
-    assert list(series(charts.full_curves_chart(read_results(mixed)))) == ["trial 5, seed 0"]
+    assert list(series(charts.full_curves_chart(read_results(mixed)))) == ["trial 5, 5 epochs"]
 
 
 def test_seeds_come_with_their_deviation_and_rungs_are_not_tested(mixed: RunFolder) -> None:
@@ -472,7 +581,8 @@ def test_seeds_come_with_their_deviation_and_rungs_are_not_tested(mixed: RunFold
         promoted(mixed, 5, seed=seed, test_accuracy=accuracy)
     promoted(mixed, 0, epochs=4, tested=False, test_accuracy=None)
     words = Page(mixed).words
-    assert "Over the seeds, the test accuracies are 82.00 ± 2.83 % (mean and standard deviation)." in words
+    assert "90.00 ± 0.00 % (mean and standard deviation of 2 seeds) on validation" in words
+    assert "to 82.00 ± 2.83 % on the 360 test images" in words
     assert "not read" in words
 
 
@@ -485,10 +595,11 @@ def test_a_control_that_lies_beside_is_compared_and_one_of_other_data_is_not(mix
     assert "Against luck" not in Page(mixed).words
     control = make_run(mixed.root.parent / "mixed-random", [0.55, 0.5], sampler="random")
     promoted(mixed, 5, val_accuracy=0.9, test_accuracy=0.88)
+    promoted(mixed, 5, seed=1, val_accuracy=0.92, test_accuracy=0.88)
     make_run(mixed.root.parent / "mixed-one-epoch", [0.3], budget=10_000, epochs=1)
     words = Page(mixed).words
     complete = sum(len(trial.intermediate_values) for trial in ended(open_study(mixed)))
-    assert f"this search 6 {complete + 5} 70.00 % 90.00 % 88.00 %" in words
+    assert f"this search 6 {complete + 10} 70.00 % 91.00 ± 1.41 % 88.00 ± 0.00 %" in words
     assert "random (sampler random) 2 6 55.00 % not promoted yet none" in words
     assert "one-epoch" not in words
     shutil.rmtree(control.root)
@@ -535,12 +646,37 @@ def test_long_studies_are_thinned_and_say_so(
 ) -> None:
     monkeypatch.setattr(charts, "MOST_POINTS", 2)
     monkeypatch.setattr(charts, "MOST_BARS", 4)
+    monkeypatch.setattr(charts, "MOST_AXES", 4)
     monkeypatch.setattr(charts, "MOST_LINES", 2)
     made = read_results(measured)
     chart = make(made)
     assert re.search(r"Drawn: \d of \d+ ", chart.words)
     assert chart.figure is not None
     assert ended(made.study) == made.trials
+
+
+def test_ten_thousand_trials_of_the_default_space_fit_into_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of a hundred; `python -m benchmarks.overhead report` has them in a database, and learns from more."""
+    monkeypatch.setattr(charts, "MOST_LEARNT", 30)
+    spec, generator = load_study("cifar10", {"trials": 10_000}), random.Random(0)
+    study = optuna.create_study()
+    distributions = distributions_of(study, spec)
+    study.add_trials([finished_trial(generator, distributions) for _ in range(100)])
+    trials = [copy(trial) for trial in study.get_trials(states=[TrialState.COMPLETE]) for _ in range(100)]
+    for i, trial in enumerate(trials):
+        trial.number, trial.value = i, generator.uniform(0.5, 0.9)
+    folder = RunFolder(tmp_path / "cifar10-5M")
+    write_text(folder.study_file, tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True)))
+    results = Results(name="cifar10-5M", spec=spec, study=study, trials=trials, promotions=[])
+    started = time.process_time()
+    page = write_report(folder, results)
+    assert time.process_time() - started < 15  # three, on a machine that does nothing else
+    assert page.stat().st_size < 5e6
+    words = page.read_text(encoding="utf-8")
+    assert "10,000 of 10,000 trials have ended (10,000 complete" in words
+    assert "from 30 complete trials of 10,000, evenly from the best to the worst." in words
 
 
 def test_thinned_keeps_the_ends() -> None:
