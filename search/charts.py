@@ -134,7 +134,8 @@ def size_chart(results: Results) -> Chart:
     known = [trial for trial in results.complete if "baseline" in trial.user_attrs]
     scores = [*map(score_of, trials), *(run.val_accuracy for run in results.compared if run.val_accuracy is not None)]
     wide, high = budget - min(map(parameters_of, trials)), max(scores) - min(scores)
-    named = _with_room([(parameters_of(trial), score_of(trial)) for trial in known], wide, high)
+    names = [escape(trial.user_attrs["baseline"]) for trial in known]
+    sides = _sides([(parameters_of(trial), score_of(trial)) for trial in known], budget - wide, wide, high)
     traces = [
         _series("short run", _points(drawn, parameters_of), mode="markers", marker={"color": BLUE, "size": 9}),
         _series(
@@ -142,11 +143,8 @@ def size_chart(results: Results) -> Chart:
             _points(known, parameters_of),
             mode="markers+text",
             marker={"color": ORANGE, "symbol": "diamond", "size": 9},
-            text=[
-                escape(trial.user_attrs["baseline"]) if has_room else ""
-                for trial, has_room in zip(known, named, strict=True)
-            ],
-            textposition="middle left",
+            text=[name if side else "" for name, side in zip(names, sides, strict=True)],
+            textposition=[f"middle {side or 'left'}" for side in sides],
             textfont={"size": 10},
         ),
         *_longer_runs(results),
@@ -163,7 +161,7 @@ def size_chart(results: Results) -> Chart:
     figure.update_xaxes(tickformat="~s")
     words = f"Short runs of {short_run(results.spec)} and longer runs, all by validation accuracy."
     words += " Bars: from the lowest to the highest of several seeds." if _has_seeds(results) else ""
-    words += "" if all(named) else " Known networks have their names where there is room; hover over the others."
+    words += "" if all(sides) else " Known networks have their names where there is room; hover over the others."
     words += _not_drawn(results)
     words += _left_out(len(trials), len(results.complete), "trials, evenly from the best to the worst")
     return Chart(title, words, figure)
@@ -193,13 +191,21 @@ def _longer_runs(results: Results) -> Iterator[go.Scatter]:
         yield _series(f"longer run of {count(epochs, 'epoch')}", points, **style)
 
 
-def _with_room(points: Sequence[tuple[float, float]], wide: float, high: float) -> list[bool]:
-    """Which of the points can have a label that is on no label before, on a phone, too; the axes are so long."""
-    room: list[bool] = []
+def _sides(points: Sequence[tuple[float, float]], left: float, wide: float, high: float) -> list[str]:
+    """On which side of each point its label has room, on a phone, too; none where it would be on one before.
+
+    The axis of x begins at `left`; the axes are so `wide` and `high`.
+    """
+    length = 0.3 * wide
+    sides: list[str] = []
+    taken: list[tuple[float, float]] = []  # where labels begin, and their height
     for x, y in points:
-        taken = [place for place, has_room in zip(points, room, strict=False) if has_room]
-        room.append(all(abs(x - left) > 0.3 * wide or abs(y - up) > 0.06 * high for left, up in taken))
-    return room
+        side = "left" if x - left > length else "right"
+        begins = x - length if side == "left" else x
+        has_room = all(abs(begins - start) > length or abs(y - up) > 0.06 * high for start, up in taken)
+        sides.append(side if has_room else "")
+        taken += [(begins, y)] if has_room else []
+    return sides
 
 
 def _not_drawn(results: Results) -> str:

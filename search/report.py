@@ -162,7 +162,7 @@ def _promotion_table(results: Results) -> str:
         untested = "diverged" if run.diverged else "no test split" if run.tested else "not read"
         test = untested if run.test_accuracy is None else percent(run.test_accuracy)
         if run.mirrored_test_accuracy is not None:
-            test += f" (with mirror images {percent(run.mirrored_test_accuracy)})"
+            test += f"<br>with mirror<br>images {percent(run.mirrored_test_accuracy)}"
         rows.append(
             f"<tr{' class=winner' if run in winner(results.promotions) else ''}>"
             f"<td>{run.trial}<td class=words>{escape(str(run.network))}<td>{run.parameters:,}"
