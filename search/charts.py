@@ -22,7 +22,7 @@ from search.console import interval
 from search.fidelity import Fidelity, advice
 from search.ladder import recipe_of
 from search.promotions import Promotion
-from search.spec import StudySpec
+from search.spec import StudySpec, known_results
 from search.trials import gave_nothing, seconds_of
 from search.words import count, duration, mean_and_deviation, percent, short_run
 from space import parameters
@@ -148,6 +148,7 @@ def size_chart(results: Results) -> Chart:
             textfont={"size": 10},
         ),
         *_longer_runs(results),
+        *_published(results),
         _series(
             "best short run of its size or less (Pareto front)",
             _points(front, parameters_of),
@@ -165,6 +166,23 @@ def size_chart(results: Results) -> Chart:
     words += _not_drawn(results)
     words += _left_out(len(trials), len(results.complete), "trials, evenly from the best to the worst")
     return Chart(title, words, figure)
+
+
+def _published(results: Results) -> Iterator[go.Scatter]:
+    """What reports printed of networks that fit: not to be compared with validation accuracies, and so called."""
+    known = known_results(results.spec.data, results.spec.budget)
+    points = [
+        (
+            each.parameters,
+            each.accuracy,
+            f"{each.title}: {each.row}<br>{each.parameters:,} parameters<br>"
+            f"{percent(each.accuracy)} on the test split, as printed, after {count(each.epochs, 'epoch')}",
+        )
+        for each in known
+    ]
+    if points:
+        style = {"color": GREY, "symbol": "triangle-up-open", "size": 10}
+        yield _series("published, on the test split, chosen by it", points, mode="markers", marker=style)
 
 
 def _longer_runs(results: Results) -> Iterator[go.Scatter]:

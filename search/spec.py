@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import tomli_w
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
@@ -220,6 +220,32 @@ def _with_baselines_of_others(values: dict[str, Any], study: str) -> dict[str, A
         baselines |= _read(shipped[other]).get("baselines", {})
     ours = {key: value for key, value in values.items() if key != "baselines_from"}
     return ours | {"baselines": baselines | values.get("baselines", {})} if others else ours
+
+
+class Known(NamedTuple):
+    """The best result that was printed of a network."""
+
+    row: str
+    title: str
+    parameters: int
+    accuracy: float  # on the test split, a share of 1
+    epochs: int
+
+
+def known_results(data: str, budget: int) -> list[Known]:
+    """What the shipped reports printed of networks within the budget, on these data: for each network its best row."""
+    best: dict[str, Known] = {}
+    for study in shipped_studies():
+        spec = load_study(study, {})
+        for name, row in spec.published.rows.items() if spec.published and spec.data == data else ():
+            assert spec.published is not None
+            known = Known(name, spec.published.title, row.parameters, row.accuracy / 100, row.epochs)
+            if (
+                known.parameters <= budget
+                and known.accuracy > best.get(row.network, known._replace(accuracy=0)).accuracy
+            ):
+                best[row.network] = known
+    return list(best.values())
 
 
 CONTROLS: dict[str, dict[str, Any]] = {

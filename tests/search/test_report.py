@@ -214,6 +214,19 @@ def test_interrupted_trials_are_left_out(mixed: RunFolder) -> None:
     assert "6 of 6 trials have ended (3 complete, 1 pruned, 2 failed or diverged)" in Page(mixed).words
 
 
+PRINTED = "published, on the test split, chosen by it"
+
+
+def test_size_chart_has_what_was_printed_of_networks_that_fit(mixed: RunFolder) -> None:
+    results = read_results(mixed)
+    assert PRINTED not in series(charts.size_chart(results))  # nothing of digits
+    of_cifar = replace(results, spec=results.spec.model_copy(update={"data": "cifar10", "budget": 4_960_000}))
+    drawn = series(charts.size_chart(of_cifar))[PRINTED]
+    said = next(text for text in drawn["hovertext"] if "B2" in text)
+    assert "4,918,602 parameters<br>95.67 % on the test split, as printed, after 50 epochs" in said
+    assert max(drawn["x"]) <= 4_960_000
+
+
 def test_size_chart_has_trials_front_budget_and_full_runs(mixed: RunFolder) -> None:
     full = promoted(mixed, 5)
     promoted(mixed, 0, val_accuracy=None, test_accuracy=None, diverged="the loss was nan")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from search.errors import SpecError
-from search.spec import StudySpec, load_study, parse_budget, short_count
+from search.spec import StudySpec, known_results, load_study, parse_budget, short_count
 from space import Range
 
 SHIPPED = ("cifar10", "cifar100", "cifar10-small", "digits")
@@ -163,6 +163,15 @@ def test_a_schedule_that_never_reaches_zero_is_allowed_with_averaged_weights(tmp
     file.write_text(HEAD + '[space]\nschedule = "constant"\nema_decay = [0.0, 0.99]')
     with pytest.raises(SpecError, match="does not reach zero"):
         load_study(str(file), {})
+
+
+def test_what_is_known_of_data_is_the_best_row_of_each_network_that_fits() -> None:
+    known = {each.row: each for each in known_results("cifar10", 4_960_000)}
+    assert {"A5-200", "A1", "A7", "B1"} & set(known) == set()
+    assert (known["B2"].accuracy, known["B2"].epochs, known["B2"].parameters) == (0.9567, 50, 4_918_602)
+    assert known_results("cifar10", 5_000_000) != known_results("cifar100", 5_000_000) == []
+    assert [each.row for each in known_results("cifar100", 12_000_000)] == ["D8", "D4", "D5", "D6"]
+    assert "A5-200" in {each.row for each in known_results("cifar10", 5_000_000)}
 
 
 @pytest.mark.parametrize(
