@@ -178,6 +178,8 @@ def test_status_of_a_search_that_died(search: Search) -> None:
     make_runs()
     unfinished = RunFolder(Path("runs/good")).promotion(0, 8, 1, refit=True)
     write_text(unfinished.checkpoint, "a checkpoint")
+    when = RunFolder(Path("runs/good")).study_file.stat().st_mtime
+    os.utime(unfinished.checkpoint, (when, when))
     plain = search("status")  # without a name: of the run worked on last
     assert (
         STATUS.lstrip("\n") == in_a_terminal(tables.status_view(Reader(RunFolder(Path("runs/good"))).status())) + "\n"
