@@ -333,8 +333,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   margin: 0 auto; padding: 1rem; overflow-wrap: break-word }
 h1 { font-size: 1.5rem; margin: 1rem 0 } h2 { font-size: 1.15rem; margin: 2.5rem 0 .25rem }
 .answer { font-size: 1.2rem } p, .progress { margin: .25rem 0 .75rem } section p, .progress { color: var(--faint) }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .4rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th { vertical-align: bottom } td { vertical-align: top } .facts th, .facts td { text-align: left; vertical-align: top }
 td.words, .facts * { white-space: normal } .facts td { overflow-wrap: anywhere }
 .words { text-align: left; min-width: 11rem }

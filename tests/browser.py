@@ -69,9 +69,15 @@ class Page:
             time.sleep(0.05)
         return found
 
+    def turn(self, *, dark: bool) -> None:
+        """Have its reader want dark or light pages."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.tell("Emulation.setEmulatedMedia", features=[scheme])
+
     def hover(self, x: float, y: float) -> None:
-        """Move the mouse there, in pixels from the upper left corner."""
-        self.tell("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        """Move the mouse there, in pixels from the window's upper left corner; a phone may show a part of it only."""
+        left, top = self.evaluate("[visualViewport.offsetLeft, visualViewport.offsetTop]")
+        self.tell("Input.dispatchMouseEvent", type="mouseMoved", x=x - left, y=y - top)
 
     def screenshot(self, path: Path, *, whole: bool = False) -> Path:
         """Write what is seen as a PNG; `whole`: what one would have to scroll to, too."""
@@ -121,8 +127,8 @@ class Browser:
         page.tell(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        page.tell("Emulation.setEmulatedMedia", features=[scheme])
+        page.tell("Emulation.setTouchEmulationEnabled", enabled=width < 600)
+        page.turn(dark=dark)
         page.tell("Page.navigate", url=url)
         page.wait_for("location.href != 'about:blank' && document.readyState == 'complete'")
         return page

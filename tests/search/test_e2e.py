@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -14,9 +15,13 @@ import optuna_dashboard
 import pytest
 import torch
 
+from search.charts import ALL_CHARTS
 from search.promotions import Promotion, finished
 from search.study import open_study
+from tests.browser import Browser
 from tests.search.processes import SHORT, run_folder, search, start, until, wait_for
+from tests.search.test_dashboard import check_plots, serving
+from tests.search.test_report_page import DESKTOP, PHONE, check, shown
 from train_core import checkpoint
 
 FULL = "promote --top 1 --epochs 5"
@@ -115,6 +120,13 @@ def promoted(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def dashboard(promoted: Path) -> Iterator[str]:
+    """Where the dashboard of that is served."""
+    with serving("digits-20k --no-browser", promoted) as (url, _):
+        yield url
+
+
 def test_a_promotion_has_a_test_accuracy_and_a_report(promoted: Path) -> None:
     result = result_of(promoted)
     assert len(result.history) == 5
@@ -123,6 +135,21 @@ def test_a_promotion_has_a_test_accuracy_and_a_report(promoted: Path) -> None:
     page = run_folder(promoted).report.read_text()
     assert f"{100 * result.test_accuracy:.2f} %" in page
     assert search("report", promoted).strip() == "runs/digits-20k/report.html"
+
+
+@pytest.mark.parametrize(("width", "dark"), [(PHONE, True), (DESKTOP, False)], ids=["phone", "desktop"])
+def test_a_browser_shows_its_report_and_its_dashboard_light_and_dark(
+    promoted: Path, dashboard: str, browser: Browser, width: int, dark: bool
+) -> None:
+    page = shown(browser, run_folder(promoted).report, width, dark=dark)
+    charts = len(ALL_CHARTS) - 1  # one full run says nothing of fidelity
+    check(page, charts, width, dark=dark)
+    page.turn(dark=not dark)
+    check(page, charts, width, dark=not dark)
+    page = browser.load(f"{dashboard}/dashboard/studies/1", width=width, dark=dark)
+    check_plots(page, dark=dark)
+    page.turn(dark=not dark)
+    check_plots(page, dark=not dark)
 
 
 def test_a_finished_promotion_is_not_done_again(promoted: Path) -> None:
