@@ -9,23 +9,32 @@ from pathlib import Path
 from typing import TypeVar
 
 from search.run_folder import RunFolder
+from tests.forked import Forked
 
 T = TypeVar("T")
 SHORT = "run digits --trials 3 --epochs 2"
 ALWAYS_SAVES = "from search import api; api.CHECKPOINT_S, api.CHECKPOINT_SHARE = 0, 1e9"  # after each epoch
 
 
-def start(command: str, folder: Path, first: str = "", **environment: str) -> subprocess.Popen[str]:
+def start(command: str, folder: Path, first: str = "", **environment: str) -> Forked:
     """`search <command>` in `folder`, as a process of its own, which does `first` before."""
-    program = ["-c", f"{first}; from search.cli import main; main()"] if first else ["-m", "search"]
+    return Forked(command.split(), first, folder, _environment(folder, environment))
+
+
+def start_anew(command: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """The same, not forked but as a user starts it: slower, and for `ps` a process with this command line."""
     return subprocess.Popen(
-        [sys.executable, *program, *command.split()],
+        [sys.executable, "-m", "search", *command.split()],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "SEARCH_CACHE": str(folder / "cache"), **environment},
+        env=_environment(folder, environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def _environment(folder: Path, more: dict[str, str]) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "SEARCH_CACHE": str(folder / "cache"), **more}
 
 
 def search(command: str, folder: Path, code: int = 0, **environment: str) -> str:

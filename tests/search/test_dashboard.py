@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from search.notes import publish
 from search.report import read_results
 from search.run_folder import RunFolder
 from tests.browser import Browser, Page
+from tests.forked import Forked
 from tests.search.processes import run_folder, start, until
 from tests.search.test_report import make_run, promoted
 
@@ -24,7 +24,7 @@ LOADED = "document.images.length >= 4 && [...document.images].every(each => each
 
 
 @contextmanager
-def serving(command: str, folder: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def serving(command: str, folder: Path, **environment: str) -> Iterator[tuple[str, Forked]]:
     """The address that `search dashboard` says it serves at, and its process; interrupted at the end."""
     process = start(f"dashboard {command}", folder, **environment)
     try:

@@ -19,7 +19,7 @@ from search.charts import ALL_CHARTS
 from search.promotions import Promotion, finished
 from search.study import open_study
 from tests.browser import Browser
-from tests.search.processes import SHORT, run_folder, search, start, until, wait_for
+from tests.search.processes import SHORT, run_folder, search, start, start_anew, until, wait_for
 from tests.search.test_dashboard import check_plots, serving
 from tests.search.test_report_page import DESKTOP, PHONE, check, shown
 from train_core import checkpoint
@@ -31,7 +31,9 @@ FULL = "promote --top 1 --epochs 5"
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a short search of digits has run."""
     folder = tmp_path_factory.mktemp("searched")
-    out = search(SHORT, folder)
+    process = start_anew(SHORT, folder)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
     assert "3 of 3 trials: 3 complete, 0 pruned, 0 failed" in out
     return folder
 

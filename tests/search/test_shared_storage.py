@@ -162,4 +162,4 @@ def test_processes_that_are_killed_lose_and_double_nothing(kind: str, postgres: 
         found = run(address, tmp_path, processes=3, trials=24, epoch_s=0.02, kill_every=2, most_kills=2, apart=apart)
     assert is_right(found, spec_of(24)), found
     assert found["kills"] == 2
-    assert found["known networks"] == 17
+    assert found["known networks"] == 20

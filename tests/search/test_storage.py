@@ -100,7 +100,8 @@ def test_a_missing_driver_is_told_with_what_to_install(monkeypatch: pytest.Monke
         raise ImportError("No module named 'psycopg'")
 
     monkeypatch.setattr(optuna.storages, "RDBStorage", missing)
-    with pytest.raises(RunError, match=r"^postgresql on db/s needs a driver: pip install 'budget-.*\[postgresql\]'$"):
+    advice = r"^postgresql on db/s needs a driver: pip install '\.\[postgresql\]' in the checkout$"
+    with pytest.raises(RunError, match=advice):
         connect(parse_address("postgresql://db/s"))
 
 

@@ -15,13 +15,14 @@ import pytest
 
 from search.inspection import Reader
 from search.run_folder import RunFolder
+from tests.forked import Forked
 from tests.search.processes import search, start, wait_for
 
 LONG = "run digits --trials 50 --epochs 40 --name long"
 
 
 @pytest.fixture(scope="module")
-def searching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+def searching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Forked]]:
     """A folder in which a search has trained its first epochs, and goes on."""
     folder = tmp_path_factory.mktemp("searching")
     process = start(LONG, folder)
@@ -69,7 +70,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7][0-9;]*m")
 
 
 def test_status_tells_of_a_search_elsewhere_and_does_not_disturb_it(
-    searching: tuple[Path, subprocess.Popen[str]],
+    searching: tuple[Path, Forked],
 ) -> None:
     folder, process = searching
     status = json.loads(search("status --json", folder))
@@ -87,7 +88,7 @@ def test_status_tells_of_a_search_elsewhere_and_does_not_disturb_it(
     assert process.poll() is None
 
 
-def test_a_terminal_that_wants_no_colours_gets_none(searching: tuple[Path, subprocess.Popen[str]]) -> None:
+def test_a_terminal_that_wants_no_colours_gets_none(searching: tuple[Path, Forked]) -> None:
     folder, _ = searching
     shown, code = in_a_terminal("status --once", folder, NO_COLOR="1")
     assert code == 0

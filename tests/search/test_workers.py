@@ -18,7 +18,7 @@ from search.storage import parse_address
 from search.study import open_study
 from search.trials import ended
 from search.workers import run_workers
-from tests.search.processes import run_folder, start, until, wait_for
+from tests.search.processes import run_folder, start_anew, until, wait_for
 
 SEARCH = "run digits --trials 6 --epochs 2 --workers 2"
 
@@ -154,7 +154,7 @@ def test_workers_share_the_trials_and_one_that_is_killed_is_started_again(postgr
     """And the password of the storage, which they have to learn, is in no title of theirs, and in no log."""
     url = postgres.new_database()
     sessions = set(Path("/tmp/ray").glob("session_2*"))
-    process = start(SEARCH, tmp_path, SEARCH_STORAGE=url)
+    process = start_anew(SEARCH, tmp_path, SEARCH_STORAGE=url)
     wait_for(run_folder(tmp_path).log, "trial 1  ")
     titles = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     os.kill(until(lambda: worker_processes(tmp_path))[0], signal.SIGKILL)
@@ -176,7 +176,7 @@ def test_workers_share_the_trials_and_one_that_is_killed_is_started_again(postgr
 
 
 def test_a_signal_ends_all_workers(tmp_path: Path) -> None:
-    process = start(f"{SEARCH} --trials 1000", tmp_path)
+    process = start_anew(f"{SEARCH} --trials 1000", tmp_path)
     wait_for(run_folder(tmp_path).log, "trial 1  ")
     processes = worker_processes(tmp_path)
     assert len(processes) == 2

@@ -1,0 +1,124 @@
+"""Processes that are there at once: forked from one that has read the large libraries.
+
+To read torch and the others takes five to eight seconds of each process; half of the tests' time went into it. What is
+ours is read by each process itself, with its own environment.
+"""
+
+import atexit
+import io
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from multiprocessing import forkserver
+from multiprocessing.reduction import DupFd
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from unittest import mock
+
+LARGE = [
+    "torch._dynamo",
+    "torchvision",
+    "optuna.importance",
+    "optuna_dashboard",
+    "alembic",
+    "sqlalchemy.dialects.sqlite",
+    "scipy.stats",
+    "sklearn.ensemble",
+    "pandas",
+    "plotly.graph_objects",
+    "pydantic",
+    "typer",
+    "rich.progress",
+]
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(LARGE)
+
+
+class Forked:
+    """`python -m search <arguments>`, the code `first` before it; with what `subprocess.Popen` has that tests use."""
+
+    def __init__(self, arguments: list[str], first: str, cwd: Path, env: dict[str, str]) -> None:
+        with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):  # which torch reads when it is read itself
+            forkserver.ensure_running()
+        (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+        ends = [DupFd(out_end), DupFd(err_end)]
+        self._process = _context.Process(target=_run, args=(arguments, first, str(cwd), env, *ends), daemon=True)
+        self._process.start()
+        os.close(out_end)
+        os.close(err_end)
+        self.args = ["search", *arguments]
+        self.pid = self._process.pid or 0
+        self.stdout, self.stderr = os.fdopen(out, encoding="utf-8"), os.fdopen(err, encoding="utf-8")
+
+    @property
+    def returncode(self) -> int | None:
+        """As `subprocess` has it."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """The exit code, once it has ended."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, when it has ended."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All that it says, when it has ended."""
+        said: dict[Any, str] = {}
+        readers = [
+            Thread(target=lambda pipe=pipe: said.update({pipe: "" if pipe.closed else pipe.read()}), daemon=True)
+            for pipe in (self.stdout, self.stderr)
+        ]
+        for reader in readers:
+            reader.start()
+        self.wait(timeout)
+        for reader in readers:
+            reader.join(timeout)
+        for pipe in (self.stdout, self.stderr):
+            pipe.close()
+        return said[self.stdout], said[self.stderr]
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send it SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _run(arguments: list[str], first: str, cwd: str, env: dict[str, str], *ends: Any) -> None:
+    """In the process: be what the command would be if it were started anew."""
+    for number, end in enumerate(ends, start=1):
+        os.dup2(end.detach(), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdin = io.TextIOWrapper(io.FileIO(0))
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w")), encoding="utf-8")
+    sys.stderr = io.TextIOWrapper(io.BufferedWriter(io.FileIO(2, "w")), encoding="utf-8", line_buffering=True)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # it may have children
+    sys.argv = ["search", *arguments]
+    try:
+        if first:
+            exec(first, {"__name__": "__main__"})
+        runpy.run_module("search", run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
