@@ -312,13 +312,14 @@ def fidelity_chart(results: Results) -> Chart:
             "measurements say that short runs find the good third but cannot order it.",
         )
     short, shown = found.short, _thinned(found.short.pairs, MOST_POINTS)
+    length = count(short.epochs, "epoch")
     traces = []
     for i, family in enumerate(sorted({pair.family for pair in shown})):
         points: list[Point] = [
             (
                 pair.short,
                 pair.long,
-                f"Trial {pair.trial}, {escape(pair.family)}<br>{percent(pair.short)} after {short.epochs} epochs"
+                f"Trial {pair.trial}, {escape(pair.family)}<br>{percent(pair.short)} after {length}"
                 f"<br>{percent(pair.long)} after {found.epochs}",
             )
             for pair in shown
@@ -326,7 +327,9 @@ def fidelity_chart(results: Results) -> Chart:
         ]
         colour, symbol = ((BLUE, "circle"), (ORANGE, "square"), (GREEN, "diamond"), (PURPLE, "cross"))[i % 4]
         traces.append(_series(family, points, mode="markers", marker={"color": colour, "symbol": symbol, "size": 10}))
-    figure = _figure(traces, f"Validation accuracy after {short.epochs} epochs (%)", f"After {found.epochs} epochs (%)")
+    figure = _figure(
+        traces, f"Validation accuracy after {count(short.epochs, 'epoch')} (%)", f"After {found.epochs} epochs (%)"
+    )
     figure.update_xaxes(tickformat=".2~%")
     words = (
         f"{len(short.pairs)} trials, each short and long: Spearman's rank correlation is {interval(short.spearman)}, "

@@ -9,10 +9,10 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import kendalltau, rankdata
 
 from search.ladder import family_of
 from search.promotions import Promotion
+from search.words import count
 
 FEWEST = 4  # trials that a correlation is given for
 RESAMPLES = 1000  # of the bootstrap
@@ -143,6 +143,8 @@ def measure(
 
 def agreement(epochs: int, pairs: Sequence[Pair]) -> Agreement:
     """Rank correlations and regrets over the pairs, with bootstrap intervals over the trials."""
+    from scipy.stats import kendalltau  # here, since it takes every command that trains a second
+
     short, long = np.array([pair.short for pair in pairs]), np.array([pair.long for pair in pairs])
     draws = np.random.default_rng(0).integers(len(pairs), size=(RESAMPLES, len(pairs)))
     shorts, longs = short[draws], long[draws]
@@ -169,7 +171,7 @@ def advice(fidelity: Fidelity) -> str:
     of_all = best if fidelity.best_only else math.ceil(best * fidelity.complete / len(short.pairs))
     promote = f"promote {'the' if enough else 'more than the'} best {of_all if enough else of_all - 1}"
     trusted = next((each.epochs for each in fidelity.lengths if each.spearman.value >= TRUSTED), None)
-    text = f"Short runs of {short.epochs} epochs "
+    text = f"Short runs of {count(short.epochs, 'epoch')} "
     if trusted == short.epochs:
         text += f"rank this space well enough{'' if short.spearman.low > 0 else ', as far as so few trials tell'}: "
         text += promote
@@ -194,6 +196,8 @@ def _interval(value: float, resampled: Floats) -> Interval:
 
 def _spearman(short: Floats, long: Floats) -> Floats:
     """Rank correlation of each row, [R, N] and [R, N] to [R]; nan where a row is constant."""
+    from scipy.stats import rankdata
+
     a, b = rankdata(short, axis=1), rankdata(long, axis=1)
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):

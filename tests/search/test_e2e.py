@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
+import numpy as np
 import optuna_dashboard
 import pytest
 import torch
@@ -23,6 +24,7 @@ from tests.search.processes import SHORT, run_folder, search, start, start_anew,
 from tests.search.test_dashboard import check_plots, serving
 from tests.search.test_report_page import DESKTOP, PHONE, check, shown
 from train_core import checkpoint
+from train_core.sources import digits
 
 FULL = "promote --top 1 --epochs 5"
 
@@ -182,7 +184,9 @@ def test_a_promotion_killed_at_random_instants_ends_with_the_weights_of_one_that
 
 
 def test_candidates_are_promoted_several_at_a_time_as_they_would_be_one_by_one(promoted: Path, copy: Path) -> None:
-    out = search("promote --top 2 --epochs 5 --workers 2", copy)
+    process = start_anew("promote --top 2 --epochs 5 --workers 2", copy)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
     assert "the top 2 for 5 epochs, once each, on CPU, 1 thread, 2 at a time" in out
     log = run_folder(copy).log.read_text()
     trainers = {line.split()[2] for line in log.splitlines() if "epoch 5/5" in line}
@@ -196,23 +200,31 @@ def test_candidates_are_promoted_several_at_a_time_as_they_would_be_one_by_one(p
     ]
 
 
-def test_fidelity_trains_trials_at_length_and_answers_from_ladders_at_no_cost(searched: Path, copy: Path) -> None:
-    search(f"{SHORT} --trials 5", copy)
-    said = search("fidelity --trials 4 --epochs 4", copy)
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A folder with `few.npz`: a few of the digits, which are trained on in a moment."""
+    arrays: dict[str, Any] = {key: values[:200] for key, values in digits().items()}
+    np.savez(tmp_path / "few.npz", **arrays)
+    return tmp_path
+
+
+def test_fidelity_trains_trials_at_length_and_answers_from_ladders_at_no_cost(few: Path) -> None:
+    search(f"{SHORT} --trials 5 --epochs 1 --data few.npz --name digits-20k", few)
+    said = search("fidelity --trials 4 --epochs 4", few)
     assert "4 trials of every score for 4 epochs" in said
-    assert re.search(r"2 epochs +4 +(-?\d?\.\d\d|nan) ", said), said
-    assert "Short runs of 2 epochs" in said
-    runs = finished(run_folder(copy))
+    assert re.search(r"1 epoch +4 +(-?\d?\.\d\d|nan) ", said), said
+    assert "Short runs of 1 epoch " in said
+    runs = finished(run_folder(few))
     assert len(runs) == 4
     assert not any(run.tested for run in runs)
-    again = search("fidelity --trials 0", copy)
+    again = search("fidelity --trials 0", few)
     assert again.splitlines()[-6:-1] == said.splitlines()[-6:-1]
-    assert "Can the short runs be trusted?" in run_folder(copy).report.read_text()
-    said = search("promote --ladder 3x4,1x5 --seeds 2 --refit", copy)
+    assert "Can the short runs be trusted?" in run_folder(few).report.read_text()
+    said = search("promote --ladder 3x4,1x5 --seeds 2 --refit", few)
     assert "the top 3 for 4 epochs, the best 1 of those for 5, with 2 seeds each, then the winner" in said
     assert "2 seeds, mean and standard deviation: validation" in said
     assert "trained once more, on the validation images, too: test" in said
-    runs = finished(run_folder(copy))
+    runs = finished(run_folder(few))
     assert {(run.recipe.epochs, run.tested) for run in runs} == {(4, False), (5, True)}
 
 

@@ -121,7 +121,7 @@ def test_the_main_studies_take_the_networks_of_all_reports_within_five_million()
 # Every row, for a few steps. SEARCH_CIFAR is a folder with cifar10.npz and cifar100.npz; without it, the middles of
 # digits stand in, which take a quarter of the time.
 
-IMAGES, STEPS, MIDDLE = 8, 5, slice(8, 24)
+IMAGES, STEPS, MIDDLE = 8, 3, slice(8, 24)
 
 
 @pytest.fixture(scope="module", params=REPORTS)
