@@ -413,7 +413,8 @@ def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision
         worker.has(trial._trial_id)
         trial.set_user_attr("worker", worker.id)
         others = _in_turn(study, trial.number, worker)
-        before = [root for root in others if root.number < trial.number]
+        # Another attempt at a trial that was cut off while it was drawn is drawn as that was.
+        before = [root for root in others if root.number < trial.user_attrs.get("retry_of", trial.number)]
         reason = _is_had(trial, others, len([root for root in before if root.counts]), spec)
         if reason is None:
             first = study.user_attrs.get("first phase", 0)

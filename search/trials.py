@@ -34,7 +34,7 @@ class Root:
 
     @property
     def drew_nothing(self) -> bool:
-        """Whether it was cut off before it was anything: there is nothing to try again."""
+        """Whether it was cut off before it was decided what it is: there is nothing to try again."""
         return was_interrupted(self.last) and not params_of(self.last)
 
     @property
@@ -70,8 +70,13 @@ def seconds_of(trial: FrozenTrial) -> float | None:
 
 
 def params_of(trial: FrozenTrial) -> dict[str, object]:
-    """The parameters that it drew, or that it was enqueued with."""
-    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    """The parameters to try it again with: all of them once it is decided; before that those it was enqueued with.
+
+    A draw that was cut off in its middle is drawn anew, from its beginning: its sampler then gives what it would have
+    given. After some values that are there already, it would give others.
+    """
+    enqueued: dict[str, object] = trial.system_attrs.get("fixed_params", {})
+    return {**enqueued, **trial.params} if "network" in trial.user_attrs else enqueued
 
 
 def was_interrupted(trial: FrozenTrial) -> bool:

@@ -13,6 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+import space
 from benchmarks.postgres import Server
 from search import storage as storages
 from search import study as studies
@@ -25,7 +26,6 @@ from search.storage import parse_address
 from search.study import claim, enqueue_baselines, open_study, run
 from search.trials import ended
 from search.worker import Worker
-from space import parameters
 from tests.search.fakes import TASK, FakeTrainer, Recorder, study_spec
 from tests.search.processes import until
 from train_core.errors import DivergedError
@@ -90,7 +90,7 @@ def test_every_trial_is_within_the_budget_and_says_what_it_was(folder: RunFolder
         assert trial.user_attrs["multiply-adds"] == num_madds(network, TASK.size)
         assert trial.user_attrs["in words"] == str(network)
         assert trial.user_attrs["training time (s)"] >= 0
-        assert set(trial.params) == set(parameters(spec.space))
+        assert set(trial.params) == set(space.parameters(spec.space))
 
 
 def test_a_complete_trial_has_its_last_epochs_accuracy_and_a_value_for_each_epoch(folder: RunFolder) -> None:
@@ -184,7 +184,7 @@ def test_a_trial_that_raises_is_recorded_and_the_study_goes_on(folder: RunFolder
     assert study.trials[2].state == TrialState.FAIL
     assert study.trials[2].user_attrs["reason"] == "RuntimeError: no more memory"
     assert [trial.number for trial in events.ended] == list(range(6))
-    assert set(study.trials[2].params) == set(parameters(study_spec().space))
+    assert set(study.trials[2].params) == set(space.parameters(study_spec().space))
 
 
 def test_the_traceback_of_a_trial_that_raises_is_in_the_run_folder(folder: RunFolder) -> None:
@@ -277,7 +277,7 @@ def test_the_first_phase_draws_architectures_and_the_second_recipes_for_the_best
     spec = study_spec(trials=16, phases={"architecture": 0.5, "keep": 2}, baseline_recipe=held)
     study = run_study(folder, spec, FakeTrainer())
     first, second = study.trials[:8], study.trials[8:]
-    assert all(set(trial.params) == set(parameters(spec.space)) for trial in study.trials)
+    assert all(set(trial.params) == set(space.parameters(spec.space)) for trial in study.trials)
     assert all(trial.params[name] == value for trial in first for name, value in held.items())
     assert len({trial.user_attrs["network"] for trial in first}) == 8
     best = sorted(first, key=lambda trial: trial.value or 0, reverse=True)[:2]
@@ -313,6 +313,34 @@ def test_a_retried_trial_does_not_change_what_is_drawn_later(tmp_path: Path) -> 
         run_study(pieces, study_spec(trials=16), FakeTrainer(misbehave=raising(KeyboardInterrupt(), run=6)))
     retry_interrupted(open_study(pieces), pieces)
     study = run_study(pieces, study_spec(trials=16), FakeTrainer())
+    assert [trial.params for trial in ended(study)] == [trial.params for trial in expected.trials]
+
+
+def test_a_trial_cut_off_while_it_was_drawn_is_drawn_again_as_it_would_have_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A known network that leaves something to draw, one of the random trials, and one of the sampler's model."""
+    spec = study_spec(trials=15, baselines={"known": {"widths": [8, 16], "blocks": [1, 1]}})
+    whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
+    for folder in (whole, pieces):
+        folder.create()
+        enqueue_baselines(open_study(folder, create=True), spec, TASK)
+    expected = run_study(whole, spec, FakeTrainer())
+    suggest, drawn = space._suggest, list[str]()
+    dimensions = len(space.parameter_names(spec.space))
+
+    def cut_off(trial: space.Trial, name: str, dimension: object) -> object:
+        drawn.append(name)
+        if len(drawn) in [place * dimensions + dimensions // 2 for place in (0, 4, 14)]:
+            raise KeyboardInterrupt
+        return suggest(trial, name, dimension)
+
+    monkeypatch.setattr(space, "_suggest", cut_off)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run_study(pieces, spec, FakeTrainer())
+    study = run_study(pieces, spec, FakeTrainer())
+    assert len(study.trials) == 18
     assert [trial.params for trial in ended(study)] == [trial.params for trial in expected.trials]
 
 
@@ -487,7 +515,7 @@ def test_the_sampler_models_all_parameters_jointly(folder: RunFolder) -> None:
     study = run_study(folder, study_spec(trials=14), FakeTrainer(misbehave=bad))
     sampler = optuna.samplers.TPESampler(seed=0)
     joint = sampler.infer_relative_search_space(study, study.trials[-1])
-    assert set(joint) == set(parameters(study_spec().space))
+    assert set(joint) == set(space.parameters(study_spec().space))
 
 
 def test_a_broken_database_is_named_in_one_line(folder: RunFolder) -> None:
