@@ -39,6 +39,7 @@ NOT_RUN_HERE = {
     "scripts/demo": "makes an environment; its commands are run here, as other pages show them, too",
     "scripts/check": "runs this test",
     "scripts/check -k space": "runs tests",
+    "python -m pytest tests/search/test_published.py": "runs tests, which are run without it, too",
     "python -m sphinx -W -b html docs site": "run by tests/test_docs.py",
     "sbatch --array=1-8 docs/clusters/slurm.sh": "needs Slurm: tests/test_clusters.py runs the script",
     "sbatch --array=1-32 --time=8:00:00 docs/clusters/slurm.sh --budget 2M": "needs Slurm, too",
