@@ -666,6 +666,7 @@ def test_deaths_of_a_trial_that_gets_on_are_not_held_against_it(folder: RunFolde
     for epoch in range(1, 3 * studies.MOST_DEATHS):
         trial = study.ask()
         trial.suggest_float("fill", 0.1, 1.0)
+        trial.set_user_attr("network", "decided")
         trial.report(0.5, epoch)  # and the process dies
         retry_interrupted(study, folder)
     assert ended(study) == []
