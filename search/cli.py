@@ -212,7 +212,7 @@ def report(run: Run = None, storage: Storage = None, runs: Runs = RUNS) -> None:
 def export(
     run: Run = None,
     trial: Annotated[int | None, typer.Option(min=0, help="A trial's longest run; none: the best model.")] = None,
-    format: Annotated[str, typer.Option(help="onnx, pt2 (torch.export) or safetensors.")] = "onnx",  # noqa: A002
+    format: Annotated[str, typer.Option(help="onnx, pt2 (torch.export) or safetensors.")] = "onnx",  # noqa: A002  # the flag
     storage: Storage = None,
     runs: Runs = Path("runs"),
 ) -> None:

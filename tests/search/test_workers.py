@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
 
 from benchmarks.postgres import PASSWORD, QUOTED, Server
 from search import workers
@@ -17,11 +16,11 @@ from search.errors import RunError, SpecError, UserError
 from search.run_folder import RunFolder
 from search.storage import parse_address
 from search.study import open_study
-from search.trials import root_of, was_interrupted
+from search.trials import ended
 from search.workers import run_workers
 from tests.search.processes import run_folder, start_anew, until, wait_for
 
-SEARCH = "run digits --trials 1000 --epochs 2 --workers 2"
+SEARCH = "run digits --trials 6 --epochs 2 --workers 2"
 
 
 def worker_processes(folder: Path) -> list[int]:
@@ -151,31 +150,21 @@ def test_each_worker_has_a_gpu_of_its_own(cluster: str, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}
 
 
-def test_a_worker_that_is_killed_is_started_again_and_a_signal_ends_all(postgres: Server, tmp_path: Path) -> None:
+def test_workers_share_the_trials_and_one_that_is_killed_is_started_again(postgres: Server, tmp_path: Path) -> None:
     """And the password of the storage, which they have to learn, is in no title of theirs, and in no log."""
     url = postgres.new_database()
     sessions = set(Path("/tmp/ray").glob("session_2*"))
     process = start_anew(SEARCH, tmp_path, SEARCH_STORAGE=url)
     wait_for(run_folder(tmp_path).log, "trial 1  ")
     titles = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    first = set(worker_processes(tmp_path))
-    assert len(first) == 2
-    os.kill(min(first), signal.SIGKILL)
-    (later,) = until(lambda: set(worker_processes(tmp_path)) - first)
-    wait_for(run_folder(tmp_path).log, f"  {later}  trial ")  # it trains
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert err.endswith("search: interrupted; the same command continues where it stopped\n")
+    os.kill(until(lambda: worker_processes(tmp_path))[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
     assert "; 2 workers" in out
-    limit = time.monotonic() + 30
-    while any(Path(f"/proc/{number}").exists() for number in {*first, later}):
-        assert time.monotonic() < limit
-        time.sleep(0.1)
-    trials = open_study(RunFolder(run_folder(tmp_path).root, parse_address(url))).trials
-    assert all(trial.state.is_finished() or trial.state == TrialState.WAITING for trial in trials)
-    done = [root_of(trial) for trial in trials if trial.state.is_finished() and not was_interrupted(trial)]
-    assert len(done) == len(set(done)) > 0
+    assert sum(" trial " in line and "/6  " in line for line in out.splitlines()) == 6
+    study = open_study(RunFolder(run_folder(tmp_path).root, parse_address(url)))
+    assert len(ended(study)) == 6
+    assert all(trial.state.is_finished() for trial in study.trials)
     ours = set(Path("/tmp/ray").glob("session_2*")) - sessions
     logs = [path for session in ours for path in (session / "logs").rglob("*") if path.is_file()]
     logs += [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -184,3 +173,19 @@ def test_a_worker_that_is_killed_is_started_again_and_a_signal_ends_all(postgres
         assert secret not in out + err
         assert not [title for title in titles if secret.encode() in title]
         assert not [path for path in logs if secret.encode() in path.read_bytes()]
+
+
+def test_a_signal_ends_all_workers(tmp_path: Path) -> None:
+    process = start_anew(f"{SEARCH} --trials 1000", tmp_path)
+    wait_for(run_folder(tmp_path).log, "trial 1  ")
+    processes = worker_processes(tmp_path)
+    assert len(processes) == 2
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert err.endswith("search: interrupted; the same command continues where it stopped\n")
+    assert all(trial.state.is_finished() for trial in open_study(run_folder(tmp_path)).trials)
+    limit = time.monotonic() + 30
+    while any(Path(f"/proc/{number}").exists() for number in processes):
+        assert time.monotonic() < limit
+        time.sleep(0.1)
