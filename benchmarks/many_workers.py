@@ -95,11 +95,7 @@ def work(folder: RunFolder, trials: int, epoch_s: float) -> None:
     """What one process does."""
     spec, task = spec_of(trials), NAMED_TASKS["cifar10"]
     folder.create()
-    with folder.alone():
-        study = studies.open_study(folder, create=True)
-        studies.check(study, spec, task, folder)
-        studies.enqueue_baselines(study, spec, task)
-        studies.claim(study, spec, task, folder)
+    study, _ = studies.join(folder, spec, task)
     with Worker(folder, study) as worker:
         studies.run(study, spec, task, Curves(epoch_s), Silent(), worker=worker, precision="fp32")
 

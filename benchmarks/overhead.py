@@ -241,7 +241,7 @@ def share(study_name: str, data_name: str, trials: int, before: int) -> None:
         folder.create()
         where, precision, data = api._prepare(spec, "cpu")
         task = studies.task_of(data)
-        study, _ = api._opened(folder, spec, task)
+        study, _ = studies.join(folder, spec, task)
         if before:
             distributions = distributions_of(study, spec)
             for _ in range(before - 1):

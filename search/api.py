@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -55,7 +55,6 @@ from search.run_folder import (
     read_facts,
     reproduction_folder,
     write_json,
-    write_text,
 )
 from search.spec import CONTROLS, PromoteSpec, StudySpec, load_study, short_count
 from search.storage import Address, is_loopback, parse_address, serve, write_patiently
@@ -122,7 +121,7 @@ def run(
 
     folder.create()
     with logged_to(folder):
-        optuna_study, baselines = _opened(folder, spec, task_of(data))
+        optuna_study, baselines = studies.join(folder, spec, task_of(data))
         facts = _facts(spec, data, where, precision, folder)
         write_json(folder.facts, facts | {"promoted": _promoted(folder)})
         with Worker(folder, optuna_study) as worker:
@@ -167,17 +166,6 @@ def _tidy(folder: RunFolder, done: Sequence[FrozenTrial]) -> None:
 
 def _address(storage: str | None) -> Address | None:
     return parse_address(storage) if storage else None
-
-
-def _opened(folder: RunFolder, spec: StudySpec, task: Task) -> tuple[optuna.Study, dict[str, bool]]:
-    """The run's study, ready to go on; and which of the known networks are in it."""
-    with nullcontext() if folder.address.is_shared else folder.alone():
-        study = studies.open_study(folder, create=True)
-        studies.check(study, spec, task, folder)
-        write_text(folder.study_file, spec.as_toml())
-        baselines = studies.enqueue_baselines(study, spec, task)
-        studies.claim(study, spec, task, folder)  # last: other workers wait for it
-    return study, baselines
 
 
 def _search(

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 import space as search_space
 from search.errors import RunError, StorageError, StudyFailedError
 from search.pruner import MedianOfLike
-from search.run_folder import RunFolder
+from search.run_folder import RunFolder, write_text
 from search.spec import StudySpec
 from search.storage import STORAGE_ERRORS, PatientStorage, connect, reason_of
 from search.trials import (
@@ -154,6 +154,23 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
         while create and "identity" not in study.user_attrs and time.monotonic() < until:
             time.sleep(POLL_S / 10)
     return study
+
+
+def join(folder: RunFolder, spec: StudySpec, task: Task) -> tuple[optuna.Study, dict[str, bool]]:
+    """The run's study, made where there is none, for a worker to go on with; and which known networks are in it.
+
+    Raises:
+        RunError: the run was made with another budget, space or data; the message says which.
+        StorageError: the storage cannot be opened.
+
+    """
+    with contextlib.nullcontext() if folder.address.is_shared else folder.alone():
+        study = open_study(folder, create=True)
+        check(study, spec, task, folder)
+        write_text(folder.study_file, spec.as_toml())
+        baselines = enqueue_baselines(study, spec, task)
+        claim(study, spec, task, folder)  # last: other workers wait for it
+    return study, baselines
 
 
 def claim(study: optuna.Study, spec: StudySpec, task: Task, folder: RunFolder) -> None:
