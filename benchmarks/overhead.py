@@ -31,16 +31,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 import space
 from benchmarks.many_workers import Silent, storage_of
-from search import api
 from search import study as studies
 from search.console import StudyProgress, logged_to
 from search.notes import NotedEvents
 from search.plan import _RandomTrial
+from search.prepare import prepare
 from search.report import read_results, write_report
 from search.run_folder import RunFolder, write_text
 from search.spec import StudySpec, load_study
 from search.study import NAMED_TASKS
 from search.terminal import console
+from search.trainer import Trainer
 from search.trials import TRAINED, ended
 from search.worker import Worker
 from train_core.results import EpochResult
@@ -239,7 +240,7 @@ def share(study_name: str, data_name: str, trials: int, before: int) -> None:
     with tempfile.TemporaryDirectory() as runs:
         folder = RunFolder(Path(runs) / "study")
         folder.create()
-        where, precision, data = api._prepare(spec, "cpu")
+        where, precision, data = prepare(spec, "cpu")
         task = studies.task_of(data)
         study, _ = studies.join(folder, spec, task)
         if before:
@@ -254,7 +255,7 @@ def share(study_name: str, data_name: str, trials: int, before: int) -> None:
                 study,
                 spec,
                 task,
-                api._Trainer(folder, data, where, lambda: False),
+                Trainer(folder, data, where, lambda: False),
                 NotedEvents(study, spec.budget, counting),
                 worker=worker,
                 precision=precision,

@@ -13,7 +13,7 @@ read once, when a network is finished. What is done is not done again. Prints a 
 import argparse
 from pathlib import Path
 
-from search import api
+from search import api, full_runs
 from search.names import shipped_studies
 from search.promotions import winner
 from search.published import Reproduction
@@ -51,7 +51,7 @@ def line(name: str, options: argparse.Namespace) -> str:
     chosen = options.row or BEST_SEARCHED.get(name) or published.best()
     row, data = published.rows[chosen], {"data": options.data} if options.data else {}
     epochs = options.epochs or row.epochs
-    (here,) = api.reproduce(name, [chosen], flags=data, runs=options.runs, epochs=epochs)
+    (here,) = full_runs.reproduce(name, [chosen], flags=data, runs=options.runs, epochs=epochs)
     found = "" if options.trials == 0 else searched(name, epochs, data, options)
     cells = [name, chosen, f"{row.accuracy:.2f} %", accuracy_of(here), found, f"{row.epochs} and {epochs}"]
     return f"| {' | '.join([*cells, f'{here.training_images:,}'])} |"
@@ -67,7 +67,7 @@ def searched(name: str, epochs: int, data: dict[str, str], options: argparse.Nam
     madds = {"max_madds": parse_budget(options.max_madds)} if options.max_madds else {}
     short = {key: value for key, value in (("trials", options.trials), ("epochs", options.short)) if value}
     folder = api.run(name, {**data, **madds, **short}, runs=options.runs, name=f"{name}-found")
-    best = winner(api.promote(folder.name, runs=options.runs, top=options.top, epochs=epochs))
+    best = winner(full_runs.promote(folder.name, runs=options.runs, top=options.top, epochs=epochs))
     if not best or best[0].test_accuracy is None:
         return "nothing"
     return f"{percent(best[0].test_accuracy)}: {best[0].network}, {best[0].parameters:,} parameters"

@@ -20,7 +20,7 @@ from typing import Any
 import optuna
 
 from benchmarks.short_runs import STUDY, draw, run
-from search import api
+from search import api, full_runs
 from search.promotions import winner
 from search.spec import load_study
 from train_core.data import default_cache, load_test, load_training
@@ -55,7 +55,7 @@ def searched(data: str, seed: int, method: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         flags = {"data": data, "trials": TRIALS, "seed": seed, "short_images": images}
         api.run(str(STUDY), flags, runs=Path(folder), name="bench", device="cpu")
-        best = winner(api.promote("bench", runs=Path(folder), top=TOP, device="cpu"))
+        best = winner(full_runs.promote("bench", runs=Path(folder), top=TOP, device="cpu"))
     spec = load_study(str(STUDY), flags)
     epochs = TRIALS * spec.epochs + TOP * spec.promote.epochs  # at most: pruned trials take fewer
     return {"validation": best[0].val_accuracy, "test": best[0].test_accuracy, "epochs": epochs}

@@ -1,4 +1,4 @@
-"""The `search` command: parses, calls `search.api` or `search.inspection`, prints. No logic.
+"""The `search` command: parses, calls `search.api`, `search.full_runs` or `search.inspection`, prints. No logic.
 
 What is slow is imported when it is needed: `list`, `status`, `show` and `compare` do without torch.
 """
@@ -135,9 +135,9 @@ def promote(
     runs: Runs = RUNS,
 ) -> None:
     """Train the best trials for longer, then read the test split once for each finalist. Run again to continue."""
-    from search import api
+    from search import full_runs
 
-    api.promote(
+    full_runs.promote(
         run,
         runs=runs,
         top=top,
@@ -163,9 +163,9 @@ def fidelity(
     runs: Runs = RUNS,
 ) -> None:
     """Measure how far the short runs can be trusted: train trials of every score at length, and compare the ranks."""
-    from search import api
+    from search import full_runs
 
-    api.fidelity(run, runs=runs, trials=trials, epochs=epochs, workers=workers, device=device, storage=storage)
+    full_runs.fidelity(run, runs=runs, trials=trials, epochs=epochs, workers=workers, device=device, storage=storage)
 
 
 @app.command()
@@ -187,15 +187,17 @@ def reproduce(
     runs: Runs = RUNS,
 ) -> None:
     """Train the networks of a published report as they stand, and compare. Run again to continue."""
-    from search import api
+    from search import full_runs
     from search.terminal import console, draw
 
     if list_:
-        draw(api.rows_of(report, rows or ()))
+        draw(full_runs.rows_of(report, rows or ()))
         return
     console.quiet = as_json
     flags = _given(data=data, seed=seed, precision=precision)
-    done = api.reproduce(report, rows or (), flags=flags, runs=runs, epochs=epochs, protocol=protocol, device=device)
+    done = full_runs.reproduce(
+        report, rows or (), flags=flags, runs=runs, epochs=epochs, protocol=protocol, device=device
+    )
     if as_json:
         typer.echo(json.dumps([row.model_dump(mode="json") for row in done], indent=2))
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
-from search import api
+from search import api, full_runs
 from search.charts import Results
 from search.promotions import Promotion, finished, winner
 from search.report import answer, progress, read_results
@@ -160,8 +160,8 @@ def promote(
 ) -> SearchResult:
     """Train the best trials of a run for longer, then test them, as `search promote`.
 
-    `run` is what `run` returned, or a run's name (none: the one worked on last); `options` are those of `api.promote`:
-    top, epochs, ladder, seeds, refit, mirrored, workers, device.
+    `run` is what `run` returned, or a run's name (none: the one worked on last); `options` are those of
+    `full_runs.promote`: top, epochs, ladder, seeds, refit, mirrored, workers, device.
 
     Raises:
         UserError: whatever the user can put right.
@@ -170,5 +170,5 @@ def promote(
     where: dict[str, Any] = {"name": run, "runs": Path(runs), "storage": storage}
     if isinstance(run, SearchResult):
         where = run._where | ({"storage": storage} if storage else {})
-    api.promote(**where, **options)
+    full_runs.promote(**where, **options)
     return SearchResult(api.find(**where))

@@ -34,7 +34,7 @@ from search.diagram import diagram
 from search.fidelity import Fidelity, measure
 from search.ladder import network_of
 from search.promotions import Promotion, diverged_of, finished, refit_of, winner
-from search.run_folder import RunFolder, control_name, read_facts, write_text
+from search.run_folder import RunFolder, control_name, promoted, read_facts, write_text
 from search.spec import CONTROLS, StudySpec, load_study
 from search.study import open_study
 from search.trials import ended, gave_nothing, seconds_of
@@ -264,8 +264,7 @@ def _packed_plotly() -> str:
 def _commands(folder: RunFolder, results: Results) -> Iterator[str]:
     """What to type to get the same again."""
     yield f"search run study.toml --name {shlex.quote(results.name)}"
-    promoted = read_facts(folder).get("promoted", [])
-    yield from [promoted] if isinstance(promoted, str) else promoted
+    yield from promoted(folder)
 
 
 def _sameness(folder: RunFolder, results: Results) -> str:

@@ -330,6 +330,18 @@ def read_facts(folder: RunFolder) -> dict[str, Any]:
         return {}
 
 
+def promoted(folder: RunFolder) -> list[str]:
+    """The commands that have trained trials of the run for longer, in order."""
+    known = read_facts(folder).get("promoted", [])
+    return [known] if isinstance(known, str) else known  # as older runs have the last of them
+
+
+def note_promoted(folder: RunFolder, command: str) -> None:
+    """Write down, once, that this command is done."""
+    commands = list(dict.fromkeys([*promoted(folder), command]))
+    write_json(folder.facts, read_facts(folder) | {"promoted": commands})
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `path`, whole or not at all; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)

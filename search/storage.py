@@ -92,6 +92,11 @@ class Address:
         return self.kind != "sqlite"
 
 
+def address_of(text: str | None) -> Address | None:
+    """The address of a shared storage, where one is given."""
+    return parse_address(text) if text else None
+
+
 def parse_address(text: str) -> Address:
     """The address of a storage that several machines can share.
 

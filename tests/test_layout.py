@@ -50,6 +50,17 @@ def test_only_the_space_suggests() -> None:
     assert callers == {"space.py"}
 
 
+def functions_with(name: str, file: str) -> set[str]:
+    """The functions of a file that use the name."""
+    return {
+        function.name
+        for function in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Name) and node.id == name
+    }
+
+
 def test_only_promotion_and_reproduction_read_the_test_split() -> None:
     """`load_test` is the only way to the test images; the one caller hands it to `promote` and `reproduce`."""
     users = {
@@ -58,24 +69,16 @@ def test_only_promotion_and_reproduction_read_the_test_split() -> None:
         for path in sources(room)
         if "load_test" in path.read_text(encoding="utf-8")
     }
-    assert users == {"search/api.py", "search/promoter.py", "search/reproducer.py", "train_core/data.py"}
-    api = ast.parse((ROOT / "search" / "api.py").read_text(encoding="utf-8"))
-    functions = {
-        function.name
-        for function in ast.walk(api)
-        if isinstance(function, ast.FunctionDef)
-        for node in ast.walk(function)
-        if isinstance(node, ast.Name) and node.id == "load_test"
-    }
-    assert functions == {"_test_of"}
-    askers = {
-        function.name
-        for function in ast.walk(api)
-        if isinstance(function, ast.FunctionDef)
-        for node in ast.walk(function)
-        if isinstance(node, ast.Name) and node.id == "_test_of"
-    }
-    assert askers == {"_promoter", "reproduce"}
+    asked = {"search/full_runs.py", "search/promoter.py", "search/reproducer.py"}  # `load_test=`, an argument of theirs
+    assert users == {"train_core/data.py", "search/prepare.py", *asked}
+    assert functions_with("load_test", "search/prepare.py") == {"test_of"}
+    assert {
+        path.relative_to(ROOT).as_posix()
+        for room in ("search", "space.py")
+        for path in sources(room)
+        if "test_of" in path.read_text(encoding="utf-8")
+    } == {"search/prepare.py", "search/full_runs.py"}
+    assert functions_with("test_of", "search/full_runs.py") == {"_promoter", "reproduce"}
     readers = {
         path.relative_to(ROOT).as_posix()
         for room in ("search", "train_core", "space.py")

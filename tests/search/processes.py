@@ -13,7 +13,7 @@ from tests.forked import Forked
 
 T = TypeVar("T")
 SHORT = "run digits --trials 3 --epochs 2"
-ALWAYS_SAVES = "from search import api; api.CHECKPOINT_S, api.CHECKPOINT_SHARE = 0, 1e9"  # after each epoch
+ALWAYS_SAVES = "from search import trainer; trainer.CHECKPOINT_S, trainer.CHECKPOINT_SHARE = 0, 1e9"  # after each epoch
 
 
 def start(command: str, folder: Path, first: str = "", **environment: str) -> Forked:

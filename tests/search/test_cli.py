@@ -18,6 +18,7 @@ from search import api, cli, storage
 from search.run_folder import RunFolder
 from search.spec import load_study
 from search.study import claim, open_study, run, task_of
+from search.trainer import save_checkpoint
 from search.worker import Worker
 from tests.search.fakes import FakeTrainer, Recorder
 from train_core import checkpoint
@@ -261,7 +262,7 @@ def test_a_full_disk_is_waited_for_before_a_checkpoint_is_given_up(
     monkeypatch.setattr(checkpoint, "save", full)
     monkeypatch.setattr(storage, "QUIET_S", 0.1)
     with caplog.at_level(logging.WARNING, logger="search"):
-        api._save(None, tmp_path / "trial.pt", stop=lambda: False)  # type: ignore[arg-type]  # nothing looks at it
+        save_checkpoint(None, tmp_path / "trial.pt", stop=lambda: False)  # type: ignore[arg-type]  # nothing looks at it
     assert len(tries) == 4
     assert [record.getMessage() for record in caplog.records] == [
         f"the disk of {tmp_path} does not answer (No space left on device): trying again for 10 minutes",
@@ -269,7 +270,7 @@ def test_a_full_disk_is_waited_for_before_a_checkpoint_is_given_up(
     ]
     tries.clear()
     with pytest.raises(OSError, match="No space left"):
-        api._save(None, tmp_path / "trial.pt", stop=lambda: True)  # type: ignore[arg-type]  # as above
+        save_checkpoint(None, tmp_path / "trial.pt", stop=lambda: True)  # type: ignore[arg-type]  # as above
 
 
 def test_a_disk_that_has_become_read_only_ends_the_command_at_once_with_one_line(
@@ -279,7 +280,7 @@ def test_a_disk_that_has_become_read_only_ends_the_command_at_once_with_one_line
         raise OSError(errno.EROFS, "Read-only file system", "runs/mine/trial.pt")
 
     monkeypatch.setattr(checkpoint, "save", read_only)
-    monkeypatch.setattr(api, "report", lambda *_, **__: api._save(None, Path("trial.pt"), lambda: False))  # type: ignore[arg-type]  # as above
+    monkeypatch.setattr(api, "report", lambda *_, **__: save_checkpoint(None, Path("trial.pt"), lambda: False))  # type: ignore[arg-type]  # as above
     assert search("report", capsys, monkeypatch) == (
         1,
         "",

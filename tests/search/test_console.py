@@ -12,7 +12,7 @@ from rich.console import Console
 
 import search.console
 import search.terminal
-from search import api
+from search import api, full_runs
 from search.console import EpochBar, StudyProgress, epoch_bar
 from search.plan import Estimate
 from search.run_folder import read_facts, write_json
@@ -163,7 +163,7 @@ report: runs/digits-20k/report.html
 
 @pytest.mark.parametrize("terminal", ["NO_COLOR"], indirect=True)
 def test_what_run_promote_and_fidelity_leave_behind(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_Trainer", lambda *_: FakeTrainer())
+    monkeypatch.setattr(api, "Trainer", lambda *_: FakeTrainer())
     monkeypatch.setattr(api, "estimate", lambda *_: Estimate(images_per_second=1234.5, seconds=90))
     folder = api.run("digits", {"trials": 4, "epochs": 2}, runs=Path("runs"))
     assert terminal.shown == RUN.strip("\n")
@@ -172,13 +172,13 @@ def test_what_run_promote_and_fidelity_leave_behind(terminal: Terminal, monkeypa
     for trial, seed, validation, test in ((0, 0, 0.9, 0.88), (0, 1, 0.92, 0.9), (2, 0, 0.85, 0.8), (2, 1, 0.87, 0.81)):
         promoted(folder, trial, seed=seed, val_accuracy=validation, test_accuracy=test, tested=True)
     write_json(folder.facts, read_facts(folder) | {"promoted": "search promote digits-20k --top 1"})  # as older runs do
-    api.promote(None, runs=Path("runs"), ladder="2x5", seeds=2)
+    full_runs.promote(None, runs=Path("runs"), ladder="2x5", seeds=2)
     assert terminal.shown == PROMOTE.strip("\n")
 
     terminal.clear()
     for trial in (1, 3):
         promoted(folder, trial, tested=False, test_accuracy=None, val_accuracy=0.8 + trial / 100)
-    api.fidelity(None, runs=Path("runs"), trials=4, epochs=5)
+    full_runs.fidelity(None, runs=Path("runs"), trials=4, epochs=5)
     assert terminal.shown == FIDELITY.strip("\n")
 
     terminal.clear()

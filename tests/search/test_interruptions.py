@@ -11,10 +11,10 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from search import api
 from search.interrupt import NOTICE
 from search.run_folder import RunFolder
 from search.study import open_study
+from search.trainer import Trainer
 from search.trials import ended
 from tests.search.processes import ALWAYS_SAVES, SHORT, run_folder, search, start, wait_for
 from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
@@ -71,7 +71,7 @@ def test_a_trial_whose_process_was_killed_goes_on_from_its_checkpoint(searched_l
 def test_what_was_trained_is_kept_where_it_is_stopped_and_not_where_another_worker_has_the_trial(
     error: type[BaseException], is_kept: bool, tmp_path: Path
 ) -> None:
-    trainer = api._Trainer(RunFolder(tmp_path), tiny_data(), torch.device("cpu"), lambda: False)
+    trainer = Trainer(RunFolder(tmp_path), tiny_data(), torch.device("cpu"), lambda: False)
     results = trainer(NETWORK, tiny_recipe(), 0)
     next(results)
     with pytest.raises(error):
@@ -80,7 +80,11 @@ def test_what_was_trained_is_kept_where_it_is_stopped_and_not_where_another_work
 
 
 def test_a_signal_while_the_images_are_read_ends_with_the_usual_line(tmp_path: Path) -> None:
-    slow = "import time; from search import api; api._load = lambda spec: (print('reads', flush=True), time.sleep(60))"
+    slow = """
+import time
+from search import prepare
+prepare.load = lambda spec: (print("reads", flush=True), time.sleep(60))
+"""
     process = start(SHORT, tmp_path, slow)
     assert process.stdout is not None
     assert process.stdout.readline() == "reads\n"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torchvision.models import ResNet18_Weights
 
-from search import api, cli, reproducer
+from search import cli, full_runs, reproducer
 from search.published import Reproduction
 from search.terminal import console
 from train_core.data import Split
@@ -155,17 +155,17 @@ def test_a_report_that_held_images_out_is_reproduced_so_by_either_protocol(
 
 def test_a_row_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def rows(runs: str) -> Reproduction:
-        return api.reproduce("doe.toml", ["T1"], flags={}, runs=tmp_path / runs, epochs=3, device="cpu")[0]
+        return full_runs.reproduce("doe.toml", ["T1"], flags={}, runs=tmp_path / runs, epochs=3, device="cpu")[0]
 
     whole = rows("whole")
-    ended = api._epoch_ended
+    ended = full_runs._epoch_ended
 
     def stopped(*args: object) -> None:
         ended(*args)  # type: ignore[arg-type]  # handed on
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "_epoch_ended", stopped)
+        patch.setattr(full_runs, "_epoch_ended", stopped)
         with pytest.raises(KeyboardInterrupt):
             rows("resumed")
     resumed = rows("resumed")

@@ -1,0 +1,73 @@
+"""Short runs, which a search begins and ends, and goes on with where they were cut off."""
+
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import torch
+
+from search.errors import CheckpointError
+from search.run_folder import RunFolder
+from search.storage import write_patiently
+from search.terminal import log
+from train_core import checkpoint
+from train_core.data import TrainingData
+from train_core.device import release_memory
+from train_core.loop import train
+from train_core.results import EpochResult
+from train_core.specs import ResNetSpec, TrainSpec
+from train_core.state import TrainState
+
+CHECKPOINT_SHARE = 0.01  # of a short run's time, for checkpoints; what a kill can cost is what lies between two, ...
+CHECKPOINT_S = 1.0  # ... at least this, and an epoch
+
+
+class Trainer:
+    """Trains networks on the data, each on a clean device, from where an interrupted attempt stopped."""
+
+    def __init__(self, folder: RunFolder, data: TrainingData, device: torch.device, stop: Callable[[], bool]) -> None:
+        self.folder = folder
+        self.data = data
+        self.device = device
+        self.stop = stop  # whether to be impatient with a full disk
+
+    def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
+        """As `study.Trainer` says."""
+        release_memory(self.device)  # of the trial before, however it ended
+        path = self.folder.trial_checkpoint(root)
+        path.parent.mkdir(exist_ok=True)
+        state = self._resumed(path, network, recipe) or TrainState.new(network, recipe, self.device)
+        if state.history:
+            log.info("trial %d, tried again, goes on after epoch %d", root, len(state.history))
+        yield from tuple(state.history)
+        # One that was interrupted gets on by an epoch at least, however soon it is interrupted again.
+        due = time.monotonic() + (0 if state.history else CHECKPOINT_S)
+        for result in train(state, self.data):
+            try:
+                yield result  # first: another error than this one tells that the trial is somebody else's by now
+            except GeneratorExit:  # stopped here, to go on from here
+                save_checkpoint(state, path, self.stop)
+                raise
+            if (started := time.monotonic()) > due and result.epoch < recipe.epochs:
+                save_checkpoint(state, path, self.stop)
+                due = time.monotonic() + max(CHECKPOINT_S, (time.monotonic() - started) / CHECKPOINT_SHARE)
+
+    def _resumed(self, path: Path, network: ResNetSpec, recipe: TrainSpec) -> TrainState | None:
+        """The state of an earlier attempt; none where it cannot be used: the trial then begins anew."""
+        if not checkpoint.exists(path):
+            return None
+        try:
+            state = checkpoint.load(path, self.device)
+        except CheckpointError as error:
+            log.warning("%s", error)
+            return None
+        return state if (state.network, state.recipe) == (network, recipe) else None
+
+    def forget(self, root: int) -> None:
+        """Delete the trial's checkpoints."""
+        checkpoint.delete(self.folder.trial_checkpoint(root))
+
+
+def save_checkpoint(state: TrainState, path: Path, stop: Callable[[], bool]) -> None:
+    """Save a checkpoint; where the disk is full, again and again until it is not."""
+    write_patiently(lambda: checkpoint.save(state, path), path, stop)
