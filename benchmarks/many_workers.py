@@ -36,7 +36,7 @@ from search.run_folder import RunFolder
 from search.spec import StudySpec, load_study
 from search.storage import Address, parse_address
 from search.study import NAMED_TASKS
-from search.trials import DUPLICATE, REPEATED, SURPLUS, counts, ended, root_of, was_interrupted
+from search.trials import DUPLICATE, REPEATED, SURPLUS, counts, ended, params_of, root_of, was_interrupted
 from search.worker import Worker
 from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec, num_params
@@ -108,14 +108,17 @@ def verdict(study: optuna.Study) -> dict[str, Any]:
     drawn = Counter(trial.user_attrs["network"] + trial.user_attrs["recipe"] for trial in counted)
     by_root = Counter(map(root_of, counted))
     reasons = [str(trial.user_attrs.get("reason", "")) for trial in trials if trial.state == TrialState.FAIL]
-    retried = {root_of(trial) for trial in trials if was_interrupted(trial) and trial.params}
+    # One that was cut off while it was drawn had nothing to lose: another draw has its place.
+    cut_off = {root_of(trial) for trial in trials if was_interrupted(trial) and params_of(trial)}
+    settled = {root_of(trial) for trial in trials if trial.state.is_finished() and not was_interrupted(trial)}
     return {
         "ended": len(counted),
-        "lost": len(retried - set(by_root)),
+        "lost": len(cut_off - settled),
         "doubled": sum(number - 1 for number in (*by_root.values(), *drawn.values(), *Counter(known).values())),
         "known networks": len(known),
         "left running or waiting": sum(not trial.state.is_finished() for trial in trials),
-        "interrupted": sum(map(was_interrupted, trials)),
+        "cut off": sum(map(was_interrupted, trials)),
+        "tried again": len(cut_off),
         "surplus": reasons.count(SURPLUS),
         "duplicates": sum(reason.startswith(DUPLICATE) for reason in reasons),
         "enqueued twice": sum(reason.startswith(REPEATED) for reason in reasons),
