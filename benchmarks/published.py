@@ -6,8 +6,9 @@
         smaller, for a CPU: shorter, on fewer images, with cheaper networks
 
 For each report: its best row is reproduced (`search reproduce`); then a search around it, under its limit, and its best
-networks trained for as many epochs (`search run`, `search promote`). Both are tested in the same way: the test split is
-read once, when a network is finished. What is done is not done again. Prints a line of Markdown for each report.
+networks trained for as many epochs (`search run`, `search promote`; over six copies of the images, an epoch is six).
+Both are tested in the same way: the test split is read once, when a network is finished. What is done is not done
+again. Prints a line of Markdown for each report.
 """
 
 import argparse
@@ -52,7 +53,8 @@ def line(name: str, options: argparse.Namespace) -> str:
     row, data = published.rows[chosen], {"data": options.data} if options.data else {}
     epochs = options.epochs or row.epochs
     (here,) = full_runs.reproduce(name, [chosen], flags=data, runs=options.runs, epochs=epochs)
-    found = "" if options.trials == 0 else searched(name, epochs, data, options)
+    passes = epochs * max(1, len(here.recipe.copies))
+    found = "" if options.trials == 0 else searched(name, passes, data, options)
     cells = [name, chosen, f"{row.accuracy:.2f} %", accuracy_of(here), found, f"{row.epochs} and {epochs}"]
     return f"| {' | '.join([*cells, f'{here.training_images:,}'])} |"
 
