@@ -80,12 +80,13 @@ class Immediate:
         """Nothing was kept."""
 
 
-def finished_trial(generator: random.Random, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
-    """A complete trial of the default space, with all that the search writes of one."""
-    spec, task = load_study("cifar10", {}), NAMED_TASKS["cifar10"]
+def finished_trial(
+    generator: random.Random, distributions: dict[str, BaseDistribution], spec: StudySpec, task: studies.Task
+) -> FrozenTrial:
+    """A complete trial of the study's space, with all that the search writes of one."""
     draw = space.suggest(_RandomTrial(generator), spec.space)
     network = space.network(draw, spec.space, spec.budget, in_channels=task.in_channels, num_classes=task.num_classes)
-    recipe = space.recipe(draw, epochs=EPOCHS, seed=0, precision="fp32", part=1.0)
+    recipe = space.recipe(draw, epochs=spec.epochs, seed=0, precision="fp32", part=1.0)
     score, now = generator.uniform(0.6, 0.9), datetime.now()
     return FrozenTrial(
         number=-1,
@@ -100,7 +101,7 @@ def finished_trial(generator: random.Random, distributions: dict[str, BaseDistri
             TRAINED: 12.345,
         },
         system_attrs={},
-        intermediate_values={epoch: score * epoch / EPOCHS for epoch in range(1, EPOCHS + 1)},
+        intermediate_values={epoch: score * epoch / spec.epochs for epoch in range(1, spec.epochs + 1)},
         datetime_start=now,
         datetime_complete=now,
     )
@@ -121,7 +122,7 @@ def storage(kind: str) -> None:
             for size in SIZES:
                 there = len(study.get_trials(deepcopy=False))
                 for _ in range(min(size, MADE) - there):
-                    study.add_trial(finished_trial(generator, distributions))
+                    study.add_trial(finished_trial(generator, distributions, spec, NAMED_TASKS["cifar10"]))
                 if size > MADE:
                     copy_trials(folder.address.url, size - max(there, MADE))
                 opened = time.perf_counter()
@@ -162,7 +163,7 @@ def report() -> None:
         study = studies.open_study(folder, create=True)
         distributions = distributions_of(study, spec)
         for _ in range(MADE):
-            study.add_trial(finished_trial(generator, distributions))
+            study.add_trial(finished_trial(generator, distributions, spec, NAMED_TASKS["cifar10"]))
         copy_trials(folder.address.url, SIZES[-1] - MADE)
         started = time.perf_counter()
         results = read_results(folder)
@@ -246,7 +247,7 @@ def share(study_name: str, data_name: str, trials: int, before: int) -> None:
         if before:
             distributions = distributions_of(study, spec)
             for _ in range(before - 1):
-                study.add_trial(finished_trial(generator, distributions))
+                study.add_trial(finished_trial(generator, distributions, spec, task))
         counting = Counting(ended(study), spec.trials)
         console.file = sys.stderr  # the result is alone on standard output
         with logged_to(folder), Worker(folder, study) as worker, counting:

@@ -676,7 +676,7 @@ def test_ten_thousand_trials_of_the_default_space_fit_into_a_page(
     spec, generator = load_study("cifar10", {"trials": 10_000}), random.Random(0)
     study = optuna.create_study()
     distributions = distributions_of(study, spec)
-    study.add_trials([finished_trial(generator, distributions) for _ in range(100)])
+    study.add_trials([finished_trial(generator, distributions, spec, NAMED_TASKS["cifar10"]) for _ in range(100)])
     trials = [copy(trial) for trial in study.get_trials(states=[TrialState.COMPLETE]) for _ in range(100)]
     for i, trial in enumerate(trials):
         trial.number, trial.value = i, generator.uniform(0.5, 0.9)
