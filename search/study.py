@@ -40,6 +40,7 @@ from search.trials import (
     ended,
     gave_nothing,
     params_of,
+    root_of,
     roots,
     was_interrupted,
     was_surplus,
@@ -60,6 +61,8 @@ MOST_DEATHS = 8  # of a process, with the same trial, that got it no further; th
 MOST_DUPLICATES = 50  # draws in a row; then the space holds nothing new
 RANDOM_AFTER = 10  # duplicates in a row, draws are random: TPE would go on proposing what it likes best
 RANDOM_TRIALS = 10  # drawn at random before TPE has a model, besides the known networks (Optuna's default)
+
+_VERDICTS = frozenset({TrialState.COMPLETE, TrialState.PRUNED})
 
 log = logging.getLogger(__name__)
 
@@ -251,9 +254,11 @@ def retry_interrupted(study: optuna.Study, worker: Worker) -> None:
     One that has lost its process `MOST_DEATHS` times, and got no further, is failed for good, since it may well be what
     kills it.
     """
-    for root in roots(study.get_trials(deepcopy=False)).values():
+    trials = study.get_trials(deepcopy=False)
+    without = {root_of(trial) for trial in trials if trial.state not in _VERDICTS}  # or with an attempt without
+    for root in roots(trial for trial in trials if root_of(trial) in without).values():
         last = root.last
-        if last.state in {TrialState.COMPLETE, TrialState.PRUNED}:
+        if last.state in _VERDICTS:
             continue
         dead = [trial for trial in root.attempts if trial.state == TrialState.RUNNING and worker.is_dead(trial)]
         deaths = _deaths_in_vain([trial for trial in root.attempts if trial in dead or was_interrupted(trial)])
@@ -350,7 +355,10 @@ def be_patient_until(study: optuna.Study, stop: Callable[[], bool]) -> None:
 
 def _has_room(study: optuna.Study, spec: StudySpec) -> bool:
     """Whether another trial can begin without the study coming to more than it is to have."""
-    found = [root for root in roots(study.get_trials(deepcopy=False)).values() if root.counts]
+    trials = study.get_trials(deepcopy=False)
+    if len(trials) < spec.trials:  # the shortest way, however many of them count
+        return True
+    found = [root for root in roots(trials).values() if root.counts]
     waiting = sum(root.last.state == TrialState.WAITING for root in found)
     # One that is enqueued is not begun anew.
     return len(found) - waiting < spec.trials and (waiting > 0 or len(found) < spec.trials)
@@ -431,7 +439,8 @@ def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision
         trial.set_user_attr("worker", worker.id)
         others = _in_turn(study, trial.number, worker)
         # Another attempt at a trial that was cut off while it was drawn is drawn as that was.
-        before = [root for root in others if root.number < trial.user_attrs.get("retry_of", trial.number)]
+        own = trial.user_attrs.get("retry_of", trial.number)
+        before = [root for root in others if root.number < own]
         reason = _is_had(trial, others, len([root for root in before if root.counts]), spec)
         if reason is None:
             first = study.user_attrs.get("first phase", 0)
