@@ -299,7 +299,8 @@ def reproduce(
     """
     spec, published = _report_of(study, flags)
     chosen = published.chosen(rows)
-    if protocol not in PROTOCOLS:
+    wanted = next((known for known in PROTOCOLS if known == protocol), None)
+    if wanted is None:
         raise SpecError(f"unknown protocol {protocol!r}: give one of {', '.join(PROTOCOLS)}")
     where, precision, data = prepare(spec, device)
     folder = reproduction_folder(runs, study)
@@ -310,7 +311,7 @@ def reproduce(
             folder=folder,
             data=data,
             load_test=test_of(spec, data),
-            protocol="held-out" if published.validates else PROTOCOLS[protocol],
+            protocol="held-out" if published.validates else wanted,
             device_name=describe(where),
             save=partial(save_checkpoint, stop=stop),
             stop=stop,

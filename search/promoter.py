@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 from search.errors import RunError
 from search.ladder import network_of, recipe_of
 from search.long_run import Save, finish, train_to_end
-from search.promotions import Promotion, read_result
+from search.promotions import Promotion
 from search.run_folder import PromotionFolder, RunFolder, write_text
 from search.storage import write_patiently
 from train_core import checkpoint
@@ -54,7 +54,7 @@ class Promoter:
         folder = self.folder.promotion(trial.number, epochs, seed, refit=refit)
         recipe = recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed, "part": 1.0})
         if folder.result.exists():
-            run = read_result(folder)
+            run = folder.read(Promotion)
             if (run.network, run.recipe) != (network_of(trial), recipe):
                 raise RunError(
                     f"{folder.result} is of another network or recipe: delete {folder.root} to train this one"

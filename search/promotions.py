@@ -5,10 +5,9 @@ from itertools import groupby
 from statistics import fmean
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from search.errors import RunError
-from search.run_folder import PromotionFolder, RunFolder
+from search.run_folder import RunFolder
 from train_core.results import EpochResult
 from train_core.specs import Frozen, ResNetSpec, TrainSpec
 
@@ -44,22 +43,9 @@ class Promotion(Frozen):
     history: tuple[EpochResult, ...]
 
 
-def read_result(folder: PromotionFolder) -> Promotion:
-    """A finished promotion's outcome.
-
-    Raises:
-        RunError: the file is damaged.
-
-    """
-    try:
-        return Promotion.model_validate_json(folder.result.read_text(encoding="utf-8"))
-    except (ValidationError, OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{folder.result} cannot be read: delete it to have it made anew from the checkpoint") from error
-
-
 def finished(folder: RunFolder) -> list[Promotion]:
     """All finished promotions of a run: the longest first, of those the best on validation; refits behind them."""
-    results = [read_result(each) for each in folder.promotions() if each.result.exists()]
+    results = [each.read(Promotion) for each in folder.promotions() if each.result.exists()]
     return sorted(results, key=lambda run: (not run.refit, run.recipe.epochs, run.val_accuracy or 0), reverse=True)
 
 

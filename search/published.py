@@ -2,12 +2,11 @@
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from search.errors import RunError, SpecError
-from search.run_folder import PromotionFolder
+from search.errors import SpecError
 from train_core.results import EpochResult
 from train_core.specs import Frozen, Precision, ResNetSpec, TrainSpec
 
@@ -15,7 +14,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Protocol = Literal["held-out", "published"]
 """How the number comes about: without the test split, or as the reports did it, chosen by it."""
-PROTOCOLS: dict[str, Protocol] = {"held-out": "held-out", "published": "published"}
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 
 class Row(Frozen):
@@ -94,19 +93,6 @@ class Reproduction(Frozen):
     device: str
     diverged: str | None = Field(default=None, description="why the run ended early")
     history: tuple[EpochResult, ...]
-
-
-def read_reproduction(folder: PromotionFolder) -> Reproduction:
-    """A finished row.
-
-    Raises:
-        RunError: the file is damaged.
-
-    """
-    try:
-        return Reproduction.model_validate_json(folder.result.read_text(encoding="utf-8"))
-    except (ValidationError, OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{folder.result} cannot be read: delete it to have it made anew from the checkpoint") from error
 
 
 def unknown_network(published: Published, networks: Mapping[str, Any]) -> str | None:

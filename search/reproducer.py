@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from search.errors import SpecError
 from search.long_run import Save, finish, train_to_end
-from search.published import Protocol, Reproduction, read_reproduction
+from search.published import Protocol, Reproduction
 from search.run_folder import RunFolder, write_text
 from search.storage import write_patiently
 from train_core.data import Split, TrainingData
@@ -46,7 +46,7 @@ class Reproducer:
             recipe = recipe.model_copy(update={"keep": "best"})
         folder = self.folder.reproduction(row, recipe.epochs, recipe.seed, self.protocol, self.data.fingerprint)
         if folder.result.exists():
-            done = read_reproduction(folder)
+            done = folder.read(Reproduction)
             if (done.network, done.recipe) == (network, recipe):
                 return done
         data = self._chosen_by_test() if self.protocol == "published" else self.data

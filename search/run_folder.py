@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
 
 from search.errors import BusyError, RunError
 from search.names import run_folders
 from search.storage import Address
 from train_core.files import written_whole
+
+Outcome = TypeVar("Outcome", bound=BaseModel)
 
 PATIENCE_S = 60.0  # with another worker that does what only one may do at a time
 LOOK_S = 1.0  # longer than anybody who looks whether a lock is held has it
@@ -229,6 +232,20 @@ class PromotionFolder:
     def result(self) -> Path:
         """The outcome; there only when the run is finished."""
         return self.root / "result.json"
+
+    def read(self, kind: type[Outcome]) -> Outcome:
+        """The outcome of a finished run.
+
+        Raises:
+            RunError: the file is damaged.
+
+        """
+        try:
+            return kind.model_validate_json(self.result.read_text(encoding="utf-8"))
+        except (ValidationError, OSError, UnicodeDecodeError) as error:
+            raise RunError(
+                f"{self.result} cannot be read: delete it to have it made anew from the checkpoint"
+            ) from error
 
 
 def card_of(exported: Path) -> Path:

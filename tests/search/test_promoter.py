@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from search import promoter
 from search.errors import CheckpointError, RunError
 from search.promoter import Promoter
-from search.promotions import Promotion, finished, read_result, refit_of, winner
+from search.promotions import Promotion, finished, refit_of, winner
 from search.run_folder import PromotionFolder, RunFolder, write_text
 from tests.search.fakes import add
 from tests.train_core.tiny import tiny_data, tiny_recipe
@@ -124,7 +124,7 @@ def test_a_full_disk_is_waited_for_where_the_result_is_written(
     monkeypatch.setattr(promoter, "write_text", full)
     result = promoted(study.trials[0], tmp_path, tests=False)
     assert tries == [folder_of(tmp_path).result] * 2
-    assert read_result(folder_of(tmp_path)) == result
+    assert folder_of(tmp_path).read(Promotion) == result
 
 
 def test_seeds_give_other_runs(study: optuna.Study, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_diverged_promotion_is_finished_with_its_reason_and_never_tested(
     assert result.diverged is not None
     assert "epoch 1" in result.diverged
     assert (result.val_accuracy, result.test_accuracy, test.reads) == (None, None, 0)
-    assert read_result(folder_of(tmp_path / "p")) == result
+    assert folder_of(tmp_path / "p").read(Promotion) == result
 
 
 def test_finished_promotions_are_listed_best_validation_first(study: optuna.Study, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_or_result_is_named(study: optuna.Study, tmp_path: 
         promoted(study.trials[0], tmp_path)
     folder.result.write_text('{"trial": 1')
     with pytest.raises(RunError, match=r"result\.json cannot be read: delete it"):
-        read_result(folder)
+        folder.read(Promotion)
 
 
 def test_on_the_way_up_a_ladder_the_test_split_is_not_read_and_later_nothing_is_trained_again(
