@@ -109,17 +109,30 @@ class ResNetSpec(Frozen):
         return self.stem_width or self.widths[0]
 
     def __str__(self) -> str:
-        """The network in a few words, for example `[32,64,128] x [2,2,2] preact, 1x1 stem`."""
+        """The network in a few words: `[32,64,128] x [2,2,2] preact, 1x1 stem`, and all else that is not the default."""
         words = [f"[{','.join(map(str, self.widths))}] x [{','.join(map(str, self.blocks))}] {self.block}"]
+        if self.strides != (1, *[2] * (len(self.widths) - 1)):
+            words.append(f"strides [{','.join(map(str, self.strides))}]")
         if (self.k1, self.k2) != (3, 3):
             words.append(f"kernels {self.k1} and {self.k2}")
-        words.append(f"{self.stem_kernel}x{self.stem_kernel} stem")
+        stem = f"{self.stem_kernel}x{self.stem_kernel} stem"
+        stem += f" of {self.stem_channels}" if self.stem_channels != self.widths[0] else ""
+        stem += f", stride {self.stem_stride}" if self.stem_stride != 1 else ""
+        words.append(stem + (" and pool" if self.stem_pool else ""))
         if self.shortcut == "max-pool":
             words.append("max-pool shortcut")
         if self.shortcut_kernel != 1:
             words.append(f"{self.shortcut_kernel}x{self.shortcut_kernel} shortcut")
         if self.se_ratio:
             words.append(f"SE {self.se_ratio}")
+        if self.shortcut_norm != "after":
+            words.append("no shortcut norm" if self.shortcut_norm == "none" else "norm before shortcuts")
+        if self.final_norm:
+            words.append("final norm")
+        if self.norm == "none":
+            words.append("no norm")
+        if self.block_dropout or self.head_dropout:
+            words.append(f"dropout {self.block_dropout:g} and {self.head_dropout:g}")
         return ", ".join(words)
 
 

@@ -1,6 +1,7 @@
 import sys
 import timeit
 from subprocess import run
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -53,6 +54,32 @@ def test_specs_survive_json() -> None:
 
 def test_a_network_in_words() -> None:
     assert str(A5) == "[32,64,128,256] x [8,6,4,3] preact, 1x1 stem, max-pool shortcut"
+
+
+def test_networks_that_differ_have_different_words() -> None:
+    others: dict[str, Any] = {
+        "widths": (32, 64, 128, 264),
+        "blocks": (8, 6, 4, 2),
+        "strides": (1, 1, 2, 2),
+        "stem_width": 64,
+        "stem_kernel": 7,
+        "stem_stride": 2,
+        "stem_pool": True,
+        "block": "basic",
+        "final_norm": True,
+        "k1": 5,
+        "k2": 5,
+        "shortcut": "conv",
+        "shortcut_kernel": 3,
+        "shortcut_norm": "before",
+        "se_ratio": 4,
+        "block_dropout": 0.2,
+        "head_dropout": 0.2,
+        "norm": "none",
+    }
+    assert others.keys() == ResNetSpec.model_fields.keys() - {"in_channels", "num_classes"}
+    words = {str(ResNetSpec.model_validate({**A5.model_dump(), key: value})) for key, value in others.items()}
+    assert len(words | {str(A5)}) == len(others) + 1
 
 
 def test_counting_takes_microseconds() -> None:
