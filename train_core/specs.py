@@ -109,15 +109,15 @@ class ResNetSpec(Frozen):
         return self.stem_width or self.widths[0]
 
     def __str__(self) -> str:
-        """The network in a few words: `[32,64,128] x [2,2,2] preact, 1x1 stem`, and all else that is not the default."""
+        """The network in a few words: `[32,64,128] x [2,2,2] preact, 1x1 stem`, and whatever is not the default."""
         words = [f"[{','.join(map(str, self.widths))}] x [{','.join(map(str, self.blocks))}] {self.block}"]
         if self.strides != (1, *[2] * (len(self.widths) - 1)):
             words.append(f"strides [{','.join(map(str, self.strides))}]")
         if (self.k1, self.k2) != (3, 3):
             words.append(f"kernels {self.k1} and {self.k2}")
-        stem = f"{self.stem_kernel}x{self.stem_kernel} stem"
+        kernel = f"{self.stem_kernel}x{self.stem_kernel}"
+        stem = f"{kernel} stem" if self.stem_stride == 1 else f"{kernel}/{self.stem_stride} stem"
         stem += f" of {self.stem_channels}" if self.stem_channels != self.widths[0] else ""
-        stem += f", stride {self.stem_stride}" if self.stem_stride != 1 else ""
         words.append(stem + (" and pool" if self.stem_pool else ""))
         if self.shortcut == "max-pool":
             words.append("max-pool shortcut")

@@ -91,38 +91,40 @@ classes, a test split that only `promote` reads
 device   SOME
 budget   20,000 parameters
   smallest: 514 parameters, 47,184 multiply-adds: [8,8] x [1,1] basic, kernels 1
-and 1, 1x1 stem
+and 1, 1x1/2 stem
   largest of 100 draws: 19,810 parameters, 772,416 multiply-adds: [8,16,32] x
-[1,1,1] basic, 3x3 stem, max-pool shortcut
+[1,1,1] basic, 3x3/2 stem, max-pool shortcut
 trials   4 of 2 epochs, first 1 known network (lenet-sized)
 time     at most 90 s, less what pruning saves (1,234 images/s measured on
-[8,24,24] x [1,1,1] basic, 1x1 stem, max-pool shortcut)
+[8,24,24] x [1,1,1] basic, 1x1/2 stem, max-pool shortcut)
    1/4  trial 0 (lenet-sized)  68.11 %  19,810 parameters  N s  [8,16,32] x
-[1,1,1] basic, 3x3 stem
-   2/4  trial 1  31.21 %  18,922 parameters  N s  [16,24] x [2,1] preact, 3x3
+[1,1,1] basic, 3x3/2 stem
+   2/4  trial 1  31.21 %  18,922 parameters  N s  [16,24] x [2,1] preact, 3x3/2
 stem, max-pool shortcut
    3/4  trial 2  60.90 %  11,130 parameters  N s  [16,16] x [2,2] preact,
-kernels 1 and 3, 3x3 stem, max-pool shortcut
-   4/4  trial 3  67.90 %  19,746 parameters  N s  [8,16,32] x [1,1,1] basic, 1x1
-stem, max-pool shortcut
+kernels 1 and 3, 3x3/2 stem, max-pool shortcut
+   4/4  trial 3  67.90 %  19,746 parameters  N s  [8,16,32] x [1,1,1] basic,
+1x1/2 stem, max-pool shortcut
 4 of 4 trials: 4 complete, 0 pruned, 0 failed
 Best trials (score: validation accuracy after the short run)
   score  trial  parameters  multiply-adds  optimizer  network            seconds
 ────────────────────────────────────────────────────────────────────────────────
 68.11 %      0      19,810          772 k      adamw  [8,16,32] x              N
                                                       [1,1,1] basic,
-                                                      3x3 stem
+                                                      3x3/2 stem
 67.90 %      3      19,746          756 k      adamw  [8,16,32] x              N
                                                       [1,1,1] basic,
-                                                      1x1 stem,
+                                                      1x1/2 stem,
                                                       max-pool shortcut
 60.90 %      2      11,130         1.69 M       adam  [16,16] x [2,2]          N
                                                       preact, kernels 1
-                                                      and 3, 3x3 stem,
-                                                      max-pool shortcut
+                                                      and 3, 3x3/2
+                                                      stem, max-pool
+                                                      shortcut
 31.21 %      1      18,922         2.97 M        sgd  [16,24] x [2,1]          N
-                                                      preact, 3x3 stem,
-                                                      max-pool shortcut
+                                                      preact, 3x3/2
+                                                      stem, max-pool
+                                                      shortcut
 next: search promote digits-20k   or: search dashboard digits-20k
 report: runs/digits-20k/report.html
 """
@@ -136,7 +138,7 @@ trial  parameters  optimizer  seed  epochs    short     full     test  seconds
     0      19,810      adamw     0       5  68.11 %  90.00 %  88.00 %       12
     2      11,130       adam     1       5  60.90 %  87.00 %  81.00 %       12
     2      11,130       adam     0       5  60.90 %  85.00 %  80.00 %       12
-best on validation: trial 0, [8,16,32] x [1,1,1] basic, 3x3 stem; adamw, lr
+best on validation: trial 0, [8,16,32] x [1,1,1] basic, 3x3/2 stem; adamw, lr
 0.003, cosine, batch 32, 5 epochs
   2 seeds, mean and standard deviation: validation 91.00 ± 1.41 %, test 89.00 ±
 1.41 %
@@ -214,10 +216,10 @@ study    BAR 1/6 best 50.00 % (trial 0), N s left
 """
 COUNT = """
 digits: digits, budget 20,000
-lenet-sized                  19,810 parameters        772,416 multiply-adds  [8,16,32] x [1,1,1] basic, 3x3 stem
+lenet-sized                  19,810 parameters        772,416 multiply-adds  [8,16,32] x [1,1,1] basic, 3x3/2 stem
 smallest of the space           514 parameters         47,184 multiply-adds  [8,8] x [1,1] basic, kernels 1 and 1, \
-1x1 stem
-largest of 100 draws         19,810 parameters        772,416 multiply-adds  [8,16,32] x [1,1,1] basic, 3x3 stem, \
+1x1/2 stem
+largest of 100 draws         19,810 parameters        772,416 multiply-adds  [8,16,32] x [1,1,1] basic, 3x3/2 stem, \
 max-pool shortcut
 """
 
