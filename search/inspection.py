@@ -493,7 +493,7 @@ def _compared(run: Reader) -> Compared:
 def _flat(spec: StudySpec) -> dict[str, Any]:
     """The spec, one name and one value for each thing that can be set; known networks in words."""
     flat: dict[str, Any] = {}
-    for name, value in spec.model_dump(mode="json").items():
+    for name, value in spec.model_dump(mode="json", exclude={"published"}).items():  # which no search reads
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:

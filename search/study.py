@@ -211,7 +211,8 @@ def check(study: optuna.Study, spec: StudySpec, task: Task, folder: RunFolder) -
 
 def _identity(spec: StudySpec, task: Task) -> dict[str, Any]:
     """All that makes two trials of a study comparable: one name, one value; the space by its dimensions."""
-    values = spec.model_dump(mode="json", exclude={"trials", "promote", "baselines", "baseline_recipe", "data"})
+    others = {"trials", "promote", "baselines", "baseline_recipe", "data", "published"}
+    values = spec.model_dump(mode="json", exclude=others)
     dimensions = values.pop("space")
     del values["short_images"]
     if spec.phases.architecture:

@@ -403,6 +403,11 @@ def _value(value: Any) -> str:
         return "none"
     if isinstance(value, str):
         return value
+    if isinstance(value, dict) and {"low", "high"} <= value.keys():
+        step = ", log" if value.get("log") else f", step {value['step']}" if value.get("step") else ""
+        return f"{_value(value['low'])} to {_value(value['high'])}{step}"
+    if isinstance(value, list):
+        return ", ".join(map(_value, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else json.dumps(value)
 
 

@@ -390,23 +390,33 @@ best short run  70.00 %, trial 2: [4,8] x       60.00 %, trial 0: [4,8] x [1,1]
                 parameters                      parameters
 best full run   none yet                        none yet
 Made with
-              one                                                two
-───────────────────────────────────────────────────────────────────────
-budget        20,000                                             30,000
-trials        6                                                  1
-space.stages  {"low": 2, "high": 3, "log": false, "step": null}  2
+                  one                  two
+───────────────────────────────────────────────────────
+budget            20,000               30,000
+trials            6                    1
+space.stages      2 to 3               2
+space.growth      1 to 2.5, step 0.25  1 to 2, step 0.5
+space.final_norm  false, true          true
+space.sgd_lr      0.01 to 0.5, log     0.01 to 0.2, log
 no verdict: no full run of one and two yet, and short runs alone decide nothing
 """
 
 
 def test_compare_tells_two_runs_side_by_side(search: Search) -> None:
+    space = {
+        "stages": 2,
+        "growth": {"low": 1.0, "high": 2.0, "step": 0.5},
+        "final_norm": True,
+        "sgd_lr": {"low": 0.01, "high": 0.2, "log": True},
+        "fill": {"low": 0.1, "high": 1.0},
+    }
     one = make_run("one")
-    two = make_run("two", 1, trials=1, budget=30_000, space={"stages": 2, "fill": {"low": 0.1, "high": 1.0}})
+    two = make_run("two", 1, trials=1, budget=30_000, space=space)
     assert in_a_terminal(tables.comparison_view(inspection.compare(Reader(one), Reader(two)))) + "\n" == COMPARE.lstrip(
         "\n"
     )
     plain = search("compare one two")
-    assert len(plain.splitlines()) == 14
+    assert len(plain.splitlines()) == 17
     assert plain.splitlines()[-1] == COMPARE.splitlines()[-1]
     found = json.loads(search("compare one two --json"))
     assert list(found) == list(inspection.Comparison.__dataclass_fields__)

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import space
-from search.errors import SpecError
+from search.errors import RunError, SpecError
 from search.names import complete_report, shipped_studies
 from search.published import Published
+from search.run_folder import RunFolder
 from search.spec import StudySpec, load_study
-from search.study import NAMED_TASKS, fitted, task_of
+from search.study import NAMED_TASKS, check, fitted, join, task_of
 from train_core.data import Split, TrainingData, load_training
 from train_core.loop import train
 from train_core.specs import CopySpec, ResNetSpec, TrainSpec, num_params
@@ -109,6 +110,17 @@ def test_a_mistake_in_a_report_is_answered_in_one_line(text: str, said: str, tmp
         load_study(str(path), {})
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_correction_to_what_was_printed_does_not_end_a_search(tmp_path: Path) -> None:
+    spec, published = report("kunkolienker-upadhyay")
+    folder, task = RunFolder(tmp_path / "run"), NAMED_TASKS["cifar10"]
+    folder.create()
+    study, _ = join(folder, spec, task)
+    corrected = spec.model_copy(update={"published": published.model_copy(update={"title": "another"})})
+    check(study, corrected, task, folder)
+    with pytest.raises(RunError, match="made with epochs 30, not 31"):
+        check(study, spec.model_copy(update={"epochs": 31}), task, folder)
 
 
 def test_the_main_studies_take_the_networks_of_all_reports_within_five_million() -> None:
