@@ -25,7 +25,7 @@ from optuna_dashboard.artifact import get_artifact_path
 from search.charts import Results, parameters_of, score_of, validation_of, verdict_of
 from search.diagram import curve, diagram
 from search.ladder import recipe_of
-from search.promotions import Promotion
+from search.promotions import Promotion, winner
 from search.report import answer, progress
 from search.run_folder import RunFolder
 from search.storage import reason_of
@@ -139,6 +139,8 @@ def study_note(folder: RunFolder, results: Results) -> str:
     name = shlex.quote(results.name)
     is_over = len(results.trials) >= results.spec.trials or results.study.user_attrs.get("used up")
     goes_on = f"search promote {name}" if is_over else f"search run {shlex.quote(str(folder.study_file))} --name {name}"
+    if is_over and any(run.tested for run in winner(results.promotions)):
+        goes_on = f"search export {name}"
     lines = [f"**{_plain(answer(results))}**", _plain(progress(results)), f"It goes on with `{goes_on}`."]
     if results.promotions:
         page = f"/dashboard/studies/{results.study._study_id}/trials?numbers="

@@ -124,7 +124,7 @@ def test_a_promoted_trials_page_shows_its_note_and_pictures(url: str, browser: B
 def test_the_studys_note_is_shown(url: str, browser: Browser) -> None:
     page = browser.load(f"{url}/dashboard/studies/1/note", dark=True)
     page.wait_for("document.body.innerText.includes('The best network found')")
-    assert "It goes on with search promote digits-20k." in page.text
+    assert "It goes on with search export digits-20k." in page.text
     assert page.evaluate("document.querySelector('a[href*=numbers]').textContent") == "trial 1"
     assert page.errors == []
 

@@ -121,6 +121,8 @@ def test_the_studys_note_has_answer_progress_and_what_comes_next(tmp_path: Path)
     assert "It goes on with `search promote my_run`." in note
     more = replace(results, spec=results.spec.model_copy(update={"trials": 3}))
     assert f"It goes on with `search run {folder.study_file} --name my_run`." in study_note(folder, more)
+    promoted(folder, 1)
+    assert "It goes on with `search export my_run`." in study_note(folder, read_results(folder))
 
 
 def test_promoted_trials_have_curves_and_networks_once(tmp_path: Path) -> None:
