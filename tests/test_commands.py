@@ -60,6 +60,8 @@ NAMES = {
     **dict.fromkeys(("cifar10-5M", "digits-20k", "night", "luck", "RUN"), RUN),
     "[RUN]": "",
     "[STUDY]": "",
+    "REPORT": "ganz-adya",
+    "[ROW...]": "B2",
     "MODEL": "model.safetensors",
     "IMAGE...": "cat.jpg",
     "model.onnx": "model.safetensors",
