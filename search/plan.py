@@ -3,7 +3,6 @@
 import random
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -11,7 +10,6 @@ import space as search_space
 from search.errors import SpecError
 from search.spec import StudySpec
 from search.study import Task, madds_limit
-from train_core.augment import Augmenter
 from train_core.data import TrainingData
 from train_core.device import wait_for
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
@@ -40,26 +38,6 @@ class Estimate:
     seconds: float  # for all trials, none of them pruned
 
 
-class _RandomTrial:
-    """Draws every parameter uniformly; stands in for an Optuna trial where there is no study."""
-
-    def __init__(self, generator: random.Random) -> None:
-        self.generator = generator
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return self.generator.choice(choices)
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        return self.generator.randrange(low, high + 1, step)
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        if step is None:
-            return self.generator.uniform(low, high)
-        return low + step * self.generator.randrange(round((high - low) / step) + 1)
-
-
 def survey(spec: StudySpec, task: Task) -> Survey:
     """Draw networks of the study's space to see what it holds.
 
@@ -81,7 +59,7 @@ def survey(spec: StudySpec, task: Task) -> Survey:
             f"a limit of {spec.max_madds:,} multiply-adds is less than the smallest network of this space, {smallest}, "
             f"takes: give at least --max-madds {madds}"
         )
-    trial = _RandomTrial(random.Random(0))
+    trial = search_space.RandomTrial(random.Random(0))
     networks = [
         search_space.network(
             search_space.suggest(trial, spec.space), spec.space, spec.budget, **shape, madds=madds_limit(spec, task)
@@ -102,8 +80,7 @@ def estimate(spec: StudySpec, found: Survey, data: TrainingData, precision: Prec
     device = data.train.images.device
     recipe = TrainSpec(epochs=1, precision=precision, batch_size=min(128, len(data.train)))
     state = TrainState.new(found.typical, recipe, device)
-    augmenter = Augmenter(data.train.images, recipe.augment, data.mean, data.std)
-    stepper = Stepper(state, augmenter, data.train.labels, recipe.batch_size)
+    stepper = Stepper.of(state, data.train, data.mean, data.std, recipe.batch_size)
     # On CUDA, until the captured steps have settled.
     warm_up, timed = (WARM_UP + 5, 50) if device.type == "cuda" else (1, 3)
     started = 0.0
