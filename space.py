@@ -24,13 +24,13 @@ from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Protocol, Type
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
+from train_core.blocks import BLOCKS, BlockName
+from train_core.optimizers import OPTIMIZERS, OptimizerName
 from train_core.specs import (
     AugmentSpec,
-    BlockType,
     Frozen,
     Kernel,
     Norm,
-    OptimizerName,
     Precision,
     ResNetSpec,
     ScheduleName,
@@ -106,6 +106,11 @@ Factor = Annotated[float, Field(ge=1, le=4)]
 Growth = Annotated[float, Field(ge=1, le=4)]
 
 
+def _rates(optimizer: OptimizerName) -> Range[float]:
+    low, high = OPTIMIZERS[optimizer].lr
+    return Range(low=low, high=high, log=True)
+
+
 class Space(Frozen):
     """Every dimension of the search; the defaults are the space of the CIFAR studies.
 
@@ -118,8 +123,8 @@ class Space(Frozen):
     stages: Number[Stages] = Range(low=3, high=5)  # each but the first halves height and width
     blocks: Number[Positive] = Range(low=1, high=8)  # in a stage
     growth: Number[Growth] = Range(low=1.0, high=2.5, step=0.25)  # a stage's width over that of the stage before
-    block: Choice[BlockType] = ("basic", "preact")
-    final_norm: Choice[bool] = (False, True)  # preact networks only
+    block: Choice[BlockName] = ("basic", "preact")
+    final_norm: Choice[bool] = (False, True)  # where the block allows it: preact networks
     k1: Choice[Kernel] = (1, 3, 5, 7)
     k2: Choice[Kernel] = (1, 3, 5, 7)
     shortcut: Choice[ShortcutType] = ("conv", "max-pool")
@@ -134,12 +139,12 @@ class Space(Frozen):
 
     # The optimizer; each has its own rate and decay, since their scales do not compare.
     optimizer: Choice[OptimizerName] = ("sgd", "adam", "adamw")
-    sgd_lr: Number[Rate] = Range(low=0.01, high=0.5, log=True)
-    adam_lr: Number[Rate] = Range(low=3e-4, high=1e-2, log=True)
-    adamw_lr: Number[Rate] = Range(low=3e-4, high=1e-2, log=True)
-    sgd_weight_decay: Number[Decay] = 5e-4
-    adam_weight_decay: Number[Decay] = 5e-5
-    adamw_weight_decay: Number[Decay] = 0.05
+    sgd_lr: Number[Rate] = _rates("sgd")
+    adam_lr: Number[Rate] = _rates("adam")
+    adamw_lr: Number[Rate] = _rates("adamw")
+    sgd_weight_decay: Number[Decay] = OPTIMIZERS["sgd"].weight_decay
+    adam_weight_decay: Number[Decay] = OPTIMIZERS["adam"].weight_decay
+    adamw_weight_decay: Number[Decay] = OPTIMIZERS["adamw"].weight_decay
     momentum: Number[Probability] = 0.9
     nesterov: Choice[bool] = True
     schedule: Choice[ScheduleName] = ("cosine", "one-cycle")
@@ -168,6 +173,25 @@ class Space(Frozen):
     def max_stages(self) -> int:
         """The most stages that a draw can have."""
         return int(_bounds(self.stages)[1])
+
+
+def _check_dimensions(space: type[Space]) -> None:
+    """Check that the space has a dimension for all that the tables of `train_core` hold.
+
+    Raises:
+        TypeError: it lacks one. This is a mistake in the code, found when it is imported.
+
+    """
+    for optimizer in OPTIMIZERS:
+        for dimension in (f"{optimizer}_lr", f"{optimizer}_weight_decay"):
+            if dimension not in space.model_fields:
+                raise TypeError(f"optimizer {optimizer!r} has no dimension {dimension} in Space: add it")
+    for augmentation in AugmentSpec.model_fields:
+        if augmentation not in space.model_fields:
+            raise TypeError(f"augmentation {augmentation!r} has no dimension in Space: add it")
+
+
+_check_dimensions(Space)
 
 
 class Trial(Protocol):
@@ -239,9 +263,7 @@ def is_architecture(name: str) -> bool:
 
 
 REGULARISERS = (
-    "sgd_weight_decay",
-    "adam_weight_decay",
-    "adamw_weight_decay",
+    *(f"{optimizer}_weight_decay" for optimizer in OPTIMIZERS),
     "label_smoothing",
     "block_dropout",
     "head_dropout",
@@ -438,7 +460,7 @@ def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
             "widths": tuple(widths),
             "blocks": tuple(shape[f"blocks_{stage}"] for stage in range(1, shape["stages"] + 1)),
             "stem_width": shape["stem_width"] or None,
-            "final_norm": shape["final_norm"] and shape["block"] == "preact",
+            "final_norm": shape["final_norm"] and BLOCKS[shape["block"]].may_end_in_norm,
         },
     )
 

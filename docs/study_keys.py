@@ -5,12 +5,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from search.published import Published, Row
 from search.spec import PhasesSpec, PromoteSpec, PrunerSpec, StudySpec
 from space import Space
-from train_core.specs import AugmentSpec, Frozen, OptimizerName, ResNetSpec, TrainSpec
+from train_core.optimizers import OPTIMIZERS
+from train_core.specs import AugmentSpec, Frozen, ResNetSpec, TrainSpec
 
 PAGE = Path(__file__).with_name("study-files.md")
 
@@ -194,7 +195,7 @@ def _space_groups() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 def _described(dimension: str, comment: str | None) -> str:
     """What a dimension is: as the network, recipe or augmentation says, or else the comment where it is declared."""
     optimizer, _, value = dimension.partition("_")
-    field, more = (value, f", for {optimizer}") if optimizer in get_args(OptimizerName) else (dimension, "")
+    field, more = (value, f", for {optimizer}") if optimizer in OPTIMIZERS else (dimension, "")
     for spec in (ResNetSpec, TrainSpec, AugmentSpec):
         if field in spec.model_fields and (known := spec.model_fields[field].description):
             return known + more

@@ -40,8 +40,8 @@ from search.worker import Worker
 from search.workers import run_workers
 from train_core import checkpoint
 from train_core.data import NAMED, TrainingData
-from train_core.deploy import FORMATS, check_installed
 from train_core.device import describe, release_memory
+from train_core.formats import FORMATS, check_installed
 from train_core.specs import Precision, ResNetSpec, num_madds, num_params
 
 
@@ -198,16 +198,17 @@ def export(name: str | None, *, runs: Path, trial: int | None = None, fmt: str, 
         UserError: whatever the user can put right.
 
     """
-    if fmt not in FORMATS:
+    known = next((name for name in FORMATS if name == fmt), None)
+    if known is None:
         raise SpecError(f"unknown format {fmt!r}: give one of {', '.join(FORMATS)}")
-    check_installed(fmt)
+    check_installed(known)
     folder = find(name, runs=runs, storage=storage)
     spec = load_study(str(folder.study_file), {})
     run = chosen(folder, trial)
     study = studies.open_study(folder)
     data = load(spec)
     studies.check(study, spec, task_of(data), folder)
-    return export_model(folder, run, spec, data, fmt, trials=len(ended(study)))
+    return export_model(folder, run, spec, data, known, trials=len(ended(study)))
 
 
 def predict(model: Path, images: Sequence[Path], *, top: int = 3) -> list[Prediction]:

@@ -46,6 +46,7 @@ from search.trials import (
     was_surplus,
 )
 from search.worker import Worker
+from train_core.datasets import DATASETS
 from train_core.errors import DivergedError, UserError
 from train_core.results import EpochResult
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
@@ -85,9 +86,8 @@ def task_of(data: "TrainingData") -> Task:
 
 
 NAMED_TASKS = {
-    "cifar10": Task(fingerprint="", in_channels=3, num_classes=10, size=(32, 32)),
-    "cifar100": Task(fingerprint="", in_channels=3, num_classes=100, size=(32, 32)),
-    "digits": Task(fingerprint="", in_channels=1, num_classes=10, size=(32, 32)),
+    str(name): Task(fingerprint="", in_channels=each.in_channels, num_classes=each.num_classes, size=each.size)
+    for name, each in DATASETS.items()
 }
 """What the named data sets ask, for counting without loading them."""
 

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train_core.blocks import BLOCKS
 from train_core.specs import ResNetSpec, squeezed
 
 
@@ -23,11 +24,11 @@ class ResNet(nn.Module):
             stem.append(_pool())
         self.stem = nn.Sequential(*stem)
 
-        block = BasicBlock if spec.block == "basic" else PreActBlock
+        block = BLOCKS[spec.block].build
         stages, inputs = [], spec.stem_channels
         for width, blocks, stride in zip(spec.widths, spec.blocks, spec.strides, strict=True):
             stage = [block(spec, inputs, width, stride)]
-            stage += [block(spec, width, width, stride=1) for _ in range(blocks - 1)]
+            stage += [block(spec, width, width, 1) for _ in range(blocks - 1)]
             stages.append(nn.Sequential(*stage))
             inputs = width
         self.stages = nn.Sequential(*stages)
@@ -48,8 +49,8 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if spec.norm == "none":
             for module in self.modules():
-                if isinstance(module, BasicBlock | PreActBlock):
-                    nn.init.zeros_(module.conv2.weight)
+                if isinstance(module, ResidualBlock):
+                    nn.init.zeros_(module.last_convolution.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, num_classes] of images [B, C, H, W]."""
@@ -60,11 +61,23 @@ class ResNet(nn.Module):
         return logits
 
 
-class BasicBlock(nn.Module):
-    """conv-norm-ReLU-conv-norm, added to the shortcut, then ReLU (He et al. 2016, arXiv:1512.03385)."""
+class ResidualBlock(nn.Module):
+    """Maps features [B, inputs, H, W] to [B, width, H / stride, W / stride], rounded up."""
 
     def __init__(self, spec: ResNetSpec, inputs: int, width: int, stride: int) -> None:
         super().__init__()
+
+    @property
+    def last_convolution(self) -> "Conv":
+        """The branch's last one: with weights of zero, the block is its shortcut."""
+        raise NotImplementedError
+
+
+class BasicBlock(ResidualBlock):
+    """conv-norm-ReLU-conv-norm, added to the shortcut, then ReLU (He et al. 2016, arXiv:1512.03385)."""
+
+    def __init__(self, spec: ResNetSpec, inputs: int, width: int, stride: int) -> None:
+        super().__init__(spec, inputs, width, stride)
         self.conv1 = Conv(inputs, width, spec.k1, stride)
         self.norm1 = _norm(spec, width)
         self.dropout = nn.Dropout(spec.block_dropout)
@@ -73,6 +86,10 @@ class BasicBlock(nn.Module):
         self.se = SqueezeExcitation(width, spec.se_ratio) if spec.se_ratio else nn.Identity()
         self.shortcut = _shortcut(spec, inputs, width, stride)
 
+    @property
+    def last_convolution(self) -> "Conv":
+        return self.conv2
+
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.norm1(self.conv1(x)), inplace=True)
         out = self.se(self.norm2(self.conv2(self.dropout(out))))
@@ -80,11 +97,11 @@ class BasicBlock(nn.Module):
         return F.relu(out, inplace=True)
 
 
-class PreActBlock(nn.Module):
+class PreActBlock(ResidualBlock):
     """norm-ReLU-conv-norm-ReLU-conv, added to the shortcut of the raw input (He et al. 2016, arXiv:1603.05027)."""
 
     def __init__(self, spec: ResNetSpec, inputs: int, width: int, stride: int) -> None:
-        super().__init__()
+        super().__init__(spec, inputs, width, stride)
         self.norm1 = _norm(spec, inputs)
         self.conv1 = Conv(inputs, width, spec.k1, stride)
         self.norm2 = _norm(spec, width)
@@ -92,6 +109,10 @@ class PreActBlock(nn.Module):
         self.conv2 = Conv(width, width, spec.k2)
         self.se = SqueezeExcitation(width, spec.se_ratio) if spec.se_ratio else nn.Identity()
         self.shortcut = _shortcut(spec, inputs, width, stride)
+
+    @property
+    def last_convolution(self) -> "Conv":
+        return self.conv2
 
     def forward(self, x: Tensor) -> Tensor:
         # Not in place on `norm1(x)`: without norms that is `x` itself, which the shortcut still needs.
