@@ -111,6 +111,11 @@ def _rates(optimizer: OptimizerName) -> Range[float]:
     return Range(low=low, high=high, log=True)
 
 
+def _described(default: Any, words: str) -> Any:
+    """A dimension that no field of the specs describes."""
+    return Field(default=default, description=words)
+
+
 class Space(Frozen):
     """Every dimension of the search; the defaults are the space of the CIFAR studies.
 
@@ -118,11 +123,13 @@ class Space(Frozen):
     regularises is held at a strong setting here, and drawn only where a study file says so.
     """
 
-    # The network. `blocks` and `growth` are drawn once for each stage: blocks_1, ..., growth_2, ...
-    fill: Number[Share] = Range(low=0.5, high=1.0)  # share of the budget that the network may take
-    stages: Number[Stages] = Range(low=3, high=5)  # each but the first halves height and width
-    blocks: Number[Positive] = Range(low=1, high=8)  # in a stage
-    growth: Number[Growth] = Range(low=1.0, high=2.5, step=0.25)  # a stage's width over that of the stage before
+    # The network
+    fill: Number[Share] = _described(Range(low=0.5, high=1.0), "share of the budget that the network may take")
+    stages: Number[Stages] = _described(Range(low=3, high=5), "each but the first halves height and width")
+    blocks: Number[Positive] = _described(Range(low=1, high=8), "residual blocks in each stage")
+    growth: Number[Growth] = _described(
+        Range(low=1.0, high=2.5, step=0.25), "a stage's width over that of the stage before"
+    )
     block: Choice[BlockName] = ("basic", "preact")
     final_norm: Choice[bool] = (False, True)  # where the block allows it: preact networks
     k1: Choice[Kernel] = (1, 3, 5, 7)
@@ -137,7 +144,7 @@ class Space(Frozen):
     se_ratio: Choice[Count] = (0, 16)
     norm: Choice[Norm] = "batch"
 
-    # The optimizer; each has its own rate and decay, since their scales do not compare.
+    # The optimizer and its schedule
     optimizer: Choice[OptimizerName] = ("sgd", "adam", "adamw")
     sgd_lr: Number[Rate] = _rates("sgd")
     adam_lr: Number[Rate] = _rates("adam")
@@ -153,7 +160,7 @@ class Space(Frozen):
     clip_norm: Number[Decay] = 0.0
     ema_decay: Number[Probability] = 0.0
 
-    # What regularises.
+    # What regularises: held at a strong setting
     label_smoothing: Number[Probability] = 0.1
     block_dropout: Number[Probability] = 0.0
     head_dropout: Number[Probability] = 0.0
@@ -173,6 +180,20 @@ class Space(Frozen):
     def max_stages(self) -> int:
         """The most stages that a draw can have."""
         return int(_bounds(self.stages)[1])
+
+
+GROUPS = {
+    "fill": (
+        "The network",
+        "`blocks` and `growth` are drawn once for each stage: the parameters are `blocks_1`, ..., `growth_2`, ...",
+    ),
+    "optimizer": (
+        "The optimizer",
+        "Each optimizer has its own learning rate and weight decay, since their scales do not compare.",
+    ),
+    "label_smoothing": ("Regularisation", ""),
+}
+"""The groups on the page of all keys, by the first dimension of each: a heading, and what to know of the group."""
 
 
 def _check_dimensions(space: type[Space]) -> None:
