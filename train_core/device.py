@@ -60,6 +60,11 @@ def describe(device: torch.device) -> str:
     return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def gpu_index(device: torch.device) -> int | None:
+    """The index of a CUDA GPU that was chosen by its index, from 0; none for any other device."""
+    return device.index if device.type == "cuda" else None
+
+
 def set_up(device: torch.device) -> None:
     """Prepare this process for training on the device. Call it once, before the first batch.
 
@@ -67,7 +72,7 @@ def set_up(device: torch.device) -> None:
     """
     _keep_freed_memory()
     if device.type == "cuda":
-        if device.index is not None:
+        if gpu_index(device) is not None:
             torch.cuda.set_device(device)
         # Every batch of a network has one shape, so that trying cuDNN's algorithms once pays.
         torch.backends.cudnn.benchmark = True
