@@ -307,6 +307,21 @@ def test_workers_share_the_trials_and_one_that_is_killed_is_started_again(postgr
         assert not [path for path in logs if secret.encode() in path.read_bytes()]
 
 
+def test_a_worker_that_ends_in_a_fault_is_started_again_and_the_log_says_why(tmp_path: Path) -> None:
+    process = start_anew("run digits --trials 3 --epochs 20 --workers 2", tmp_path)
+    log = run_folder(tmp_path).log
+    wait_for(log, "trial 1  ")  # an epoch
+    (line, *_) = [line for line in log.read_text().splitlines() if "trial 1  " in line]
+    os.kill(int(line.split()[2]), signal.SIGSEGV)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "  trial 1 is tried again: its process ended in a segmentation fault\n" in log.read_text()
+    study = open_study(run_folder(tmp_path))
+    assert study.trials[1].user_attrs["reason"] == "its process ended in a segmentation fault"
+    assert len(ended(study)) == 3
+    assert all(trial.state.is_finished() for trial in study.trials)
+
+
 def test_a_signal_ends_all_workers(tmp_path: Path) -> None:
     process = start_anew(f"{SEARCH} --trials 1000", tmp_path)
     wait_for(run_folder(tmp_path).log, "trial 1  ")
