@@ -284,7 +284,9 @@ def retry_interrupted(study: optuna.Study, worker: Worker) -> list[FrozenTrial]:
         ]
         if hopeless:
             for trial in ours:
-                log.warning("trial %s counts as failed, and the search goes on: %s", _tried_as(root, trial), hopeless)
+                log.warning(
+                    "trial %s %s: it counts as failed, and the search goes on", _tried_as(root, trial), hopeless
+                )
                 failed.append(study._storage.get_trial(trial._trial_id))
             continue
         if len(ours) < len(dead):
@@ -296,8 +298,8 @@ def retry_interrupted(study: optuna.Study, worker: Worker) -> list[FrozenTrial]:
             kept = {name: last.user_attrs[name] for name in names if name in last.user_attrs}
             study.enqueue_trial(params, user_attrs={**kept, "retry_of": root.number})
         for trial in ours:
-            again = "trial %d is tried again: %s" if params else "another trial is drawn in place of trial %d: %s"
-            log.warning(again, root.number, dead[trial.number])
+            then = "it is tried again" if params else "another trial is drawn in its place"
+            log.warning("trial %d %s: %s", root.number, dead[trial.number], then)
     return failed
 
 
@@ -315,10 +317,10 @@ def _hopeless(cut_off: list[tuple[FrozenTrial, str]]) -> str | None:
             furthest, deaths = trial.last_step or 0, 0
             faults.clear()
         if reason.startswith(FAULTED):
-            faults.append(reason.removeprefix(FAULTED))
+            faults.append(reason.removeprefix(FAULTED).strip(" ()"))
     if len(faults) >= MOST_FAULTS:
         before, last = faults[-2:]
-        return f"{FAULTED}{last} twice" if before == last else f"{FAULTED}{before}, and then in {last}"
+        return f"{FAULTED} ({last}) twice" if before == last else f"{FAULTED} twice ({before}, then {last})"
     if deaths >= MOST_DEATHS:
         _, last = cut_off[-1]
         return f"{DIED} {deaths} times{KILLED.removeprefix(DIED) if last == KILLED else ''}"

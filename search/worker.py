@@ -27,12 +27,12 @@ LEASE_S = float(os.environ.get("SEARCH_LEASE_S", "60"))
 BEAT = "beat"  # system attribute of a trial: a number that its worker counts up
 
 FAULTS = {
-    "Segmentation fault": "a segmentation fault",
-    "Aborted": "an abort",
-    "Bus error": "a bus error",
-    "Illegal instruction": "an illegal instruction",
-    "Floating-point exception": "a floating-point exception",
-    "Floating point exception": "a floating-point exception",  # in older Pythons
+    "Segmentation fault": "segmentation fault",
+    "Aborted": "abort",
+    "Bus error": "bus error",
+    "Illegal instruction": "illegal instruction",
+    "Floating-point exception": "floating-point exception",
+    "Floating point exception": "floating-point exception",  # in older Pythons
 }
 """The fatal signals that Python traces, by what it calls them."""
 
@@ -130,7 +130,7 @@ class Worker:
             return KILLED
         found = re.match(r"Fatal Python error: (.+)", trace)
         fault = FAULTS.get(found[1]) if found else None
-        return f"{FAULTED}{fault}" if fault else DIED
+        return f"{FAULTED} ({fault})" if fault else DIED
 
     def others(self) -> set[str]:
         """The other workers of the run that are at work, as far as can be seen from here."""

@@ -40,16 +40,16 @@ def traces(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("die", "number", "fault"),
     [
-        ("ctypes.string_at(0)", signal.SIGSEGV, "a segmentation fault"),
-        ("os.abort()", signal.SIGABRT, "an abort"),
+        ("ctypes.string_at(0)", signal.SIGSEGV, "segmentation fault"),
+        ("os.abort()", signal.SIGABRT, "abort"),
     ],
 )
 def test_a_trial_that_ends_its_process_in_a_fault_twice_is_failed_and_the_search_goes_on(
     die: str, number: signal.Signals, fault: str, tmp_path: Path
 ) -> None:
-    again = f"trial 1 is tried again: its process ended in {fault}\n"
-    failed = f"its process ended in {fault} twice"
-    verdict = f"trial 1 (tried again as trial 2) counts as failed, and the search goes on: {failed}\n"
+    again = f"trial 1 ended its process ({fault}): it is tried again\n"
+    failed = f"ended its process ({fault}) twice"
+    verdict = f"trial 1 (tried again as trial 2) {failed}: it counts as failed, and the search goes on\n"
 
     code, out = deadly(tmp_path, die)
     assert code == -number
@@ -69,7 +69,7 @@ def test_a_trial_that_ends_its_process_in_a_fault_twice_is_failed_and_the_search
     study = open_study(run_folder(tmp_path))
     assert [trial.user_attrs.get("reason") for trial in study.trials] == [
         None,
-        f"its process ended in {fault}",
+        f"ended its process ({fault})",
         f"given up: {failed}",
         None,
     ]
@@ -78,7 +78,7 @@ def test_a_trial_that_ends_its_process_in_a_fault_twice_is_failed_and_the_search
     assert len(traces(tmp_path)) == 2  # of those that died
 
     shown = " ".join(search("show 1", tmp_path).split())
-    assert f"outcome interrupted reason its process ended in {fault} " in shown
+    assert f"outcome interrupted reason ended its process ({fault}) " in shown
     assert f"trial 2: 0 epochs, failed (given up: {failed})" in shown
     assert f"outcome failed reason given up: {failed} " in " ".join(search("show 2", tmp_path).split())
     assert f"given up: {failed}" in run_folder(tmp_path).report.read_text()
@@ -88,7 +88,7 @@ def test_a_trial_whose_process_is_killed_is_tried_again_and_the_next_start_says_
     for start_number in range(3):
         code, out = deadly(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
         assert code == -signal.SIGKILL
-        again = "trial 1 is tried again: its process died (killed, or out of memory)\n"
+        again = "trial 1 lost its process (killed, or out of memory): it is tried again\n"
         assert out.count(again) == (start_number > 0)
     code, out = deadly(tmp_path, "pass")
     assert code == 0
@@ -96,6 +96,6 @@ def test_a_trial_whose_process_is_killed_is_tried_again_and_the_next_start_says_
     assert "3 of 3 trials: 3 complete, 0 pruned, 0 failed\n" in out
     study = open_study(run_folder(tmp_path))
     assert [trial.user_attrs.get("reason") for trial in study.trials[1:4]] == [
-        "its process died (killed, or out of memory)"
+        "lost its process (killed, or out of memory)"
     ] * 3
     assert traces(tmp_path) == [""] * 3

@@ -352,7 +352,7 @@ def test_a_trial_that_keeps_killing_its_process_is_failed_in_the_end(folder: Run
         study.ask()  # and the process dies
         retry_interrupted(study, folder)
     assert [trial.user_attrs["reason"] for trial in ended(study)] == [
-        f"given up: its process died {studies.MOST_DEATHS} times"
+        f"given up: lost its process {studies.MOST_DEATHS} times"
     ]
     assert len(ended(run_study(folder, spec, FakeTrainer()))) == 6
 
@@ -380,8 +380,8 @@ def reasons(study: optuna.Study) -> list[str | None]:
 @pytest.mark.parametrize(
     ("first", "second", "reason"),
     [
-        (SEGMENTATION_FAULT, SEGMENTATION_FAULT, "its process ended in a segmentation fault twice"),
-        (SEGMENTATION_FAULT, ABORT, "its process ended in a segmentation fault, and then in an abort"),
+        (SEGMENTATION_FAULT, SEGMENTATION_FAULT, "ended its process (segmentation fault) twice"),
+        (SEGMENTATION_FAULT, ABORT, "ended its process twice (segmentation fault, then abort)"),
     ],
 )
 def test_a_trial_that_ends_its_process_in_a_fault_twice_is_failed(
@@ -393,14 +393,14 @@ def test_a_trial_that_ends_its_process_in_a_fault_twice_is_failed(
         retry_interrupted(study, folder)
         retry_interrupted(study, folder)
     assert reasons(study) == [
-        "its process ended in a segmentation fault",
-        "its process died (killed, or out of memory)",
+        "ended its process (segmentation fault)",
+        "lost its process (killed, or out of memory)",
         f"given up: {reason}",
     ]
     assert caplog.messages == [
-        "trial 0 is tried again: its process ended in a segmentation fault",
-        "trial 0 is tried again: its process died (killed, or out of memory)",
-        f"trial 0 (tried again as trial 2) counts as failed, and the search goes on: {reason}",
+        "trial 0 ended its process (segmentation fault): it is tried again",
+        "trial 0 lost its process (killed, or out of memory): it is tried again",
+        f"trial 0 (tried again as trial 2) {reason}: it counts as failed, and the search goes on",
     ]
     assert [trial.number for trial in ended(study)] == [2]
 
@@ -413,7 +413,7 @@ def test_a_fault_after_a_new_epoch_is_the_first_one(folder: RunFolder) -> None:
         assert ended(study) == []
     dies(study, folder, SEGMENTATION_FAULT, epochs=1)  # of the checkpoint's
     retry_interrupted(study, folder)
-    assert reasons(study)[3:] == ["given up: its process ended in a segmentation fault twice"]
+    assert reasons(study)[3:] == ["given up: ended its process (segmentation fault) twice"]
 
 
 def test_deaths_that_nothing_explains_are_borne_for_longer(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
@@ -422,9 +422,9 @@ def test_deaths_that_nothing_explains_are_borne_for_longer(folder: RunFolder, ca
         assert ended(study) == []
         dies(study, folder, SEGMENTATION_FAULT if death == 4 else KILL)
         retry_interrupted(study, folder)
-    reason = f"its process died {studies.MOST_DEATHS} times (killed, or out of memory)"
+    reason = f"lost its process {studies.MOST_DEATHS} times (killed, or out of memory)"
     assert [trial.user_attrs["reason"] for trial in ended(study)] == [f"given up: {reason}"]
-    assert caplog.messages[-1].endswith(f"counts as failed, and the search goes on: {reason}")
+    assert caplog.messages[-1].endswith(f"{reason}: it counts as failed, and the search goes on")
 
 
 def test_each_trial_has_the_fault_of_its_own_worker(folder: RunFolder) -> None:
@@ -436,9 +436,9 @@ def test_each_trial_has_the_fault_of_its_own_worker(folder: RunFolder) -> None:
     retry_interrupted(study, folder)
     assert reasons(study)[:4] == [
         None,
-        "its process died (killed, or out of memory)",
-        "its process ended in a segmentation fault",
-        "its process died",
+        "lost its process (killed, or out of memory)",
+        "ended its process (segmentation fault)",
+        "lost its process",
     ]
 
 
@@ -448,7 +448,7 @@ def test_a_trial_that_was_being_drawn_is_drawn_anew(folder: RunFolder, caplog: p
     folder.worker_trace("another").touch()
     retry_interrupted(study, folder)
     (message,) = caplog.messages
-    assert message == "another trial is drawn in place of trial 0: its process died (killed, or out of memory)"
+    assert message == "trial 0 lost its process (killed, or out of memory): another trial is drawn in its place"
     assert len(study.trials) == 1
 
 
@@ -460,7 +460,7 @@ def test_a_trial_that_is_given_up_is_told_as_one_that_has_ended(folder: RunFolde
     recorder = Recorder()
     run_study(folder, study_spec(trials=3), FakeTrainer(), events=recorder)
     assert [trial.number for trial in recorder.ended] == [1, 2, 3]
-    assert recorder.ended[0].user_attrs["reason"] == "given up: its process ended in an abort twice"
+    assert recorder.ended[0].user_attrs["reason"] == "given up: ended its process (abort) twice"
 
 
 def test_a_study_in_which_every_trial_ends_its_process_stops_and_says_why(folder: RunFolder) -> None:
@@ -472,7 +472,7 @@ def test_a_study_in_which_every_trial_ends_its_process_stops_and_says_why(folder
         if len(ended(study)) < studies.ALL_FAILED_AFTER - 1:
             retry_interrupted(study, folder)
     trainer = FakeTrainer()
-    with pytest.raises(StudyFailedError, match="with: given up: its process ended in an abort twice; mend the data"):
+    with pytest.raises(StudyFailedError, match=r"with: given up: ended its process \(abort\) twice; mend the data"):
         run_study(folder, study_spec(trials=10), trainer)
     assert trainer.runs == []
 
@@ -755,7 +755,7 @@ def test_a_worker_whose_trial_was_given_to_another_goes_on_with_the_next(
 
     def asleep(run: int, epoch: int) -> None:
         if (run, epoch) == (1, 3):  # for so long that another worker takes it for dead
-            studies._end_without_verdict(other, other.trials[0]._trial_id, "its process died")
+            studies._end_without_verdict(other, other.trials[0]._trial_id, "lost its process")
 
     trainer = FakeTrainer(misbehave=asleep)
     study = run_study(folder, study_spec(trials=2), trainer)
@@ -795,7 +795,7 @@ def test_deaths_of_a_trial_that_gets_on_are_not_held_against_it(folder: RunFolde
         study.ask()
         retry_interrupted(study, folder)
     assert [trial.user_attrs["reason"] for trial in ended(study)] == [
-        f"given up: its process died {studies.MOST_DEATHS} times"
+        f"given up: lost its process {studies.MOST_DEATHS} times"
     ]
     assert spec.trials == 1
 

@@ -110,11 +110,11 @@ def test_who_could_not_look_for_a_while_begins_to_watch_anew(study: optuna.Study
 @pytest.mark.parametrize(
     ("number", "reason"),
     [
-        (signal.SIGSEGV, "its process ended in a segmentation fault"),
-        (signal.SIGABRT, "its process ended in an abort"),
-        (signal.SIGBUS, "its process ended in a bus error"),
-        (signal.SIGILL, "its process ended in an illegal instruction"),
-        (signal.SIGFPE, "its process ended in a floating-point exception"),
+        (signal.SIGSEGV, "ended its process (segmentation fault)"),
+        (signal.SIGABRT, "ended its process (abort)"),
+        (signal.SIGBUS, "ended its process (bus error)"),
+        (signal.SIGILL, "ended its process (illegal instruction)"),
+        (signal.SIGFPE, "ended its process (floating-point exception)"),
         (signal.SIGKILL, KILLED),
     ],
 )

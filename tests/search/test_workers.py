@@ -313,11 +313,11 @@ def test_a_worker_that_ends_in_a_fault_is_started_again_and_the_log_says_why(tmp
     wait_for(log, "trial 1  ")  # an epoch
     (line, *_) = [line for line in log.read_text().splitlines() if "trial 1  " in line]
     os.kill(int(line.split()[2]), signal.SIGSEGV)
-    out, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-    assert "  trial 1 is tried again: its process ended in a segmentation fault\n" in log.read_text()
+    assert "  trial 1 ended its process (segmentation fault): it is tried again\n" in log.read_text()
     study = open_study(run_folder(tmp_path))
-    assert study.trials[1].user_attrs["reason"] == "its process ended in a segmentation fault"
+    assert study.trials[1].user_attrs["reason"] == "ended its process (segmentation fault)"
     assert len(ended(study)) == 3
     assert all(trial.state.is_finished() for trial in study.trials)
 
