@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +11,7 @@ import torch
 from search.promotions import Promotion
 from search.run_folder import card_of
 from search.spec import StudySpec
+from search.version import version
 from search.words import count, duration, mean_and_deviation, percent, short_run
 from train_core.data import TrainingData
 from train_core.datasets import DATASETS, DatasetName
@@ -63,7 +63,7 @@ def model_card(exported: Exported) -> str:
     return (
         f"# An image classifier of {run.parameters:,} parameters\n\n"
         f"It tells {len(about.classes)} classes of {kind} apart. It is {about.origin}; exported by budget-search "
-        f"{version('budget-search')} with PyTorch {torch.__version__}.\n\n"
+        f"{version()} with PyTorch {torch.__version__}.\n\n"
         f"## Use\n\n{_use(exported)}\n"
         f"## The model\n\n{_table(_model(exported))}\n"
         f"The classes, in the order of the outputs:\n\n```json\n{classes}\n```\n\n"

@@ -65,6 +65,8 @@ MISTAKES = [
     ("run digits --storage elsewhere", "--storage cannot be read as an address: give postgresql+psycopg://"),
     ("run digits --storage sqlite:///x.db", "a run keeps its SQLite database in its folder: leave out --storage"),
     ("run digits --ray-address auto", "--ray-address places workers on several machines: give a --storage"),
+    ("run digits --ray-address auto --device cuda:1", "--device cuda:1 is a device of one machine, and --ray-address"),
+    ("run digits --ray-address auto --device cuda:1", "places workers on several: give --device cuda"),
     ("storage serve", "what is to be served? give --storage, or set SEARCH_STORAGE"),
     ("storage serve --storage grpc://here", "--storage is a gRPC proxy without host or port"),
     ("promote --workers 0", "Invalid value for '--workers'"),
