@@ -13,7 +13,7 @@ from search.errors import RunError
 from search.run_folder import RunFolder
 from search.storage import Address
 from search.worker import BEAT, LEASE_S, Watch, Worker
-from tests.search.processes import until
+from tests.support.processes import until
 
 SHARED = Address("postgresql+psycopg://db/s")
 

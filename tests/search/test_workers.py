@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.postgres import PASSWORD, QUOTED, Server
 from search import workers
 from search.errors import RunError, SpecError, UserError
 from search.run_folder import RunFolder
@@ -18,7 +17,8 @@ from search.storage import parse_address
 from search.study import open_study
 from search.trials import ended
 from search.workers import run_workers
-from tests.search.processes import run_folder, start_anew, until, wait_for
+from tests.support.postgres import PASSWORD, QUOTED, Server
+from tests.support.processes import run_folder, start_anew, until, wait_for
 
 SEARCH = "run digits --trials 6 --epochs 2 --workers 2"
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train_core.test_loop import same, weights
-from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
+from tests.support.tiny import NETWORK, same, tiny_data, tiny_recipe, weights
 from train_core import step
 from train_core.augment import Augmenter
 from train_core.device import is_out_of_memory, release_memory
