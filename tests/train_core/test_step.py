@@ -170,10 +170,7 @@ def test_captured_or_not_the_run_is_the_same(
     assert [result.train_loss for result in results] == [result.train_loss for result in expected]
 
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "lr": 0.01}, {"clip_norm": 0.5}, {"ema_decay": 0.9}])
 def test_a_captured_run_on_a_gpu_is_the_run_without(
@@ -191,7 +188,7 @@ def test_a_captured_run_on_a_gpu_is_the_run_without(
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=0.05)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_many_runs_leave_no_memory_behind_on_a_gpu() -> None:
     device, held = torch.device("cuda"), []
     data = tiny_data().to(device)
