@@ -22,15 +22,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from benchmarks.postgres import server
 from search import study as studies
 from search.run_folder import RunFolder
 from search.spec import StudySpec, load_study
@@ -38,52 +37,18 @@ from search.storage import Address, parse_address
 from search.study import NAMED_TASKS
 from search.trials import DUPLICATE, REPEATED, SURPLUS, counts, ended, params_of, root_of, was_interrupted
 from search.worker import Worker
-from train_core.results import EpochResult
+from tests.support.postgres import server
+from tests.support.trainers import FakeTrainer, Silent
 from train_core.specs import ResNetSpec, TrainSpec, num_params
 
 EPOCHS = 5
 LEASE_S = 3.0  # of the workers here, where nothing takes long
 
 
-class Curves:
-    """Learning curves that rise to a score made of the network and the recipe."""
-
-    def __init__(self, epoch_s: float) -> None:
-        self.epoch_s = epoch_s
-
-    def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
-        """The curve, an epoch a step."""
-        luck = random.Random(f"{network} {recipe}").random()
-        score = 0.5 + 0.2 * min(1.0, num_params(network) / 5e6) + 0.2 * luck
-        for epoch in range(1, recipe.epochs + 1):
-            time.sleep(self.epoch_s)
-            accuracy = score * epoch / recipe.epochs
-            yield EpochResult(
-                epoch=epoch,
-                train_loss=1.0,
-                train_accuracy=accuracy,
-                val_loss=1.0,
-                val_accuracy=accuracy,
-                lr=0.1,
-                seconds=self.epoch_s,
-                images=100,
-            )
-
-    def forget(self, root: int) -> None:
-        """Nothing was kept."""
-
-
-class Silent:
-    """Tells nobody."""
-
-    def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None:
-        """Not told."""
-
-    def epoch_ended(self, number: int, result: EpochResult) -> None:
-        """Not told."""
-
-    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None:
-        """Not told."""
+def lucky_score(network: ResNetSpec, recipe: TrainSpec) -> float:
+    """A made-up accuracy: larger networks are better, and each network with its recipe has some luck of its own."""
+    luck = random.Random(f"{network} {recipe}").random()
+    return 0.5 + 0.2 * min(1.0, num_params(network) / 5e6) + 0.2 * luck
 
 
 def spec_of(trials: int) -> StudySpec:
@@ -97,7 +62,9 @@ def work(folder: RunFolder, trials: int, epoch_s: float) -> None:
     folder.create()
     study, _ = studies.join(folder, spec, task)
     with Worker(folder, study) as worker:
-        studies.run(study, spec, task, Curves(epoch_s), Silent(), worker=worker, precision="fp32")
+        studies.run(
+            study, spec, task, FakeTrainer(lucky_score, epoch_s=epoch_s), Silent(), worker=worker, precision="fp32"
+        )
 
 
 def verdict(study: optuna.Study) -> dict[str, Any]:

@@ -19,18 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator
-from datetime import datetime
 from pathlib import Path
 
 import optuna
 import sqlalchemy
 import tomli_w
 import torch
-from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
 
-import space
-from benchmarks.many_workers import Silent, storage_of
+from benchmarks.many_workers import storage_of
 from search import study as studies
 from search.console import StudyProgress, logged_to
 from search.notes import NotedEvents
@@ -41,9 +37,10 @@ from search.spec import StudySpec, load_study
 from search.study import NAMED_TASKS
 from search.terminal import console
 from search.trainer import Trainer
-from search.trials import TRAINED, ended
+from search.trials import ended
 from search.worker import Worker
-from space import RandomTrial
+from tests.support.runs import distributions_of, finished_trial
+from tests.support.trainers import FakeTrainer, Silent
 from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
 
@@ -53,58 +50,19 @@ MADE = 1000  # trials; more are copies
 EPOCHS = 30
 
 
-class Immediate:
-    """Trains in no time, and notes when it began and ended."""
+class Clock(FakeTrainer):
+    """Trains in no time, better than most, and notes when each run began and ended, in `perf_counter` seconds."""
 
     def __init__(self) -> None:
+        super().__init__(score=lambda network, recipe: 0.95)
         self.began: list[float] = []
         self.ended: list[float] = []
 
     def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
-        """A curve, an epoch a step."""
+        """The curve, an epoch a step."""
         self.began.append(time.perf_counter())
-        for epoch in range(1, recipe.epochs + 1):
-            yield EpochResult(
-                epoch=epoch,
-                train_loss=1.0,
-                train_accuracy=0.5,
-                val_loss=1.0,
-                val_accuracy=0.5 + epoch / 100,
-                lr=0.1,
-                seconds=1e-6,
-                images=1,
-            )
+        yield from super().__call__(network, recipe, root)
         self.ended.append(time.perf_counter())
-
-    def forget(self, root: int) -> None:
-        """Nothing was kept."""
-
-
-def finished_trial(
-    generator: random.Random, distributions: dict[str, BaseDistribution], spec: StudySpec, task: studies.Task
-) -> FrozenTrial:
-    """A complete trial of the study's space, with all that the search writes of one."""
-    draw = space.suggest(RandomTrial(generator), spec.space)
-    network = space.network(draw, spec.space, spec.budget, in_channels=task.in_channels, num_classes=task.num_classes)
-    recipe = space.recipe(draw, epochs=spec.epochs, seed=0, precision="fp32", part=1.0)
-    score, now = generator.uniform(0.6, 0.9), datetime.now()
-    return FrozenTrial(
-        number=-1,
-        trial_id=-1,
-        state=TrialState.COMPLETE,
-        value=score,
-        params={name: draw[name] for name in distributions},
-        distributions=distributions,
-        user_attrs={
-            **studies._attributes(network, recipe, task),
-            "worker": "host-1234-abcdef",
-            TRAINED: 12.345,
-        },
-        system_attrs={},
-        intermediate_values={epoch: score * epoch / spec.epochs for epoch in range(1, spec.epochs + 1)},
-        datetime_start=now,
-        datetime_complete=now,
-    )
 
 
 def storage(kind: str) -> None:
@@ -116,7 +74,7 @@ def storage(kind: str) -> None:
         folder.create()
         study = studies.open_study(folder, create=True)
         with Worker(folder, study) as worker:
-            warm = Immediate()  # gives the distributions, too
+            warm = Clock()  # gives the distributions, too
             run_to(study, spec.model_copy(update={"trials": 3}), warm, worker)
             distributions = dict(study.trials[0].distributions)
             for size in SIZES:
@@ -129,7 +87,7 @@ def storage(kind: str) -> None:
                 study = studies.open_study(folder)
                 study.get_trials(deepcopy=False)
                 opening = time.perf_counter() - opened
-                clock = Immediate()
+                clock = Clock()
                 started = time.perf_counter()
                 run_to(study, spec.model_copy(update={"trials": size + ASKED}), clock, worker)
                 ends = [started, *clock.ended]
@@ -212,7 +170,7 @@ COPIED = {
 """The columns of Optuna's tables, but for the keys that count up by themselves."""
 
 
-def run_to(study: optuna.Study, spec: StudySpec, trainer: Immediate, worker: Worker) -> None:
+def run_to(study: optuna.Study, spec: StudySpec, trainer: Clock, worker: Worker) -> None:
     """Run trials that take no time."""
     studies.run(study, spec, NAMED_TASKS["cifar10"], trainer, Silent(), worker=worker, precision="fp32")
 
@@ -275,14 +233,6 @@ def share(study_name: str, data_name: str, trials: int, before: int) -> None:
             "other, %": round(100 * (1 - counting.seconds / wall), 2),
         }
         print(json.dumps(line))
-
-
-def distributions_of(study: optuna.Study, spec: StudySpec) -> dict[str, BaseDistribution]:
-    """Those of the parameters that the space draws; it takes a trial to see them, which is left failed."""
-    trial = study.ask()
-    space.suggest(trial, spec.space)
-    study.tell(trial, state=TrialState.FAIL)
-    return dict(study.trials[-1].distributions)
 
 
 def main() -> None:

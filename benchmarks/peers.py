@@ -53,6 +53,7 @@ from search.ladder import choose
 from search.spec import PhasesSpec
 from search.study import NAMED_TASKS
 from search.worker import Worker
+from tests.support.trainers import Silent
 from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec, num_params
 
@@ -141,8 +142,8 @@ Peer = Callable[[Account], None]
 # Ours ----------------------------------------------------------------------------------------------------------------
 
 
-class _ShortRuns:
-    """Trains a study's trials on the surrogate, and pays for each epoch. Listens to the study, to no end."""
+class _ShortRuns(Silent):
+    """Trains a study's trials on the surrogate, and pays for each epoch; listens to the study, and does nothing."""
 
     def __init__(self, account: Account, study: optuna.Study, held: Params) -> None:
         self.account = account
@@ -182,15 +183,6 @@ class _ShortRuns:
 
     def forget(self, root: int) -> None:
         """Nothing is remembered."""
-
-    def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None:
-        """Nobody watches."""
-
-    def epoch_ended(self, number: int, result: EpochResult) -> None:
-        """Nobody watches."""
-
-    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None:
-        """Nobody watches."""
 
 
 class _OneWorker(Worker):

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -170,7 +169,7 @@ def _traced_to(path: Path) -> Iterator[None]:
         finally:
             faulthandler.disable()
             if was_enabled:
-                faulthandler.enable(sys.__stderr__)
+                faulthandler.enable(sys.__stderr__ or 2)
     path.unlink(missing_ok=True)
 
 

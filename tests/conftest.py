@@ -1,17 +1,13 @@
-"""Fixtures for all tests: a quiet, single-threaded, private environment."""
+"""A quiet, private environment for every test, and the order in which the files begin."""
 
-import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 import torch
 
-from benchmarks.postgres import Server, programs, server
-from tests.browser import Browser, program
-from tests.browser import browser as started
+pytest_plugins = ("pytester", "tests.support.gpus", "tests.support.servers")
+pytest.register_assert_rewrite("tests.support")  # a failed `assert` there shows its values, as in a test
 
 # Ignored in what a script starts with `&`, and in all that this starts in turn.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,27 +31,3 @@ def _private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEARCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SEARCH_STORAGE", raising=False)
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Server]:
-    """A PostgreSQL server; where there is none, tests that need it are skipped, but fail in CI."""
-    if programs() is None:
-        _is_missing("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    with server() as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A browser; where there is none, tests that need it are skipped, but fail in CI."""
-    if program() is None:
-        _is_missing("Chromium is not installed (Debian: apt-get install chromium)")
-    with started(tmp_path_factory.mktemp("browser")) as running:
-        yield running
-
-
-def _is_missing(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)

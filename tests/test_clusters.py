@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]  # Ray brings it, without its types
 
-from tests.test_docs import accept
+from tests.support.documents import accept
 
 FILES = Path(__file__).parents[1] / "docs" / "clusters"
 SLURM = FILES / "slurm.sh"

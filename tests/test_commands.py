@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from search import dashboard
-from tests.search.test_cli import search
-from tests.test_docs import DOCS, PAGES, ROOT, commands, text_of
+from tests.support.commands import search
+from tests.support.documents import DOCS, PAGES, ROOT, commands, text_of
 
 OURS = "search(?= [a-z])"
 OTHERS = r"search(?= --)|python3?(?= )|pip|optuna-dashboard(?= )|scripts/\w+|sbatch|kubectl|apt-get|ssh|ray(?= )"

@@ -22,8 +22,10 @@ def imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join([*package, node.module] if node.module else package)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("room", FORBIDDEN)
@@ -98,3 +100,12 @@ def test_the_loop_prints_nothing() -> None:
     for path in sources("train_core"):
         calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
         assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
+
+
+def test_no_test_imports_another() -> None:
+    """What tests share is in `tests/support`, which takes nothing from tests and benchmarks."""
+    for path in [*sources("tests"), *sources("benchmarks")]:
+        assert not [name for name in imported(path) if name.startswith("tests.") and ".test_" in name], path
+    for path in sources("tests/support"):
+        ours = [name for name in imported(path) if name.split(".")[0] in {"tests", "benchmarks"}]
+        assert all(name.startswith("tests.support.") for name in ours), path

@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import shlex
 import socket
 import subprocess
 import sys
@@ -14,24 +13,11 @@ import pytest
 import torchvision
 from PIL import Image
 
-from search import api, cli, storage
+from search import api, storage
 from search.checkpoints import save_checkpoint
-from search.run_folder import RunFolder
-from search.spec import load_study
-from search.study import claim, open_study, run, task_of
-from search.worker import Worker
-from tests.search.fakes import FakeTrainer, Recorder
+from tests.support.commands import search
+from tests.support.runs import finished_run
 from train_core import checkpoint
-from train_core.data import default_cache, load_training
-
-
-def search(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `search <command>`, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["search", *shlex.split(command)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def write_images(folder: Path, names: list[str], side: int = 8) -> None:
@@ -141,21 +127,6 @@ def test_no_network_says_where_to_put_the_file(
     assert err.count("\n") == 1
     assert "cifar-10-python.tar.gz" in err
     assert "cache" in err
-
-
-def finished_run(name: str, trials: int) -> None:
-    """A run of the digits study with this many trials, without training."""
-    spec = load_study("digits", {"trials": max(trials, 1)})
-    folder = RunFolder(Path("runs") / name)
-    folder.create()
-    study = open_study(folder, create=True)
-    data = load_training("digits", val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache())
-    task = task_of(data)
-    claim(study, spec, task, folder)
-    if trials:
-        with Worker(folder, study) as worker:
-            run(study, spec, task, FakeTrainer(), Recorder(), worker=worker, precision="fp32")
-    folder.study_file.write_text(spec.as_toml())
 
 
 def test_promoting_before_anything_is_finished(

@@ -1,12 +1,7 @@
 """`search dashboard` as a process of its own, asked over HTTP and looked at in a browser."""
 
-import json
-import re
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -15,33 +10,11 @@ from search.dashboard import open_browser
 from search.notes import publish
 from search.report import read_results
 from search.run_folder import RunFolder
-from tests.browser import Browser, Page
-from tests.forked import Forked
-from tests.search.processes import run_folder, start, until
-from tests.search.test_report import make_run, promoted
+from tests.support.browser import Browser
+from tests.support.processes import get, run_folder, serving
+from tests.support.runs import make_run, promoted
 
 LOADED = "document.images.length >= 4 && [...document.images].every(each => each.complete && each.naturalWidth > 0)"
-
-
-@contextmanager
-def serving(command: str, folder: Path, **environment: str) -> Iterator[tuple[str, Forked]]:
-    """The address that `search dashboard` says it serves at, and its process; interrupted at the end."""
-    process = start(f"dashboard {command}", folder, **environment)
-    try:
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        found = re.fullmatch(r"digits-20k: (http://\S+:\d+)(/dashboard/studies/1); Ctrl-C ends it\n", said)
-        assert found, (said, process.stderr.read() if process.stderr and process.poll() is not None else "")
-        yield found[1], process
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-        assert process.stderr is not None
-        # Not by `communicate`, which knows nothing of what `readline` has read ahead.
-        out, err = process.stdout.read(), process.stderr.read()
-        assert (process.returncode, out, err) == (0, environment.get("SAYS", ""), "")  # nothing else is ever said
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -58,38 +31,6 @@ def url(folder: RunFolder) -> Iterator[str]:
     """Where the run's dashboard is served."""
     with serving("digits-20k --no-browser", folder.root.parents[1]) as (address, _):
         yield address
-
-
-def get(url: str) -> Any:
-    with urlopen(url, timeout=30) as answer:
-        return json.load(answer)
-
-
-PLOTS = ("plot-history", "graph-hyperparameter-importances", "graph-timeline", "graph-intermediate-values")
-MIDDLES = """[...document.querySelectorAll("#graph-intermediate-values .scatterlayer .points path")].map((point) => {
-  const box = point.getBoundingClientRect();
-  return [box.x + box.width / 2, box.y + box.height / 2];
-})"""
-
-
-def check_plots(page: Page, *, dark: bool) -> None:
-    """The study's plots are drawn, and the points of a trial's curve say what they are."""
-    for plot in PLOTS:
-        page.wait_for(f"document.querySelectorAll('#{plot} .scatterlayer path, #{plot} .barlayer path').length")
-
-    def said() -> str:
-        """Again and again: as long as plots come, those that are there move; and what does not fit is not shown."""
-        page.evaluate("document.querySelector('#graph-intermediate-values').scrollIntoView()")
-        texts = ""
-        for x, y in page.evaluate(MIDDLES):
-            page.hover(x, y)
-            texts += page.evaluate("document.querySelector('#graph-intermediate-values .hovertext')?.textContent") or ""
-        return texts
-
-    assert "rial" in until(said, 30)
-    paper = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0]"
-    page.wait_for(f"({paper} < 128) == {str(dark).lower()}")
-    assert page.errors == []
 
 
 def test_the_dashboard_has_the_study_its_notes_and_its_artifacts(url: str) -> None:

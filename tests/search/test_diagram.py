@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from search.diagram import LETTERS, WIDTH, _ticks, curve, diagram
 from space import RandomTrial, Space, network, suggest
-from tests.browser import Browser
+from tests.support.browser import Browser
 from train_core.specs import ResNetSpec, num_madds, num_params
 
 SVG = "{http://www.w3.org/2000/svg}"

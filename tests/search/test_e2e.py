@@ -19,10 +19,9 @@ import torch
 from search.charts import ALL_CHARTS
 from search.promotions import Promotion, finished
 from search.study import open_study
-from tests.browser import Browser
-from tests.search.processes import ALWAYS_SAVES, SHORT, run_folder, search, start, start_anew, wait_for
-from tests.search.test_dashboard import check_plots, serving
-from tests.search.test_report_page import DESKTOP, PHONE, check, shown
+from tests.support.browser import Browser
+from tests.support.pages import DESKTOP, PHONE, check, check_plots, shown
+from tests.support.processes import ALWAYS_SAVES, SHORT, run_folder, search, serving, start, start_anew, wait_for
 from train_core import checkpoint
 from train_core.sources import digits
 

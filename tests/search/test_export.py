@@ -28,14 +28,13 @@ from search.promoter import Promoter
 from search.promotions import Promotion, finished
 from search.run_folder import RunFolder
 from search.spec import load_study
-from search.study import claim, open_study, run, task_of
+from search.study import open_study, task_of
 from search.words import percent
-from search.worker import Worker
-from tests.search.fakes import FakeTrainer, Recorder, study_spec
-from tests.search.fakes import add as add_trial
-from tests.search.test_cli import search
+from tests.support.commands import search
+from tests.support.runs import add_trial, make_run, study_spec
+from tests.support.tiny import tiny_data
+from tests.support.trainers import FakeTrainer
 from tests.train_core.strategies import resnet_specs
-from tests.train_core.tiny import tiny_data
 from train_core import checkpoint
 from train_core.data import TrainingData, load_test, load_training
 from train_core.deploy import Description, deployed
@@ -58,13 +57,8 @@ def data() -> TrainingData:
 def promoted(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs with one in it: two trials, the first trained with two seeds, the second not as long."""
     runs = tmp_path_factory.mktemp("promoted") / "runs"
-    folder = RunFolder(runs / NAME)
-    folder.create()
-    study = open_study(folder, create=True)
-    claim(study, SPEC, task_of(data), folder)
-    with Worker(folder, study) as worker:
-        run(study, SPEC, task_of(data), FakeTrainer(), Recorder(), worker=worker, precision="fp32")
-    folder.study_file.write_text(SPEC.as_toml())
+    folder = make_run(runs / NAME, spec=SPEC, task=task_of(data), trainer=FakeTrainer())
+    study = open_study(folder)
     test = partial(load_test, "digits", fingerprint=data.fingerprint, cache=Path())
     promoter = Promoter(folder=folder, data=data, load_test=test, device_name="a test")
     for trial, epochs, seed in ((0, WHOLE, 0), (0, WHOLE, 1), (1, SHORT, 0)):

@@ -7,12 +7,12 @@ import pytest
 
 from search.study import open_study
 from search.trials import ended
-from tests.search.processes import SHORT, run_folder, search, start
+from tests.support.processes import SHORT, run_folder, search, start
 
 DEADLY = """
 import ctypes, os, signal
 from search import api
-from tests.search.fakes import FakeTrainer
+from tests.support.trainers import FakeTrainer
 
 class Deadly(FakeTrainer):
     def __call__(self, network, recipe, root):

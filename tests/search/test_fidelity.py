@@ -10,7 +10,8 @@ from search.console import fidelity_table, interval
 from search.fidelity import Agreement, Fidelity, Interval, Pair, advice, agreement, measure, pick
 from search.ladder import network_of, recipe_of
 from search.promotions import Promotion
-from tests.search.fakes import add, epoch_result
+from tests.support.runs import add_trial
+from tests.support.trainers import epoch_result
 
 SCORES = np.random.default_rng(3).uniform(0.4, 0.9, 12).round(3).tolist()
 OPTIMIZERS = ["sgd", "adam", "adamw", "adam"] * 3
@@ -20,8 +21,8 @@ OPTIMIZERS = ["sgd", "adam", "adamw", "adam"] * 3
 def study() -> optuna.Study:
     made = optuna.create_study(direction="maximize")
     for score, optimizer in zip(SCORES, OPTIMIZERS, strict=True):
-        add(made, score, optimizer)
-    add(made, 0.99, "sgd", TrialState.PRUNED)
+        add_trial(made, score, optimizer)
+    add_trial(made, 0.99, "sgd", TrialState.PRUNED)
     return made
 
 

@@ -19,17 +19,16 @@ from filelock import FileLock
 from optuna.trial import TrialState
 from rich.console import Console, RenderableType
 
-from benchmarks.postgres import Server
 from search import inspection, storage, tables
 from search.inspection import Reader
 from search.run_folder import RunFolder, write_json, write_text
 from search.storage import Address, parse_address
-from search.study import NAMED_TASKS, claim, open_study
+from search.study import open_study
 from search.words import ago, rounded
-from tests.search.fakes import study_spec
-from tests.search.test_cli import search as searched
-from tests.search.test_report import promoted
-from tests.train_core.tiny import NETWORK, tiny_recipe
+from tests.support.commands import search as searched
+from tests.support.postgres import Server
+from tests.support.runs import make_run, promoted, study_spec
+from tests.support.tiny import NETWORK, tiny_recipe
 from train_core.specs import num_madds, num_params
 
 Search = Callable[[str], str]
@@ -48,12 +47,10 @@ TRIALS: list[tuple[TrialState, list[float], dict[str, Any]]] = [
 """Of a made-up study: state, validation accuracy after each epoch, and what is special."""
 
 
-def make_run(name: str, made: int = len(TRIALS), storage: Address | None = None, **values: Any) -> RunFolder:
+def made_up(name: str, made: int = len(TRIALS), storage: Address | None = None, **values: Any) -> RunFolder:
     """A run with the first few of `TRIALS`."""
-    folder, spec = RunFolder(Path("runs") / name, storage), study_spec(**values)
-    folder.create()
-    study = open_study(folder, create=True)
-    claim(study, spec, NAMED_TASKS["digits"], folder)
+    folder = make_run(Path("runs") / name, spec=study_spec(**values), storage=storage)
+    study = open_study(folder)
     common = {
         "network": NETWORK.model_dump_json(),
         "recipe": tiny_recipe(optimizer="adamw", epochs=4).model_dump_json(),
@@ -75,7 +72,6 @@ def make_run(name: str, made: int = len(TRIALS), storage: Address | None = None,
         )
         trial.datetime_start = datetime.now() - timedelta(hours=2)
         study.add_trial(trial)
-    write_text(folder.study_file, spec.as_toml())
     return folder
 
 
@@ -114,8 +110,8 @@ def in_a_terminal(what: RenderableType, **settings: Any) -> str:
 
 def make_runs() -> None:
     """A run of each kind, the first touched last."""
-    good, other = make_run("good", max_madds=1_000_000), make_run("other", 1, trials=1)
-    shared, broken = make_run("shared", 0), make_run("x")
+    good, other = made_up("good", max_madds=1_000_000), made_up("other", 1, trials=1)
+    shared, broken = made_up("shared", 0), made_up("x")
     write_json(good.facts, {"data": {"training images": 1150}})
     promote(good, 2, [0.9, 0.92])
     promote(other, 0, [0.8])
@@ -253,7 +249,7 @@ trial  epoch  accuracy   time  parameters  worker
 
 
 def test_status_of_a_search_that_goes_on_and_of_a_promotion() -> None:
-    folder = make_run("good")
+    folder = made_up("good")
     touch(folder, time.time() - 7300)
     reader = Reader(folder)
     with FileLock(folder.worker_lock("host-12-abc", "kernel")):
@@ -368,7 +364,7 @@ FIRST_LINES = {
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     """A run with a trial of every kind, only read."""
-    folder = RunFolder(Path(shutil.move(make_run("good").root, tmp_path_factory.mktemp("runs") / "good")))
+    folder = RunFolder(Path(shutil.move(made_up("good").root, tmp_path_factory.mktemp("runs") / "good")))
     open_study(folder).enqueue_trial({})
     return Reader(folder)
 
@@ -410,8 +406,8 @@ def test_compare_tells_two_runs_side_by_side(search: Search) -> None:
         "sgd_lr": {"low": 0.01, "high": 0.2, "log": True},
         "fill": {"low": 0.1, "high": 1.0},
     }
-    one = make_run("one")
-    two = make_run("two", 1, trials=1, budget=30_000, space=space)
+    one = made_up("one")
+    two = made_up("two", 1, trials=1, budget=30_000, space=space)
     assert in_a_terminal(tables.comparison_view(inspection.compare(Reader(one), Reader(two)))) + "\n" == COMPARE.lstrip(
         "\n"
     )
@@ -441,7 +437,7 @@ VERDICTS: dict[str, tuple[list[float], list[float], dict[str, Any], str | None, 
 
 
 def test_nothing_is_called_better_for_what_may_be_chance() -> None:
-    one, two = (make_run(name, 1, trials=1) for name in ("one", "two"))
+    one, two = (made_up(name, 1, trials=1) for name in ("one", "two"))
     readers = Reader(one), Reader(two)
     for case, (first, second, changes, better, verdict) in VERDICTS.items():
         for folder, accuracies in ((one, first), (two, second)):
@@ -454,7 +450,7 @@ def test_nothing_is_called_better_for_what_may_be_chance() -> None:
 
 
 def test_runs_on_other_data_are_not_compared() -> None:
-    one, two = make_run("one", 0), make_run("two", 0)
+    one, two = made_up("one", 0), made_up("two", 0)
     open_study(two).set_user_attr("identity", {"data fingerprint": "another"})
     assert inspection.compare(Reader(one), Reader(two)).verdict == "not to be compared: their data differ"
 
@@ -499,9 +495,9 @@ def test_mistakes_are_answered_in_one_line(capsys: pytest.CaptureFixture[str], m
 
 def test_runs_in_a_shared_storage(search: Search, postgres: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     url = postgres.new_database()
-    shared = make_run("shared", storage=parse_address(url))
+    shared = made_up("shared", storage=parse_address(url))
     write_json(shared.facts, {"storage": "postgresql"})
-    make_run("good")
+    made_up("good")
 
     def states() -> dict[str, tuple[str | None, int | None, str | None]]:
         runs = json.loads(search("list --json"))["runs"]
@@ -537,7 +533,7 @@ def as_a_process(command: str, **environment: str) -> subprocess.CompletedProces
 
 
 def test_looking_needs_no_torch_and_old_terminals_get_plain_signs() -> None:
-    make_run("good")
+    made_up("good")
     for command in ("list", "status", "show 2", "compare good good"):
         answer = as_a_process(command, PYTHONIOENCODING="ascii")
         assert "torch" not in answer.stderr

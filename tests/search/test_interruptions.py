@@ -16,8 +16,8 @@ from search.run_folder import RunFolder
 from search.study import open_study
 from search.trainer import Trainer
 from search.trials import ended
-from tests.search.processes import ALWAYS_SAVES, SHORT, run_folder, search, start, wait_for
-from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
+from tests.support.processes import ALWAYS_SAVES, SHORT, run_folder, search, start, wait_for
+from tests.support.tiny import NETWORK, tiny_data, tiny_recipe
 from train_core import checkpoint
 
 

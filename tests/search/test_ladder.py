@@ -6,16 +6,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import RunError, SpecError
 from search.ladder import FAMILIES, Rung, choose, climb, family_of, parse_ladder, recipe_of
-from tests.search.fakes import add
+from tests.support.runs import add_trial
 
 
 @pytest.fixture
 def study() -> optuna.Study:
     made = optuna.create_study(direction="maximize", study_name="here")
     for score, optimizer in ((0.70, "sgd"), (0.90, "adam"), (0.88, "adam"), (0.60, "adamw"), (0.72, "sgd")):
-        add(made, score, optimizer)
-    add(made, 0.99, "sgd", TrialState.PRUNED)
-    add(made, 0.99, "sgd", TrialState.FAIL)
+        add_trial(made, score, optimizer)
+    add_trial(made, 0.99, "sgd", TrialState.PRUNED)
+    add_trial(made, 0.99, "sgd", TrialState.FAIL)
     return made
 
 

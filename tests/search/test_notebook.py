@@ -15,9 +15,8 @@ from search.errors import SpecError
 from search.promotions import Promotion
 from search.spec import StudySpec
 from search.trials import TRAINED, ended
-from tests.search.fakes import FakeTrainer, study_spec
-from tests.search.test_report import make_run, promoted
-from tests.search.test_study import run_study
+from tests.support.runs import make_run, promoted, run_study, study_spec
+from tests.support.trainers import FakeTrainer
 
 ROOT = Path(__file__).parents[2]
 

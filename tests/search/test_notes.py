@@ -17,9 +17,8 @@ from search.report import answer, read_results
 from search.run_folder import RunFolder, write_text
 from search.study import open_study
 from search.words import percent
-from tests.search.fakes import FakeTrainer, Recorder, study_spec
-from tests.search.test_report import SOON, make_run, promoted
-from tests.search.test_study import raising, run_study
+from tests.support.runs import SOON, make_run, promoted, raising, run_study, study_spec
+from tests.support.trainers import FakeTrainer, Recorder
 from train_core.errors import DivergedError
 from train_core.specs import num_madds, num_params
 

@@ -8,8 +8,8 @@ import torch
 from search import plan
 from search.plan import Pace, Survey, _seconds_an_image, estimate, fastest_precision, survey, time_steps
 from search.study import task_of
-from tests.search.fakes import study_spec
-from tests.train_core.tiny import NETWORK, tiny_data
+from tests.support.runs import study_spec
+from tests.support.tiny import NETWORK, tiny_data
 from train_core.data import TrainingData
 from train_core.specs import Precision, num_madds
 

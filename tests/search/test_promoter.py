@@ -12,8 +12,8 @@ from search.errors import CheckpointError, RunError
 from search.promoter import Promoter
 from search.promotions import Promotion, finished, refit_of, winner
 from search.run_folder import PromotionFolder, RunFolder, write_text
-from tests.search.fakes import add
-from tests.train_core.tiny import tiny_data, tiny_recipe
+from tests.support.runs import add_trial
+from tests.support.tiny import tiny_data, tiny_recipe
 from train_core import checkpoint
 from train_core.data import Split
 from train_core.loop import evaluate
@@ -28,7 +28,7 @@ TEST = tiny_data(images=60).val
 def study() -> optuna.Study:
     made = optuna.create_study(direction="maximize", study_name="here")
     for score, optimizer in ((0.70, "sgd"), (0.90, "adam")):
-        add(made, score, optimizer)
+        add_trial(made, score, optimizer)
     return made
 
 

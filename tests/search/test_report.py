@@ -8,8 +8,7 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from html import unescape
@@ -20,106 +19,22 @@ from typing import Any
 import optuna
 import pytest
 import tomli_w
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from benchmarks.overhead import distributions_of, finished_trial
-from search import charts, fidelity, report
+from search import charts, report
 from search.charts import Chart, Results
-from search.errors import StudyFailedError
 from search.ladder import network_of, recipe_of
-from search.promotions import Promotion, winner
+from search.promotions import winner
 from search.report import answer, progress, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
-from search.spec import PrunerSpec, StudySpec, load_study
-from search.study import NAMED_TASKS, claim, open_study, run
+from search.spec import StudySpec, load_study
+from search.study import NAMED_TASKS, open_study
 from search.trials import ended, seconds_of
 from search.words import percent
-from search.worker import Worker
+from tests.support.runs import distributions_of, finished_trial, make_run, promoted, run_study
+from tests.support.trainers import FakeTrainer, in_turn
 from train_core.errors import DivergedError
-from train_core.results import EpochResult
-from train_core.specs import ResNetSpec, TrainSpec, num_madds, num_params
-
-EPOCHS = 3
-NEVER = PrunerSpec(startup_trials=1000)
-SOON = PrunerSpec(startup_trials=2, warmup=0, min_values=1, like=())
-
-
-class Silent:
-    def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None: ...
-    def epoch_ended(self, number: int, result: EpochResult) -> None: ...
-    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None: ...
-
-
-def epoch_result(epoch: int, accuracy: float) -> EpochResult:
-    return EpochResult(
-        epoch=epoch,
-        train_loss=1.0,
-        train_accuracy=accuracy / 2,
-        val_loss=1.0,
-        val_accuracy=accuracy,
-        lr=0.1,
-        seconds=0.5,
-        images=100,
-    )
-
-
-class Scoring:
-    """A trainer whose n-th run climbs to the n-th score, or raises after its first epoch."""
-
-    def __init__(self, scores: list[float | Exception]) -> None:
-        self.left = iter(scores)
-
-    def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
-        score = next(self.left)
-        for epoch in range(1, recipe.epochs + 1):
-            if isinstance(score, Exception):
-                yield epoch_result(epoch, 0.9)
-                raise score
-            yield epoch_result(epoch, score * epoch / recipe.epochs)
-
-    def forget(self, root: int) -> None: ...
-
-
-def make_run(root: Path, scores: list[float | Exception], pruner: PrunerSpec = NEVER, **values: Any) -> RunFolder:
-    """A run whose trials came to these scores."""
-    spec = StudySpec(
-        **{"data": "digits", "budget": 20_000, "trials": len(scores) or 1, "epochs": EPOCHS, "pruner": pruner} | values
-    )
-    folder = RunFolder(root)
-    folder.create()
-    write_text(folder.study_file, tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True)))
-    study = open_study(folder, create=True)
-    claim(study, spec, NAMED_TASKS["digits"], folder)
-    if scores:
-        with suppress(StudyFailedError), Worker(folder, study) as worker:
-            run(study, spec, NAMED_TASKS["digits"], Scoring(scores), Silent(), worker=worker, precision="fp32")
-    return folder
-
-
-def promoted(folder: RunFolder, number: int, *, seed: int = 0, epochs: int = 5, **outcome: Any) -> Promotion:
-    """A finished full run of a trial, written where `search promote` writes it."""
-    trial = open_study(folder).trials[number]
-    network, recipe = network_of(trial), recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed})
-    promotion = Promotion(
-        **{
-            "trial": number,
-            "seed": seed,
-            "network": network,
-            "recipe": recipe,
-            "parameters": num_params(network),
-            "multiply_adds": num_madds(network, 32),
-            "short_score": trial.value,
-            "val_accuracy": 0.9,
-            "test_accuracy": 0.8,
-            "test_images": 360,
-            "seconds": 12.3,
-            "device": "a device",
-            "history": tuple(epoch_result(epoch, 0.1 * epoch) for epoch in range(1, epochs + 1)),
-        }
-        | outcome
-    )
-    write_text(folder.promotion(number, epochs, seed).result, promotion.model_dump_json())
-    return promotion
+from train_core.specs import num_madds, num_params
 
 
 class Page(HTMLParser):
@@ -157,18 +72,6 @@ def series(chart: Chart) -> dict[str, Any]:
     """A chart's series by name, those that show nothing left out."""
     assert chart.figure is not None
     return {trace["name"]: trace for trace in chart.figure.to_dict()["data"] if len(trace["x"])}
-
-
-@pytest.fixture(scope="module")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    scores: list[float | Exception] = [0.6, 0.5, 0.1, DivergedError("nan"), ValueError("no <room> left"), 0.7]
-    return make_run(tmp_path_factory.mktemp("runs") / "mixed", scores, SOON).root
-
-
-@pytest.fixture
-def mixed(made_once: Path, tmp_path: Path) -> RunFolder:
-    """A run with two complete trials, a pruned, a diverged and a failed one, then a better complete one."""
-    return RunFolder(shutil.copytree(made_once, tmp_path / "mixed"))
 
 
 def test_history_shows_every_trial_by_its_verdict(mixed: RunFolder) -> None:
@@ -516,10 +419,9 @@ def test_only_failed_trials(tmp_path: Path) -> None:
 def test_a_baseline_is_named_and_escaped(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", [])
     study = open_study(folder)
-    spec = StudySpec(data="digits", budget=20_000, trials=1, epochs=EPOCHS)
+    spec = StudySpec(data="digits", budget=20_000, trials=1, epochs=3)
     study.enqueue_trial({}, user_attrs={"baseline": "</script><b>lenet"})
-    with Worker(folder, study) as worker:
-        run(study, spec, NAMED_TASKS["digits"], Scoring([0.5]), Silent(), worker=worker, precision="fp32")
+    run_study(folder, spec, FakeTrainer(in_turn([0.5])))
     page = Page(folder)
     known = page.figures[0]["data"][1]
     assert known["hovertext"][0].startswith("Trial 0, the baseline &lt;/script&gt;&lt;b&gt;lenet<br>")
@@ -551,15 +453,6 @@ def test_what_users_name_is_escaped(tmp_path: Path) -> None:
     assert "<script>cat, dog & co" in page.words
     assert "data test split no" in page.words
     assert "search run study.toml --name 'a <b> run'" in page.words
-
-
-@pytest.fixture
-def measured(mixed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """The same with a longer run of each complete trial, and three counted as enough for `fidelity`."""
-    monkeypatch.setattr(fidelity, "FEWEST", 3)
-    for number, accuracy in ((0, 0.8), (1, 0.85), (5, 0.9)):
-        promoted(mixed, number, val_accuracy=accuracy)
-    return mixed
 
 
 def test_the_scatter_has_each_trial_short_and_long_and_says_what_it_means(measured: RunFolder) -> None:

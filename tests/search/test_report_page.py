@@ -11,78 +11,8 @@ from search.report import read_results, write_report
 from search.run_folder import RunFolder
 from search.trials import seconds_of
 from search.words import percent
-from tests.browser import Browser, Page
-from tests.search.test_report import made_once, measured, mixed  # noqa: F401  # fixtures
-
-PHONE, DESKTOP = 390, 1280
-CHARTS = '[...document.querySelectorAll(".chart")]'
-# Of each chart the marks in SVG, the pixels with any colour of those lines that WebGL draws, and its size.
-DRAWN = f"""{CHARTS}.map((chart) => {{
-  const marks = chart.querySelectorAll(".scatterlayer path, .barlayer path, .parcoords .y-axis").length;
-  const canvas = chart.querySelector("canvas.gl-canvas-focus");
-  let pixels = null;
-  if (canvas) {{
-    const copy = document.createElement("canvas");
-    [copy.width, copy.height] = [canvas.width, canvas.height];
-    const context = copy.getContext("2d");
-    context.drawImage(canvas, 0, 0);
-    const bytes = context.getImageData(0, 0, copy.width, copy.height).data;
-    pixels = bytes.filter((byte, i) => i % 4 == 3 && byte).length;
-  }}
-  const box = chart.getBoundingClientRect();
-  return [marks, pixels, box.width, box.height];
-}})"""
-# Where a point (or the middle of a bar) of a chart is, and all that hovers in this chart can say.
-POINT = """((chart) => {
-  chart.scrollIntoView({ block: "center" });
-  const { xaxis, yaxis } = chart._fullLayout, box = chart.getBoundingClientRect(), plain = document.createElement("p");
-  const traces = chart.data.filter((trace) => trace.hovertext && trace.x.length), trace = traces.at(-1);
-  const x = trace.type == "bar" ? trace.x[0] / 2 : trace.x[0];
-  const said = traces.flatMap((each) => each.hovertext).map((text) => {
-    plain.innerHTML = text.replaceAll("<br>", "");
-    return plain.textContent;
-  });
-  return [box.x + xaxis._offset + xaxis.d2p(x), box.y + yaxis._offset + yaxis.d2p(trace.y[0]), said];
-})"""
-
-
-def shown(browser: Browser, report: Path, width: int, *, dark: bool = False) -> Page:
-    page = browser.load(report, width=width, dark=dark)
-    page.wait_for(f"{CHARTS}.length > 0 && {CHARTS}.every((chart) => chart.querySelector('.main-svg'))")
-    return page
-
-
-def check(page: Page, charts: int, width: int, *, dark: bool) -> None:
-    """The page has so many charts, each drawn and with words for the mouse, and nothing went wrong."""
-    page.wait_for(f"{DRAWN}.every((drawn) => drawn[1] !== 0)")  # WebGL's lines come in the next frame
-    drawn = page.evaluate(DRAWN)
-    assert len(drawn) == charts
-    assert all(marks > 0 and wide > 200 and high > 200 for marks, _, wide, high in drawn), drawn
-    assert [pixels > 100 for _, pixels, _, _ in drawn if pixels is not None] == [True]  # the parallel coordinates
-    # The page itself does not scroll sideways; what is wider does so by itself.
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    if width == DESKTOP:
-        tables = "[...document.querySelectorAll('.wide:has(table)')]"
-        assert page.evaluate(f"{tables}.every((each) => each.scrollWidth <= each.clientWidth)")
-    ink, paper = page.evaluate(
-        """[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor].map(
-             (colour) => colour.match(/\\d+/g).slice(0, 3).map(Number).reduce((a, b) => a + b))"""
-    )
-    assert (ink > paper) == dark
-    page.wait_for(
-        'getComputedStyle(document.querySelector(".chart .xtick text")).fill == getComputedStyle(document.body).color'
-    )
-    for i in range(charts):
-        chart = f"{CHARTS}[{i}]"
-        if page.evaluate(f"{chart}.data[0].type") == "parcoords":  # has no hover
-            continue
-        x, y, texts = page.evaluate(f"{POINT}({chart})")
-        page.hover(x, y)
-        said = page.wait_for(f"[...{chart}.querySelectorAll('.hovertext')].map((each) => each.textContent).join('')")
-        assert said in texts
-    loaded = page.evaluate('performance.getEntriesByType("resource").map((each) => each.name)')
-    assert [name for name in loaded if not name.startswith(("blob:", "data:"))] == []
-    assert page.errors == []
+from tests.support.browser import Browser
+from tests.support.pages import CHARTS, DESKTOP, PHONE, check, shown
 
 
 @pytest.mark.parametrize(("width", "dark"), [(PHONE, True), (DESKTOP, False)], ids=["phone", "desktop"])
@@ -90,7 +20,7 @@ def test_every_chart_is_drawn_and_says_what_is_under_the_mouse(
     width: int,
     dark: bool,
     browser: Browser,
-    measured: RunFolder,  # noqa: F811  # the fixture of that name
+    measured: RunFolder,  # the fixture of that name
     tmp_path: Path,
 ) -> None:
     """All of them, from a page that has nothing beside it; `test_e2e` has those of a study that was really run."""
@@ -99,7 +29,7 @@ def test_every_chart_is_drawn_and_says_what_is_under_the_mouse(
     check(shown(browser, moved, width, dark=dark), len(ALL_CHARTS), width, dark=dark)
 
 
-def test_the_numbers_on_the_page_are_those_in_the_storage(browser: Browser, measured: RunFolder) -> None:  # noqa: F811
+def test_the_numbers_on_the_page_are_those_in_the_storage(browser: Browser, measured: RunFolder) -> None:
     page = shown(browser, write_report(measured), DESKTOP)
     results = read_results(measured)
     drawn = page.evaluate(

@@ -9,13 +9,12 @@ import torch
 from optuna.trial import TrialState
 
 from benchmarks.many_workers import is_right, proxy, run, spec_of, storage_of
-from benchmarks.postgres import PASSWORD, QUOTED, Server
 from search.run_folder import RunFolder
 from search.storage import parse_address
 from search.study import open_study
 from search.trials import ended, root_of
-from tests.search.processes import ALWAYS_SAVES, run_folder, search, start, wait_for
-from tests.search.test_dashboard import get, serving
+from tests.support.postgres import PASSWORD, QUOTED, Server
+from tests.support.processes import ALWAYS_SAVES, get, run_folder, search, serving, start, wait_for
 from train_core import checkpoint
 
 SEARCH = "run digits --trials 6 --epochs 2"

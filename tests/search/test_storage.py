@@ -27,8 +27,8 @@ from search.storage import (
     redacted,
 )
 from search.study import open_study
-from tests.search.fakes import FakeTrainer, study_spec
-from tests.search.test_study import run_study
+from tests.support.runs import run_study, study_spec
+from tests.support.trainers import FakeTrainer
 
 
 def failing(error: str) -> database_errors.OperationalError:

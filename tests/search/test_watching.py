@@ -15,8 +15,8 @@ import pytest
 
 from search.inspection import Reader
 from search.run_folder import RunFolder
-from tests.forked import Forked
-from tests.search.processes import search, start, wait_for
+from tests.support.forked import Forked
+from tests.support.processes import search, start, wait_for
 
 LONG = "run digits --trials 50 --epochs 40 --name long"
 

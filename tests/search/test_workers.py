@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.postgres import PASSWORD, QUOTED, Server
 from search import api, full_runs, workers
 from search.errors import RunError, SpecError, UserError
 from search.prepare import load
@@ -21,8 +20,10 @@ from search.storage import parse_address
 from search.study import open_study
 from search.trials import ended
 from search.workers import run_workers
-from tests.search.processes import run_folder, start_anew, until, wait_for
-from tests.search.test_cli import finished_run, search
+from tests.support.commands import search
+from tests.support.postgres import PASSWORD, QUOTED, Server
+from tests.support.processes import run_folder, start_anew, until, wait_for
+from tests.support.runs import finished_run
 from train_core.data import TrainingData
 from train_core.specs import Precision
 

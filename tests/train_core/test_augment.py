@@ -422,7 +422,7 @@ def test_nothing_is_copied_from_the_host() -> None:
     assert not operations & {"aten::lift_fresh", "aten::item", "aten::nonzero", "aten::_linalg_check_errors"}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.cuda
 def test_a_cuda_graph_draws_anew_on_every_replay() -> None:
     draw = augmenter(stored(9, (3, 12, 20)).cuda(), EVERYTHING).batch
     indices = torch.arange(4, device="cuda")

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train_core.test_loop import same, weights
-from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
+from tests.support.tiny import NETWORK, same, tiny_data, tiny_recipe, weights
 from train_core import checkpoint
 from train_core.errors import CheckpointError
 from train_core.loop import train

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
+from tests.support.tiny import NETWORK, same, tiny_data, tiny_recipe, weights
 from train_core import loop, step
 from train_core.augment import normalise
 from train_core.errors import DivergedError
@@ -17,14 +17,6 @@ from train_core.state import TrainState
 from train_core.step import train_step
 
 CPU = torch.device("cpu")
-
-
-def weights(state: TrainState) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in state.scored.state_dict().items()}
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])

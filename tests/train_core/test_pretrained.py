@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torchvision.models import ResNet18_Weights
 
-from tests.train_core.tiny import tiny_recipe
+from tests.support.tiny import tiny_recipe
 from train_core import checkpoint
 from train_core.errors import ModelError
 from train_core.models import ResNet

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch.torch_version import TorchVersion
 
-from tests.train_core.test_loop import same, weights
-from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
+from tests.support.tiny import NETWORK, same, tiny_data, tiny_recipe, weights
 from train_core import step
 from train_core.augment import Augmenter
 from train_core.device import NO_CAPTURE, is_out_of_memory, may_capture, release_memory
@@ -257,10 +256,7 @@ def test_a_first_step_that_overflows_leaves_no_garbage_as_momentum() -> None:
     assert all(torch.equal(before[name], now[name]) for name, _ in state.model.named_parameters())
 
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "lr": 0.01}, {"clip_norm": 0.5}, {"ema_decay": 0.9}])
 def test_a_captured_run_on_a_gpu_is_the_run_without(
@@ -278,7 +274,7 @@ def test_a_captured_run_on_a_gpu_is_the_run_without(
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=0.05)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_many_runs_leave_no_memory_behind_on_a_gpu() -> None:
     device, held = torch.device("cuda"), []
     data = tiny_data().to(device)

@@ -1,15 +1,20 @@
 """The commands as processes of their own, for the tests that need the real thing."""
 
+import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.request import urlopen
 
 from search.run_folder import RunFolder
-from tests.forked import Forked
+from tests.support.forked import Forked
 
 T = TypeVar("T")
 SHORT = "run digits --trials 3 --epochs 2"
@@ -67,3 +72,29 @@ def until(check: Callable[[], T], seconds: float = 120) -> T:
 
 def run_folder(folder: Path) -> RunFolder:
     return RunFolder(folder / "runs" / "digits-20k")
+
+
+@contextmanager
+def serving(command: str, folder: Path, **environment: str) -> Iterator[tuple[str, Forked]]:
+    """The address that `search dashboard` says it serves at, and its process; interrupted at the end."""
+    process = start(f"dashboard {command}", folder, **environment)
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        found = re.fullmatch(r"digits-20k: (http://\S+:\d+)(/dashboard/studies/1); Ctrl-C ends it\n", said)
+        assert found, (said, process.stderr.read() if process.stderr and process.poll() is not None else "")
+        yield found[1], process
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        assert process.stderr is not None
+        # Not by `communicate`, which knows nothing of what `readline` has read ahead.
+        out, err = process.stdout.read(), process.stderr.read()
+        assert (process.returncode, out, err) == (0, environment.get("SAYS", ""), "")  # nothing else is ever said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def get(url: str) -> Any:
+    with urlopen(url, timeout=30) as answer:
+        return json.load(answer)

@@ -4,6 +4,7 @@ import torch
 
 from train_core.data import Split, TrainingData
 from train_core.specs import AugmentSpec, ResNetSpec, TrainSpec
+from train_core.state import TrainState
 
 NETWORK = ResNetSpec(widths=(4, 8), blocks=(1, 1), num_classes=3)
 
@@ -31,3 +32,11 @@ def tiny_data(images: int = 96, side: int = 8) -> TrainingData:
         fingerprint="tiny",
         has_test=True,
     )
+
+
+def weights(state: TrainState) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in state.scored.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,33 @@
+"""Runs that several files read."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from search import fidelity
+from search.run_folder import RunFolder
+from tests.support.runs import SOON, make_run, promoted
+from train_core.errors import DivergedError
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `mixed` copies."""
+    scores: list[float | Exception] = [0.6, 0.5, 0.1, DivergedError("nan"), ValueError("no <room> left"), 0.7]
+    return make_run(tmp_path_factory.mktemp("runs") / "mixed", scores, pruner=SOON).root
+
+
+@pytest.fixture
+def mixed(made_once: Path, tmp_path: Path) -> RunFolder:
+    """A run with two complete trials, a pruned, a diverged and a failed one, then a better complete one."""
+    return RunFolder(shutil.copytree(made_once, tmp_path / "mixed"))
+
+
+@pytest.fixture
+def measured(mixed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """The same with a longer run of each complete trial, and three counted as enough for `fidelity`."""
+    monkeypatch.setattr(fidelity, "FEWEST", 3)
+    for number, accuracy in ((0, 0.8), (1, 0.85), (5, 0.9)):
+        promoted(mixed, number, val_accuracy=accuracy)
+    return mixed

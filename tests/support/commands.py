@@ -1,0 +1,17 @@
+"""The command line in this process."""
+
+import shlex
+import sys
+
+import pytest
+
+from search import cli
+
+
+def search(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `search <command>`, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["search", *shlex.split(command)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
