@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
