@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-# Reasons of trials that are tried again, with the trial as the subject. FAULTED: the trace of the process names a
-# fault, which follows in brackets. KILLED: the trace is empty. DIED: there is no trace.
+# Reasons of trials that are tried again; the trial is the subject. FAULTED: the trace of the process names a fault, in
+# brackets after it. KILLED: the trace is empty. DIED: there is no trace.
 INTERRUPTED, DIED, FAULTED = "interrupted", "lost its process", "ended its process"
 KILLED = f"{DIED} (killed, or out of memory)"
 _DIED_BEFORE = "its process died"  # DIED in older studies

@@ -169,8 +169,8 @@ def _traced_to(path: Path) -> Iterator[None]:
             yield
         finally:
             faulthandler.disable()
-            if was_enabled:
-                faulthandler.enable(sys.__stderr__ or 2)
+            if was_enabled and sys.__stderr__ is not None:
+                faulthandler.enable(sys.__stderr__)
     path.unlink(missing_ok=True)
 
 

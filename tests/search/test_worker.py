@@ -148,7 +148,7 @@ def test_a_worker_has_a_trace_file_until_it_ends(
     folder = made(tmp_path / "run")
     before = faulthandler.is_enabled()
     try:
-        faulthandler.enable(sys.__stderr__ or 2) if enabled else faulthandler.disable()
+        faulthandler.enable(2) if enabled else faulthandler.disable()
         with contextlib.suppress(OSError), Worker(folder, study) as worker:
             assert folder.worker_trace(worker.id).read_bytes() == b""
             assert faulthandler.is_enabled()
@@ -157,7 +157,7 @@ def test_a_worker_has_a_trace_file_until_it_ends(
         assert not folder.worker_trace(worker.id).exists()
         assert faulthandler.is_enabled() == enabled
     finally:
-        faulthandler.enable(sys.__stderr__ or 2) if before else faulthandler.disable()
+        faulthandler.enable(2) if before else faulthandler.disable()
 
 
 def once_failing(do: Callable[..., None]) -> Callable[..., None]:
