@@ -16,6 +16,7 @@ trial lacks it or has it with other bounds):
 """
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -23,13 +24,13 @@ from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Protocol, Type
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
+from train_core.blocks import BLOCKS, BlockName
+from train_core.optimizers import OPTIMIZERS, OptimizerName
 from train_core.specs import (
     AugmentSpec,
-    BlockType,
     Frozen,
     Kernel,
     Norm,
-    OptimizerName,
     Precision,
     ResNetSpec,
     ScheduleName,
@@ -105,6 +106,16 @@ Factor = Annotated[float, Field(ge=1, le=4)]
 Growth = Annotated[float, Field(ge=1, le=4)]
 
 
+def _rates(optimizer: OptimizerName) -> Range[float]:
+    low, high = OPTIMIZERS[optimizer].lr
+    return Range(low=low, high=high, log=True)
+
+
+def _described(default: Any, words: str) -> Any:
+    """A dimension that no field of the specs describes."""
+    return Field(default=default, description=words)
+
+
 class Space(Frozen):
     """Every dimension of the search; the defaults are the space of the CIFAR studies.
 
@@ -112,13 +123,15 @@ class Space(Frozen):
     regularises is held at a strong setting here, and drawn only where a study file says so.
     """
 
-    # The network. `blocks` and `growth` are drawn once for each stage: blocks_1, ..., growth_2, ...
-    fill: Number[Share] = Range(low=0.5, high=1.0)  # share of the budget that the network may take
-    stages: Number[Stages] = Range(low=3, high=5)  # each but the first halves height and width
-    blocks: Number[Positive] = Range(low=1, high=8)  # in a stage
-    growth: Number[Growth] = Range(low=1.0, high=2.5, step=0.25)  # a stage's width over that of the stage before
-    block: Choice[BlockType] = ("basic", "preact")
-    final_norm: Choice[bool] = (False, True)  # preact networks only
+    # The network
+    fill: Number[Share] = _described(Range(low=0.5, high=1.0), "share of the budget that the network may take")
+    stages: Number[Stages] = _described(Range(low=3, high=5), "each but the first halves height and width")
+    blocks: Number[Positive] = _described(Range(low=1, high=8), "residual blocks in each stage")
+    growth: Number[Growth] = _described(
+        Range(low=1.0, high=2.5, step=0.25), "a stage's width over that of the stage before"
+    )
+    block: Choice[BlockName] = ("basic", "preact")
+    final_norm: Choice[bool] = (False, True)  # where the block allows it: preact networks
     k1: Choice[Kernel] = (1, 3, 5, 7)
     k2: Choice[Kernel] = (1, 3, 5, 7)
     shortcut: Choice[ShortcutType] = ("conv", "max-pool")
@@ -131,14 +144,14 @@ class Space(Frozen):
     se_ratio: Choice[Count] = (0, 16)
     norm: Choice[Norm] = "batch"
 
-    # The optimizer; each has its own rate and decay, since their scales do not compare.
+    # The optimizer and its schedule
     optimizer: Choice[OptimizerName] = ("sgd", "adam", "adamw")
-    sgd_lr: Number[Rate] = Range(low=0.01, high=0.5, log=True)
-    adam_lr: Number[Rate] = Range(low=3e-4, high=1e-2, log=True)
-    adamw_lr: Number[Rate] = Range(low=3e-4, high=1e-2, log=True)
-    sgd_weight_decay: Number[Decay] = 5e-4
-    adam_weight_decay: Number[Decay] = 5e-5
-    adamw_weight_decay: Number[Decay] = 0.05
+    sgd_lr: Number[Rate] = _rates("sgd")
+    adam_lr: Number[Rate] = _rates("adam")
+    adamw_lr: Number[Rate] = _rates("adamw")
+    sgd_weight_decay: Number[Decay] = OPTIMIZERS["sgd"].weight_decay
+    adam_weight_decay: Number[Decay] = OPTIMIZERS["adam"].weight_decay
+    adamw_weight_decay: Number[Decay] = OPTIMIZERS["adamw"].weight_decay
     momentum: Number[Probability] = 0.9
     nesterov: Choice[bool] = True
     schedule: Choice[ScheduleName] = ("cosine", "one-cycle")
@@ -147,7 +160,7 @@ class Space(Frozen):
     clip_norm: Number[Decay] = 0.0
     ema_decay: Number[Probability] = 0.0
 
-    # What regularises.
+    # What regularises: held at a strong setting
     label_smoothing: Number[Probability] = 0.1
     block_dropout: Number[Probability] = 0.0
     head_dropout: Number[Probability] = 0.0
@@ -169,6 +182,39 @@ class Space(Frozen):
         return int(_bounds(self.stages)[1])
 
 
+GROUPS = {
+    "fill": (
+        "The network",
+        "`blocks` and `growth` are drawn once for each stage: the parameters are `blocks_1`, ..., `growth_2`, ...",
+    ),
+    "optimizer": (
+        "The optimizer",
+        "Each optimizer has its own learning rate and weight decay, since their scales do not compare.",
+    ),
+    "label_smoothing": ("Regularisation", ""),
+}
+"""The groups on the page of all keys, by the first dimension of each: a heading, and what to know of the group."""
+
+
+def _check_dimensions(space: type[Space]) -> None:
+    """Check that the space has a dimension for all that the tables of `train_core` hold.
+
+    Raises:
+        TypeError: it lacks one. This is a mistake in the code, found when it is imported.
+
+    """
+    for optimizer in OPTIMIZERS:
+        for dimension in (f"{optimizer}_lr", f"{optimizer}_weight_decay"):
+            if dimension not in space.model_fields:
+                raise TypeError(f"optimizer {optimizer!r} has no dimension {dimension} in Space: add it")
+    for augmentation in AugmentSpec.model_fields:
+        if augmentation not in space.model_fields:
+            raise TypeError(f"augmentation {augmentation!r} has no dimension in Space: add it")
+
+
+_check_dimensions(Space)
+
+
 class Trial(Protocol):
     """What `suggest` needs of an Optuna trial; the methods are documented there."""
 
@@ -177,6 +223,29 @@ class Trial(Protocol):
     def suggest_float(  # noqa: D102
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float: ...
+
+
+class RandomTrial:
+    """Draws every parameter uniformly; stands in for an Optuna trial where there is no study."""
+
+    def __init__(self, generator: random.Random) -> None:
+        self.generator = generator
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """One of the choices."""
+        return self.generator.choice(choices)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """One of low, low + step, ..., high."""
+        return self.generator.randrange(low, high + 1, step)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """A number from low to high; with `step`, one of low, low + step, ..., high."""
+        if step is None:
+            return self.generator.uniform(low, high)
+        return low + step * self.generator.randrange(round((high - low) / step) + 1)
 
 
 Draw = Mapping[str, Any]
@@ -215,9 +284,7 @@ def is_architecture(name: str) -> bool:
 
 
 REGULARISERS = (
-    "sgd_weight_decay",
-    "adam_weight_decay",
-    "adamw_weight_decay",
+    *(f"{optimizer}_weight_decay" for optimizer in OPTIMIZERS),
     "label_smoothing",
     "block_dropout",
     "head_dropout",
@@ -414,7 +481,7 @@ def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
             "widths": tuple(widths),
             "blocks": tuple(shape[f"blocks_{stage}"] for stage in range(1, shape["stages"] + 1)),
             "stem_width": shape["stem_width"] or None,
-            "final_norm": shape["final_norm"] and shape["block"] == "preact",
+            "final_norm": shape["final_norm"] and BLOCKS[shape["block"]].may_end_in_norm,
         },
     )
 

@@ -2,15 +2,15 @@
 
 import inspect
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from search.published import Published, Row
 from search.spec import PhasesSpec, PromoteSpec, PrunerSpec, StudySpec
-from space import Space
-from train_core.specs import AugmentSpec, Frozen, OptimizerName, ResNetSpec, TrainSpec
+from space import GROUPS, Space
+from train_core.optimizers import OPTIMIZERS
+from train_core.specs import AugmentSpec, Frozen, ResNetSpec, TrainSpec
 
 PAGE = Path(__file__).with_name("study-files.md")
 
@@ -176,31 +176,26 @@ def _first_words(spec: type[Frozen]) -> str:
 
 
 def _space_groups() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """The parts of the space as its comments head them: heading, further words, and the dimensions with words."""
-    schema, groups = _schema(Space), list[tuple[str, str, dict[str, Any]]]()
-    for line in inspect.getsource(Space).splitlines():
-        if heading := re.fullmatch(r"    # (\w[^.;]*)[.;]\s*(.*)", line):
-            more = heading[2][:1].upper() + heading[2][1:]
-            groups.append((heading[1], more + "\n" if more else "", {}))
-        elif declared := re.match(r"    (\w+): [^#]*(?:# (.*))?$", line):
-            name = declared[1]
-            groups[-1][2][name] = {**schema[name], "description": _described(name, declared[2])}
-    found = [name for _, _, dimensions in groups for name in dimensions]
-    if found != list(schema):
-        raise ValueError(f"the source of Space reads as {found}")
+    """The groups of the space's dimensions: heading, what to know, and the dimensions with what they are."""
+    groups = list[tuple[str, str, dict[str, Any]]]()
+    for name, dimension in _schema(Space).items():
+        if name in GROUPS:
+            heading, words = GROUPS[name]
+            groups.append((heading, words + "\n" if words else "", {}))
+        groups[-1][2][name] = {**dimension, "description": _description(name, dimension)}
     yield from groups
 
 
-def _described(dimension: str, comment: str | None) -> str:
-    """What a dimension is: as the network, recipe or augmentation says, or else the comment where it is declared."""
-    optimizer, _, value = dimension.partition("_")
-    field, more = (value, f", for {optimizer}") if optimizer in get_args(OptimizerName) else (dimension, "")
+def _description(name: str, dimension: Mapping[str, Any]) -> str:
+    """What a dimension is: in its own words, or in those of the spec that has a field of this name."""
+    if "description" in dimension:
+        return str(dimension["description"])
+    optimizer, _, value = name.partition("_")
+    field, more = (value, f", for {optimizer}") if optimizer in OPTIMIZERS else (name, "")
     for spec in (ResNetSpec, TrainSpec, AugmentSpec):
         if field in spec.model_fields and (known := spec.model_fields[field].description):
             return known + more
-    if not comment:
-        raise ValueError(f"{dimension}: nothing says what it is")
-    return comment
+    raise ValueError(f"nothing says what the dimension {name} is: give it a description in Space")
 
 
 def _table(keys: Mapping[str, Any]) -> str:

@@ -3,12 +3,33 @@
 In Python: `from search import run, promote` (see `search.notebook`).
 """
 
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from search.notebook import SearchResult, promote, run
 
 __all__ = ["SearchResult", "promote", "run"]
+
+
+def _hidden_module() -> str | None:
+    """The sentence that says which file hides a module of this tool, as one in the current folder can; None if none."""
+    ours = Path(__file__).parents[1]
+    for name, expected in (("space", ours / "space.py"), ("train_core", ours / "train_core" / "__init__.py")):
+        found = find_spec(name)
+        if found is None or found.origin is None or Path(found.origin).resolve() != expected.resolve():
+            where = found.origin if found and found.origin else f"a folder {name} without an __init__.py"
+            return f"{where} hides the tool's own {name}: rename it, or run `search` in another folder"
+    return None
+
+
+if (_problem := _hidden_module()) is not None:
+    if sys.argv[0] == "-m":  # `python -m search`, which looks for modules in the current folder first
+        print(f"search: {_problem}", file=sys.stderr)
+        sys.exit(2)
+    raise ImportError(_problem)
 
 
 def __getattr__(name: str) -> Any:

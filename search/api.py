@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,13 @@ from search.study import NAMED_TASKS, Task, fitted, task_of
 from search.terminal import console, say
 from search.trainer import Trainer
 from search.trials import ended, root_of
+from search.version import version
 from search.worker import Worker
 from search.workers import run_workers
 from train_core import checkpoint
 from train_core.data import NAMED, TrainingData
-from train_core.deploy import FORMATS, check_installed
-from train_core.device import describe, release_memory
+from train_core.device import describe, gpu_index, release_memory
+from train_core.formats import FORMATS, check_installed
 from train_core.specs import Precision, ResNetSpec, num_madds, num_params
 
 
@@ -63,8 +63,9 @@ def run(
 
     `flags` override the study file's values; `runs` is the folder of all runs; `hours` stops in time, to be
     continued; `workers` is the number of processes on this machine or on the Ray cluster at `ray_address`, each with
-    `gpus_per_worker` of a GPU (none: an equal share); `control` makes it one of `CONTROLS`, under a name of its own;
-    `storage` is the address of one that several machines share. Returns the run's folder.
+    `gpus_per_worker` of a GPU (none: an equal share); where the `device` is one GPU of several (`cuda:1`), all of them
+    train on that one; `control` makes it one of `CONTROLS`, under a name of its own; `storage` is the address of one
+    that several machines share. Returns the run's folder.
 
     Raises:
         UserError: whatever the user can put right.
@@ -77,6 +78,12 @@ def run(
         if control not in CONTROLS:
             raise SpecError(f"unknown control {control!r}: give one of {', '.join(CONTROLS)}")
         spec, name = load_study(study, {**flags, **CONTROLS[control]}), control_name(name, control)
+    kind, _, index = device.partition(":")
+    if ray_address and index:
+        raise SpecError(
+            f"--device {device} is a device of one machine, and --ray-address places workers on several: "
+            f"give --device {kind}"
+        )
     if spec.data not in NAMED and Path(spec.data).exists():
         spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
     folder = new_run(runs.absolute() if ray_address else runs, name, address_of(storage))
@@ -103,7 +110,7 @@ def run(
                 with StudyProgress(done, spec.trials, logs=not placed) as progress, stop_requested() as stop:
                     if placed:
                         release_memory(where)  # of the estimate
-                        theirs = where.type if ray_address is None else device.partition(":")[0]
+                        theirs = where.type if ray_address is None else device
                         studies.be_patient_until(optuna_study, stop)
                         run_workers(
                             workers,
@@ -111,6 +118,7 @@ def run(
                             gpus_each=gpus_per_worker if theirs in {"cuda", "auto"} else 0,
                             poll=partial(progress.catch_up, optuna_study),
                             stop=stop,
+                            gpu=gpu_index(where),
                             address=ray_address,
                         )
                     else:
@@ -198,16 +206,17 @@ def export(name: str | None, *, runs: Path, trial: int | None = None, fmt: str, 
         UserError: whatever the user can put right.
 
     """
-    if fmt not in FORMATS:
+    known = next((name for name in FORMATS if name == fmt), None)
+    if known is None:
         raise SpecError(f"unknown format {fmt!r}: give one of {', '.join(FORMATS)}")
-    check_installed(fmt)
+    check_installed(known)
     folder = find(name, runs=runs, storage=storage)
     spec = load_study(str(folder.study_file), {})
     run = chosen(folder, trial)
     study = studies.open_study(folder)
     data = load(spec)
     studies.check(study, spec, task_of(data), folder)
-    return export_model(folder, run, spec, data, fmt, trials=len(ended(study)))
+    return export_model(folder, run, spec, data, known, trials=len(ended(study)))
 
 
 def predict(model: Path, images: Sequence[Path], *, top: int = 3) -> list[Prediction]:
@@ -298,7 +307,7 @@ def _facts(
     return {
         "versions": {
             "python": platform.python_version(),
-            "budget-search": version("budget-search"),
+            "budget-search": version(),
             "torch": str(torch.__version__),  # with the build: CPU or CUDA
             "optuna": optuna.__version__,
         },

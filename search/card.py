@@ -3,18 +3,21 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from string import Template
+from typing import cast
 
 import torch
 
 from search.promotions import Promotion
 from search.run_folder import card_of
 from search.spec import StudySpec
+from search.version import version
 from search.words import count, duration, mean_and_deviation, percent, short_run
-from train_core.data import NAMED, TrainingData
+from train_core.data import TrainingData
+from train_core.datasets import DATASETS, DatasetName
 from train_core.deploy import Description
+from train_core.examples import FormatName
+from train_core.formats import FORMATS, example
 from train_core.specs import AugmentSpec
 
 
@@ -37,6 +40,11 @@ class Exported:
     images: int  # that they were compared on
 
     @property
+    def format(self) -> FormatName:
+        """The format of the file."""
+        return cast(FormatName, self.file.suffix.removeprefix("."))
+
+    @property
     def card(self) -> Path:
         """Where the card is."""
         return card_of(self.file)
@@ -55,7 +63,7 @@ def model_card(exported: Exported) -> str:
     return (
         f"# An image classifier of {run.parameters:,} parameters\n\n"
         f"It tells {len(about.classes)} classes of {kind} apart. It is {about.origin}; exported by budget-search "
-        f"{version('budget-search')} with PyTorch {torch.__version__}.\n\n"
+        f"{version()} with PyTorch {torch.__version__}.\n\n"
         f"## Use\n\n{_use(exported)}\n"
         f"## The model\n\n{_table(_model(exported))}\n"
         f"The classes, in the order of the outputs:\n\n```json\n{classes}\n```\n\n"
@@ -68,21 +76,10 @@ def model_card(exported: Exported) -> str:
 
 
 def _use(exported: Exported) -> str:
-    about = exported.about
-    packages, code = _EXAMPLES[exported.file.suffix.removeprefix(".")]
-    example = Template(code).substitute(
-        file=exported.file.name,
-        mode="L" if about.channels == 1 else "RGB",
-        width=about.width,
-        height=about.height,
-        channels=about.channels,
-    )
-    text = f"Without budget-search (`pip install {packages}`), from the folder of this file:\n\n"
-    text += f"```python\n{example}```\n\n"
-    if exported.file.suffix == ".pt2":
-        text += "Loading a `.pt2` file can run code that somebody put into it: load none that you do not trust.\n\n"
-    if exported.file.suffix == ".safetensors":
-        text += "The file holds the weights alone: the functions above are the network.\n\n"
+    fmt = FORMATS[exported.format]
+    text = f"Without budget-search (`pip install {fmt.example_packages}`), from the folder of this file:\n\n"
+    text += f"```python\n{example(exported.format, exported.about, exported.file.name)}```\n\n"
+    text += f"{fmt.warning}\n\n" if fmt.warning else ""
     return text + f"With it: `search predict {exported.file.name} image.png`, which runs no code that is in the file.\n"
 
 
@@ -182,22 +179,16 @@ def _limits(exported: Exported) -> str:
         "  whoever calls it, and what that costs was not measured.\n"
         "- It always answers with one of its classes, also for an image of none of them.\n"
         "- Its probabilities rank classes; how often they are right was not measured.\n"
-        f"- {_LICENCES.get(exported.spec.data, _LICENCES[''])}\n"
+        f"- {_licence(exported.spec.data)}\n"
         "  budget-search (MIT) makes no claim on models.\n"
     )
 
 
-_LICENCES = {
-    "digits": "Data: Optical Recognition of Handwritten Digits (E. Alpaydin and C. Kaynak, UCI Machine Learning "
-    "Repository, CC BY 4.0).",
-    **{
-        name: "Data: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; published without a "
-        "licence.\n  Ask before you sell what was trained on it."
-        for name in NAMED
-        if name.startswith("cifar")
-    },
-    "": "The licence of the images that it was trained on may bind the model, too: see to it before you pass it on.",
-}
+def _licence(data: str) -> str:
+    known = DATASETS.get(cast(DatasetName, data))
+    if known is not None:
+        return known.licence
+    return "The licence of the images that it was trained on may bind the model too: check it before you pass it on."
 
 
 def _table(rows: Iterator[tuple[str, ...]], *heads: str) -> str:
@@ -209,123 +200,3 @@ def _table(rows: Iterator[tuple[str, ...]], *heads: str) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
-
-
-_IMAGE = """\
-# One image as the model wants it: float32 [1, $channels, $height, $width], 0 to 255.
-image = Image.open("image.png").convert("$mode").resize(($width, $height), Image.Resampling.BILINEAR)
-pixels = np.asarray(image, np.float32).reshape(1, $height, $width, $channels).transpose(0, 3, 1, 2)
-"""
-
-_ONNX = f"""\
-import json
-
-import numpy as np
-import onnxruntime
-from PIL import Image
-
-session = onnxruntime.InferenceSession("$file")
-classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-
-{_IMAGE}
-(logits,) = session.run(["logits"], {{"images": pixels}})
-probabilities = np.exp(logits[0] - logits[0].max())
-probabilities /= probabilities.sum()
-for label in (-probabilities).argsort()[:3]:
-    print(f"{{classes[label]}} {{probabilities[label]:.4f}}")
-"""
-
-_TORCH_END = f"""\
-{_IMAGE}
-with torch.inference_mode():
-    probabilities = model(torch.from_numpy(pixels.copy())).softmax(dim=1)[0]
-for label in probabilities.argsort(descending=True)[:3].tolist():
-    print(f"{{classes[label]}} {{probabilities[label]:.4f}}")
-"""
-
-_PT2 = f"""\
-import json
-
-import numpy as np
-import torch
-from PIL import Image
-
-about = {{"classes": ""}}
-model = torch.export.load("$file", extra_files=about).module()
-classes = json.loads(about["classes"])
-
-{_TORCH_END}"""
-
-_SAFETENSORS = f"""\
-import json
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from safetensors import safe_open
-
-with safe_open("$file", "pt") as file:
-    about = {{name: json.loads(value) for name, value in file.metadata().items()}}
-    w = {{name: file.get_tensor(name) for name in file.keys()}}
-classes, spec = about["classes"], about["network"]
-
-
-def conv(x, name, stride=1):
-    weight = w[name + ".weight"]
-    return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
-
-
-def norm(x, name):
-    if name + ".weight" not in w:
-        return x
-    return F.batch_norm(x, *(w[f"{{name}}.{{key}}"] for key in ("running_mean", "running_var", "weight", "bias")))
-
-
-def pool(x):
-    return F.max_pool2d(x, 3, stride=2, padding=1)
-
-
-def shortcut(x, name, stride, width):
-    if x.shape[1] == width and stride == 1:
-        return x
-    layer = 0
-    if spec["shortcut_norm"] == "before":
-        x, layer = norm(x, f"{{name}}.0"), 1
-    if spec["shortcut"] == "max-pool" and stride == 2:
-        x, layer, stride = pool(x), layer + 1, 1
-    return norm(conv(x, f"{{name}}.{{layer}}", stride), f"{{name}}.{{layer + 1}}")
-
-
-def block(x, name, stride):
-    if spec["block"] == "basic":
-        y = F.relu(norm(conv(x, name + ".conv1", stride), name + ".norm1"))
-        y = norm(conv(y, name + ".conv2"), name + ".norm2")
-    else:
-        y = conv(F.relu(norm(x, name + ".norm1")), name + ".conv1", stride)
-        y = conv(F.relu(norm(y, name + ".norm2")), name + ".conv2")
-    if spec["se_ratio"]:
-        gate = F.relu(F.linear(y.mean((2, 3)), w[name + ".se.squeeze.weight"]))
-        y = y * F.linear(gate, w[name + ".se.excite.weight"]).sigmoid()[:, :, None, None]
-    y = y + shortcut(x, name + ".shortcut", stride, y.shape[1])
-    return F.relu(y) if spec["block"] == "basic" else y
-
-
-def model(images):
-    x = images * w["scale"] + w["shift"]
-    x = F.relu(norm(conv(x, "network.stem.0", spec["stem_stride"]), "network.stem.1"))
-    x = pool(x) if spec["stem_pool"] else x
-    for stage, (blocks, stride) in enumerate(zip(spec["blocks"], spec["strides"])):
-        for i in range(blocks):
-            x = block(x, f"network.stages.{{stage}}.{{i}}", stride if i == 0 else 1)
-    x = F.relu(norm(x, "network.final_norm.0")) if spec["final_norm"] else x
-    return F.linear(x.mean((2, 3)), w["network.classifier.weight"], w["network.classifier.bias"])
-
-
-{_TORCH_END}"""
-
-_EXAMPLES = {
-    "onnx": ("onnxruntime numpy pillow", _ONNX),
-    "pt2": ("torch numpy pillow", _PT2),
-    "safetensors": ("safetensors torch numpy pillow", _SAFETENSORS),
-}

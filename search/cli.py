@@ -38,6 +38,10 @@ Madds = Annotated[str | None, typer.Option(help="Most multiply-adds of one forwa
 Data = Annotated[str | None, typer.Option(help="cifar10, cifar100, digits, a .npz file or a folder of images.")]
 Runs = Annotated[Path, typer.Option(envvar="SEARCH_RUNS", help="Folder of all runs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Share of a GPU for each worker; none: an equal share, at most a whole one."),
+]
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -72,9 +76,7 @@ def run(
         typer.Option(min=0, help="Stop in time; the same command continues."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, placed by Ray if more than 1.")] = 1,
-    gpus_per_worker: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of a GPU for each worker; none: an equal share.")
-    ] = None,
+    gpus_per_worker: GpusPerWorker = None,
     ray_address: Annotated[
         str | None, typer.Option(help="A Ray cluster for the workers: auto, or host:port; none: this machine.")
     ] = None,
@@ -127,9 +129,8 @@ def promote(
     mirrored: Annotated[
         bool | None, typer.Option("--mirrored/--plain", help="Also test on averages over mirror images.")
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Candidates at a time, a GPU each (needs Ray if more than 1).")
-    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Candidates at a time (needs Ray if more than 1).")] = 1,
+    gpus_per_worker: GpusPerWorker = None,
     storage: Storage = None,
     device: Device = "auto",
     runs: Runs = RUNS,
@@ -147,6 +148,7 @@ def promote(
         refit=refit,
         mirrored=mirrored,
         workers=workers,
+        gpus_per_worker=gpus_per_worker,
         device=device,
         storage=storage,
     )
@@ -157,7 +159,8 @@ def fidelity(
     run: Run = None,
     trials: Annotated[int, typer.Option(min=0, help="Trials to train at length; 0: answer from what is there.")] = 12,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a long run; none: a full run's.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Trials at a time, a GPU each (needs Ray if more than 1).")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Trials at a time (needs Ray if more than 1).")] = 1,
+    gpus_per_worker: GpusPerWorker = None,
     storage: Storage = None,
     device: Device = "auto",
     runs: Runs = RUNS,
@@ -165,7 +168,16 @@ def fidelity(
     """Measure how far the short runs can be trusted: train trials of every score at length, and compare the ranks."""
     from search import full_runs
 
-    full_runs.fidelity(run, runs=runs, trials=trials, epochs=epochs, workers=workers, device=device, storage=storage)
+    full_runs.fidelity(
+        run,
+        runs=runs,
+        trials=trials,
+        epochs=epochs,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        device=device,
+        storage=storage,
+    )
 
 
 @app.command()

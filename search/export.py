@@ -1,6 +1,12 @@
 """Writes the model of a run as one file that can be used without this package, and its card beside it."""
 
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import torch
+from PIL import Image
 
 from search.card import Exported, model_card
 from search.errors import CheckpointError, ModelError, RunError
@@ -10,8 +16,10 @@ from search.spec import StudySpec
 from train_core import checkpoint
 from train_core.augment import normalise
 from train_core.data import TrainingData
-from train_core.deploy import Description, as_others_load_it, deployed, serialised
+from train_core.deploy import Description, deployed
+from train_core.examples import FormatName
 from train_core.files import written_whole
+from train_core.formats import FORMATS, example
 from train_core.state import TrainState
 
 COMPARED = 100  # validation images, at most, that a new file is tried on
@@ -46,7 +54,7 @@ def chosen(folder: RunFolder, trial: int | None) -> Promotion:
 
 
 def export_model(
-    folder: RunFolder, run: Promotion, spec: StudySpec, data: TrainingData, fmt: str, *, trials: int
+    folder: RunFolder, run: Promotion, spec: StudySpec, data: TrainingData, fmt: FormatName, *, trials: int
 ) -> Exported:
     """Write the model of a full run, and its card; `trials` short runs have ended.
 
@@ -62,9 +70,11 @@ def export_model(
     state = _trained(run, promotion)
     seen = data.with_validation_in_training() if run.refit else data
     about = Description.of(run.network, seen, _origin(folder, run))
-    written = serialised(deployed(state.kept, about), about, fmt)
+    written = FORMATS[fmt].write(deployed(state.kept, about), about)
     images = data.val.images[:COMPARED]
-    difference = _difference(state, seen, written, fmt, images)
+    ours = _logits(state, seen, images)
+    difference = _difference(ours, written, fmt, images)
+    _check_example(about, written, fmt, images[0], ours[0].softmax(dim=0))
 
     file = folder.exported(promotion, fmt)
     file.parent.mkdir(exist_ok=True)
@@ -115,11 +125,21 @@ def _origin(folder: RunFolder, run: Promotion) -> str:
     return f"trial {run.trial} of the run {folder.name}, {run.recipe.epochs} epochs with seed {run.seed}{refit}"
 
 
-def _difference(state: TrainState, data: TrainingData, written: bytes, fmt: str, images: torch.Tensor) -> float:
-    """The largest difference between a logit of the checkpoint and of the written model, on images [N, H, W, C]."""
+def _logits(state: TrainState, data: TrainingData, images: torch.Tensor) -> torch.Tensor:
+    """What the checkpoint's network says of images uint8 [N, H, W, C]."""
     with torch.inference_mode():
-        ours = state.kept.eval()(normalise(images, data.mean, data.std, torch.float32))
-    theirs = as_others_load_it(written, fmt)(images.permute(0, 3, 1, 2).float().contiguous())
+        logits: torch.Tensor = state.kept.eval()(normalise(images, data.mean, data.std, torch.float32))
+    return logits
+
+
+def _difference(ours: torch.Tensor, written: bytes, fmt: FormatName, images: torch.Tensor) -> float:
+    """The largest difference between a logit of ours and of the written model, on images uint8 [N, H, W, C].
+
+    Raises:
+        ModelError: it is too large.
+
+    """
+    theirs = FORMATS[fmt].load_elsewhere(written)(images.permute(0, 3, 1, 2).float().contiguous())
     difference: float = (ours - theirs).abs().max().item()
     if not difference <= WRONG * max(1.0, ours.abs().max().item()):
         raise ModelError(
@@ -127,3 +147,29 @@ def _difference(state: TrainState, data: TrainingData, written: bytes, fmt: str,
             "take another --format, or the versions in constraints.txt"
         )
     return difference
+
+
+def _check_example(
+    about: Description, written: bytes, fmt: FormatName, image: torch.Tensor, probabilities: torch.Tensor
+) -> None:
+    """Run the card's example on an image uint8 [H, W, C], and check that it prints our first class of it.
+
+    Raises:
+        ModelError: it prints something else.
+
+    """
+    with TemporaryDirectory() as folder:
+        file, picture = Path(folder, f"model.{fmt}"), Path(folder, "image.png")
+        file.write_bytes(written)
+        Image.fromarray(image.squeeze(-1).numpy()).save(picture)
+        printed = StringIO()
+        with redirect_stdout(printed):
+            exec(example(fmt, about, str(file), str(picture)), {"__name__": "example"})
+    first, _, share = (printed.getvalue().splitlines() or [""])[0].rpartition(" ")
+    best = probabilities.max().item()
+    expected = [name for name, each in zip(about.classes, probabilities.tolist(), strict=True) if each > best - 1e-3]
+    if first not in expected or abs(float(share) - best) > 1e-3:
+        raise ModelError(
+            f"the card's example of a {fmt} file prints {printed.getvalue().strip()!r} where the checkpoint says "
+            f"{expected[0]!r}: take another --format, or the versions in constraints.txt"
+        )

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import RenderableType
 
 from search import study as studies
+from search.checkpoints import save_checkpoint
 from search.console import EpochBar, epoch_bar, fidelity_table, logged_to, say_winner
 from search.errors import CheckpointError, ModelError, RunError, SpecError, UserError
 from search.fidelity import FEWEST, Fidelity, advice, pick
@@ -32,11 +33,10 @@ from search.storage import address_of
 from search.study import fitted, task_of
 from search.tables import promotion_table, published_table, reproduction_notes, reproduction_table
 from search.terminal import console, draw, log, say
-from search.trainer import save_checkpoint
 from search.words import count as count_of
 from search.workers import run_workers
 from train_core.data import TrainingData
-from train_core.device import describe, release_memory
+from train_core.device import describe, gpu_index, release_memory
 from train_core.results import EpochResult
 
 
@@ -51,13 +51,15 @@ def promote(
     refit: bool | None = None,
     mirrored: bool | None = None,
     workers: int = 1,
+    gpus_per_worker: float | None = None,
     device: str = "auto",
     storage: str | None = None,
 ) -> list[Promotion]:
     """Train the best trials of a run for longer, rung by rung, and read the test split for those of the last rung.
 
-    The flags override the study's. `workers` trains so many candidates at a time, each on a GPU of its own where there
-    are any. What is finished is not done again. Returns the runs of the last rung, and the refit where there is one.
+    The flags override the study's. `workers` trains so many candidates at a time, each with `gpus_per_worker` of a GPU
+    (none: an equal share, at most one), all of them on one GPU where the `device` is one of several (`cuda:1`). What is
+    finished is not done again. Returns the runs of the last rung, and the refit where there is one.
 
     Raises:
         UserError: whatever the user can put right.
@@ -73,7 +75,7 @@ def promote(
         studies.check(study, spec, task_of(data), folder)
         with _promoter(folder, spec, data, where, mirrored=plan.mirrored) as (train, stop):
             say(f"{folder.name}: {_in_words(plan)}, on {describe(where)}{_shared_by(workers, where)}")
-            ahead = partial(_train_ahead, folder, spec, where, workers, stop)
+            ahead = partial(_train_ahead, folder, spec, where, workers, gpus_per_worker, stop)
 
             def rung(trials: Sequence[FrozenTrial], epochs: int) -> list[float]:
                 ahead([(trial, epochs, spec.seed) for trial in trials])
@@ -111,13 +113,14 @@ def fidelity(
     trials: int = 12,
     epochs: int | None = None,
     workers: int = 1,
+    gpus_per_worker: float | None = None,
     device: str = "auto",
     storage: str | None = None,
 ) -> Fidelity:
     """Measure how far the short runs' ranking can be trusted: train some trials of every score at length, and compare.
 
     `trials` are spread over scores and families; with 0, the answer comes from the longer runs that are there. No test
-    split is read. `epochs` is that of a full run unless given; `workers` as in `promote`.
+    split is read. `epochs` is that of a full run unless given; `workers` and `gpus_per_worker` as in `promote`.
 
     Raises:
         UserError: whatever the user can put right.
@@ -142,7 +145,8 @@ def fidelity(
                 f"{_shared_by(workers, where)}; the test split is not read"
             )
             with _promoter(folder, spec, data, where, mirrored=False) as (train, stop):
-                _train_ahead(folder, spec, where, workers, stop, [(trial, length, spec.seed) for trial in picked])
+                long_runs = [(trial, length, spec.seed) for trial in picked]
+                _train_ahead(folder, spec, where, workers, gpus_per_worker, stop, long_runs)
                 for trial in picked:
                     train(trial, length, spec.seed, tests=False)
             note_promoted(folder, f"search fidelity {shlex.quote(folder.name)} --trials {trials} --epochs {length}")
@@ -163,7 +167,7 @@ def _shared_by(workers: int, where: torch.device) -> str:
     """How many longer runs go on at a time, or could."""
     if workers > 1:
         return f", {workers} at a time"
-    gpus = torch.cuda.device_count() if where.type == "cuda" else 1
+    gpus = torch.cuda.device_count() if where.type == "cuda" and gpu_index(where) is None else 1
     return f" (one of {gpus}: --workers {gpus} trains on all)" if gpus > 1 else ""
 
 
@@ -175,6 +179,7 @@ def _train_ahead(
     spec: StudySpec,
     where: torch.device,
     workers: int,
+    gpus_per_worker: float | None,
     stop: Callable[[], bool],
     long_runs: Sequence[LongRun],
 ) -> None:
@@ -193,9 +198,10 @@ def _train_ahead(
     run_workers(
         min(workers, len(long_runs)),
         partial(_train_some, folder.absolute(), spec, where.type, long_runs),
-        gpus_each=1 if where.type == "cuda" else 0,
+        gpus_each=gpus_per_worker if where.type == "cuda" else 0,
         poll=tell,
         stop=stop,
+        gpu=gpu_index(where),
     )
     if stop():
         raise KeyboardInterrupt

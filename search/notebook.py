@@ -161,7 +161,7 @@ def promote(
     """Train the best trials of a run for longer, then test them, as `search promote`.
 
     `run` is what `run` returned, or a run's name (none: the one worked on last); `options` are those of
-    `full_runs.promote`: top, epochs, ladder, seeds, refit, mirrored, workers, device.
+    `full_runs.promote`: top, epochs, ladder, seeds, refit, mirrored, workers, gpus_per_worker, device.
 
     Raises:
         UserError: whatever the user can put right.

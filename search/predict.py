@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from search.errors import DataError
-from train_core.deploy import Description, read
+from train_core.deploy import Description
+from train_core.formats import read
 from train_core.images import decode, fitted
 from train_core.specs import Frozen
 

@@ -36,7 +36,7 @@ class RunFolder:
     exported/      models as files of their own, each with its card, written by `search export`
     artifacts/     pictures of the promoted trials, as Optuna's dashboard keeps them
     report.html    written by `search report`
-    .workers/      a lock for each process that searches
+    .workers/      a lock for each process that searches, and a file for what a fatal signal makes it leave behind
     """
 
     root: Path
@@ -156,6 +156,11 @@ class RunFolder:
         """The file that a worker, on the system `kernel`, locks as long as it lives."""
         self._workers.mkdir(exist_ok=True)
         return self._workers / f"{name}@{kernel}.lock"
+
+    def worker_trace(self, name: str) -> Path:
+        """Where a worker leaves its stack trace if a fatal signal ends it; empty until then, gone once it has ended."""
+        self._workers.mkdir(exist_ok=True)
+        return self._workers / f"{name}.trace"
 
     def workers(self) -> dict[str, str]:
         """The processes that search in this run now, as far as their locks show: the name of each, and its kernel."""

@@ -31,7 +31,9 @@ from search.storage import STORAGE_ERRORS, PatientStorage, connect, reason_of
 from search.trials import (
     DIED,
     DUPLICATE,
+    FAULTED,
     INTERRUPTED,
+    KILLED,
     REPEATED,
     SURPLUS,
     TRAINED,
@@ -46,6 +48,7 @@ from search.trials import (
     was_surplus,
 )
 from search.worker import Worker
+from train_core.datasets import DATASETS
 from train_core.errors import DivergedError, UserError
 from train_core.results import EpochResult
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
@@ -57,7 +60,8 @@ ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
 POLL_S = 1.0  # between looks at the last trials of other workers
 TURN_S = 0.02  # between looks at whether those before have decided what they are
 CLAIM_S = 10.0  # for whoever makes a study to say what it is
-MOST_DEATHS = 8  # of a process, with the same trial, that got it no further; then the trial is failed
+MOST_DEATHS = 8  # of a process, with the same trial, that got it no further; then the trial is failed, ...
+MOST_FAULTS = 2  # ... and so it is after so many that a fault explains, as a segmentation fault
 MOST_DUPLICATES = 50  # draws in a row; then the space holds nothing new
 RANDOM_AFTER = 10  # duplicates in a row, draws are random: TPE would go on proposing what it likes best
 RANDOM_TRIALS = 10  # drawn at random before TPE has a model, besides the known networks (Optuna's default)
@@ -85,9 +89,8 @@ def task_of(data: "TrainingData") -> Task:
 
 
 NAMED_TASKS = {
-    "cifar10": Task(fingerprint="", in_channels=3, num_classes=10, size=(32, 32)),
-    "cifar100": Task(fingerprint="", in_channels=3, num_classes=100, size=(32, 32)),
-    "digits": Task(fingerprint="", in_channels=1, num_classes=10, size=(32, 32)),
+    str(name): Task(fingerprint="", in_channels=each.in_channels, num_classes=each.num_classes, size=each.size)
+    for name, each in DATASETS.items()
 }
 """What the named data sets ask, for counting without loading them."""
 
@@ -249,40 +252,85 @@ def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: Task) -> dict[
     return held
 
 
-def retry_interrupted(study: optuna.Study, worker: Worker) -> None:
-    """Enqueue every trial that was cut off, once. Doing it twice changes nothing.
+def retry_interrupted(study: optuna.Study, worker: Worker) -> list[FrozenTrial]:
+    """Enqueue every trial that was cut off, once, and log why, where its process died. Doing it twice changes nothing.
 
-    One that has lost its process `MOST_DEATHS` times, and got no further, is failed for good, since it may well be what
-    kills it.
+    One that has lost its process `MOST_DEATHS` times, or `MOST_FAULTS` times in a fault that Python saw, and got no
+    further, is failed for good, since it may well be what ends it. Returns those that are failed here.
     """
+    failed: list[FrozenTrial] = []
     trials = study.get_trials(deepcopy=False)
     without = {root_of(trial) for trial in trials if trial.state not in _VERDICTS}  # or with an attempt without
     for root in roots(trial for trial in trials if root_of(trial) in without).values():
         last = root.last
         if last.state in _VERDICTS:
             continue
-        dead = [trial for trial in root.attempts if trial.state == TrialState.RUNNING and worker.is_dead(trial)]
-        deaths = _deaths_in_vain([trial for trial in root.attempts if trial in dead or was_interrupted(trial)])
-        given_up = bool(dead) and deaths >= MOST_DEATHS
-        reason = f"given up: its process died {deaths} times" if given_up else DIED
-        ours = [trial.number for trial in dead if _end_without_verdict(study, trial._trial_id, reason)]
-        if given_up or len(ours) < len(dead):
+        dead = {
+            trial.number: worker.how_died(trial)
+            for trial in root.attempts
+            if trial.state == TrialState.RUNNING and worker.is_dead(trial)
+        }
+        cut_off = [
+            (trial, dead.get(trial.number) or trial.user_attrs["reason"])
+            for trial in root.attempts
+            if trial.number in dead or was_interrupted(trial)
+        ]
+        hopeless = _hopeless(cut_off) if dead else None
+        reasons = {number: f"given up: {hopeless}" if hopeless else reason for number, reason in dead.items()}
+        ours = [
+            trial
+            for trial in root.attempts
+            if trial.number in dead and _end_without_verdict(study, trial._trial_id, reasons[trial.number])
+        ]
+        if hopeless:
+            for trial in ours:
+                log.warning(
+                    "trial %s %s: it counts as failed, and the search goes on", _tried_as(root, trial), hopeless
+                )
+                failed.append(study._storage.get_trial(trial._trial_id))
+            continue
+        if len(ours) < len(dead):
             continue  # the others have ended after all, or somebody else has found them, too
-        at_work = [trial for trial in root.attempts if counts(trial) and trial.number not in ours]
-        if not at_work and (ours or was_interrupted(last)) and (params := params_of(last)):
+        at_work = [trial for trial in root.attempts if counts(trial) and trial.number not in dead]
+        params = params_of(last)
+        if not at_work and (ours or was_interrupted(last)) and params:
             names = ("baseline", "recipe", "in words", "parameters", "multiply-adds", "network")
             kept = {name: last.user_attrs[name] for name in names if name in last.user_attrs}
             study.enqueue_trial(params, user_attrs={**kept, "retry_of": root.number})
+        for trial in ours:
+            then = "it is tried again" if params else "another trial is drawn in its place"
+            log.warning("trial %d %s: %s", root.number, dead[trial.number], then)
+    return failed
 
 
-def _deaths_in_vain(attempts: list[FrozenTrial]) -> int:
-    """How many of the last attempts, of which none reached a new epoch, ended with their process."""
-    furthest = deaths = 0
-    for trial in attempts:
-        deaths += trial.user_attrs.get("reason") != INTERRUPTED
+def _hopeless(cut_off: list[tuple[FrozenTrial, str]]) -> str | None:
+    """Why a trial is not to be tried again, of whose attempts these were cut off, each for its reason; none if it is.
+
+    Those count that ended with their process since the last one that reached a new epoch. That one says nothing against
+    the trial if its end is unexplained; if it ended in a fault, it is the first that did so there.
+    """
+    furthest, deaths = 0, 0
+    faults: list[str] = []
+    for trial, reason in cut_off:
+        deaths += reason != INTERRUPTED
         if (trial.last_step or 0) > furthest:
             furthest, deaths = trial.last_step or 0, 0
-    return deaths
+            faults.clear()
+        if reason.startswith(FAULTED):
+            faults.append(reason.removeprefix(FAULTED).strip(" ()"))
+    if len(faults) >= MOST_FAULTS:
+        before, last = faults[-2:]
+        return f"{FAULTED} ({last}) twice" if before == last else f"{FAULTED} twice ({before}, then {last})"
+    if deaths >= MOST_DEATHS:
+        _, last = cut_off[-1]
+        return f"{DIED} {deaths} times{KILLED.removeprefix(DIED) if last == KILLED else ''}"
+    return None
+
+
+def _tried_as(root: Root, attempt: FrozenTrial) -> str:
+    """The trial's number, by which it is known, and that of the attempt at it: `3 (tried again as trial 5)`."""
+    again = f" (tried again as trial {attempt.number})" if attempt.number != root.number else ""
+    return f"{root.number}{again}"
 
 
 def run(
@@ -318,8 +366,12 @@ def run(
         drawn: _Drawn | None = None
         try:
             with worker.alone():
-                retry_interrupted(study, worker)
+                failed = retry_interrupted(study, worker)
                 drawn = _draw(study, spec, task, precision, worker) if _has_room(study, spec) else None
+            for trial in failed:
+                events.trial_ended(trial, ended(study))
+            if failed:
+                _stop_if_nothing_works(study)
             if drawn is None:
                 if study.user_attrs.get("used up") and not study.get_trials(
                     deepcopy=False, states=[TrialState.RUNNING]

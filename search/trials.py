@@ -10,7 +10,11 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-INTERRUPTED, DIED = "interrupted", "its process died"  # reasons of trials that are tried again
+# Reasons of trials that are tried again, with the trial as the subject. FAULTED: the trace of the process names a
+# fault, which follows in brackets. KILLED: the trace is empty. DIED: there is no trace.
+INTERRUPTED, DIED, FAULTED = "interrupted", "lost its process", "ended its process"
+KILLED = f"{DIED} (killed, or out of memory)"
+_DIED_BEFORE = "its process died"  # DIED in older studies
 DUPLICATE = "the same as trial "  # reason of a trial that was not trained; the number follows
 REPEATED = "tried again as trial "  # reason of an attempt that another one came before; the number follows
 SURPLUS = "one more than there were to be"  # reason of a trial that several workers began for the last place
@@ -81,7 +85,7 @@ def params_of(trial: FrozenTrial) -> dict[str, object]:
 
 def was_interrupted(trial: FrozenTrial) -> bool:
     """Whether the trial was cut off from outside, so that it says nothing about its network."""
-    return trial.state == TrialState.FAIL and trial.user_attrs.get("reason") in {INTERRUPTED, DIED}
+    return trial.state == TrialState.FAIL and _has_reason(trial, INTERRUPTED, DIED, FAULTED, _DIED_BEFORE)
 
 
 def was_surplus(trial: FrozenTrial) -> bool:

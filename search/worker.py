@@ -1,13 +1,15 @@
 """The processes that search in a run: which of them are alive, and how they keep out of each other's way."""
 
+import faulthandler
 import logging
 import os
 import platform
+import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import optuna
@@ -17,10 +19,21 @@ from optuna.trial import FrozenTrial, TrialState
 from search.errors import RunError
 from search.run_folder import LOOK_S, RunFolder, is_held
 from search.storage import PatientStorage
+from search.trials import DIED, FAULTED, KILLED
 
 LEASE_S = float(os.environ.get("SEARCH_LEASE_S", "60"))
 """How long a worker on another machine may give no sign of life before its trial is tried again."""
 BEAT = "beat"  # system attribute of a trial: a number that its worker counts up
+
+FAULTS = {
+    "Segmentation fault": "segmentation fault",
+    "Aborted": "abort",
+    "Bus error": "bus error",
+    "Illegal instruction": "illegal instruction",
+    "Floating-point exception": "floating-point exception",
+    "Floating point exception": "floating-point exception",  # in older Pythons
+}
+"""The fatal signals that Python traces, by what it calls them."""
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +51,9 @@ class Worker:
     machine know of each other at once. Where the storage is shared, it also counts up a number in its trial, the beat,
     from a thread of its own that a failing storage does not end: a worker elsewhere is taken for dead when its beat has
     not changed for `LEASE_S` of the watch of whoever looks. No two clocks are compared.
+
+    If a fatal signal ends the process, Python writes a stack trace to a file beside the lock, which tells other workers
+    what happened (`how_died`).
     """
 
     def __init__(self, folder: RunFolder, study: optuna.Study) -> None:
@@ -46,6 +62,7 @@ class Worker:
         self._study = study
         self._is_shared = folder.address.is_shared
         self._lock = FileLock(folder.worker_lock(self.id, _kernel()), timeout=LOOK_S)
+        self._traced = ExitStack()
         self._trial_id: int | None = None
         self._watch = Watch()
         self._ended = threading.Event()
@@ -60,6 +77,7 @@ class Worker:
                 "is for one machine: give all of them the same --storage, and another --name"
             )
         self._lock.acquire()
+        self._traced.enter_context(_traced_to(self._folder.worker_trace(self.id)))
         if self._is_shared:
             self._thread.start()
         return self
@@ -68,6 +86,7 @@ class Worker:
         self._ended.set()
         if self._is_shared:
             self._thread.join()
+        self._traced.close()
         self._lock.release()
         if error is None:
             # Else it may have left a trial behind, as where the storage has gone: the free lock then tells so at once.
@@ -95,6 +114,23 @@ class Worker:
         # Without a lock here it never came so far as to say whose it is, its worker has ended, or it is elsewhere.
         return not self._is_shared or self._watch.is_silent(trial, time.monotonic())
 
+    def how_died(self, trial: FrozenTrial) -> str:
+        """How the worker died that had the `trial`, as the reason that the trial ended for.
+
+        DIED where its trace cannot be found: its run folder is another one, or it ended by an error of its own.
+        """
+        if (name := trial.user_attrs.get("worker")) is None:
+            return DIED
+        try:
+            trace = self._folder.worker_trace(name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return DIED
+        if not trace:
+            return KILLED
+        found = re.match(r"Fatal Python error: (.+)", trace)
+        fault = FAULTS.get(found[1]) if found else None
+        return f"{FAULTED} ({fault})" if fault else DIED
+
     def others(self) -> set[str]:
         """The other workers of the run that are at work, as far as can be seen from here."""
         names = set(self._folder.workers())
@@ -119,6 +155,22 @@ class Worker:
                 pass  # whoever trains it will notice
             except Exception as error:  # noqa: BLE001  # whatever it is, it may pass; who trains says so when it does not
                 log.debug("no beat: %s", type(error).__name__)
+
+
+@contextmanager
+def _traced_to(path: Path) -> Iterator[None]:
+    """Have Python write a stack trace to this file if a fatal signal ends the process; else the file is deleted."""
+    was_enabled = faulthandler.is_enabled()
+    with path.open("wb") as file:
+        faulthandler.disable()  # so that this handler is the first to be called, before one that Ray may have set
+        faulthandler.enable(file)
+        try:
+            yield
+        finally:
+            faulthandler.disable()
+            if was_enabled:
+                faulthandler.enable(sys.__stderr__ or 2)
+    path.unlink(missing_ok=True)
 
 
 class Watch:

@@ -3,7 +3,8 @@
 import math
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from search.errors import RunError, SpecError
@@ -19,11 +20,13 @@ def run_workers(
     gpus_each: float | None,
     poll: Callable[[], None],
     stop: Callable[[], bool],
+    gpu: int | None = None,
     address: str | None = None,
 ) -> None:
     """Run `work` in `count` processes until all of them have ended; call `poll` now and then, and at the end.
 
-    They run on the Ray cluster at `address`; none: on this machine alone.
+    They run on the Ray cluster at `address`; none: on this machine alone. There, `gpu` is the index of the only GPU
+    that they can see, which is then the first one to each of them; none: they can see all that this process can.
 
     Each gets an equal part of the processors, and of the GPUs the share `gpus_each`; none: an equal part, at most one.
     A process that dies is started again by Ray. Once `stop` says so, each is interrupted as by Ctrl-C; so are
@@ -36,7 +39,8 @@ def run_workers(
 
     """
     ray = _ray()
-    _start(ray, address)
+    with _seeing(gpu):  # Ray finds the GPUs when it starts, and hands its environment on to the workers
+        _start(ray, address)
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = sum(node.get("GPU", 0.0) for node in nodes)
@@ -121,6 +125,25 @@ def _ray() -> Any:
             "another terminal, which joins the search"
         ) from error
     return ray
+
+
+@contextmanager
+def _seeing(gpu: int | None) -> Iterator[None]:
+    """Let the processes that are started meanwhile see this GPU alone; `gpu` is its index in this process.
+
+    Where this process itself sees only some of the machine's GPUs, it counts those.
+    """
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    if gpu is not None:
+        os.environ[name] = str(gpu) if before is None else before.split(",")[gpu].strip()
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
+        elif gpu is not None:
+            del os.environ[name]
 
 
 def _start(ray: Any, address: str | None) -> None:

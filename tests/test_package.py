@@ -37,3 +37,25 @@ def test_the_shipped_studies_are_found_from_any_folder(installed: Path, tmp_path
     assert {path.name for path in (installed / "search" / "studies").iterdir()} == {
         path.name for path in (ROOT / "studies").iterdir()
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("space.py", "x = 1\n"), ("space.py", None), ("train_core/__init__.py", "")]
+)
+def test_a_file_beside_the_user_that_hides_a_module_is_named_in_one_line(
+    name: str, content: str | None, tmp_path: Path
+) -> None:
+    """`None`: an edited copy of the tool's own, which would be used without a word."""
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text((ROOT / "space.py").read_text() if content is None else content)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for arguments, code in ((["-m", "search", "count", "digits"], 2), (["-c", "from search import run"], 1)):
+        done = subprocess.run(
+            [sys.executable, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        hidden = Path(name).parts[0].removesuffix(".py")
+        said = f"{file} hides the tool's own {hidden}: rename it, or run `search` in another folder"
+        assert done.returncode == code
+        assert done.stderr.splitlines()[-1] in {f"search: {said}", f"ImportError: {said}"}
+        assert code == 1 or len(done.stderr.splitlines()) == 1

@@ -8,7 +8,8 @@ Python numbers by a copy from the host), so that a training step can be captured
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -41,17 +42,7 @@ class Augmenter:
         border = spec.crop_padding
         self._padded = F.pad(images, (0, 0, border, border, border, border)) if border else images.contiguous()
         self._scale, self._shift = _scale_and_shift(mean, std, images.shape[2], images.device)
-        self._distorts = spec.resize_crop < 1 or any(
-            (
-                spec.enlarge > 1,
-                spec.rotation,
-                spec.perspective,
-                spec.brightness,
-                spec.contrast,
-                spec.saturation,
-                spec.hue,
-            )
-        )
+        self._distorts = any(getattr(spec, name) != each.none for name, each in DISTORTIONS.items())
 
     def batch(self, indices: Tensor) -> Tensor:
         """Augment images `indices` (int64 [B]) anew and normalise them: `dtype` [B, C, H, W], channels last.
@@ -81,23 +72,10 @@ class Augmenter:
 
     def _distort(self, x: Tensor) -> Tensor:
         """Change the geometry, then the colours, of float [B, C, H, W] in [0, 1]."""
-        spec, count, device = self.spec, len(x), x.device
-        if spec.enlarge > 1:
-            x = enlarge_crop(x, draw_window(count, self.size, spec.enlarge, device), spec.enlarge)
-        if spec.resize_crop < 1:
-            x = resize_crop(x, draw_boxes(count, self.size, spec.resize_crop, device))
-        if spec.rotation:
-            x = rotate(x, draw_uniform(count, 0, spec.rotation, device))
-        if spec.perspective:
-            x = perspective(x, draw_corners(count, self.size, spec.perspective, device))
-        if spec.brightness:
-            x = adjust_brightness(x, draw_uniform(count, 1, spec.brightness, device))
-        if spec.contrast:
-            x = adjust_contrast(x, draw_uniform(count, 1, spec.contrast, device))
-        if spec.saturation:
-            x = adjust_saturation(x, draw_uniform(count, 1, spec.saturation, device))
-        if spec.hue:
-            x = adjust_hue(x, draw_uniform(count, 0, spec.hue, device))
+        for name, distortion in DISTORTIONS.items():
+            strength = getattr(self.spec, name)
+            if strength != distortion.none:
+                x = distortion.apply(x, strength)
         return x
 
 
@@ -380,3 +358,46 @@ def _lightness(x: Tensor) -> Tensor:
 def _blend(start: Tensor, end: Tensor, factor: Tensor) -> Tensor:
     """Go from `start` (factor 0) through `end` (1) and beyond, clamped to [0, 1]."""
     return torch.lerp(start, end, factor[:, None, None, None]).clamp(0, 1)
+
+
+# ------------------------------------------------------------------------------------------------------- the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distortion:
+    """A change to float images [B, C, H, W] in [0, 1], by its strength: a field of `AugmentSpec`."""
+
+    none: float  # the strength that changes nothing
+    apply: Callable[[Tensor, float], Tensor]
+
+
+def _size(x: Tensor) -> tuple[int, int]:
+    return x.shape[2], x.shape[3]
+
+
+DISTORTIONS = {
+    "enlarge": Distortion(
+        none=1.0, apply=lambda x, factor: enlarge_crop(x, draw_window(len(x), _size(x), factor, x.device), factor)
+    ),
+    "resize_crop": Distortion(
+        none=1.0, apply=lambda x, least: resize_crop(x, draw_boxes(len(x), _size(x), least, x.device))
+    ),
+    "rotation": Distortion(none=0.0, apply=lambda x, most: rotate(x, draw_uniform(len(x), 0, most, x.device))),
+    "perspective": Distortion(
+        none=0.0, apply=lambda x, strength: perspective(x, draw_corners(len(x), _size(x), strength, x.device))
+    ),
+    "brightness": Distortion(
+        none=0.0, apply=lambda x, most: adjust_brightness(x, draw_uniform(len(x), 1, most, x.device))
+    ),
+    "contrast": Distortion(none=0.0, apply=lambda x, most: adjust_contrast(x, draw_uniform(len(x), 1, most, x.device))),
+    "saturation": Distortion(
+        none=0.0, apply=lambda x, most: adjust_saturation(x, draw_uniform(len(x), 1, most, x.device))
+    ),
+    "hue": Distortion(none=0.0, apply=lambda x, most: adjust_hue(x, draw_uniform(len(x), 0, most, x.device))),
+}
+"""What changes the geometry, then the colours, in this order; crop and flip come before it, cutout after it."""
+
+_ON_PIXELS = ("crop_padding", "flip", "cutout")  # what `Augmenter` itself does, on uint8 or on normalised images
+
+if missing := set(AugmentSpec.model_fields) - set(DISTORTIONS) - set(_ON_PIXELS):
+    raise TypeError(f"augmentation {min(missing)!r} has no record in DISTORTIONS: add one")

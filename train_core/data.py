@@ -18,20 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train_core.datasets import DATASETS
 from train_core.sources import (
     SPLITS,
     Arrays,
     Progress,
     by,
-    cifar,
     data_error,
-    digits,
     hold_out,
     image_folder,
     read_npz,
 )
 
-NAMED = ("cifar10", "cifar100", "digits")
+NAMED = tuple(DATASETS)
 
 
 @dataclass(frozen=True)
@@ -167,11 +166,10 @@ class _Source:
 
 def _load(source: str, cache: Path, progress: Progress | None) -> _Source:
     """Find out what `source` means, read it and check it."""
-    if source == "digits":
-        return _check(source, source, digits())
     if source in NAMED:
         cached = cache / f"{source}.npz"
-        return _check(source, str(cached), cifar(source, cached, progress))
+        arrays = DATASETS[source].read(cache, progress)
+        return _check(source, str(cached) if cached.exists() else source, arrays)
     try:
         path = Path(source).expanduser()
         is_folder, is_file = source != "" and path.is_dir(), path.is_file()

@@ -3,12 +3,18 @@
 import atexit
 import ctypes
 import gc
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from train_core.errors import UserError
 from train_core.specs import Precision
+
+NO_CAPTURE = "SEARCH_EAGER"
+"""Environment variable: set to 1, kernels are launched one by one instead of captured in a CUDA graph."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -32,10 +38,16 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(device: torch.device) -> Precision:
-    """The fastest precision that the device computes natively: bf16 (the range of fp32), then fp16, then fp32."""
+    """The precision to train in: bf16, else fp16, else fp32, the first that the device computes natively.
+
+    bf16 comes first because it has the range of fp32: gradients need no scaling, and no step is skipped. It is not
+    always the fastest: PyTorch computes batch norm in bf16 with its own kernels, in fp16 with cuDNN's, which can be
+    faster (as on an H100).
+    """
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16"
+        with torch.cuda.device(device):  # else the current one is asked
+            if torch.cuda.is_bf16_supported(including_emulation=False):
+                return "bf16"
         has_tensor_cores = torch.cuda.get_device_capability(device) >= (7, 0)
         return "fp16" if has_tensor_cores else "fp32"
     if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
@@ -54,12 +66,40 @@ def describe(device: torch.device) -> str:
     return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def gpu_index(device: torch.device) -> int | None:
+    """The index of a CUDA GPU that was chosen by its index, from 0; none for any other device."""
+    return device.index if device.type == "cuda" else None
+
+
 def set_up(device: torch.device) -> None:
-    """Prepare this process for training on the device. Call it once, before the first batch."""
+    """Prepare this process for training on the device. Call it once, before the first batch.
+
+    A GPU with an index becomes the current one, whose streams are used where nothing else is said.
+    """
     _keep_freed_memory()
     if device.type == "cuda":
-        # Every batch of a network has one shape, so that trying cuDNN's algorithms once pays.
+        if gpu_index(device) is not None:
+            torch.cuda.set_device(device)
+        # Every batch of a network has one shape, so that trying cuDNN's algorithms once pays: the first few of them,
+        # since each costs milliseconds for each convolution of each network.
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark_limit = 4
+
+
+@contextmanager
+def without_trials_of_algorithms() -> Iterator[None]:
+    """Let cuDNN choose by its heuristics: for work that is too short to repay trying its algorithms."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def may_capture(device: torch.device) -> bool:
+    """Whether kernels may be captured in a CUDA graph: on CUDA, unless `SEARCH_EAGER=1` is set."""
+    return device.type == "cuda" and os.environ.get(NO_CAPTURE, "0") in {"", "0"}
 
 
 def wait_for(device: torch.device) -> None:
@@ -91,7 +131,14 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, RuntimeError)
         and any(
             words in said
-            for words in ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+            for words in (
+                "out of memory",
+                "can't allocate memory",
+                "not enough memory",
+                "STATUS_ALLOC_FAILED",
+                "DEVICE_ALLOCATION_FAILED",
+                "FIND was unable to find an engine",  # cuDNN's search, where there is no room for any workspace
+            )
         )
     )
 

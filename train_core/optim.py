@@ -1,10 +1,12 @@
-"""Optimizers and learning-rate schedules by name."""
+"""A recipe's optimizer, and the learning-rate schedules."""
 
 import math
+from typing import assert_never
 
 import torch
 from torch import nn
 
+from train_core.optimizers import OPTIMIZERS
 from train_core.specs import TrainSpec
 
 
@@ -25,13 +27,7 @@ def make_optimizer(model: nn.Module, recipe: TrainSpec) -> torch.optim.Optimizer
     device = next(model.parameters()).device
     # A captured step reads its learning rate where it read it when it was captured: on the device.
     lr = torch.tensor(recipe.lr, device=device) if device.type == "cuda" else recipe.lr
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr, momentum=recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0, fused=True
-        )
-    adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    betas = (recipe.momentum, recipe.beta2)
-    return adam(groups, lr, betas=betas, fused=True, capturable=device.type == "cuda")
+    return OPTIMIZERS[recipe.optimizer].build(groups, lr, recipe)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -63,6 +59,8 @@ def lr_at(recipe: TrainSpec, step: int, steps: int) -> float:
             factor = recipe.gamma ** math.floor(done / recipe.step_every + 1e-9)
         case "constant":
             factor = 1.0
+        case schedule:
+            assert_never(schedule)
     return recipe.lr * factor
 
 

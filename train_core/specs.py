@@ -9,16 +9,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from train_core.blocks import BLOCKS, BlockName
+from train_core.optimizers import OPTIMIZERS, OptimizerName
+
 Kernel = Literal[1, 3, 5, 7]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
-BlockType = Literal["basic", "preact"]
 ShortcutType = Literal["conv", "max-pool"]
 ShortcutNorm = Literal["after", "before", "none"]
 Norm = Literal["batch", "none"]
 Stride = Literal[1, 2]
-OptimizerName = Literal["sgd", "adam", "adamw"]
 ScheduleName = Literal["cosine", "one-cycle", "multi-step", "step", "constant"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Start = Literal["random", "imagenet"]
@@ -58,9 +59,8 @@ class ResNetSpec(Frozen):
     stem_kernel: Kernel = Field(default=3, description="kernel size of the first convolution")
     stem_stride: Stride = Field(default=1, description="stride of the first convolution")
     stem_pool: bool = Field(default=False, description="3x3 max pool of stride 2 after the first convolution")
-    block: BlockType = Field(
-        default="basic",
-        description="basic: conv-norm-ReLU-conv-norm, add, ReLU; preact: norm and ReLU before each conv",
+    block: BlockName = Field(
+        default="basic", description="; ".join(f"{name}: {block.description}" for name, block in BLOCKS.items())
     )
     final_norm: bool = Field(
         default=False, description="norm and ReLU after the last stage of a preact network (He et al. 2016)"
@@ -99,8 +99,9 @@ class ResNetSpec(Frozen):
                 f"widths, blocks and strides must name the same number of stages, "
                 f"not {len(self.widths)}, {len(self.blocks)} and {len(self.strides)}"
             )
-        if self.final_norm and self.block != "preact":
-            raise ValueError('final_norm belongs to block = "preact"')
+        if self.final_norm and not BLOCKS[self.block].may_end_in_norm:
+            kinds = " or ".join(f'"{name}"' for name, block in BLOCKS.items() if block.may_end_in_norm)
+            raise ValueError(f"final_norm belongs to block = {kinds}")
         return self
 
     @property
@@ -190,7 +191,9 @@ class TrainSpec(Frozen):
         default="last", description="the weights that the run ends with: the last epoch's, or the best's on validation"
     )
     batch_size: int = Field(default=128, ge=1, description="images in a step")
-    optimizer: OptimizerName = Field(default="sgd", description="sgd, adam or adamw")
+    optimizer: OptimizerName = Field(
+        default="sgd", description="; ".join(f"{name}: {each.description}" for name, each in OPTIMIZERS.items())
+    )
     lr: float = Field(default=0.1, gt=0, description="peak learning rate")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD; beta1 of Adam and AdamW")
     beta2: float = Field(default=0.999, ge=0, lt=1, description="beta2 of Adam and AdamW")
@@ -254,15 +257,13 @@ def params_by_part(spec: ResNetSpec) -> list[int]:
     """Trainable parameters of the stem, of each stage, and of the head: the final norm and the classifier."""
     norm = 2 if spec.norm == "batch" else 0  # scale and shift of a channel
     parts = [spec.in_channels * spec.stem_channels * spec.stem_kernel**2 + norm * spec.stem_channels]
-    inputs = spec.stem_channels
+    inputs, kind = spec.stem_channels, BLOCKS[spec.block]
     for width, blocks, stride in zip(spec.widths, spec.blocks, spec.strides, strict=True):
-        stage, squeeze = 0, 2 * width * squeezed(width, spec.se_ratio) if spec.se_ratio else 0
+        stage = blocks * _excitation(spec, width)
         # The first block takes the stage before; the others are all alike.
         for block_inputs, count in ((inputs, 1), (width, blocks - 1)):
-            first_norm = width if spec.block == "basic" else block_inputs
-            stage += count * (
-                block_inputs * width * spec.k1**2 + width * width * spec.k2**2 + norm * (first_norm + width) + squeeze
-            )
+            convolutions = sum(each.parameters for each in kind.convolutions(spec, block_inputs, width))
+            stage += count * (convolutions + norm * sum(kind.norms(block_inputs, width)))
         if inputs != width or stride != 1:
             stage += inputs * width * spec.shortcut_kernel**2
             stage += norm * {"after": width, "before": inputs, "none": 0}[spec.shortcut_norm]
@@ -284,13 +285,12 @@ def madds_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[int]:
     """Multiply-adds of the stem, of each stage, and of the head."""
     before_pool = math.prod(_after(each, spec.stem_stride) for each in _height_and_width(side))
     parts = [before_pool * spec.in_channels * spec.stem_channels * spec.stem_kernel**2]
-    inputs, sizes = spec.stem_channels, sizes_by_part(spec, side)[1:]
+    inputs, kind, sizes = spec.stem_channels, BLOCKS[spec.block], sizes_by_part(spec, side)[1:]
     for width, blocks, stride, size in zip(spec.widths, spec.blocks, spec.strides, sizes, strict=True):
         pixels = math.prod(size)
-        stage = pixels * width * (inputs * spec.k1**2 + width * spec.k2**2)
-        stage += (blocks - 1) * pixels * width * width * (spec.k1**2 + spec.k2**2)
-        if spec.se_ratio:
-            stage += blocks * 2 * width * squeezed(width, spec.se_ratio)
+        stage = blocks * _excitation(spec, width)
+        for block_inputs, count in ((inputs, 1), (width, blocks - 1)):
+            stage += count * pixels * sum(each.parameters for each in kind.convolutions(spec, block_inputs, width))
         if inputs != width or stride != 1:
             stage += pixels * inputs * width * spec.shortcut_kernel**2
         parts.append(stage)
@@ -310,6 +310,11 @@ def sizes_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[tuple[i
 
 def _height_and_width(side: int | tuple[int, int]) -> tuple[int, int]:
     return (side, side) if isinstance(side, int) else side
+
+
+def _excitation(spec: ResNetSpec, width: int) -> int:
+    """Parameters of a block's squeeze-and-excitation, and its multiply-adds."""
+    return 2 * width * squeezed(width, spec.se_ratio) if spec.se_ratio else 0
 
 
 def squeezed(width: int, ratio: int) -> int:

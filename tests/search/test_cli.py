@@ -14,14 +14,10 @@ import torchvision
 from PIL import Image
 
 from search import api, storage
-from search.spec import load_study
-from search.study import task_of
-from search.trainer import save_checkpoint
+from search.checkpoints import save_checkpoint
 from tests.support.commands import search
-from tests.support.runs import make_run
-from tests.support.trainers import FakeTrainer
+from tests.support.runs import finished_run
 from train_core import checkpoint
-from train_core.data import default_cache, load_training
 
 
 def write_images(folder: Path, names: list[str], side: int = 8) -> None:
@@ -55,6 +51,8 @@ MISTAKES = [
     ("run digits --storage elsewhere", "--storage cannot be read as an address: give postgresql+psycopg://"),
     ("run digits --storage sqlite:///x.db", "a run keeps its SQLite database in its folder: leave out --storage"),
     ("run digits --ray-address auto", "--ray-address places workers on several machines: give a --storage"),
+    ("run digits --ray-address auto --device cuda:1", "--device cuda:1 is a device of one machine, and --ray-address"),
+    ("run digits --ray-address auto --device cuda:1", "places workers on several: give --device cuda"),
     ("storage serve", "what is to be served? give --storage, or set SEARCH_STORAGE"),
     ("storage serve --storage grpc://here", "--storage is a gRPC proxy without host or port"),
     ("promote --workers 0", "Invalid value for '--workers'"),
@@ -129,13 +127,6 @@ def test_no_network_says_where_to_put_the_file(
     assert err.count("\n") == 1
     assert "cifar-10-python.tar.gz" in err
     assert "cache" in err
-
-
-def finished_run(name: str, trials: int) -> None:
-    """A run of the digits study with this many trials, without training."""
-    spec = load_study("digits", {"trials": max(trials, 1)})
-    data = load_training("digits", val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache())
-    make_run(Path("runs") / name, spec=spec, task=task_of(data), trainer=FakeTrainer() if trials else None)
 
 
 def test_promoting_before_anything_is_finished(

@@ -6,9 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from optuna.trial import FrozenTrial
 from PIL import Image
 
-from search import api, card, export
+from search import api
 from search.errors import CheckpointError, ModelError, RunError
 from search.export import chosen, export_model
 from search.ladder import recipe_of
@@ -37,7 +37,9 @@ from tests.support.trainers import FakeTrainer
 from tests.train_core.strategies import resnet_specs
 from train_core import checkpoint
 from train_core.data import TrainingData, load_test, load_training
-from train_core.deploy import FORMATS, Description, deployed, read, serialised
+from train_core.deploy import Description, deployed
+from train_core.examples import network_code
+from train_core.formats import FORMATS, read
 from train_core.models import ResNet
 from train_core.specs import ResNetSpec, TrainSpec
 
@@ -158,7 +160,7 @@ def test_the_example_in_the_card_runs_without_this_package_and_says_what_predict
 @settings(max_examples=25, deadline=None)
 @given(spec=resnet_specs())
 def test_the_network_in_a_card_is_any_of_the_family(spec: ResNetSpec) -> None:
-    """What a card of safetensors says in fifty lines is the whole of `train_core.models`."""
+    """The code in a card of safetensors is that of `train_core.models`, and needs nothing else of this package."""
     channels = spec.in_channels
     about = Description(
         origin="a test",
@@ -172,10 +174,9 @@ def test_the_network_in_a_card_is_any_of_the_family(spec: ResNetSpec) -> None:
     network = ResNet(spec)
     images = torch.randint(0, 256, (4, channels, 9, 12)).float()
     network(images / 100)  # norms that have seen something
-    Path("model.safetensors").write_bytes(serialised(deployed(network, about), about, "safetensors"))
-    code, _, _ = Template(card._SAFETENSORS).safe_substitute(file="model.safetensors").partition("# One image")
+    Path("model.safetensors").write_bytes(FORMATS["safetensors"].write(deployed(network, about), about))
     names: dict[str, Any] = {}
-    exec(code, names)
+    exec(network_code(Path("model.safetensors")), names)
     with torch.inference_mode():
         expected = deployed(network, about)(images)
         difference = (names["model"](images) - expected).abs().max()
@@ -295,11 +296,19 @@ def test_photos_with_named_classes(tmp_path: Path) -> None:
 def test_a_file_that_would_say_something_else_is_not_written(
     folder: RunFolder, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(written: bytes, fmt: str) -> object:
-        return lambda images: torch.zeros(len(images), 10)
-
-    monkeypatch.setattr(export, "as_others_load_it", wrong)
+    wrong = replace(FORMATS["safetensors"], load_elsewhere=lambda written: lambda images: torch.zeros(len(images), 10))
+    monkeypatch.setitem(FORMATS, "safetensors", wrong)
     with pytest.raises(ModelError, match=r"the safetensors file would give other logits than the checkpoint \(by "):
+        export_model(folder, chosen(folder, None), SPEC, data, "safetensors", trials=2)
+    assert not (folder.root / "exported").exists()
+
+
+def test_a_file_whose_example_prints_something_else_is_not_written(
+    folder: RunFolder, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = replace(FORMATS["safetensors"], example='print("no-such-class 0.5")')
+    monkeypatch.setitem(FORMATS, "safetensors", wrong)
+    with pytest.raises(ModelError, match=r"example of a safetensors file prints 'no-such-class 0\.5' where"):
         export_model(folder, chosen(folder, None), SPEC, data, "safetensors", trials=2)
     assert not (folder.root / "exported").exists()
 
@@ -354,7 +363,7 @@ def test_without_its_package_onnx_says_what_to_install(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for command in ("export", "predict model.onnx 1.png"):
         code, _, err = search(command, capsys, monkeypatch)
-        assert (code, err) == (2, "search: ONNX needs onnxruntime: pip install '.[onnx]' in the checkout\n")
+        assert (code, err) == (2, "search: onnx files need onnxruntime: pip install '.[onnx]' in the checkout\n")
 
 
 # ------------------------------------------------------------------------------------------------------- predict

@@ -136,7 +136,7 @@ def test_a_database_that_is_gone_for_good_ends_the_search_and_what_was_trained_i
     study = open_study(shared(tmp_path, url))
     assert len(ended(study)) == 1
     assert [trial.user_attrs["reason"] for trial in study.trials if trial.state == TrialState.FAIL] == [
-        "its process died"
+        "lost its process"
     ]
 
 

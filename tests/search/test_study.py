@@ -337,9 +337,129 @@ def test_a_trial_that_keeps_killing_its_process_is_failed_in_the_end(folder: Run
         study.ask()  # and the process dies
         retry_interrupted(study, folder)
     assert [trial.user_attrs["reason"] for trial in ended(study)] == [
-        f"given up: its process died {studies.MOST_DEATHS} times"
+        f"given up: lost its process {studies.MOST_DEATHS} times"
     ]
     assert len(ended(run_study(folder, spec, FakeTrainer()))) == 6
+
+
+FAULT = "Fatal Python error: {}\n\nCurrent thread 0x00007f1f (most recent call first):\n  File ..."
+SEGMENTATION_FAULT, ABORT, KILL = FAULT.format("Segmentation fault"), FAULT.format("Aborted"), ""
+
+
+def dies(study: optuna.Study, folder: RunFolder, trace: str, epochs: int = 0) -> optuna.Trial:
+    """A trial whose worker died after so many epochs, and left this trace."""
+    trial = study.ask()
+    worker = f"worker-{trial.number}"
+    folder.worker_trace(worker).write_text(trace)
+    for name, value in {"worker": worker, "network": "decided", "fill": trial.suggest_float("fill", 0, 1)}.items():
+        trial.set_user_attr(name, value)
+    for epoch in range(1, epochs + 1):
+        trial.report(0.5, epoch)
+    return trial
+
+
+def reasons(study: optuna.Study) -> list[str | None]:
+    return [trial.user_attrs.get("reason") for trial in study.trials]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        (SEGMENTATION_FAULT, SEGMENTATION_FAULT, "ended its process (segmentation fault) twice"),
+        (SEGMENTATION_FAULT, ABORT, "ended its process twice (segmentation fault, then abort)"),
+    ],
+)
+def test_a_trial_that_ends_its_process_in_a_fault_twice_is_failed(
+    first: str, second: str, reason: str, folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = open_study(folder, create=True)
+    for trace in (first, KILL, second):  # one that is not explained in between changes nothing
+        dies(study, folder, trace)
+        retry_interrupted(study, folder)
+        retry_interrupted(study, folder)
+    assert reasons(study) == [
+        "ended its process (segmentation fault)",
+        "lost its process (killed, or out of memory)",
+        f"given up: {reason}",
+    ]
+    assert caplog.messages == [
+        "trial 0 ended its process (segmentation fault): it is tried again",
+        "trial 0 lost its process (killed, or out of memory): it is tried again",
+        f"trial 0 (tried again as trial 2) {reason}: it counts as failed, and the search goes on",
+    ]
+    assert [trial.number for trial in ended(study)] == [2]
+
+
+def test_a_fault_after_a_new_epoch_is_the_first_one(folder: RunFolder) -> None:
+    study = open_study(folder, create=True)
+    for epochs in (1, 2, 3):
+        dies(study, folder, SEGMENTATION_FAULT, epochs)
+        retry_interrupted(study, folder)
+        assert ended(study) == []
+    dies(study, folder, SEGMENTATION_FAULT, epochs=1)  # of the checkpoint's
+    retry_interrupted(study, folder)
+    assert reasons(study)[3:] == ["given up: ended its process (segmentation fault) twice"]
+
+
+def test_deaths_that_nothing_explains_are_borne_for_longer(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    study = open_study(folder, create=True)
+    for death in range(studies.MOST_DEATHS):
+        assert ended(study) == []
+        dies(study, folder, SEGMENTATION_FAULT if death == 4 else KILL)
+        retry_interrupted(study, folder)
+    reason = f"lost its process {studies.MOST_DEATHS} times (killed, or out of memory)"
+    assert [trial.user_attrs["reason"] for trial in ended(study)] == [f"given up: {reason}"]
+    assert caplog.messages[-1].endswith(f"{reason}: it counts as failed, and the search goes on")
+
+
+def test_each_trial_has_the_fault_of_its_own_worker(folder: RunFolder) -> None:
+    study = open_study(folder, create=True)
+    for trace in (ABORT, KILL, SEGMENTATION_FAULT):
+        dies(study, folder, trace)
+    study.tell(0, 0.5)  # and its worker died after that
+    study.ask()  # and the process died before it said whose it is
+    retry_interrupted(study, folder)
+    assert reasons(study)[:4] == [
+        None,
+        "lost its process (killed, or out of memory)",
+        "ended its process (segmentation fault)",
+        "lost its process",
+    ]
+
+
+def test_a_trial_that_was_being_drawn_is_drawn_anew(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    study = open_study(folder, create=True)
+    study.ask().set_user_attr("worker", "another")
+    folder.worker_trace("another").touch()
+    retry_interrupted(study, folder)
+    (message,) = caplog.messages
+    assert message == "trial 0 lost its process (killed, or out of memory): another trial is drawn in its place"
+    assert len(study.trials) == 1
+
+
+def test_a_trial_that_is_given_up_is_told_as_one_that_has_ended(folder: RunFolder) -> None:
+    study = open_study(folder, create=True)
+    dies(study, folder, ABORT)
+    retry_interrupted(study, folder)
+    dies(study, folder, ABORT)
+    recorder = Recorder()
+    run_study(folder, study_spec(trials=3), FakeTrainer(), events=recorder)
+    assert [trial.number for trial in recorder.ended] == [1, 2, 3]
+    assert recorder.ended[0].user_attrs["reason"] == "given up: ended its process (abort) twice"
+
+
+def test_a_study_in_which_every_trial_ends_its_process_stops_and_says_why(folder: RunFolder) -> None:
+    study = open_study(folder, create=True)
+    for _ in range(studies.ALL_FAILED_AFTER):
+        dies(study, folder, ABORT)
+        retry_interrupted(study, folder)
+        dies(study, folder, ABORT)
+        if len(ended(study)) < studies.ALL_FAILED_AFTER - 1:
+            retry_interrupted(study, folder)
+    trainer = FakeTrainer()
+    with pytest.raises(StudyFailedError, match=r"with: given up: ended its process \(abort\) twice; mend the data"):
+        run_study(folder, study_spec(trials=10), trainer)
+    assert trainer.runs == []
 
 
 def test_an_interrupt_after_a_trial_is_told_leaves_it_told(folder: RunFolder) -> None:
@@ -621,7 +741,7 @@ def test_a_worker_whose_trial_was_given_to_another_goes_on_with_the_next(
 
     def asleep(run: int, epoch: int) -> None:
         if (run, epoch) == (1, 3):  # for so long that another worker takes it for dead
-            studies._end_without_verdict(other, other.trials[0]._trial_id, "its process died")
+            studies._end_without_verdict(other, other.trials[0]._trial_id, "lost its process")
 
     trainer = FakeTrainer(misbehave=asleep)
     study = run_study(folder, study_spec(trials=2), trainer)
@@ -661,7 +781,7 @@ def test_deaths_of_a_trial_that_gets_on_are_not_held_against_it(folder: RunFolde
         study.ask()
         retry_interrupted(study, folder)
     assert [trial.user_attrs["reason"] for trial in ended(study)] == [
-        f"given up: its process died {studies.MOST_DEATHS} times"
+        f"given up: lost its process {studies.MOST_DEATHS} times"
     ]
     assert spec.trials == 1
 

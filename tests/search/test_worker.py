@@ -1,5 +1,10 @@
 """Who is taken for dead: by locks on this machine, by beats elsewhere."""
 
+import contextlib
+import faulthandler
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +17,7 @@ from search import worker as workers
 from search.errors import RunError
 from search.run_folder import RunFolder
 from search.storage import Address
+from search.trials import DIED, KILLED
 from search.worker import BEAT, LEASE_S, Watch, Worker
 from tests.support.processes import until
 
@@ -99,6 +105,59 @@ def test_who_could_not_look_for_a_while_begins_to_watch_anew(study: optuna.Study
     assert not watch.is_silent(trial, 2 * LEASE_S)  # the storage was gone, for the others, too
     watch.look([trial], 2 * LEASE_S)
     assert not watch.is_silent(trial, 2 * LEASE_S)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (signal.SIGSEGV, "ended its process (segmentation fault)"),
+        (signal.SIGABRT, "ended its process (abort)"),
+        (signal.SIGBUS, "ended its process (bus error)"),
+        (signal.SIGILL, "ended its process (illegal instruction)"),
+        (signal.SIGFPE, "ended its process (floating-point exception)"),
+        (signal.SIGKILL, KILLED),
+    ],
+)
+def test_a_trace_names_the_signal_that_ended_the_process(
+    number: signal.Signals, reason: str, tmp_path: Path, study: optuna.Study
+) -> None:
+    folder = made(tmp_path / "run")
+    code = (
+        "import faulthandler, os, sys; file = open(sys.argv[1], 'wb'); faulthandler.enable(file);"
+        "os.kill(os.getpid(), int(sys.argv[2]))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, folder.worker_trace("other"), str(number.value)], check=False)
+    assert ended.returncode == -number
+    worker = Worker(folder, study)
+    assert worker.how_died(running(study, "other")) == reason
+    assert worker.how_died(running(study, "elsewhere")) == DIED
+    assert worker.how_died(running(study, None)) == DIED
+
+
+def test_a_trace_that_names_no_fault_explains_nothing(tmp_path: Path, study: optuna.Study) -> None:
+    folder = made(tmp_path / "run")
+    folder.worker_trace("other").write_bytes(b"\xff no trace of Python's")
+    assert Worker(folder, study).how_died(running(study, "other")) == DIED
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("error", [None, OSError("the storage is gone")])
+def test_a_worker_has_a_trace_file_until_it_ends(
+    enabled: bool, error: Exception | None, tmp_path: Path, study: optuna.Study
+) -> None:
+    folder = made(tmp_path / "run")
+    before = faulthandler.is_enabled()
+    try:
+        faulthandler.enable(sys.__stderr__ or 2) if enabled else faulthandler.disable()
+        with contextlib.suppress(OSError), Worker(folder, study) as worker:
+            assert folder.worker_trace(worker.id).read_bytes() == b""
+            assert faulthandler.is_enabled()
+            if error:
+                raise error
+        assert not folder.worker_trace(worker.id).exists()
+        assert faulthandler.is_enabled() == enabled
+    finally:
+        faulthandler.enable(sys.__stderr__ or 2) if before else faulthandler.disable()
 
 
 def once_failing(do: Callable[..., None]) -> Callable[..., None]:

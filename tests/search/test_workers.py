@@ -3,22 +3,29 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from search import workers
+from search import api, full_runs, workers
 from search.errors import RunError, SpecError, UserError
+from search.prepare import load
 from search.run_folder import RunFolder
+from search.spec import StudySpec
 from search.storage import parse_address
 from search.study import open_study
 from search.trials import ended
 from search.workers import run_workers
+from tests.support.commands import search
 from tests.support.postgres import PASSWORD, QUOTED, Server
 from tests.support.processes import run_folder, start_anew, until, wait_for
+from tests.support.runs import finished_run
+from train_core.data import TrainingData
+from train_core.specs import Precision
 
 SEARCH = "run digits --trials 6 --epochs 2 --workers 2"
 
@@ -71,7 +78,7 @@ class FakeRay:
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": {"CPU": 2.0}}]
 
-    def remote(self, **_: object) -> Callable[..., Any]:
+    def remote(self, *, num_gpus: float, **_: object) -> Callable[..., Any]:
         return lambda work: SimpleNamespace(remote=lambda *_: object())
 
     def wait(self, running: list[object], timeout: float) -> tuple[list[object], list[object]]:
@@ -97,6 +104,132 @@ def test_a_storage_that_is_away_does_not_keep_the_workers_from_being_told(
     with nullcontext() if asked else pytest.raises(UserError):
         run_workers(2, no_work, gpus_each=0, poll=fail, stop=lambda: asked)
     assert ray.cancelled == (2 if asked else 0)
+
+
+class GpuRay(FakeRay):
+    """One node with one GPU, as Ray finds it; what it is asked to do has ended at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        monkeypatch.setattr(workers, "_ray", lambda: self)
+        self.seen: list[str | None] = []  # what it saw of CUDA_VISIBLE_DEVICES, at each start
+        self.asked: list[float] = []  # the share of a GPU for each worker, at each start
+        self.devices: list[str] = []  # that the workers were told to train on
+
+    def init(self, **_: object) -> None:
+        self.seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}]
+
+    def remote(self, *, num_gpus: float, **_: object) -> Callable[..., Any]:
+        self.asked.append(num_gpus)
+
+        def begin(work: Any, threads: int) -> object:
+            self.devices += [each for each in getattr(work, "args", ()) if isinstance(each, str)]
+            return object()
+
+        return lambda _: SimpleNamespace(remote=begin)
+
+    def wait(self, running: list[object], timeout: float) -> tuple[list[object], list[object]]:
+        return running, []
+
+
+@pytest.mark.parametrize(
+    ("gpu", "visible", "seen"),
+    [
+        (1, None, "1"),
+        (1, "2,3", "3"),  # of those that this process sees
+        (1, "GPU-1f3a, GPU-8c2b", "GPU-8c2b"),
+        (0, "", ""),
+        (None, None, None),
+        (None, "2,3", "2,3"),
+    ],
+)
+def test_ray_sees_the_gpu_that_was_chosen_and_no_other(
+    gpu: int | None, visible: str | None, seen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    ray = GpuRay(monkeypatch)
+    run_workers(2, no_work, gpus_each=None, poll=no_work, stop=lambda: False, gpu=gpu)
+    assert ray.seen == [seen]
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+    assert ray.asked == [0.5]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_on_one_gpu_of_two_are_all_on_that_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real Ray, to which the driver of a machine with two GPUs is played."""
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(NvidiaGPUAcceleratorManager, "get_current_node_num_accelerators", lambda: 2)
+
+    def note() -> None:
+        (tmp_path / str(os.getpid())).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        time.sleep(1)  # so that each of the two is begun in a process of its own
+
+    run_workers(2, note, gpus_each=None, poll=no_work, stop=lambda: False, gpu=1)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["1", "1"]
+
+
+@pytest.fixture
+def second_gpu(monkeypatch: pytest.MonkeyPatch) -> GpuRay:
+    """A machine with two GPUs, of which the second was chosen."""
+
+    def prepare(spec: StudySpec, device: str) -> tuple[torch.device, Precision, TrainingData]:
+        assert device == "cuda:1"
+        return torch.device(device), "fp32", load(spec)
+
+    for module in (api, full_runs):
+        monkeypatch.setattr(module, "prepare", prepare)
+    monkeypatch.setattr(api, "estimate", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return GpuRay(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run digits --trials 6 --name few",
+        "promote few --top 3 --epochs 7",
+        "fidelity few --trials 4 --epochs 7",
+    ],
+)
+def test_each_command_shares_the_gpu_that_was_chosen_and_names_a_flag_that_it_has(
+    command: str, second_gpu: GpuRay, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished_run("few", 4)
+    monkeypatch.setattr(full_runs, "_promoter", no_promoter)
+    command += " --device cuda:1 --workers 3"
+    code, out, err = search(f"{command} --gpus-per-worker 0.5", capsys, monkeypatch)
+    advice = "--gpus-per-worker 0.333"
+    assert (code, err) == (
+        2,
+        f"search: 3 workers with 0.5 of a GPU each need more than the 1 there are: give {advice}\n",
+    )
+    assert "GPU 1" in out
+    assert "trains on all" not in out  # of the GPUs: one was chosen
+
+    search(f"{command} {advice}", capsys, monkeypatch)
+    search(command, capsys, monkeypatch)
+    assert second_gpu.asked == [pytest.approx(1 / 3, abs=0.001)] * 2
+    assert second_gpu.seen == ["1"] * 3
+    assert second_gpu.devices == ["cuda"] * 6  # the only one that they see
+
+
+@contextmanager
+def no_promoter(*_: object, **__: object) -> Iterator[tuple[Callable[..., None], Callable[[], bool]]]:
+    """What trains for longer, until the workers have done so."""
+
+    def train(*_: object, **__: object) -> None:
+        raise UserError("enough")
+
+    yield train, lambda: False
 
 
 CPUS, GPUS = [{"CPU": 6.0}, {"CPU": 2.0}], [{"CPU": 64.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 2.0}]
@@ -175,6 +308,21 @@ def test_workers_share_the_trials_and_one_that_is_killed_is_started_again(postgr
         assert secret not in out + err
         assert not [title for title in titles if secret.encode() in title]
         assert not [path for path in logs if secret.encode() in path.read_bytes()]
+
+
+def test_a_worker_that_ends_in_a_fault_is_started_again_and_the_log_says_why(tmp_path: Path) -> None:
+    process = start_anew("run digits --trials 3 --epochs 20 --workers 2", tmp_path)
+    log = run_folder(tmp_path).log
+    wait_for(log, "trial 1  ")  # an epoch
+    (line, *_) = [line for line in log.read_text().splitlines() if "trial 1  " in line]
+    os.kill(int(line.split()[2]), signal.SIGSEGV)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "  trial 1 ended its process (segmentation fault): it is tried again\n" in log.read_text()
+    study = open_study(run_folder(tmp_path))
+    assert study.trials[1].user_attrs["reason"] == "ended its process (segmentation fault)"
+    assert len(ended(study)) == 3
+    assert all(trial.state.is_finished() for trial in study.trials)
 
 
 def test_a_signal_ends_all_workers(tmp_path: Path) -> None:

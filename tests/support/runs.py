@@ -15,16 +15,17 @@ import space
 from search import study as studies
 from search.errors import StudyFailedError
 from search.ladder import network_of, recipe_of
-from search.plan import _RandomTrial
 from search.promotions import Promotion
 from search.run_folder import RunFolder, write_text
-from search.spec import PrunerSpec, StudySpec
+from search.spec import PrunerSpec, StudySpec, load_study
 from search.storage import Address
-from search.study import NAMED_TASKS, Task, claim, open_study, run
+from search.study import NAMED_TASKS, Task, claim, open_study, run, task_of
 from search.trials import TRAINED
 from search.worker import Worker
+from space import RandomTrial
 from tests.support.tiny import NETWORK, tiny_recipe
 from tests.support.trainers import FakeTrainer, Recorder, epoch_result, in_turn
+from train_core.data import default_cache, load_training
 from train_core.specs import num_madds, num_params
 
 TASK = NAMED_TASKS["digits"]
@@ -152,7 +153,7 @@ def finished_trial(
     generator: random.Random, distributions: dict[str, BaseDistribution], spec: StudySpec, task: Task
 ) -> FrozenTrial:
     """A complete trial, drawn at random from the study's space, with all that the search writes into a trial."""
-    draw = space.suggest(_RandomTrial(generator), spec.space)
+    draw = space.suggest(RandomTrial(generator), spec.space)
     network = space.network(draw, spec.space, spec.budget, in_channels=task.in_channels, num_classes=task.num_classes)
     recipe = space.recipe(draw, epochs=spec.epochs, seed=0, precision="fp32", part=1.0)
     score, now = generator.uniform(0.6, 0.9), datetime.now()
@@ -173,3 +174,10 @@ def finished_trial(
         datetime_start=now,
         datetime_complete=now,
     )
+
+
+def finished_run(name: str, trials: int) -> None:
+    """A run of the digits study with this many trials, without training."""
+    spec = load_study("digits", {"trials": max(trials, 1)})
+    data = load_training("digits", val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache())
+    make_run(Path("runs") / name, spec=spec, task=task_of(data), trainer=FakeTrainer() if trials else None)

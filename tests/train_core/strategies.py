@@ -4,6 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from train_core.blocks import BLOCKS
 from train_core.specs import ResNetSpec
 
 KERNELS = st.sampled_from([1, 3, 5, 7])
@@ -13,7 +14,7 @@ KERNELS = st.sampled_from([1, 3, 5, 7])
 def resnet_specs(draw: st.DrawFn) -> ResNetSpec:
     """Any network of the family, small enough to be built in a moment."""
     stages = draw(st.integers(2, 5))
-    block = draw(st.sampled_from(["basic", "preact"]))
+    block = draw(st.sampled_from(list(BLOCKS)))
     values: dict[str, Any] = {
         "widths": draw(st.lists(st.integers(1, 20), min_size=stages, max_size=stages)),
         "blocks": draw(st.lists(st.integers(1, 3), min_size=stages, max_size=stages)),
@@ -25,7 +26,7 @@ def resnet_specs(draw: st.DrawFn) -> ResNetSpec:
         "stem_stride": draw(st.sampled_from([1, 2])),
         "stem_pool": draw(st.booleans()),
         "block": block,
-        "final_norm": block == "preact" and draw(st.booleans()),
+        "final_norm": BLOCKS[block].may_end_in_norm and draw(st.booleans()),
         "k1": draw(KERNELS),
         "k2": draw(KERNELS),
         "shortcut": draw(st.sampled_from(["conv", "max-pool"])),

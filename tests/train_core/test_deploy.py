@@ -19,17 +19,10 @@ from torch import Tensor, nn
 from tests.train_core.strategies import resnet_specs
 from train_core.augment import normalise
 from train_core.data import TrainingData, load_training
-from train_core.deploy import (
-    FORMATS,
-    OPSET,
-    Description,
-    as_others_load_it,
-    check_installed,
-    deployed,
-    read,
-    serialised,
-)
+from train_core.deploy import Description, deployed
 from train_core.errors import ModelError
+from train_core.examples import FormatName
+from train_core.formats import FORMATS, OPSET, check_installed, read
 from train_core.models import ResNet
 from train_core.specs import ResNetSpec
 
@@ -77,17 +70,17 @@ def as_input(images: Tensor) -> Tensor:
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_file_gives_the_logits_of_the_network_that_was_trained(
-    name: str, fmt: str, data: TrainingData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    name: str, fmt: FormatName, data: TrainingData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spec = NETWORKS[name]
     network = lived(spec, data)
     about = described(spec, data)
-    written = serialised(deployed(network, about), about, fmt)
+    written = FORMATS[fmt].write(deployed(network, about), about)
     (path := tmp_path / f"model.{fmt}").write_bytes(written)
     for images in (data.val.images[:7], data.val.images[7:8]):
         expected = logits_of(network, images, data)
         assert expected.std() > 0.1
-        for model in (as_others_load_it(written, fmt), read(path).logits):
+        for model in (FORMATS[fmt].load_elsewhere(written), read(path).logits):
             torch.testing.assert_close(model(as_input(images)), expected, rtol=0, atol=1e-5)
         torch.testing.assert_close(read(path).probabilities(images), expected.softmax(1), rtol=0, atol=1e-5)
     assert read(path).about == about
@@ -113,7 +106,9 @@ def test_any_network_of_the_family_survives_as_safetensors(spec: ResNetSpec) -> 
     images = torch.randint(0, 256, (2, channels, 9, 12)).float()
     with torch.inference_mode():
         expected = model(images)
-    assert torch.equal(as_others_load_it(serialised(model, about, "safetensors"), "safetensors")(images), expected)
+    assert torch.equal(
+        FORMATS["safetensors"].load_elsewhere(FORMATS["safetensors"].write(model, about))(images), expected
+    )
 
 
 def test_the_network_stays_as_it_is(data: TrainingData) -> None:
@@ -127,22 +122,22 @@ def test_the_network_stays_as_it_is(data: TrainingData) -> None:
 
 
 @pytest.fixture(scope="module")
-def files(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def files(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Callable[[FormatName], Path]:
     """A model file of each format."""
     folder = tmp_path_factory.mktemp("models")
     about = described(NETWORKS["basic"], data)
     model = deployed(lived(NETWORKS["basic"], data), about)
 
-    def file(fmt: str) -> Path:
+    def file(fmt: FormatName) -> Path:
         path = folder / f"model.{fmt}"
         if not path.exists():
-            path.write_bytes(serialised(model, about, fmt))
+            path.write_bytes(FORMATS[fmt].write(model, about))
         return path
 
     return file
 
 
-def test_an_onnx_file_says_what_it_takes_and_gives(files: Callable[[str], Path], data: TrainingData) -> None:
+def test_an_onnx_file_says_what_it_takes_and_gives(files: Callable[[FormatName], Path], data: TrainingData) -> None:
     model = onnx.load(files("onnx"))
     onnx.checker.check_model(model, full_check=True)
     assert [opset.version for opset in model.opset_import if opset.domain == ""] == [OPSET]
@@ -185,7 +180,7 @@ def refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_a_pickle_under_another_name_is_refused_and_not_run(fmt: str) -> None:
+def test_a_pickle_under_another_name_is_refused_and_not_run(fmt: FormatName) -> None:
     path = Path(f"model.{fmt}")
     path.write_bytes(pickle.dumps(Bomb()))
     refused(path)
@@ -194,7 +189,7 @@ def test_a_pickle_under_another_name_is_refused_and_not_run(fmt: str) -> None:
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_a_damaged_file_is_refused(fmt: str, files: Callable[[str], Path]) -> None:
+def test_a_damaged_file_is_refused(fmt: FormatName, files: Callable[[FormatName], Path]) -> None:
     path = Path(f"model.{fmt}")
     content = files(fmt).read_bytes()
     for damaged in (b"", b"\0" * 64, content[: len(content) // 2]):
@@ -213,7 +208,9 @@ def rewritten(path: Path, changes: dict[str, Callable[[bytes], bytes]], compress
     return changed
 
 
-def test_a_program_with_a_pickle_inside_is_refused_where_torch_would_run_it(files: Callable[[str], Path]) -> None:
+def test_a_program_with_a_pickle_inside_is_refused_where_torch_would_run_it(
+    files: Callable[[FormatName], Path],
+) -> None:
     def pickled(_: bytes) -> bytes:
         torch.save(Bomb(), buffer := io.BytesIO())
         return buffer.getvalue()
@@ -233,7 +230,7 @@ def test_a_program_with_a_pickle_inside_is_refused_where_torch_would_run_it(file
     assert Path("boom").exists()  # it was a real one
 
 
-def test_a_program_with_code_in_its_graph_is_read_without_it(files: Callable[[str], Path]) -> None:
+def test_a_program_with_code_in_its_graph_is_read_without_it(files: Callable[[FormatName], Path]) -> None:
     """torch.export.load hands the sizes in a graph to sympy, which evaluates them."""
     code = r'"expr_str": "__import__(\"pathlib\").Path(\"boom\").touch()"'
 
@@ -248,29 +245,29 @@ def test_a_program_with_code_in_its_graph_is_read_without_it(files: Callable[[st
     assert Path("boom").exists()
 
 
-def test_a_file_that_would_grow_when_it_is_read_is_refused(files: Callable[[str], Path]) -> None:
+def test_a_file_that_would_grow_when_it_is_read_is_refused(files: Callable[[FormatName], Path]) -> None:
     padded = {"extra/origin": lambda text: text + b" " * 10_000_000}
     refused(rewritten(files("pt2"), padded, zipfile.ZIP_DEFLATED))
 
 
 @pytest.mark.parametrize("fmt", ["pt2", "safetensors"])
 def test_a_network_that_is_described_larger_than_it_is_takes_no_memory(
-    fmt: str, data: TrainingData, tmp_path: Path
+    fmt: FormatName, data: TrainingData, tmp_path: Path
 ) -> None:
     spec = NETWORKS["basic"]
     model = deployed(ResNet(spec), described(spec, data))
     huge = described(spec.model_copy(update={"widths": (10**6, 10**6)}), data)
     if fmt == "safetensors":
-        Path("model.safetensors").write_bytes(serialised(model, huge, fmt))
+        Path("model.safetensors").write_bytes(FORMATS[fmt].write(model, huge))
         refused(Path("model.safetensors"))
     else:
         (tmp_path / "honest").mkdir()
         honest = tmp_path / "honest" / "model.pt2"
-        honest.write_bytes(serialised(model, described(spec, data), fmt))
+        honest.write_bytes(FORMATS[fmt].write(model, described(spec, data)))
         refused(rewritten(honest, {"extra/network": lambda _: huge.network.model_dump_json().encode()}))
 
 
-def test_an_onnx_model_of_somebody_else_is_refused(files: Callable[[str], Path]) -> None:
+def test_an_onnx_model_of_somebody_else_is_refused(files: Callable[[FormatName], Path]) -> None:
     model = onnx.load(files("onnx"))
     del model.metadata_props[:]
     onnx.save(model, "model.onnx")

@@ -1,0 +1,101 @@
+"""Searches whose process is ended by a signal in a trial: the next start says so, and what becomes of the trial."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from search.study import open_study
+from search.trials import ended
+from tests.support.processes import SHORT, run_folder, search, start
+
+DEADLY = """
+import ctypes, os, signal
+from search import api
+from tests.support.trainers import FakeTrainer
+
+class Deadly(FakeTrainer):
+    def __call__(self, network, recipe, root):
+        if root == 1:
+            DIE
+        yield from super().__call__(network, recipe, root)
+
+api.Trainer = lambda *_: Deadly()
+api.estimate = lambda *_: None
+"""
+
+
+def deadly(folder: Path, die: str) -> tuple[int, str]:
+    """Exit code and output of a search whose trial 1 does this to its process."""
+    process = start(SHORT, folder, DEADLY.replace("DIE", die))
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode is not None
+    return process.returncode, out
+
+
+def traces(folder: Path) -> list[str]:
+    return [path.read_text() for path in (run_folder(folder).root / ".workers").glob("*.trace")]
+
+
+@pytest.mark.parametrize(
+    ("die", "number", "fault"),
+    [
+        ("ctypes.string_at(0)", signal.SIGSEGV, "segmentation fault"),
+        ("os.abort()", signal.SIGABRT, "abort"),
+    ],
+)
+def test_a_trial_that_ends_its_process_in_a_fault_twice_is_failed_and_the_search_goes_on(
+    die: str, number: signal.Signals, fault: str, tmp_path: Path
+) -> None:
+    again = f"trial 1 ended its process ({fault}): it is tried again\n"
+    failed = f"ended its process ({fault}) twice"
+    verdict = f"trial 1 (tried again as trial 2) {failed}: it counts as failed, and the search goes on\n"
+
+    code, out = deadly(tmp_path, die)
+    assert code == -number
+    assert "is tried again" not in out
+    code, out = deadly(tmp_path, die)
+    assert code == -number
+    assert out.count(again) == 1
+    code, out = deadly(tmp_path, die)
+    assert code == 0
+    assert out.count(verdict) == 1
+    assert again not in out
+    assert "3 of 3 trials: 2 complete, 0 pruned, 1 failed\n" in out
+
+    log = run_folder(tmp_path).log.read_text()
+    assert (log.count(again), log.count(verdict)) == (1, 1)
+    assert f"2/3  trial 2  fail: given up: {failed}  " in log
+    study = open_study(run_folder(tmp_path))
+    assert [trial.user_attrs.get("reason") for trial in study.trials] == [
+        None,
+        f"ended its process ({fault})",
+        f"given up: {failed}",
+        None,
+    ]
+    assert len(ended(study)) == 3
+    assert all("in __call__" in trace for trace in traces(tmp_path))  # where it was
+    assert len(traces(tmp_path)) == 2  # of those that died
+
+    shown = " ".join(search("show 1", tmp_path).split())
+    assert f"outcome interrupted reason ended its process ({fault}) " in shown
+    assert f"trial 2: 0 epochs, failed (given up: {failed})" in shown
+    assert f"outcome failed reason given up: {failed} " in " ".join(search("show 2", tmp_path).split())
+    assert f"given up: {failed}" in run_folder(tmp_path).report.read_text()
+
+
+def test_a_trial_whose_process_is_killed_is_tried_again_and_the_next_start_says_why(tmp_path: Path) -> None:
+    for start_number in range(3):
+        code, out = deadly(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+        assert code == -signal.SIGKILL
+        again = "trial 1 lost its process (killed, or out of memory): it is tried again\n"
+        assert out.count(again) == (start_number > 0)
+    code, out = deadly(tmp_path, "pass")
+    assert code == 0
+    assert out.count(again) == 1
+    assert "3 of 3 trials: 3 complete, 0 pruned, 0 failed\n" in out
+    study = open_study(run_folder(tmp_path))
+    assert [trial.user_attrs.get("reason") for trial in study.trials[1:4]] == [
+        "lost its process (killed, or out of memory)"
+    ] * 3
+    assert traces(tmp_path) == [""] * 3

@@ -1,0 +1,115 @@
+"""Code that uses an exported model without this package, for its card; `train_core.formats` says which file has which.
+
+Templates of `string.Template`: `$file` is the model, `$image` a picture, `$mode`, `$height`, `$width` and `$channels`
+are what the model takes; `$network` is the code of the network, made from that which built it (`network_source`).
+Imports no torch.
+"""
+
+import inspect
+import re
+from pathlib import Path
+from string import Template
+from typing import Literal
+
+FormatName = Literal["onnx", "pt2", "safetensors"]
+
+_IMAGE = """\
+# One image as the model wants it: float32 [1, $channels, $height, $width], 0 to 255.
+image = Image.open("$image").convert("$mode").resize(($width, $height), Image.Resampling.BILINEAR)
+pixels = np.asarray(image, np.float32).reshape(1, $height, $width, $channels).transpose(0, 3, 1, 2)
+"""
+
+_TORCH_END = f"""\
+{_IMAGE}
+with torch.inference_mode():
+    probabilities = model(torch.from_numpy(pixels.copy())).softmax(dim=1)[0]
+for label in probabilities.argsort(descending=True)[:3].tolist():
+    print(f"{{classes[label]}} {{probabilities[label]:.4f}}")
+"""
+
+ONNX = f"""\
+import json
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession("$file")
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+
+{_IMAGE}
+(logits,) = session.run(["logits"], {{"images": pixels}})
+probabilities = np.exp(logits[0] - logits[0].max())
+probabilities /= probabilities.sum()
+for label in (-probabilities).argsort()[:3]:
+    print(f"{{classes[label]}} {{probabilities[label]:.4f}}")
+"""
+
+PT2 = f"""\
+import json
+
+import numpy as np
+import torch
+from PIL import Image
+
+about = {{"classes": ""}}
+model = torch.export.load("$file", extra_files=about).module()
+classes = json.loads(about["classes"])
+
+{_TORCH_END}"""
+
+_WEIGHTS = """\
+import json
+from types import SimpleNamespace
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+$network
+
+
+class Model(ResNet):
+    def forward(self, images):
+        return super().forward(images * self.scale + self.shift)
+
+
+with safe_open("$file", "pt") as file:
+    about = {name: json.loads(value) for name, value in file.metadata().items()}
+    weights = {name: file.get_tensor(name) for name in file.keys()}
+spec = SimpleNamespace(**about["network"])
+spec.stem_channels = spec.stem_width or spec.widths[0]
+model = Model(spec).eval()
+model.scale, model.shift = weights.pop("scale"), weights.pop("shift")
+model.load_state_dict({name.removeprefix("network."): tensor for name, tensor in weights.items()})
+classes = about["classes"]
+"""
+
+SAFETENSORS = (
+    _WEIGHTS.replace("import torch\n", "import numpy as np\nimport torch\nfrom PIL import Image\n", 1)
+    + "\n"
+    + _TORCH_END
+)
+
+
+def network_source() -> str:
+    """The code of the network as it stands in `train_core.models`, without what it takes from this package.
+
+    The specs are read from the model file, and each block's module is the one that its record builds.
+    """
+    from train_core import models
+    from train_core.blocks import BLOCKS
+    from train_core.specs import squeezed
+
+    source = inspect.getsource(models)
+    source = re.sub(r'\A""".*?"""\n', "", source, flags=re.DOTALL)
+    source = re.sub(r"^(?:from|import) .*\n", "", source, flags=re.MULTILINE).strip()
+    modules = {name: block.module for name, block in BLOCKS.items()}
+    builders = ", ".join(f'"{name}": SimpleNamespace(build={module})' for name, module in modules.items())
+    return f"ResNetSpec = SimpleNamespace\n\n\n{inspect.getsource(squeezed)}\n\n{source}\n\n\nBLOCKS = {{{builders}}}"
+
+
+def network_code(file: Path) -> str:
+    """Code that makes `model` and `classes` from a `.safetensors` file."""
+    return Template(_WEIGHTS).substitute(file=file, network=network_source())

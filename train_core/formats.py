@@ -1,0 +1,304 @@
+"""The formats of exported models: one record each, with all that the rest of the code asks of one.
+
+Each file can be used without this package, and holds, beside the network, its `Description`. Reading a file back never
+runs code that is in it. To add a format, name it in `FormatName` (`train_core/examples.py`, which needs no torch),
+write the code that shows how to use such a file there, and give it a record in `FORMATS` here.
+"""
+
+import io
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+from tempfile import TemporaryDirectory
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from train_core import examples
+from train_core.deploy import Classifier, Deployed, Description, Network
+from train_core.device import is_out_of_memory
+from train_core.errors import ModelError
+from train_core.examples import FormatName
+from train_core.models import ResNet
+from train_core.specs import num_params
+from train_core.tables import table
+
+OPSET = 18  # of ONNX: what torch writes by itself, and what onnxruntime reads since 1.14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A file format of exported models."""
+
+    write: Callable[[Deployed, Description], bytes]
+    read: Callable[[bytes], Classifier]  # raises whatever it likes for what is no such file
+    load_elsewhere: Callable[[bytes], Network]
+    """As the format's own library loads what this process has written; it may run code in it."""
+    example: str  # code that uses such a file without this package: see `train_core.examples`
+    example_packages: str  # what that code needs, for pip
+    warning: str = ""  # a sentence for the model card
+    packages_to_write: tuple[str, ...] = ()  # that are not always installed: names to import
+    packages_to_read: tuple[str, ...] = ()
+    extra: str = ""  # of this package, that installs them
+
+
+def example(fmt: FormatName, about: Description, file: str, image: str = "image.png") -> str:
+    """Code that prints what the model in `file` says of the picture `image`: three lines of a class and its share."""
+    return Template(FORMATS[fmt].example).substitute(
+        file=file,
+        image=image,
+        mode="L" if about.channels == 1 else "RGB",
+        width=about.width,
+        height=about.height,
+        channels=about.channels,
+        network=examples.network_source(),
+    )
+
+
+def check_installed(fmt: FormatName) -> None:
+    """Check that the packages are here that writing a format takes.
+
+    Raises:
+        ModelError: one is missing; the message says how to get it.
+
+    """
+    _require(fmt, FORMATS[fmt].packages_to_write)
+
+
+def _require(fmt: str, packages: tuple[str, ...]) -> None:
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        extra = FORMATS[cast(FormatName, fmt)].extra
+        raise ModelError(f"{fmt} files need {' and '.join(missing)}: pip install '.[{extra}]' in the checkout")
+
+
+# -------------------------------------------------------------------------------------------------------- writing
+
+
+def _as_onnx(model: Deployed, about: Description) -> bytes:
+    import onnx
+
+    with _without_messages():
+        program = torch.onnx.export(
+            _program(model, about),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=_sizes(),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    proto.producer_name, proto.producer_version = "budget-search", ""
+    proto.doc_string = "images: float32 [N, C, H, W], 0 to 255; logits: float32 [N, classes]"
+    for node in proto.graph.node:  # where in the source code each came from, with this machine's paths
+        del node.metadata_props[:]
+    onnx.helper.set_model_props(proto, about.metadata())
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _as_pt2(model: Deployed, about: Description) -> bytes:
+    buffer = io.BytesIO()
+    program = _program(model, about)
+    program.example_inputs = None  # they would be kept as a pickle
+    with _without_messages():
+        torch.export.save(program, buffer, extra_files=about.metadata())
+    return buffer.getvalue()
+
+
+def _as_safetensors(model: Deployed, about: Description) -> bytes:
+    from safetensors.torch import save
+
+    return save(model.state_dict(), about.metadata())
+
+
+def _program(model: Deployed, about: Description) -> torch.export.ExportedProgram:
+    """The model as a graph that takes any number of images."""
+    images = torch.zeros(2, about.channels, about.height, about.width)  # two: one would be taken for a constant
+    program = torch.export.export(model, (images,), dynamic_shapes=_sizes())
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # with this machine's paths
+    return program
+
+
+def _sizes() -> tuple[dict[int, torch.export.Dim]]:
+    """Which sizes of the input are free: the number of images alone."""
+    # No constant: making it takes half a second, which every command would wait for.
+    return ({0: torch.export.Dim("N")},)
+
+
+@contextmanager
+def _without_messages() -> Iterator[None]:
+    """Leave out what torch's exporter and its packages tell their developers."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # some versions print
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+# -------------------------------------------------------------------------------------------------------- reading
+
+
+def read(path: Path) -> Classifier:
+    """The model in a file that `Format.write` made. Nothing that is in the file is executed.
+
+    Raises:
+        ModelError: there is no such file, it is of none of the formats, or a package is missing that reads it.
+
+    """
+    fmt = path.suffix.lower().removeprefix(".")
+    if fmt not in FORMATS:
+        suffixes = ", ".join(f".{name}" for name in FORMATS)
+        raise ModelError(f"{path} is not a model file: give one that ends in one of {suffixes}")
+    _require(fmt, FORMATS[fmt].packages_to_read)
+    try:
+        written = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read the model {path} ({error.strerror}): check the path") from error
+    try:
+        model = FORMATS[fmt].read(written)
+        about = model.about
+        if model.logits(torch.zeros(1, about.channels, about.height, about.width)).shape != (1, len(about.classes)):
+            raise ValueError("it gives something else than it says")
+    except Exception as error:  # whatever three libraries make of a file that is none of ours
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(f"{path} is damaged, or no model that `search export` wrote: export it again") from error
+    return model
+
+
+def _read_onnx(written: bytes) -> Classifier:
+    """By onnxruntime, which computes with the operators of the ONNX standard and has no others to call."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # an error is raised, too
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
+
+    def logits(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    return Classifier(Description.from_metadata(session.get_modelmeta().custom_metadata_map), logits)
+
+
+def _read_pt2(written: bytes) -> Classifier:
+    """Weights and description alone, out of the archive; the graph in it is the one that our own code makes of them.
+
+    `torch.export.load` would unpickle what an archive asks it to, and evaluate the expressions in its graph.
+    """
+    with zipfile.ZipFile(io.BytesIO(written)) as archive:
+        root = archive.namelist()[0].split("/")[0]
+
+        def content(name: str) -> bytes:
+            info = archive.getinfo(f"{root}/{name}")
+            if info.file_size > len(written):  # torch compresses nothing
+                raise ValueError(f"{name} is compressed")
+            return archive.read(info)
+
+        about = Description.from_metadata(
+            {name: content(f"extra/{name}").decode() for name in Description.model_fields}
+        )
+        model = _untrained(about, len(written))
+        tensors = json.loads(content("data/weights/model_weights_config.json"))["config"]
+        state = {}
+        for name, like in model.state_dict().items():
+            if tensors[name]["use_pickle"]:
+                raise ValueError(f"{name} is pickled")
+            raw = bytearray(content(f"data/weights/{tensors[name]['path_name']}"))
+            state[name] = torch.frombuffer(raw, dtype=like.dtype).view(like.shape)
+    return _classifier(model, state, about)
+
+
+def _read_safetensors(written: bytes) -> Classifier:
+    from safetensors.torch import load
+
+    header = json.loads(written[8 : 8 + int.from_bytes(written[:8], "little")])
+    about = Description.from_metadata(header["__metadata__"])
+    return _classifier(_untrained(about, len(written)), load(written), about)
+
+
+def _untrained(about: Description, size: int) -> Deployed:
+    """The described network, its weights to be filled in from a file of this size in bytes."""
+    if 4 * num_params(about.network) > size:  # before memory is taken for what a false description asks
+        raise ValueError("it describes a larger network than it holds")
+    return Deployed(ResNet(about.network), about)
+
+
+def _classifier(model: Deployed, state: dict[str, Tensor], about: Description) -> Classifier:
+    model.load_state_dict(state)
+    return Classifier(about, _inferring(model.eval()))
+
+
+def _inferring(model: nn.Module) -> Network:
+    def logits(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return cast(Tensor, model(images))
+
+    return logits
+
+
+# ---------------------------------------------------------------------------------------------------------- the table
+
+
+def _load_pt2(written: bytes) -> Network:
+    with _without_messages():
+        return _inferring(torch.export.load(io.BytesIO(written)).module())
+
+
+def _load_safetensors(written: bytes) -> Network:
+    """By the code of the model card, which is all that there is for such a file."""
+    namespace: dict[str, object] = {"__name__": "example"}
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "model.safetensors")
+        file.write_bytes(written)
+        exec(examples.network_code(file), namespace)
+    return _inferring(cast(nn.Module, namespace["model"]))
+
+
+FORMATS: dict[FormatName, Format] = table(
+    "format",
+    FormatName,
+    {
+        "onnx": Format(
+            write=_as_onnx,
+            read=_read_onnx,
+            load_elsewhere=lambda written: _read_onnx(written).logits,
+            example=examples.ONNX,
+            example_packages="onnxruntime numpy pillow",
+            packages_to_write=("onnx", "onnxscript", "onnxruntime"),
+            packages_to_read=("onnxruntime",),
+            extra="onnx",
+        ),
+        "pt2": Format(
+            write=_as_pt2,
+            read=_read_pt2,
+            load_elsewhere=_load_pt2,
+            example=examples.PT2,
+            example_packages="torch numpy pillow",
+            warning="Loading a `.pt2` file can run code that somebody put into it: load only files that you trust.",
+        ),
+        "safetensors": Format(
+            write=_as_safetensors,
+            read=_read_safetensors,
+            load_elsewhere=_load_safetensors,
+            example=examples.SAFETENSORS,
+            example_packages="safetensors torch numpy pillow",
+            warning="The file holds the weights alone: the classes above are the network.",
+        ),
+    },
+)
