@@ -91,7 +91,7 @@ HEAD = 'budget = 10\ndata = "digits"\n'
         (HEAD + "[space.sgd_lr]\nlo = 1\nhigh = 2", "'space.sgd_lr.lo' (did you mean 'lo"),
         (HEAD + '[space]\noptimizer = "adamv"', "not 'adamv' (did you mean 'adam"),
         (
-            'budget = 10\ndata = "digits"\n[space]\noptimizer = ["sgd", "lion"]',
+            'budget = 10\ndata = "digits"\n[space]\noptimizer = ["sgd", "no-such-optimizer"]',
             "space.optimizer.1: should be 'sgd', 'ad",
         ),
         (HEAD + "[space]\nblock = {low = 1, high = 2}", "space.block cannot be a range"),

@@ -62,7 +62,9 @@ def cluster() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=2, num_gpus=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # Ray offers no more GPUs than are visible
+        made.add_node(num_cpus=2, num_gpus=2)
     yield made.address
     made.shutdown()  # type: ignore[no-untyped-call]  # Ray's
 

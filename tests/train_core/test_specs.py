@@ -39,7 +39,14 @@ def test_impossible_networks_are_refused(wrong: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"lr": 0}, {"optimizer": "lion"}, {"milestones": (0.6, 0.3)}, {"augment": {"hue": 0.6}}]
+    "wrong",
+    [
+        {"epochs": 0},
+        {"lr": 0},
+        {"optimizer": "no-such-optimizer"},
+        {"milestones": (0.6, 0.3)},
+        {"augment": {"hue": 0.6}},
+    ],
 )
 def test_impossible_recipes_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
