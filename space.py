@@ -16,6 +16,7 @@ trial lacks it or has it with other bounds):
 """
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -177,6 +178,29 @@ class Trial(Protocol):
     def suggest_float(  # noqa: D102
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float: ...
+
+
+class RandomTrial:
+    """Draws every parameter uniformly; stands in for an Optuna trial where there is no study."""
+
+    def __init__(self, generator: random.Random) -> None:
+        self.generator = generator
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """One of the choices."""
+        return self.generator.choice(choices)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """One of low, low + step, ..., high."""
+        return self.generator.randrange(low, high + 1, step)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """A number from low to high; with `step`, one of low, low + step, ..., high."""
+        if step is None:
+            return self.generator.uniform(low, high)
+        return low + step * self.generator.randrange(round((high - low) / step) + 1)
 
 
 Draw = Mapping[str, Any]

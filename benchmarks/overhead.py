@@ -34,7 +34,6 @@ from benchmarks.many_workers import Silent, storage_of
 from search import study as studies
 from search.console import StudyProgress, logged_to
 from search.notes import NotedEvents
-from search.plan import _RandomTrial
 from search.prepare import prepare
 from search.report import read_results, write_report
 from search.run_folder import RunFolder, write_text
@@ -44,6 +43,7 @@ from search.terminal import console
 from search.trainer import Trainer
 from search.trials import TRAINED, ended
 from search.worker import Worker
+from space import RandomTrial
 from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
 
@@ -84,7 +84,7 @@ def finished_trial(
     generator: random.Random, distributions: dict[str, BaseDistribution], spec: StudySpec, task: studies.Task
 ) -> FrozenTrial:
     """A complete trial of the study's space, with all that the search writes of one."""
-    draw = space.suggest(_RandomTrial(generator), spec.space)
+    draw = space.suggest(RandomTrial(generator), spec.space)
     network = space.network(draw, spec.space, spec.budget, in_channels=task.in_channels, num_classes=task.num_classes)
     recipe = space.recipe(draw, epochs=spec.epochs, seed=0, precision="fp32", part=1.0)
     score, now = generator.uniform(0.6, 0.9), datetime.now()

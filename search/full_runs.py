@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import RenderableType
 
 from search import study as studies
+from search.checkpoints import save_checkpoint
 from search.console import EpochBar, epoch_bar, fidelity_table, logged_to, say_winner
 from search.errors import CheckpointError, ModelError, RunError, SpecError, UserError
 from search.fidelity import FEWEST, Fidelity, advice, pick
@@ -32,7 +33,6 @@ from search.storage import address_of
 from search.study import fitted, task_of
 from search.tables import promotion_table, published_table, reproduction_notes, reproduction_table
 from search.terminal import console, draw, log, say
-from search.trainer import save_checkpoint
 from search.words import count as count_of
 from search.workers import run_workers
 from train_core.data import TrainingData

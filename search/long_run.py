@@ -1,8 +1,8 @@
 """One network trained to the end of its recipe, in a folder of its own, from where it was stopped."""
 
 from collections.abc import Callable
-from pathlib import Path
 
+from search.checkpoints import PacedCheckpoints, Save
 from search.errors import CheckpointError
 from search.run_folder import PromotionFolder
 from train_core import checkpoint
@@ -14,7 +14,7 @@ from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
 from train_core.state import TrainState
 
-Save = Callable[[TrainState, Path], None]
+CHECKPOINT_SHARE = 0.03  # of a full run's time, for checkpoints
 
 
 def train_to_end(
@@ -28,7 +28,8 @@ def train_to_end(
 ) -> tuple[TrainState, str | None]:
     """The state after the last epoch, and why there are fewer than the recipe has, if the loss was not finite.
 
-    There is a checkpoint after every epoch, from which a run that was cut off goes on.
+    A run that was cut off goes on from its last checkpoint: of the epoch after which `on_epoch` stopped it, or what
+    `CHECKPOINT_SHARE` of the time allowed.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of another network or recipe.
@@ -46,10 +47,18 @@ def train_to_end(
             )
     else:
         state = TrainState.new(network, recipe, device)
+    checkpoints = PacedCheckpoints(folder.checkpoint, save, share=CHECKPOINT_SHARE, resumed=bool(state.history))
     try:
         for result in train(state, data):
-            save(state, folder.checkpoint)
-            on_epoch(result)
+            if result.epoch == recipe.epochs:
+                checkpoints.save(state)
+            else:
+                checkpoints.save_if_due(state)
+            try:
+                on_epoch(result)
+            except KeyboardInterrupt:  # stopped here, to go on from here
+                checkpoints.save(state)
+                raise
     except DivergedError as error:
         return state, str(error)
     return state, None

@@ -6,9 +6,10 @@ from functools import partial
 
 from optuna.trial import FrozenTrial
 
+from search.checkpoints import Save
 from search.errors import RunError
 from search.ladder import network_of, recipe_of
-from search.long_run import Save, finish, train_to_end
+from search.long_run import finish, train_to_end
 from search.promotions import Promotion
 from search.run_folder import PromotionFolder, RunFolder, write_text
 from search.storage import write_patiently

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from search.checkpoints import Save
 from search.errors import SpecError
-from search.long_run import Save, finish, train_to_end
+from search.long_run import finish, train_to_end
 from search.published import Protocol, Reproduction
 from search.run_folder import RunFolder, write_text
 from search.storage import write_patiently

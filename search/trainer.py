@@ -1,14 +1,14 @@
 """Short runs, which a search begins and ends, and goes on with where they were cut off."""
 
-import time
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from search.checkpoints import PacedCheckpoints, save_checkpoint
 from search.errors import CheckpointError
 from search.run_folder import RunFolder
-from search.storage import write_patiently
 from search.terminal import log
 from train_core import checkpoint
 from train_core.data import TrainingData
@@ -18,8 +18,7 @@ from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
 from train_core.state import TrainState
 
-CHECKPOINT_SHARE = 0.01  # of a short run's time, for checkpoints; what a kill can cost is what lies between two, ...
-CHECKPOINT_S = 1.0  # ... at least this, and an epoch
+CHECKPOINT_SHARE = 0.01  # of a short run's time, for checkpoints
 
 
 class Trainer:
@@ -40,17 +39,16 @@ class Trainer:
         if state.history:
             log.info("trial %d, tried again, goes on after epoch %d", root, len(state.history))
         yield from tuple(state.history)
-        # One that was interrupted gets on by an epoch at least, however soon it is interrupted again.
-        due = time.monotonic() + (0 if state.history else CHECKPOINT_S)
+        save = partial(save_checkpoint, stop=self.stop)
+        checkpoints = PacedCheckpoints(path, save, share=CHECKPOINT_SHARE, resumed=bool(state.history))
         for result in train(state, self.data):
             try:
                 yield result  # first: another error than this one tells that the trial is somebody else's by now
             except GeneratorExit:  # stopped here, to go on from here
-                save_checkpoint(state, path, self.stop)
+                checkpoints.save(state)
                 raise
-            if (started := time.monotonic()) > due and result.epoch < recipe.epochs:
-                save_checkpoint(state, path, self.stop)
-                due = time.monotonic() + max(CHECKPOINT_S, (time.monotonic() - started) / CHECKPOINT_SHARE)
+            if result.epoch < recipe.epochs:
+                checkpoints.save_if_due(state)
 
     def _resumed(self, path: Path, network: ResNetSpec, recipe: TrainSpec) -> TrainState | None:
         """The state of an earlier attempt; none where it cannot be used: the trial then begins anew."""
@@ -66,8 +64,3 @@ class Trainer:
     def forget(self, root: int) -> None:
         """Delete the trial's checkpoints."""
         checkpoint.delete(self.folder.trial_checkpoint(root))
-
-
-def save_checkpoint(state: TrainState, path: Path, stop: Callable[[], bool]) -> None:
-    """Save a checkpoint; where the disk is full, again and again until it is not."""
-    write_patiently(lambda: checkpoint.save(state, path), path, stop)

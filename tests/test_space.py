@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from search.plan import _RandomTrial
 from search.spec import load_study
 from space import (
     BASE_STEP,
     WIDTH_STEP,
     Madds,
+    RandomTrial,
     Range,
     Space,
     _build,
@@ -29,7 +29,7 @@ from train_core.specs import num_madds, num_params
 TASK: Any = {"in_channels": 3, "num_classes": 10}
 
 
-class RecordingTrial(_RandomTrial):
+class RecordingTrial(RandomTrial):
     """Keeps what was asked of it."""
 
     def __init__(self, seed: int) -> None:

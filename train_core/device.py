@@ -3,12 +3,18 @@
 import atexit
 import ctypes
 import gc
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from train_core.errors import UserError
 from train_core.specs import Precision
+
+NO_CAPTURE = "SEARCH_EAGER"
+"""Environment variable: set to 1, kernels are launched one by one instead of captured in a CUDA graph."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -58,8 +64,26 @@ def set_up(device: torch.device) -> None:
     """Prepare this process for training on the device. Call it once, before the first batch."""
     _keep_freed_memory()
     if device.type == "cuda":
-        # Every batch of a network has one shape, so that trying cuDNN's algorithms once pays.
+        # Every batch of a network has one shape, so that trying cuDNN's algorithms once pays: the first few of them,
+        # since each costs milliseconds for each convolution of each network.
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark_limit = 4
+
+
+@contextmanager
+def without_trials_of_algorithms() -> Iterator[None]:
+    """Let cuDNN choose by its heuristics: for work that is too short to repay trying its algorithms."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def may_capture(device: torch.device) -> bool:
+    """Whether kernels may be captured in a CUDA graph: on CUDA, unless `SEARCH_EAGER=1` is set."""
+    return device.type == "cuda" and os.environ.get(NO_CAPTURE, "0") in {"", "0"}
 
 
 def wait_for(device: torch.device) -> None:

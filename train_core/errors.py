@@ -24,6 +24,12 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read back."""
 
 
+class CaptureError(UserError):
+    """A training step that cannot be captured in a CUDA graph, where training cannot go on after the attempt."""
+
+    exit_code = 1
+
+
 class ModelError(UserError):
     """A model file that cannot be written or read."""
 

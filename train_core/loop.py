@@ -2,17 +2,18 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train_core.augment import Augmenter, fixed_copy, normalise
+from train_core.augment import fixed_copy, normalise
 from train_core.data import Split, TrainingData
-from train_core.device import wait_for
+from train_core.device import may_capture, wait_for, without_trials_of_algorithms
 from train_core.errors import DivergedError
 from train_core.models import ResNet
 from train_core.optim import lr_at
@@ -46,11 +47,10 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
     recipe = state.recipe
     train_split = _copied(data.train, recipe) if recipe.copies else data.train
     device = train_split.images.device
-    augmenter = Augmenter(train_split.images, recipe.augment, data.mean, data.std)
     batch_size = min(recipe.batch_size, len(train_split))
     steps_per_epoch = len(train_split) // batch_size
     steps = steps_per_epoch * recipe.epochs
-    stepper = Stepper(state, augmenter, train_split.labels, batch_size)
+    stepper = Stepper.of(state, train_split, data.mean, data.std, batch_size)
     averager = Averager(state)
     part = train_split.part(recipe.part, recipe.seed) if recipe.part < 1 else None
 
@@ -126,6 +126,7 @@ def evaluate(
 
 
 @torch.inference_mode()
+@without_trials_of_algorithms()
 def _evaluate(
     model: ResNet,
     split: Split,
@@ -154,15 +155,24 @@ def _evaluate(
 def latency(model: ResNet, shape: tuple[int, int, int]) -> float:
     """Seconds from one image to its logits: the median of `LATENCY_RUNS`, in fp32, on the model's device.
 
-    `shape` is the image's channels, height and width.
+    `shape` is the image's channels, height and width. On CUDA the pass is replayed from a graph: launched one by one,
+    its kernels would wait for Python.
     """
     model.eval()
     device = next(model.parameters()).device
     image = torch.zeros(1, *shape, device=device)
+    classify: Callable[[], object] = partial(model, image)
+    if may_capture(device):
+        for _ in range(LATENCY_WARM_UP):
+            classify()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            classify()
+        classify = graph.replay
     seconds = []
     for _ in range(LATENCY_WARM_UP + LATENCY_RUNS):
         started = time.perf_counter()
-        model(image)
+        classify()
         wait_for(device)
         seconds.append(time.perf_counter() - started)
     return median(seconds[LATENCY_WARM_UP:])

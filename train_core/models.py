@@ -15,7 +15,7 @@ class ResNet(nn.Module):
     def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
         stem: list[nn.Module] = [
-            _conv(spec.in_channels, spec.stem_channels, spec.stem_kernel, spec.stem_stride),
+            Conv(spec.in_channels, spec.stem_channels, spec.stem_kernel, spec.stem_stride),
             _norm(spec, spec.stem_channels),
             nn.ReLU(inplace=True),
         ]
@@ -56,8 +56,7 @@ class ResNet(nn.Module):
         features = self.stages(self.stem(images))
         if self.final_norm is not None:
             features = self.final_norm(features)
-        pooled = features.mean(dim=(2, 3))
-        logits: Tensor = self.classifier(self.head_dropout(pooled))
+        logits: Tensor = self.classifier(self.head_dropout(_mean_of_pixels(features)))
         return logits
 
 
@@ -66,10 +65,10 @@ class BasicBlock(nn.Module):
 
     def __init__(self, spec: ResNetSpec, inputs: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = _conv(inputs, width, spec.k1, stride)
+        self.conv1 = Conv(inputs, width, spec.k1, stride)
         self.norm1 = _norm(spec, width)
         self.dropout = nn.Dropout(spec.block_dropout)
-        self.conv2 = _conv(width, width, spec.k2)
+        self.conv2 = Conv(width, width, spec.k2)
         self.norm2 = _norm(spec, width)
         self.se = SqueezeExcitation(width, spec.se_ratio) if spec.se_ratio else nn.Identity()
         self.shortcut = _shortcut(spec, inputs, width, stride)
@@ -87,10 +86,10 @@ class PreActBlock(nn.Module):
     def __init__(self, spec: ResNetSpec, inputs: int, width: int, stride: int) -> None:
         super().__init__()
         self.norm1 = _norm(spec, inputs)
-        self.conv1 = _conv(inputs, width, spec.k1, stride)
+        self.conv1 = Conv(inputs, width, spec.k1, stride)
         self.norm2 = _norm(spec, width)
         self.dropout = nn.Dropout(spec.block_dropout)
-        self.conv2 = _conv(width, width, spec.k2)
+        self.conv2 = Conv(width, width, spec.k2)
         self.se = SqueezeExcitation(width, spec.se_ratio) if spec.se_ratio else nn.Identity()
         self.shortcut = _shortcut(spec, inputs, width, stride)
 
@@ -111,9 +110,15 @@ class SqueezeExcitation(nn.Module):
         self.excite = nn.Linear(squeezed(width, ratio), width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3))), inplace=True)).sigmoid()
+        gate = self.excite(F.relu(self.squeeze(_mean_of_pixels(x)), inplace=True)).sigmoid()
         scaled: Tensor = x * gate[:, :, None, None]
         return scaled
+
+
+def _mean_of_pixels(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C]."""
+    # On CUDA in this order: the gradient then has the memory format of x. Exported models have the plain form.
+    return x.permute(0, 2, 3, 1).mean(dim=(1, 2)) if x.is_cuda else x.mean(dim=(2, 3))
 
 
 def _shortcut(spec: ResNetSpec, inputs: int, width: int, stride: int) -> nn.Module:
@@ -124,16 +129,46 @@ def _shortcut(spec: ResNetSpec, inputs: int, width: int, stride: int) -> nn.Modu
     if spec.shortcut_norm == "before":
         layers.append(_norm(spec, inputs))
     if spec.shortcut == "max-pool" and stride == 2:
-        layers += [_pool(), _conv(inputs, width, spec.shortcut_kernel)]
+        layers += [_pool(), Conv(inputs, width, spec.shortcut_kernel)]
     else:
-        layers.append(_conv(inputs, width, spec.shortcut_kernel, stride))
+        layers.append(Conv(inputs, width, spec.shortcut_kernel, stride))
     if spec.shortcut_norm == "after":
         layers.append(_norm(spec, width))
     return nn.Sequential(*layers)
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+class BatchNorm(nn.BatchNorm2d):
+    """torch's, which does not count its batches: nothing reads the count, and each costs a kernel in each step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum or 0.0,
+            self.eps,
+        )
+
+
+class Conv(nn.Conv2d):
+    """A convolution without bias whose padding keeps the size at stride 1.
+
+    In training on a CPU, a kernel of one pixel with a stride is computed as one with stride 1 on every second pixel:
+    the same values. oneDNN's backward pass of the other form writes outside of its memory when there are few input
+    channels (uxlfoundation/oneDNN#6035), which ends the process. Evaluation and exported models keep the stride.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.kernel_size == (1, 1) and self.stride != (1, 1) and x.device.type == "cpu":
+            down, right = self.stride
+            return F.conv2d(x[:, :, ::down, ::right], self.weight)
+        return super().forward(x)
 
 
 def _pool() -> nn.MaxPool2d:
@@ -141,4 +176,4 @@ def _pool() -> nn.MaxPool2d:
 
 
 def _norm(spec: ResNetSpec, channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels) if spec.norm == "batch" else nn.Identity()
+    return BatchNorm(channels) if spec.norm == "batch" else nn.Identity()

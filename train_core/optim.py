@@ -26,9 +26,14 @@ def make_optimizer(model: nn.Module, recipe: TrainSpec) -> torch.optim.Optimizer
     # A captured step reads its learning rate where it read it when it was captured: on the device.
     lr = torch.tensor(recipe.lr, device=device) if device.type == "cuda" else recipe.lr
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             groups, lr, momentum=recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0, fused=True
         )
+        if recipe.momentum:
+            # torch would make them in the first step, and leave them uninitialised where fp16's scaler skips that one.
+            for parameter in model.parameters():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     betas = (recipe.momentum, recipe.beta2)
     return adam(groups, lr, betas=betas, fused=True, capturable=device.type == "cuda")

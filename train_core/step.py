@@ -1,19 +1,26 @@
 """One optimizer step, the same on every device; on CUDA it is captured once and then replayed as one graph."""
 
 import logging
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from train_core.augment import Augmenter
-from train_core.device import is_out_of_memory, release_memory
+from train_core.data import Split
+from train_core.device import NO_CAPTURE, is_out_of_memory, may_capture, release_memory
+from train_core.errors import CaptureError
 from train_core.optim import set_lr
 from train_core.specs import Precision
 from train_core.state import TrainState
 
 WARM_UP = 3  # steps before the capture: they choose cuDNN's algorithms and make the optimizer's buffers
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+RECOVERS = "2.15"  # the first torch known to leave stream, generator and allocator usable after a failed capture
 
 log = logging.getLogger(__name__)
 
@@ -23,26 +30,57 @@ class Stepper:
 
     A step of a small network is some hundreds of kernels, each shorter than it takes to launch it. On CUDA the first
     steps therefore run as they do elsewhere, on a stream of their own as captures demand; then a step is captured, and
-    from there on each step is one launch (Ng et al. 2021, "Accelerating PyTorch with CUDA Graphs"). Where the capture
-    fails, steps go on as they began.
+    from there on each step is one launch (Ng et al. 2021, "Accelerating PyTorch with CUDA Graphs"). `capture=False`, or
+    the environment variable `SEARCH_EAGER=1`, does without.
 
     A step that does not fit into the device's memory is taken again in two halves whose gradients are summed, and so
     are all later ones. Losses and gradients are then the same to rounding, but batch norm sees half as many images.
     """
 
-    def __init__(self, state: TrainState, augmenter: Augmenter, labels: Tensor, batch_size: int) -> None:
-        self.sums = torch.zeros(2, device=labels.device)  # of the losses and of the correct answers
+    def __init__(
+        self, state: TrainState, augmenter: Augmenter, labels: Tensor, batch_size: int, *, capture: bool = True
+    ) -> None:
+        device = labels.device
+        self.sums = torch.zeros(2, device=device)  # of the losses and of the correct answers
         self._state = state
         self._augmenter = augmenter
         self._labels = labels
-        self._chosen = torch.zeros(batch_size, dtype=torch.int64, device=labels.device)  # what a graph reads
+        self._chosen = torch.zeros(batch_size, dtype=torch.int64, device=device)  # what a graph reads
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._side_stream = torch.cuda.Stream(labels.device) if labels.is_cuda else None  # type: ignore[no-untyped-call]
-        self._captures = labels.is_cuda
+        self._side_stream = _side_stream(device) if device.type == "cuda" else None
+        self._captures = capture and may_capture(device)
         self._uncaptured = 0  # steps taken
+        half = HALF_TYPES.get(state.recipe.precision)
+        # On a CPU each cast is lost beside the work that it is for.
+        self._half = HalfWeights(state.model, half) if half and device.type == "cuda" else None
+
+    @classmethod
+    def of(
+        cls,
+        state: TrainState,
+        split: Split,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int,
+        *,
+        capture: bool = True,
+    ) -> Self:
+        """Steps on the images of a split, augmented as the state's recipe says."""
+        augmenter = Augmenter(split.images, state.recipe.augment, mean, std)
+        return cls(state, augmenter, split.labels, batch_size, capture=capture)
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether steps are replayed from a graph by now."""
+        return self._graph is not None
 
     def step(self, chosen: Tensor, lr: float) -> None:
-        """Take one step at learning rate `lr` on the images `chosen` (int64 [batch_size])."""
+        """Take one step at learning rate `lr` on the images `chosen` (int64 [batch_size]).
+
+        Raises:
+            CaptureError: the step could not be captured, and this version of torch cannot go on after that.
+
+        """
         set_lr(self._state.optimizer, lr)
         self._chosen.copy_(chosen)
         if self._captures and self._uncaptured == WARM_UP:
@@ -74,18 +112,28 @@ class Stepper:
     def _work(self) -> None:
         # All that a graph replays. Nothing in it may read a value back, or have a shape that depends on one.
         labels = self._labels[self._chosen]
-        self.sums += train_step(self._state, self._augmenter.batch(self._chosen), labels)
+        train_step(self._state, self._augmenter.batch(self._chosen), labels, self.sums, self._half)
 
     def _capture(self) -> None:
         self._captures = False  # once is enough, however it ends
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, stream=self._side_stream):
                 self._work()
         except RuntimeError as error:
-            torch.cuda.synchronize()
             first_line = (str(error).strip().splitlines() or [""])[0]
-            log.warning("steps could not be captured in a CUDA graph (%s): they are launched one by one", first_line)
+            if torch.__version__ < RECOVERS:
+                raise CaptureError(
+                    f"a training step cannot be captured in a CUDA graph ({first_line}): set {NO_CAPTURE}=1 and run "
+                    "the same command again"
+                ) from error
+            torch.cuda.synchronize()
+            log.warning(
+                "steps could not be captured in a CUDA graph (%s): they are launched kernel by kernel; %s=1 does so "
+                "from the start",
+                first_line,
+                NO_CAPTURE,
+            )
         else:
             self._graph = graph
 
@@ -96,21 +144,79 @@ class Stepper:
         self._uncaptured = 0
 
 
-def train_step(state: TrainState, images: Tensor, labels: Tensor) -> Tensor:
-    """One optimizer step on normalised images [B, C, H, W]; returns [summed loss, correct], on the device.
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of warm-up and capture: one for each device, since cuBLAS keeps a workspace for each stream used."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    The batch goes through the network in `state.parts` parts of (nearly) equal size.
+
+class HalfWeights:
+    """The weights of convolutions and linear layers in half precision, cast all at once.
+
+    Autocast casts each weight, and each gradient back, by a kernel of its own: some hundred in a step. Here one kernel
+    fills twins in `dtype`, which the network computes with, and one copies their gradients back. The values are those
+    of autocast. Norms stay in fp32.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        layers = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.Conv2d | nn.Linear)]
+        self._weights = {
+            f"{layer_name}.{name}": weight for layer_name, layer in layers for name, weight in layer.named_parameters()
+        }
+        self.twins = {
+            name: torch.empty_like(weight, dtype=dtype).requires_grad_() for name, weight in self._weights.items()
+        }
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Cast the weights as they are now."""
+        torch._foreach_copy_(list(self.twins.values()), list(self._weights.values()))
+
+    @torch.no_grad()
+    def hand_over_gradients(self) -> None:
+        """Add the twins' gradients to those of the weights, where there are none yet put them in their place."""
+        gradients = [twin.grad for twin in self.twins.values() if twin.grad is not None]
+        weights = list(self._weights.values())
+        have = [weight.grad for weight in weights if weight.grad is not None]
+        if have:
+            torch._foreach_add_(have, gradients)
+        else:
+            new = [torch.empty_like(weight) for weight in weights]
+            torch._foreach_copy_(new, gradients)
+            for weight, gradient in zip(weights, new, strict=True):
+                weight.grad = gradient
+        for twin in self.twins.values():
+            twin.grad = None
+
+
+def train_step(
+    state: TrainState,
+    images: Tensor,
+    labels: Tensor,
+    sums: Tensor | None = None,
+    half: HalfWeights | None = None,
+) -> Tensor:
+    """One optimizer step on normalised images [B, C, H, W]; returns [summed loss, correct], added to `sums` if given.
+
+    The batch goes through the network in `state.parts` parts of (nearly) equal size. With `half`, the network computes
+    with these weights in the recipe's half precision.
     """
     recipe = state.recipe
+    sums = torch.zeros(2, device=images.device) if sums is None else sums
     state.optimizer.zero_grad(set_to_none=True)
-    sums = torch.zeros(2, device=images.device)
+    forward = state.model if half is None else partial(functional_call, state.model, half.twins)
+    if half is not None:
+        half.refresh()
     for part, answers in zip(images.chunk(state.parts), labels.chunk(state.parts), strict=True):
         with autocast(images.device, recipe.precision):
-            logits = state.model(part)
+            logits = forward(part)
             loss = F.cross_entropy(logits, answers, label_smoothing=recipe.label_smoothing)
-        state.scaler.scale(loss * (len(part) / len(images))).backward()  # type: ignore[no-untyped-call]
-        correct = (logits.detach().argmax(dim=1) == answers).sum()
-        sums += torch.stack([loss.detach() * len(part), correct])
+        share = loss if len(part) == len(images) else loss * (len(part) / len(images))
+        state.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+        if half is not None:
+            half.hand_over_gradients()
+        sums[0].add_(loss.detach(), alpha=len(part))
+        sums[1].add_((logits.detach().argmax(dim=1) == answers).sum())
     if recipe.clip_norm or recipe.clip_value:
         state.scaler.unscale_(state.optimizer)
     if recipe.clip_value:

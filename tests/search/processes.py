@@ -13,7 +13,10 @@ from tests.forked import Forked
 
 T = TypeVar("T")
 SHORT = "run digits --trials 3 --epochs 2"
-ALWAYS_SAVES = "from search import trainer; trainer.CHECKPOINT_S, trainer.CHECKPOINT_SHARE = 0, 1e9"  # after each epoch
+ALWAYS_SAVES = (  # after each epoch
+    "from search import checkpoints, long_run, trainer; checkpoints.MIN_INTERVAL_S = 0; "
+    "trainer.CHECKPOINT_SHARE = long_run.CHECKPOINT_SHARE = 1e9"
+)
 
 
 def start(command: str, folder: Path, first: str = "", **environment: str) -> Forked:

@@ -15,10 +15,10 @@ import torchvision
 from PIL import Image
 
 from search import api, cli, storage
+from search.checkpoints import save_checkpoint
 from search.run_folder import RunFolder
 from search.spec import load_study
 from search.study import claim, open_study, run, task_of
-from search.trainer import save_checkpoint
 from search.worker import Worker
 from tests.search.fakes import FakeTrainer, Recorder
 from train_core import checkpoint

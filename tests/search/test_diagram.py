@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.diagram import LETTERS, WIDTH, _ticks, curve, diagram
-from search.plan import _RandomTrial
-from space import Space, network, suggest
+from space import RandomTrial, Space, network, suggest
 from tests.browser import Browser
 from train_core.specs import ResNetSpec, num_madds, num_params
 
@@ -48,7 +47,7 @@ def numbers(lines: list[str], unit: str) -> list[int]:
 def drawn_networks() -> list[ResNetSpec]:
     generator = random.Random(0)
     return [
-        network(suggest(_RandomTrial(generator), Space()), Space(), 500_000, in_channels=3, num_classes=10)
+        network(suggest(RandomTrial(generator), Space()), Space(), 500_000, in_channels=3, num_classes=10)
         for _ in range(40)
     ]
 

@@ -20,7 +20,7 @@ from search.charts import ALL_CHARTS
 from search.promotions import Promotion, finished
 from search.study import open_study
 from tests.browser import Browser
-from tests.search.processes import SHORT, run_folder, search, start, start_anew, until, wait_for
+from tests.search.processes import ALWAYS_SAVES, SHORT, run_folder, search, start, start_anew, wait_for
 from tests.search.test_dashboard import check_plots, serving
 from tests.search.test_report_page import DESKTOP, PHONE, check, shown
 from train_core import checkpoint
@@ -171,7 +171,7 @@ def test_a_promotion_killed_at_random_instants_ends_with_the_weights_of_one_that
 ) -> None:
     generator = random.Random(0)
     for _ in range(3):
-        process = start(FULL, copy)
+        process = start(FULL, copy, first=ALWAYS_SAVES)
         wait_for(run_folder(copy).log, "the top 1 for 5 epochs")
         time.sleep(generator.uniform(0.05, 0.5))
         process.kill()
@@ -233,11 +233,12 @@ def test_a_signal_ends_a_promotion_after_the_epoch_and_it_ends_with_the_same_wei
 ) -> None:
     process = start(FULL, copy)
     wait_for(run_folder(copy).log, "the top 1 for 5 epochs")
-    (folder,) = until(lambda: run_folder(copy).promotions())
-    until(folder.checkpoint.exists)
+    wait_for(run_folder(copy).log, "epoch 1/5")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
+    (folder,) = run_folder(copy).promotions()
+    assert folder.checkpoint.exists()
     assert not folder.result.exists()
     search(FULL, copy)
     whole, pieces = final_weights(promoted), final_weights(copy)

@@ -101,9 +101,9 @@ def test_the_rate_is_set_before_every_batch() -> None:
     state = TrainState.new(NETWORK, tiny_recipe(epochs=2), CPU)
     seen = []
 
-    def spy(state: TrainState, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def spy(state: TrainState, images: torch.Tensor, labels: torch.Tensor, *more: Any) -> torch.Tensor:
         seen.append(state.optimizer.param_groups[0]["lr"])
-        return train_step(state, images, labels)
+        return train_step(state, images, labels, *more)
 
     with mock.patch.object(step, "train_step", spy):
         list(train(state, tiny_data()))
@@ -227,9 +227,9 @@ def test_averaged_weights_follow_the_recursion_and_are_scored() -> None:
     taken = 0
     original = train_step
 
-    def spy(state: TrainState, images: torch.Tensor, labels: torch.Tensor) -> Any:
+    def spy(state: TrainState, images: torch.Tensor, labels: torch.Tensor, *more: Any) -> Any:
         nonlocal taken
-        sums = original(state, images, labels)
+        sums = original(state, images, labels, *more)
         now = min(decay, (1 + taken) / (10 + taken))
         for name, tensor in state.model.state_dict().items():
             if tensor.is_floating_point():

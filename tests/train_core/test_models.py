@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.train_core.strategies import resnet_specs
-from train_core.models import ResNet
+from train_core.models import BatchNorm, Conv, ResNet
 from train_core.specs import ResNetSpec, num_madds, num_params
 
 
@@ -78,7 +78,7 @@ def test_preact_block_without_its_branch_is_the_identity_and_leaves_its_input_al
 def test_max_pool_shortcut_pools_then_convolves_at_stride_1() -> None:
     spec = ResNetSpec(widths=(4, 8), blocks=(1, 1), shortcut="max-pool")
     kinds = [type(layer) for layer in ResNet(spec).stages[1][0].shortcut]  # type: ignore[index]
-    assert kinds == [nn.MaxPool2d, nn.Conv2d, nn.BatchNorm2d]
+    assert kinds == [nn.MaxPool2d, Conv, BatchNorm]
     convolution = ResNet(spec).stages[1][0].shortcut[1]  # type: ignore[index]
     assert convolution.stride == (1, 1)
 
@@ -112,3 +112,42 @@ def test_it_equals_torchvisions_resnet18_given_its_weights() -> None:
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 10), (1, 5)])
+def test_in_training_a_strided_convolution_has_the_values_and_gradients_of_torchs(
+    kernel: int, height: int, width: int
+) -> None:
+    ours = Conv(16, 24, kernel, stride=2)  # with fewer channels, torch's own may end the process
+    theirs = nn.Conv2d(16, 24, kernel, 2, padding=kernel // 2, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(4, 16, height, width, generator=torch.Generator().manual_seed(0))
+    found = []
+    for conv in (ours.train(), theirs):
+        pixels = images.clone().to(memory_format=torch.channels_last).requires_grad_()
+        out = conv(pixels)
+        out.square().sum().backward()
+        assert pixels.grad is not None
+        assert conv.weight.grad is not None
+        found.append((out, pixels.grad, conv.weight.grad))
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other)
+    torch.testing.assert_close(ours.eval()(images), theirs(images))
+
+
+def test_an_evaluated_network_keeps_its_strides() -> None:
+    """So that exported files hold one operation where there is one."""
+    graph = torch.export.export(Conv(3, 8, 1, stride=2).eval(), (torch.zeros(1, 3, 8, 8),)).graph
+    called = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    assert called == ["aten.conv2d.default"]
+
+
+def test_norms_are_torchs_but_for_the_count_of_batches() -> None:
+    model, reference = ResNet(ResNetSpec(widths=(4, 8), blocks=(1, 1))), nn.BatchNorm2d(4)
+    norm = model.stem[1]
+    images = torch.randn(5, 4, 6, 6)
+    assert torch.equal(norm.train()(images), reference.train()(images))
+    assert torch.equal(norm.running_var, reference.running_var)  # type: ignore[arg-type]  # a buffer
+    assert torch.equal(norm.eval()(images), reference.eval()(images))
+    assert int(norm.num_batches_tracked) == 0  # type: ignore[arg-type]  # a buffer

@@ -1,22 +1,26 @@
 """One step: in parts where memory is short, and captured or not with the same outcome."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from tests.train_core.test_loop import same, weights
 from tests.train_core.tiny import NETWORK, tiny_data, tiny_recipe
 from train_core import step
 from train_core.augment import Augmenter
-from train_core.device import is_out_of_memory, release_memory
+from train_core.device import NO_CAPTURE, is_out_of_memory, may_capture, release_memory
+from train_core.errors import CaptureError, UserError
 from train_core.loop import train
 from train_core.models import ResNet
+from train_core.specs import ResNetSpec
 from train_core.state import TrainState
-from train_core.step import Stepper, train_step
+from train_core.step import HalfWeights, Stepper, train_step
 
 CPU = torch.device("cpu")
 
@@ -26,7 +30,7 @@ def a_step(state: TrainState, batch: int = 16) -> torch.Tensor:
     data = tiny_data()
     augmenter = Augmenter(data.train.images, state.recipe.augment, data.mean, data.std)
     torch.manual_seed(0)
-    return train_step(state, augmenter.batch(torch.arange(batch)), data.train.labels[:batch])
+    return train_step(state, augmenter.batch(torch.arange(batch)), data.train.labels[:batch], torch.zeros(2))
 
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "lr": 0.01}, {"clip_norm": 0.1}])
@@ -116,12 +120,12 @@ class FakeGraphs:
         self.error = error
         original = Stepper.__init__
 
-        def init(stepper: Stepper, *args: Any) -> None:
-            original(stepper, *args)
-            stepper._captures = True
+        def init(stepper: Stepper, *args: Any, **settings: Any) -> None:
+            original(stepper, *args, **settings)
             self.stepper = stepper
 
         monkeypatch.setattr(Stepper, "__init__", init)
+        monkeypatch.setattr(step, "may_capture", lambda device: os.environ.get(NO_CAPTURE) != "1")
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
         monkeypatch.setattr(torch.cuda, "graph", self.graph)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
@@ -129,7 +133,7 @@ class FakeGraphs:
         self.capturing = False
 
     @contextmanager
-    def graph(self, graph: object) -> Iterator[None]:
+    def graph(self, graph: object, stream: object) -> Iterator[None]:
         assert graph is self
         self.capturing = True
         try:
@@ -137,9 +141,9 @@ class FakeGraphs:
         finally:
             self.capturing = False
 
-    def train_step(self, state: TrainState, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def train_step(self, state: TrainState, images: torch.Tensor, labels: torch.Tensor, *more: Any) -> torch.Tensor:
         if not self.capturing:
-            return train_step(state, images, labels)
+            return train_step(state, images, labels, *more)
         self.captures += 1
         if self.error:
             raise self.error
@@ -165,10 +169,88 @@ def test_captured_or_not_the_run_is_the_same(
     assert graphs.captures == 1
     assert graphs.replays == (0 if error else 9 - step.WARM_UP)  # 3 epochs of 3 steps
     assert [record.getMessage() for record in caplog.records] == (
-        [f"steps could not be captured in a CUDA graph ({error}): they are launched one by one"] if error else []
+        [
+            f"steps could not be captured in a CUDA graph ({error}): they are launched kernel by kernel; "
+            "SEARCH_EAGER=1 does so from the start"
+        ]
+        if error
+        else []
     )
     assert same(weights(plain), weights(captured))
     assert [result.train_loss for result in results] == [result.train_loss for result in expected]
+
+
+def test_where_torch_does_not_recover_from_a_failed_capture_the_run_ends_and_names_the_switch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graphs = FakeGraphs(monkeypatch, RuntimeError("operation not permitted when stream is capturing\nmore"))
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.11.0+cu130"))
+    run = train(TrainState.new(NETWORK, tiny_recipe(), CPU), tiny_data())
+    with pytest.raises(CaptureError, match=r"stream is capturing\): set SEARCH_EAGER=1 and run the same") as caught:
+        list(run)
+    assert isinstance(caught.value, UserError)
+    assert caught.value.exit_code == 1
+    assert "\n" not in str(caught.value)
+    monkeypatch.setenv("SEARCH_EAGER", "1")
+    assert len(list(train(TrainState.new(NETWORK, tiny_recipe(), CPU), tiny_data()))) == 3
+    assert graphs.captures == 1
+
+
+def test_kernels_are_captured_on_cuda_alone_and_not_where_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEARCH_EAGER", raising=False)
+    assert may_capture(torch.device("cuda"))
+    assert not may_capture(CPU)
+    monkeypatch.setenv("SEARCH_EAGER", "1")
+    assert not may_capture(torch.device("cuda"))
+
+
+def test_all_steps_of_a_process_share_one_side_stream_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.device] = []
+
+    def stream(device: torch.device) -> int:
+        made.append(device)
+        return len(made)
+
+    monkeypatch.setattr(torch.cuda, "Stream", stream)
+    step._side_stream.cache_clear()
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
+    assert [step._side_stream(each) for each in (first, second, first, torch.device("cuda:1"))] == [1, 2, 1, 2]
+    assert made == [first, second]
+    step._side_stream.cache_clear()
+
+
+@pytest.mark.parametrize("network", [{}, {"block": "preact", "se_ratio": 2, "final_norm": True}])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_weights_cast_all_at_once_give_the_values_of_autocast(network: dict[str, Any], parts: int) -> None:
+    spec = ResNetSpec.model_validate(NETWORK.model_dump() | network)
+    images, labels = torch.randn(15, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(15) % 3
+    autocast, cast = (TrainState.new(spec, tiny_recipe(precision="bf16"), CPU) for _ in range(2))
+    half = HalfWeights(cast.model, torch.bfloat16)
+    assert {"stem.0.weight", "classifier.weight", "classifier.bias"} <= set(half.twins)
+    for state, twins in ((autocast, None), (cast, half)):
+        state.parts = parts
+        for _ in range(3):
+            train_step(state, images, labels, torch.zeros(2), twins)
+    for (name, ours), theirs in zip(cast.model.named_parameters(), autocast.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+        assert ours.dtype == torch.float32
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert torch.equal(ours.grad, theirs.grad), name
+
+
+def test_a_first_step_that_overflows_leaves_no_garbage_as_momentum() -> None:
+    """torch's fused SGD makes its buffers uninitialised, and fp16's scaler skips a step with gradients of infinity."""
+    state = TrainState.new(NETWORK, tiny_recipe(precision="fp16", lr=0.1), CPU)
+    before = weights(state)
+    images, labels = torch.full((4, 3, 8, 8), 1e30), torch.zeros(4, dtype=torch.int64)
+    train_step(state, images, labels, torch.zeros(2))
+    assert state.scaler.get_scale() < 65536  # it did overflow
+    buffers = [each["momentum_buffer"] for each in state.optimizer.state.values()]
+    assert len(buffers) == len(list(state.model.parameters()))
+    assert all(not buffer.any() for buffer in buffers)
+    now = weights(state)
+    assert all(torch.equal(before[name], now[name]) for name, _ in state.model.named_parameters())
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,0 +1,41 @@
+"""How often a run that is being trained saves its state, so that a kill costs little and saving costs little."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from search.storage import write_patiently
+from train_core import checkpoint
+from train_core.state import TrainState
+
+MIN_INTERVAL_S = 1.0  # between two checkpoints
+
+Save = Callable[[TrainState, Path], None]
+
+
+class PacedCheckpoints:
+    """Saves a run's state to `path` as often as `share` of its time allows; a kill costs what lies between two."""
+
+    def __init__(self, path: Path, save: Save, *, share: float, resumed: bool) -> None:
+        self._path = path
+        self._save = save
+        self._share = share
+        # A run that was interrupted gains an epoch at least, however soon it is interrupted again.
+        self._due = time.monotonic() + (0 if resumed else MIN_INTERVAL_S)
+
+    def save_if_due(self, state: TrainState) -> None:
+        """Save the state, if the last checkpoint is long enough ago."""
+        if time.monotonic() > self._due:
+            self.save(state)
+
+    def save(self, state: TrainState) -> None:
+        """Save the state now."""
+        started = time.monotonic()
+        self._save(state, self._path)
+        took = time.monotonic() - started
+        self._due = time.monotonic() + max(MIN_INTERVAL_S, took / self._share)
+
+
+def save_checkpoint(state: TrainState, path: Path, stop: Callable[[], bool]) -> None:
+    """Save a checkpoint; where the disk is full, try again until it is not, or until `stop` says so."""
+    write_patiently(lambda: checkpoint.save(state, path), path, stop)

@@ -1,0 +1,96 @@
+"""What a study will do, and how long it takes, worked out before it starts."""
+
+from typing import Any, cast
+
+import pytest
+import torch
+
+from search import plan
+from search.plan import Pace, Survey, _seconds_an_image, estimate, fastest_precision, survey, time_steps
+from search.study import task_of
+from tests.search.fakes import study_spec
+from tests.train_core.tiny import NETWORK, tiny_data
+from train_core.data import TrainingData
+from train_core.specs import Precision, num_madds
+
+DATA = tiny_data()
+FOUND = Survey(smallest=NETWORK, largest=NETWORK, typical=NETWORK, mean_madds=1.0, batch_sizes=(8, 16, 16, 32))
+
+
+class OnCuda:
+    """Training data that seem to lie on a GPU."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, bf16: bool = True) -> None:
+        monkeypatch.setattr(plan, "pick_precision", lambda device: "bf16" if bf16 else "fp16")
+
+        class Images:
+            device = torch.device("cuda", 0)
+
+        class Split:
+            images = Images()
+
+            def __len__(self) -> int:
+                return 1000
+
+        self.train, self.val, self.size = Split(), DATA.val, DATA.size
+
+
+def test_the_batch_sizes_of_a_survey_are_those_that_the_space_draws() -> None:
+    spec = study_spec(space={"stages": 2, "batch_size": [16, 64]})
+    assert set(survey(spec, task_of(DATA)).batch_sizes) == {16, 64}
+
+
+def test_steps_are_timed_for_real() -> None:
+    pace = time_steps(NETWORK, DATA, "fp32", 16)
+    assert 0 < pace.step_s < 5
+    assert pace.start_up_s >= 0
+
+
+def test_seconds_an_image_are_a_cost_by_the_step_and_one_by_the_image() -> None:
+    step_s = {64: 0.001 + 64e-5, 256: 0.001 + 256e-5}
+    for batch in (32, 64, 128, 512):
+        assert _seconds_an_image(batch, step_s) == pytest.approx(1e-5 + 0.001 / batch)
+    assert _seconds_an_image(128, {64: 0.32}) == pytest.approx(0.005)
+    assert _seconds_an_image(128, {64: 0.3, 256: 0.2}) > 0  # a noisy machine
+
+
+def test_an_estimate_counts_all_images_the_batches_drawn_and_each_trials_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = []
+
+    def pace(network: object, data: object, precision: object, batch_size: int) -> Pace:
+        timed.append(batch_size)
+        return Pace(step_s=0.001 + 1e-5 * batch_size, start_up_s=2.0)
+
+    monkeypatch.setattr(plan, "time_steps", pace)
+    spec = study_spec(trials=10, epochs=3)
+    found = estimate(spec, FOUND, cast(TrainingData, OnCuda(monkeypatch)), "bf16")
+    assert sorted(timed) == [8, 32]
+    image_s = 1e-5 + 0.001 * (1 / 8 + 2 / 16 + 1 / 32) / 4
+    assert found.images_per_second == pytest.approx(1 / image_s)
+    images = 10 * 3 * (1000 + len(DATA.val) / 3)
+    assert found.seconds == pytest.approx(20 + images * image_s / num_madds(NETWORK, DATA.size))
+    timed.clear()
+    estimate(spec, FOUND, DATA, "fp32")
+    assert timed == [16]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [({"bf16": 1.0, "fp16": 2.0}, "bf16"), ({"bf16": 1.04, "fp16": 1.0}, "bf16"), ({"bf16": 1.2, "fp16": 1.0}, "fp16")],
+)
+def test_on_cuda_the_faster_half_precision_is_measured(
+    seconds: dict[Precision, float], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pace(network: object, data: object, precision: Precision, batch_size: int) -> Pace:
+        assert batch_size == 16
+        return Pace(step_s=seconds[precision], start_up_s=0.0)
+
+    assert fastest_precision(FOUND, cast(Any, OnCuda(monkeypatch)), pace) == (expected, seconds)
+
+
+def test_elsewhere_the_instructions_decide_and_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pace(*_: object) -> Pace:
+        raise AssertionError("timed")
+
+    assert fastest_precision(FOUND, DATA, pace)[1] == {}
+    assert fastest_precision(FOUND, cast(Any, OnCuda(monkeypatch, bf16=False)), pace) == ("fp16", {})
