@@ -11,18 +11,20 @@ import pytest
 
 FILE = "CUDA_TESTS"
 TESTS = Path(__file__).parents[1] / "tests"
+SIGNS = ("pytest.mark.cuda", "not torch.cuda.is_available()")  # of a file that may hold such tests
 
 
 def files() -> list[Path]:
-    """The files that hold tests which need CUDA."""
-    asks = "torch.cuda." + "is_available()"  # put together, so that this file's own test may name it
-    return [path for path in sorted(TESTS.rglob("test_*.py")) if asks in path.read_text(encoding="utf-8")]
+    """The files to look for them in: all others need not be imported."""
+    texts = ((path, path.read_text(encoding="utf-8")) for path in sorted(TESTS.rglob("test_*.py")))
+    return [path for path, text in texts if any(sign in text for sign in SIGNS)]
 
 
 def needs_cuda(item: pytest.Item) -> bool:
-    """Whether the test is skipped where there is no CUDA."""
+    """Whether the test is marked `cuda`, or skipped for want of it."""
     reasons = [str(mark.kwargs.get("reason", "")) for mark in item.iter_markers("skipif")]
-    return any(word in reason for reason in reasons for word in ("CUDA", "GPU"))
+    skipped = any(word in reason for reason in reasons for word in ("CUDA", "GPU"))
+    return skipped or item.get_closest_marker("cuda") is not None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -41,6 +41,7 @@ from benchmarks.timed import Outcome, Row, Section
 from search.interrupt import end_on_sigterm
 from search.terminal import console, draw, is_drawn_on, tell
 from train_core.files import written_whole
+from train_core.specs import Precision
 
 REHEARSAL = "rehearsal on a CPU: no figure here is of a GPU"
 SPARE_S = 2.0  # of the minutes: to write the last results and to clean up
@@ -54,18 +55,19 @@ class Bench:
     folder: Path  # for files of all sections
     cuda: bool  # else it is a rehearsal
     source: str = ""  # of the images, as `search run --data` takes it
+    precision: Precision = "fp32"  # in which the device trains, where a section does not compare them
 
 
 # Seconds that each section takes at least and at most: on a GPU, and in a rehearsal on one slow core.
 TIMES = {
-    "environment": ((5, 40), (3, 30)),
-    "tests": ((25, 90), (8, 60)),
-    "steps": ((30, 170), (3, 40)),
-    "around": ((12, 45), (2, 30)),
-    "memory": ((15, 60), (2, 30)),
-    "packing": ((35, 140), (10, 60)),
-    "search": ((35, 90), (8, 60)),
-    "long_run": ((30, 3600), (5, 60)),
+    "environment": ((10, 40), (6, 30)),
+    "tests": ((25, 90), (12, 60)),
+    "steps": ((35, 170), (8, 40)),
+    "around": ((15, 45), (8, 30)),
+    "memory": ((20, 60), (8, 30)),
+    "packing": ((40, 140), (15, 60)),
+    "search": ((40, 90), (12, 60)),
+    "long_run": ((35, 3600), (10, 60)),
 }
 PREPARATION = Section(name="preparation", measure="benchmarks.gpu_sections:preparation", needs=5, limit=120)
 
@@ -94,7 +96,7 @@ class Report:
 
             def on_row(outcome: Outcome) -> None:
                 self._write(section, outcome)
-                if live:
+                if live and outcome.rows:
                     live.update(table(outcome.rows), refresh=True)
 
             outcome = timed.measured(section, bench, left, on_row)
@@ -169,13 +171,14 @@ def parse(words: list[str]) -> argparse.Namespace:
 def run(given: argparse.Namespace, bench: Bench, until: float) -> bool:
     """Measure what was asked for until this time of `time.monotonic`; whether any section failed."""
     begins_search = {"search", "long_run"} & set(given.sections)
-    timed.preload(["benchmarks.gpu_sections", *(["search.full_runs"] if begins_search else [])])
+    # `torch._dynamo` is read by the first optimizer that is made, which takes seconds.
+    timed.preload(["torch._dynamo", "benchmarks.gpu_sections", *(["search.full_runs"] if begins_search else [])])
     bench, known = prepare(bench, until)
     head = {"command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), "minutes": given.minutes, **known}
     if not bench.cuda:
         head = {"note": REHEARSAL, **head}
         tell(REHEARSAL)
-    tell(f"{known['device']}, torch {known['torch']}; {known['data']}\n")
+    tell(f"{known['device']}, torch {known['torch']}, {known['precision']}; {known['data']}\n")
     report = Report(given.out, head)
     outcomes = [
         report.measure(section, bench, until - time.monotonic())
@@ -191,7 +194,7 @@ def prepare(bench: Bench, until: float) -> tuple[Bench, dict[str, Any]]:
     if outcome.state != "measured":
         _end(outcome.why.partition(": ")[2] or outcome.why, 2)
     (known,) = outcome.rows
-    return replace(bench, cuda=known.pop("cuda"), source=known.pop("source")), known
+    return replace(bench, cuda=known.pop("cuda"), source=known.pop("source"), precision=known["precision"]), known
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -18,10 +18,10 @@ import torch
 
 from benchmarks import cuda_tests, nvidia_mps
 from benchmarks.gpu import Bench
-from benchmarks.loops import NETWORKS, SETTLING, Setting, fitted, is_captured, running, stepper_for, together
+from benchmarks.loops import NETWORKS, SETTLING, Setting, fitted, running, stepper_for, together
 from benchmarks.timed import Clock, OutOfTimeError, Row, Spread, in_a_line
 from train_core import checkpoint
-from train_core.data import Split, TrainingData, default_cache, load_training
+from train_core.data import NAMED, Split, TrainingData, default_cache, load_training
 from train_core.device import describe, pick_precision, release_memory, set_up, wait_for
 from train_core.loop import evaluate, latency, train
 from train_core.specs import AugmentSpec, OptimizerName, Precision, ResNetSpec, TrainSpec, num_madds
@@ -121,7 +121,7 @@ class Lab:
         self.device = torch.device("cuda" if bench.cuda else "cpu")
         self.data = loaded(bench.source).to(self.device)
         self.networks = {name: fitted(network, self.data) for name, network in self.size.networks.items()}
-        self.precision = pick_precision(self.device)
+        self.precision = bench.precision
         set_up(self.device)
 
     def stepper(self, state: TrainState, *, captured: bool = True) -> tuple[Stepper, torch.Tensor]:
@@ -173,6 +173,7 @@ def preparation(bench: Bench, _: Clock) -> Iterator[Row]:
 
     """
     bench = replace(bench, cuda=bench.cuda and torch.cuda.is_available())
+    device = torch.device("cuda" if bench.cuda else "cpu")
     source = images_of(bench)
     data = loaded(source)
     named = data.name if bench.data else "made-up noise"
@@ -180,7 +181,8 @@ def preparation(bench: Bench, _: Clock) -> Iterator[Row]:
     yield {
         "cuda": bench.cuda,
         "source": source,
-        "device": describe(torch.device("cuda")) if bench.cuda else "CPU, 1 thread",
+        "device": describe(device) if bench.cuda else "CPU, 1 thread",
+        "precision": pick_precision(device),
         "torch": str(torch.__version__),
         "data": f"{named}: {words} of {data.size[0]}x{data.size[1]}, {data.num_classes} classes",
     }
@@ -190,7 +192,9 @@ def images_of(bench: Bench) -> str:
     """The source of the images to use: what the user gave, a few of those in a rehearsal, or a file of noise."""
     if bench.data is None:
         return made_up(size_of(bench), bench.folder / "noise.npz")
-    return bench.data if bench.cuda else few_of(bench.data, size_of(bench), bench.folder)
+    is_path = bench.data not in NAMED and Path(bench.data).exists()
+    source = str(Path(bench.data).absolute()) if is_path else bench.data  # to be found from any folder
+    return source if bench.cuda else few_of(source, size_of(bench), bench.folder)
 
 
 def made_up(size: Size, file: Path) -> str:
@@ -346,7 +350,7 @@ def _steps(lab: Lab, name: str, recipe: TrainSpec, *, captured: bool) -> Row:
         flop = 6 * num_madds(network, lab.data.size) * batch
         row["% of peak"] = Spread(tuple(100 * flop / time / peak for time in times.values))
     row["first steps, s"] = first
-    if captured and not is_captured(stepper):
+    if captured and not stepper.is_captured:
         row["steps"] = "eager: the capture failed" if lab.device.type == "cuda" else f"eager: a capture {NEEDS_CUDA}"
     return row
 
@@ -469,7 +473,7 @@ def _packed(bench: Bench, size: Size, name: str, *, mps: bool) -> Iterator[Row]:
         network=size.networks[name],
         source=bench.source,
         device=device,
-        precision=pick_precision(torch.device(device)),
+        precision=bench.precision,
         batch=size.batches[0],
         threads=None if bench.cuda else 1,
     )
@@ -501,6 +505,7 @@ def search(bench: Bench, clock: Clock) -> Iterator[Row]:
 
     console.quiet = True
     size = size_of(bench)
+    yield attempt({"trial": "typical network"}, partial(_typical, bench, size))
     began = time.perf_counter()
     hours = max(0.0, clock.left) / 3600
     folder = api.run(
@@ -516,11 +521,25 @@ def search(bench: Bench, clock: Clock) -> Iterator[Row]:
     for trial in done:
         row: Row = {"trial": str(trial.number), "outcome": trial.state.name.lower(), "s": seconds_of(trial) or 0.0}
         if "network" in trial.user_attrs:
-            row |= {"network": str(network_of(trial)), "batch": recipe_of(trial).batch_size}
+            recipe = recipe_of(trial)
+            row |= {"network": str(network_of(trial)), "batch": recipe.batch_size, "precision": recipe.precision}
         if bench.data and trial.value is not None:
             row["validation, %"] = 100 * trial.value
         yield row
     yield {"trial": f"all {len(done)}", "outcome": f"of {size.flags['trials']}", "s": seconds}
+
+
+def _typical(bench: Bench, size: Size) -> Row:
+    """The median network of the search's space, and in which precision it trains fastest."""
+    from search.plan import fastest_precision, survey
+    from search.spec import load_study
+    from search.study import task_of
+
+    lab = Lab(bench)
+    found = survey(load_study(size.study, {"data": bench.source, **size.flags}), task_of(lab.data))
+    fastest, seconds = fastest_precision(found, lab.data)
+    times = {f"{precision}, ms a step": 1000 * step_s for precision, step_s in seconds.items()}
+    return {"network": str(found.typical), "precision": f"{fastest} is the fastest" if times else fastest, **times}
 
 
 def long_run(bench: Bench, clock: Clock) -> Iterator[Row]:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from train_core.augment import Augmenter
 from train_core.data import TrainingData, default_cache, load_training
 from train_core.device import pick_device, set_up, wait_for
 from train_core.models import ResNet
@@ -43,16 +42,7 @@ def fitted(network: ResNetSpec, data: TrainingData) -> ResNetSpec:
 def stepper_for(state: TrainState, data: TrainingData, *, captured: bool = True) -> Stepper:
     """What takes training steps of this state on these images; `captured`: as a graph, where there is CUDA."""
     state.model.train()
-    augmenter = Augmenter(data.train.images, state.recipe.augment, data.mean, data.std)
-    stepper = Stepper(state, augmenter, data.train.labels, state.recipe.batch_size)
-    if not captured:
-        stepper._captures = False
-    return stepper
-
-
-def is_captured(stepper: Stepper) -> bool:
-    """Whether its steps are replays of a graph by now."""
-    return stepper._graph is not None
+    return Stepper.of(state, data.train, data.mean, data.std, state.recipe.batch_size, capture=captured)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ def running(folder: Path) -> Iterator[None]:
         RuntimeError: it cannot be started.
 
     """
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     try:
         with mock.patch.dict(os.environ, _places(folder)):
             try:

@@ -17,6 +17,7 @@ from importlib import import_module
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from threading import Thread
 from typing import Any, Literal, TypeVar
 
@@ -137,12 +138,13 @@ class _End:
 
 
 def measured(section: Section, context: object, left: float, on_row: Callable[[Outcome], None]) -> Outcome:
-    """Measure a section in at most `left` seconds; `on_row` is called with what there is after each row."""
+    """Measure a section in at most `left` seconds; `on_row` is called with what there is, first and after each row."""
     if left < section.needs:
         return Outcome(state="dropped", why=f"{left:.0f} s left, it needs about {section.needs:.0f} s")
     began = time.monotonic()
     seconds = min(section.limit, left)
     outcome = Outcome()
+    on_row(outcome)
     end = _run(section.measure, context, began + seconds, outcome, on_row)
     outcome.state, outcome.why, outcome.traceback = end.state, end.why, end.traceback
     outcome.seconds = time.monotonic() - began
@@ -153,7 +155,8 @@ def _run(measure: str, context: object, until: float, outcome: Outcome, on_row: 
     """Collect the rows of a process that measures, and end it in time."""
     ours, theirs = _context.Pipe(duplex=False)
     clock = Clock(until - ENDING_S)
-    process = _context.Process(target=_measure, args=(theirs, measure, context, clock, dict(os.environ)))
+    surroundings = (str(Path.cwd()), dict(os.environ))
+    process = _context.Process(target=_measure, args=(theirs, measure, context, clock, *surroundings))
     process.start()
     theirs.close()
     try:
@@ -176,7 +179,7 @@ def _run(measure: str, context: object, until: float, outcome: Outcome, on_row: 
 def _stop(process: ForkServerProcess, until: float) -> None:
     """End a section's process and those that it started: asked first, so that it can clean up."""
     process.terminate()
-    process.join(max(0.5, until - time.monotonic()))
+    process.join(min(ENDING_S, max(0.5, until - time.monotonic())))
     assert process.pid
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -184,11 +187,14 @@ def _stop(process: ForkServerProcess, until: float) -> None:
     process.join()
 
 
-def _measure(connection: Connection, measure: str, context: object, clock: Clock, environment: dict[str, str]) -> None:
+def _measure(
+    connection: Connection, measure: str, context: object, clock: Clock, folder: str, environment: dict[str, str]
+) -> None:
     """In the process: send the rows, and how it ended."""
     os.setsid()  # what it starts can then be ended with it
     signal.signal(signal.SIGTERM, _leave)
     Thread(target=_end_with_parent, daemon=True).start()
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     module, _, name = measure.partition(":")
