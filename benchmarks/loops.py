@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -12,23 +13,36 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
-from train_core import step
-from train_core.augment import Augmenter
 from train_core.data import TrainingData, default_cache, load_training
 from train_core.device import pick_device, set_up, wait_for
 from train_core.models import ResNet
 from train_core.specs import AugmentSpec, Precision, ResNetSpec, TrainSpec
 from train_core.state import TrainState
-from train_core.step import Stepper
+from train_core.step import WARM_UP, Stepper
+
+SETTLING = WARM_UP + 5  # steps until a captured one has been replayed some times
+END_S = 10.0  # for a process to end after it was asked to
 
 NETWORKS = {
     "A5": ResNetSpec(
         widths=(32, 64, 128, 256), blocks=(8, 6, 4, 3), block="preact", stem_kernel=1, shortcut="max-pool"
     ),
+    "B2": ResNetSpec(widths=(64, 128, 256), blocks=(3, 5, 3)),
     "small": ResNetSpec(widths=(16, 32, 64), blocks=(1, 1, 1)),
 }
+ON_CPU = ("A5", "small")  # those that a CPU trains fast enough to be measured on one
+
+
+def fitted(network: ResNetSpec, data: TrainingData) -> ResNetSpec:
+    """The network with the channels and classes of the images."""
+    return network.model_copy(update={"in_channels": data.in_channels, "num_classes": data.num_classes})
+
+
+def stepper_for(state: TrainState, data: TrainingData, *, captured: bool = True) -> Stepper:
+    """What takes training steps of this state on these images; `captured`: as a graph, where there is CUDA."""
+    state.model.train()
+    return Stepper.of(state, data.train, data.mean, data.std, state.recipe.batch_size, capture=captured)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +50,11 @@ class Setting:
     """What is timed. The standard loop is what tutorials show; ours is made of the parts of `train_core`."""
 
     kind: Literal["standard", "ours"] = "ours"
-    network: str
+    network: ResNetSpec  # with the channels and classes of any images
     source: str  # as `search run --data` takes it
     device: str
     precision: Precision
     batch: int = 128
-    captured: bool = True  # where there is CUDA
     threads: int | None = None  # none: as many as torch takes
 
 
@@ -53,7 +66,12 @@ class Loop:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, setting))
         self._process.start()
-        self._connection.recv()  # nothing is measured while another loop is still starting
+        theirs.close()  # so that reading from a process that has died ends
+
+    def warm_up(self) -> None:
+        """Take the first steps, and return once they are done."""
+        self._connection.send("warm up")
+        self._receive()
 
     def begin(self, seconds: float) -> None:
         """Train for so long."""
@@ -61,12 +79,46 @@ class Loop:
 
     def images_per_second(self) -> float:
         """The throughput since `begin`, once it is over."""
-        return float(self._connection.recv())
+        return float(self._receive())
 
     def end(self) -> None:
         """Stop the process."""
-        self._connection.send(0)
-        self._process.join()
+        with suppress(OSError):  # it has died
+            self._connection.send(0)
+        self._process.join(END_S)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def _receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except EOFError:
+            self._process.join(END_S)
+            raise RuntimeError(f"a training process died (exit code {self._process.exitcode})") from None
+
+
+@contextmanager
+def running(settings: Sequence[Setting]) -> Iterator[list[Loop]]:
+    """Loops of these settings, all of them ready: nothing is measured while another one is still starting.
+
+    They start together and take their first steps in turn, in which cuDNN times its algorithms.
+    """
+    loops: list[Loop] = []
+    try:
+        loops.extend(map(Loop, settings))
+        for loop in loops:
+            loop.warm_up()
+        yield loops
+    finally:
+        for loop in loops:
+            loop.end()
+
+
+def together(loops: Sequence[Loop], seconds: float) -> float:
+    """Images per second of loops that train at the same time, summed."""
+    for loop in loops:
+        loop.begin(seconds)
+    return sum(loop.images_per_second() for loop in loops)
 
 
 def interleaved(groups: dict[str, list[Setting]], rounds: int, seconds: float) -> dict[str, list[float]]:
@@ -74,17 +126,14 @@ def interleaved(groups: dict[str, list[Setting]], rounds: int, seconds: float) -
 
     All loops live throughout; in each round the groups take turns of `seconds`.
     """
-    loops = {name: [Loop(setting) for setting in settings] for name, settings in groups.items()}
     results: dict[str, list[float]] = {name: [] for name in groups}
-    for _ in range(rounds):
-        for name, group in loops.items():
-            time.sleep(1)  # the workers of the standard loop still fill their queue
-            for loop in group:
-                loop.begin(seconds)
-            results[name].append(sum(loop.images_per_second() for loop in group))
-    for group in loops.values():
-        for loop in group:
-            loop.end()
+    with running([setting for settings in groups.values() for setting in settings]) as loops:
+        waiting = iter(loops)
+        members = {name: [next(waiting) for _ in settings] for name, settings in groups.items()}
+        for _ in range(rounds):
+            for name, group in members.items():
+                time.sleep(1)  # the workers of the standard loop still fill their queue
+                results[name].append(together(group, seconds))
     return results
 
 
@@ -111,20 +160,23 @@ class _Images(Dataset[tuple[Any, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(transforms.functional.to_pil_image(self.images[index])), self.labels[index]
+        return self.transform(self.images[index]), self.labels[index]
 
 
 def _standard(setting: Setting, data: TrainingData, device: torch.device) -> Iterator[None]:
     """Train for ever, a batch a step, as tutorials do."""
+    from torchvision import transforms  # takes as long to import as torch, and the other loops do without
+
     transform = transforms.Compose(
         [
+            transforms.ToPILImage(),
             transforms.RandomCrop(data.size, padding=4),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize(data.mean, data.std),
         ]
     )
-    model = ResNet(NETWORKS[setting.network]).to(device).train()
+    model = ResNet(fitted(setting.network, data)).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
     loader = DataLoader(
         _Images(data, transform),
@@ -146,13 +198,8 @@ def _standard(setting: Setting, data: TrainingData, device: torch.device) -> Ite
 
 def _ours(setting: Setting, data: TrainingData, device: torch.device) -> Iterator[None]:
     """Train for ever, a batch a step, by our parts."""
-    if not setting.captured:
-        step.WARM_UP = 10**9
     recipe = TrainSpec(epochs=1, batch_size=setting.batch, precision=setting.precision, augment=AugmentSpec())
-    state = TrainState.new(NETWORKS[setting.network], recipe, device)
-    state.model.train()
-    augmenter = Augmenter(data.train.images, recipe.augment, data.mean, data.std)
-    stepper = Stepper(state, augmenter, data.train.labels, setting.batch)
+    stepper = stepper_for(TrainState.new(fitted(setting.network, data), recipe, device), data)
     while True:
         order = torch.randperm(len(data.train), device=device)
         for i in range(0, len(order) - setting.batch + 1, setting.batch):
@@ -161,7 +208,7 @@ def _ours(setting: Setting, data: TrainingData, device: torch.device) -> Iterato
 
 
 def _serve(connection: Connection, setting: Setting) -> None:
-    """Answer each number of seconds received with the images per second of training that long."""
+    """Warm up when told to; then answer each number of seconds with the images per second of training that long."""
     if setting.threads:
         torch.set_num_threads(setting.threads)
     device = pick_device(setting.device)
@@ -170,8 +217,10 @@ def _serve(connection: Connection, setting: Setting) -> None:
     data = load_training(setting.source, val_fraction=0.1, seed=0, cache=default_cache()).to(device)
     loop = (_ours if setting.kind == "ours" else _standard)(setting, data, device)
     at_once = 20 if device.type == "cuda" else 1  # steps between looks at the clock, for which the host must wait
-    for _ in range(5):
+    connection.recv()
+    for _ in range(SETTLING if device.type == "cuda" else 5):
         next(loop)
+    wait_for(device)
     connection.send("ready")
     while seconds := connection.recv():
         next(loop)  # whatever was swapped out while the others ran comes back

@@ -196,8 +196,8 @@ def parse(main: Callable[[], Any], argv: list[str], monkeypatch: pytest.MonkeyPa
     class ReadError(Exception):
         """It has."""
 
-    def parse_only(self: argparse.ArgumentParser) -> None:
-        whole(self)
+    def parse_only(self: argparse.ArgumentParser, *words: list[str]) -> None:
+        whole(self, *words)
         raise ReadError
 
     monkeypatch.setattr(sys, "argv", argv)
