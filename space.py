@@ -10,9 +10,9 @@ Two rules keep the sampler's model of the space whole (TPE drops a parameter fro
 trial lacks it or has it with other bounds):
 
 - every trial suggests every parameter, always with the same bounds, also those that its network does not use;
-- width is not drawn. It is solved: the widest network whose parameter count stays within `fill` x budget (and whose
-  multiply-adds within `fill` x their limit, if there is one), every width a multiple of 8. So no trial is over the
-  budget, and none is thrown away for it.
+- width is not drawn. It is solved: the widest network whose parameter count stays within `budget_fraction` x budget
+  (and whose multiply-adds stay within `budget_fraction` x their limit, if there is one), every width a multiple of 8.
+  So no trial is over the budget, and none is thrown away for it.
 """
 
 import math
@@ -124,7 +124,9 @@ class Space(Frozen):
     """
 
     # The network
-    fill: Number[Share] = _described(Range(low=0.5, high=1.0), "share of the budget that the network may take")
+    budget_fraction: Number[Share] = _described(
+        Range(low=0.5, high=1.0), "share of the budget that the network may take"
+    )
     stages: Number[Stages] = _described(Range(low=3, high=5), "each but the first halves height and width")
     blocks: Number[Positive] = _described(Range(low=1, high=8), "residual blocks in each stage")
     growth: Number[Growth] = _described(
@@ -141,7 +143,7 @@ class Space(Frozen):
     stem_kernel: Choice[Kernel] = (1, 3, 5)
     stem_stride: Choice[Stride] = 1
     stem_pool: Choice[bool] = False
-    se_ratio: Choice[Count] = (0, 16)
+    se_reduction: Choice[Count] = (0, 16)
     norm: Choice[Norm] = "batch"
 
     # The optimizer and its schedule
@@ -183,7 +185,7 @@ class Space(Frozen):
 
 
 GROUPS = {
-    "fill": (
+    "budget_fraction": (
         "The network",
         "`blocks` and `growth` are drawn once for each stage: the parameters are `blocks_1`, ..., `growth_2`, ...",
     ),
@@ -280,7 +282,7 @@ def parameter_names(space: Space) -> list[str]:
 def is_architecture(name: str) -> bool:
     """Whether a parameter is the network's; the others are the recipe's, dropout among them."""
     first = name.rsplit("_", 1)[0]
-    return name in {"fill", "stages", *_SHRINKS} or first in {"blocks", "growth"}
+    return name in {"budget_fraction", "stages", *_SHRINKS} or first in {"blocks", "growth"}
 
 
 REGULARISERS = (
@@ -309,12 +311,12 @@ def _dimensions(space: Space) -> Iterator[tuple[str, Any]]:
             yield name, dimension
 
 
-def recipe(draw: Draw, *, epochs: int, seed: int, precision: Precision, part: float = 1.0) -> TrainSpec:
-    """The recipe that a draw describes, for a run of `epochs` on a `part` of the training images."""
+def recipe(draw: Draw, *, epochs: int, seed: int, precision: Precision, data_fraction: float = 1.0) -> TrainSpec:
+    """The recipe that a draw describes, for a run of `epochs` on the share `data_fraction` of the training images."""
     optimizer = draw["optimizer"]
     return TrainSpec(
         epochs=epochs,
-        part=part,
+        data_fraction=data_fraction,
         seed=seed,
         precision=precision,
         optimizer=optimizer,
@@ -335,10 +337,10 @@ class Madds(NamedTuple):
 def network(
     draw: Draw, space: Space, budget: int, *, in_channels: int, num_classes: int, madds: Madds | None = None
 ) -> ResNetSpec:
-    """The widest network of the drawn shape with at most `fill` x `budget` parameters, and `fill` x `madds`.
+    """The widest network of the drawn shape within the drawn `budget_fraction` of `budget`, and of `madds`.
 
-    A shape whose narrowest network takes more than its `fill` is built as that narrowest network, where budget and
-    `madds` hold it; where not, the shape is made smaller by `_smaller` until they do.
+    A shape whose narrowest network takes more than that fraction is built as that narrowest network, if `budget` and
+    `madds` allow it; if not, the shape is made smaller by `_smaller` until they do.
 
     Raises:
         ValueError: budget or `madds` is less than the smallest network of the space takes.
@@ -349,7 +351,7 @@ def network(
     for shape in _smaller(draw, space):
         narrowest = _build(shape, WIDTH_STEP, task)
         if all(cost(narrowest) <= most for cost, most in costs):
-            limits = [(cost, max(shape["fill"] * most, cost(narrowest))) for cost, most in costs]
+            limits = [(cost, max(shape["budget_fraction"] * most, cost(narrowest))) for cost, most in costs]
             return _build(shape, _widest(shape, limits, task), task)
     raise ValueError(f"no network of this space has at most {budget:,} parameters{f' and {madds}' if madds else ''}")
 
@@ -371,7 +373,7 @@ def smallest(space: Space, *, in_channels: int, num_classes: int) -> ResNetSpec:
 def _smallest(space: Space) -> Draw:
     """The shape of the smallest network: every number at its least, and of the unordered choices the cheapest."""
     # Of the ratios, 0 costs nothing, and the least most; of the stem's widths, 0 is that of the first stage.
-    unordered = ("block", "shortcut_norm", "norm", "se_ratio", "stem_width")
+    unordered = ("block", "shortcut_norm", "norm", "se_reduction", "stem_width")
     shapes = (
         {**_lowest(space), **dict(zip(unordered, values, strict=True))}
         for values in product(*(_values(getattr(space, name)) for name in unordered))
@@ -400,7 +402,7 @@ def as_parameters(
     # Half a parameter more than it has: the widest network within that is this one.
     costs = _costs(budget, madds)
     share = max((cost(wanted) + 0.5) / most for cost, most in costs)
-    values["fill"] = min(max(share, _bounds(space.fill)[0]), _bounds(space.fill)[1])
+    values["budget_fraction"] = min(max(share, _bounds(space.budget_fraction)[0]), _bounds(space.budget_fraction)[1])
     values |= {name: value for name, value in recipe_values.items() if name in free}
     if any(name not in dimensions or not _holds(dimensions[name], value) for name, value in values.items()):
         return None

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from search.names import shipped_studies
+from search.completion import shipped_studies
 from search.spec import load_study
 from train_core.specs import Precision
 
@@ -77,7 +77,7 @@ def train_draws(case: Case) -> None:
     import torch
 
     import space as search_space
-    from search.study import Task, madds_limit
+    from search.study import DataShape, madds_limit
     from train_core.data import Split
     from train_core.loop import evaluate
     from train_core.specs import num_madds
@@ -86,7 +86,7 @@ def train_draws(case: Case) -> None:
 
     torch.set_num_threads(case.threads)
     spec = load_study(case.study, {})
-    task = Task(fingerprint="", in_channels=case.channels, num_classes=10, size=(case.side, case.side))
+    task = DataShape(fingerprint="", in_channels=case.channels, num_classes=10, size=(case.side, case.side))
     trial = search_space.RandomTrial(random.Random(case.seed))
     torch.manual_seed(case.seed)
     shape = (case.batch, case.side, case.side, case.channels)

@@ -24,7 +24,8 @@ from train_core import checkpoint
 from train_core.data import NAMED, Split, TrainingData, default_cache, load_training
 from train_core.device import describe, pick_precision, release_memory, set_up, wait_for
 from train_core.loop import evaluate, latency, train
-from train_core.specs import AugmentSpec, OptimizerName, Precision, ResNetSpec, TrainSpec, num_madds
+from train_core.optimizers import OptimizerName
+from train_core.specs import AugmentSpec, Precision, ResNetSpec, TrainSpec, num_madds
 from train_core.state import TrainState
 from train_core.step import Stepper
 
@@ -213,7 +214,7 @@ def few_of(source: str, size: Size, folder: Path) -> str:
     data = loaded(source)
     arrays: dict[str, Any] = {"classes": np.array(data.classes)}
     for name, split in (("train", data.train), ("val", data.val)):
-        chosen = split.part(min(1.0, size.train / len(data.train)), seed=0)
+        chosen = split.subset(min(1.0, size.train / len(data.train)), seed=0)
         arrays[f"x_{name}"], arrays[f"y_{name}"] = split.images[chosen].numpy(), split.labels[chosen].numpy()
     file = folder / f"{data.name}.npz"
     np.savez(file, **arrays)
@@ -533,10 +534,10 @@ def _typical(bench: Bench, size: Size) -> Row:
     """The median network of the search's space, and in which precision it trains fastest."""
     from search.plan import fastest_precision, survey
     from search.spec import load_study
-    from search.study import task_of
+    from search.study import data_shape_of
 
     lab = Lab(bench)
-    found = survey(load_study(size.study, {"data": bench.source, **size.flags}), task_of(lab.data))
+    found = survey(load_study(size.study, {"data": bench.source, **size.flags}), data_shape_of(lab.data))
     fastest, seconds = fastest_precision(found, lab.data)
     times = {f"{precision}, ms a step": 1000 * step_s for precision, step_s in seconds.items()}
     return {"network": str(found.typical), "precision": f"{fastest} is the fastest" if times else fastest, **times}
@@ -555,7 +556,7 @@ def long_run(bench: Bench, clock: Clock) -> Iterator[Row]:
     if not (runs / RUN).exists():
         raise RuntimeError("there is no search whose best trial could be trained: measure the section `search`, too")
     best = open_study(find_run(runs, RUN)).best_trial
-    recipe = recipe_of(best).model_copy(update={"epochs": PILOT, "part": 1.0})
+    recipe = recipe_of(best).model_copy(update={"epochs": PILOT, "data_fraction": 1.0})
     began = time.perf_counter()
     seconds, saving = _pilot(bench, network_of(best), recipe)
     cost = time.perf_counter() - began  # once more: images are read, algorithms are chosen, the test split is scored

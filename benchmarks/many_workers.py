@@ -31,12 +31,12 @@ import optuna
 from optuna.trial import TrialState
 
 from search import study as studies
+from search.heartbeat import Worker
 from search.run_folder import RunFolder
 from search.spec import StudySpec, load_study
 from search.storage import Address, parse_address
-from search.study import NAMED_TASKS
+from search.study import NAMED_SHAPES
 from search.trials import DUPLICATE, REPEATED, SURPLUS, counts, ended, params_of, root_of, was_interrupted
-from search.worker import Worker
 from tests.support.postgres import server
 from tests.support.trainers import FakeTrainer, Silent
 from train_core.specs import ResNetSpec, TrainSpec, num_params
@@ -58,7 +58,7 @@ def spec_of(trials: int) -> StudySpec:
 
 def work(folder: RunFolder, trials: int, epoch_s: float) -> None:
     """What one process does."""
-    spec, task = spec_of(trials), NAMED_TASKS["cifar10"]
+    spec, task = spec_of(trials), NAMED_SHAPES["cifar10"]
     folder.create()
     study, _ = studies.join(folder, spec, task)
     with Worker(folder, study) as worker:

@@ -11,7 +11,7 @@ from subprocess import DEVNULL
 from unittest import mock
 
 CONTROL = "nvidia-cuda-mps-control"
-PATIENCE_S = 10.0  # with the daemon, to start, to answer or to quit
+TIMEOUT_S = 10.0  # with the daemon, to start, to answer or to quit
 
 
 def is_installed() -> bool:
@@ -32,7 +32,7 @@ def running(folder: Path) -> Iterator[None]:
         with mock.patch.dict(os.environ, _places(folder)):
             try:
                 # Its output is not read: the daemon would hold the pipe open for as long as it lives.
-                subprocess.run([CONTROL, "-d"], check=True, timeout=PATIENCE_S, stdout=DEVNULL, stderr=DEVNULL)
+                subprocess.run([CONTROL, "-d"], check=True, timeout=TIMEOUT_S, stdout=DEVNULL, stderr=DEVNULL)
             except (OSError, subprocess.SubprocessError) as error:
                 raise RuntimeError(f"{CONTROL} could not be started ({error})") from error
             yield
@@ -64,7 +64,13 @@ def stop(folder: Path) -> None:
 def _ask(folder: Path, command: str) -> str:
     environment = {**os.environ, **_places(folder)}
     asked = subprocess.run(
-        [CONTROL], input=f"{command}\n", env=environment, check=True, timeout=PATIENCE_S, capture_output=True, text=True
+        [CONTROL],
+        input=f"{command}\n",
+        env=environment,
+        check=True,
+        timeout=TIMEOUT_S,
+        capture_output=True,
+        text=True,
     )
     return asked.stdout
 

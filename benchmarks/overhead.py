@@ -29,16 +29,16 @@ import torch
 from benchmarks.many_workers import storage_of
 from search import study as studies
 from search.console import StudyProgress, logged_to
+from search.heartbeat import Worker
 from search.notes import NotedEvents
-from search.prepare import prepare
 from search.report import read_results, write_report
 from search.run_folder import RunFolder, write_text
+from search.session import prepare
 from search.spec import StudySpec, load_study
-from search.study import NAMED_TASKS
+from search.study import NAMED_SHAPES
 from search.terminal import console
 from search.trainer import Trainer
 from search.trials import ended
-from search.worker import Worker
 from tests.support.runs import distributions_of, finished_trial
 from tests.support.trainers import FakeTrainer, Silent
 from train_core.results import EpochResult
@@ -80,7 +80,7 @@ def storage(kind: str) -> None:
             for size in SIZES:
                 there = len(study.get_trials(deepcopy=False))
                 for _ in range(min(size, MADE) - there):
-                    study.add_trial(finished_trial(generator, distributions, spec, NAMED_TASKS["cifar10"]))
+                    study.add_trial(finished_trial(generator, distributions, spec, NAMED_SHAPES["cifar10"]))
                 if size > MADE:
                     copy_trials(folder.address.url, size - max(there, MADE))
                 opened = time.perf_counter()
@@ -121,7 +121,7 @@ def report() -> None:
         study = studies.open_study(folder, create=True)
         distributions = distributions_of(study, spec)
         for _ in range(MADE):
-            study.add_trial(finished_trial(generator, distributions, spec, NAMED_TASKS["cifar10"]))
+            study.add_trial(finished_trial(generator, distributions, spec, NAMED_SHAPES["cifar10"]))
         copy_trials(folder.address.url, SIZES[-1] - MADE)
         started = time.perf_counter()
         results = read_results(folder)
@@ -172,7 +172,7 @@ COPIED = {
 
 def run_to(study: optuna.Study, spec: StudySpec, trainer: Clock, worker: Worker) -> None:
     """Run trials that take no time."""
-    studies.run(study, spec, NAMED_TASKS["cifar10"], trainer, Silent(), worker=worker, precision="fp32")
+    studies.run(study, spec, NAMED_SHAPES["cifar10"], trainer, Silent(), worker=worker, precision="fp32")
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
@@ -200,7 +200,7 @@ def share(study_name: str, data_name: str, trials: int, before: int) -> None:
         folder = RunFolder(Path(runs) / "study")
         folder.create()
         where, precision, data = prepare(spec, "cpu")
-        task = studies.task_of(data)
+        task = studies.data_shape_of(data)
         study, _ = studies.join(folder, spec, task)
         if before:
             distributions = distributions_of(study, spec)

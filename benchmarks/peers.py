@@ -49,10 +49,10 @@ from optuna.trial import FrozenTrial, TrialState
 import space
 from benchmarks.surrogate import CHANCE, FULL, RUNS, STUDY, Params, Surrogate, network
 from search import study as studies
+from search.heartbeat import Worker
 from search.ladder import choose
 from search.spec import PhasesSpec
-from search.study import NAMED_TASKS
-from search.worker import Worker
+from search.study import NAMED_SHAPES
 from tests.support.trainers import Silent
 from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec, num_params
@@ -165,7 +165,9 @@ class _ShortRuns(Silent):
         self.training = True
         try:
             surrogate, seed = self.account.surrogate, self.account.seed
-            curve = surrogate.part(params, seed) if recipe.part < 1 else surrogate.run(params, recipe.epochs, seed)
+            curve = (
+                surrogate.part(params, seed) if recipe.data_fraction < 1 else surrogate.run(params, recipe.epochs, seed)
+            )
             for epoch, accuracy in enumerate(curve, 1):
                 self.account.pay(params, 1)
                 yield EpochResult(
@@ -219,7 +221,7 @@ def ours(account: Account, *, held: Params | None = None, **changes: Any) -> Non
         studies.run(
             study,
             spec.model_copy(update={"trials": trials}),
-            NAMED_TASKS["cifar10"],
+            NAMED_SHAPES["cifar10"],
             short_runs,
             short_runs,
             worker=worker,
@@ -237,7 +239,7 @@ def ours(account: Account, *, held: Params | None = None, **changes: Any) -> Non
 
 def ours_all(account: Account) -> None:
     """Short runs on all images."""
-    ours(account, short_images="all")
+    ours(account, short_run_images="all")
 
 
 def ours_held(account: Account) -> None:
@@ -302,7 +304,7 @@ def tpe_drawn_width(account: Account, *, constraint: bool) -> None:
     low, high, step = WIDTHS
     for _ in range(DRAWS):
         trial = study.ask()
-        draw = dict(space.suggest(trial, STUDY.space.model_copy(update={"fill": 1.0})))
+        draw = dict(space.suggest(trial, STUDY.space.model_copy(update={"budget_fraction": 1.0})))
         width = trial.suggest_int("width", low, high, step=step)
         parameters = num_params(widened(draw, width))
         if constraint:
@@ -312,7 +314,7 @@ def tpe_drawn_width(account: Account, *, constraint: bool) -> None:
             continue
         # The widest network within half a parameter more than it has is this one.
         drawn = {name: value for name, value in trial.params.items() if name != "width"}
-        study.tell(trial, account.full({**drawn, "fill": (parameters + 0.5) / STUDY.budget}))
+        study.tell(trial, account.full({**drawn, "budget_fraction": (parameters + 0.5) / STUDY.budget}))
 
 
 def widened(draw: space.Draw, width: int) -> ResNetSpec:

@@ -15,11 +15,11 @@ import argparse
 from pathlib import Path
 
 from search import api, full_runs
-from search.names import shipped_studies
+from search.completion import shipped_studies
+from search.formatting import percent
 from search.promotions import winner
 from search.published import Reproduction
 from search.spec import load_study, parse_budget
-from search.words import percent
 
 BEST_SEARCHED = {"keller": "D9"}  # its best row starts from ImageNet, which no search does
 HEAD = """\

@@ -53,7 +53,7 @@ def searched(data: str, seed: int, method: str) -> dict[str, Any]:
     """What a search and a promotion come to."""
     images = "part" if method == "ours" else "all"
     with tempfile.TemporaryDirectory() as folder:
-        flags = {"data": data, "trials": TRIALS, "seed": seed, "short_images": images}
+        flags = {"data": data, "trials": TRIALS, "seed": seed, "short_run_images": images}
         api.run(str(STUDY), flags, runs=Path(folder), name="bench", device="cpu")
         best = winner(full_runs.promote("bench", runs=Path(folder), top=TOP, device="cpu"))
     spec = load_study(str(STUDY), flags)

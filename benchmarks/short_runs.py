@@ -172,9 +172,9 @@ def run(network: ResNetSpec, recipe: TrainSpec, name: str, data: TrainingData, t
                 entry["last_val_accuracy"] = _accuracy(state.model, data.val, data, recipe)
             curve.append(entry)
         if share < 1:
-            curve[-1]["val_accuracy"] = _accuracy(state.scored, data.val, data, recipe)
+            curve[-1]["val_accuracy"] = _accuracy(state.eval_model, data.val, data, recipe)
             curve[-1]["last_val_accuracy"] = _accuracy(state.model, data.val, data, recipe)
-        tested = [_accuracy(model, test, data, recipe) for model in (state.model, state.scored)]
+        tested = [_accuracy(model, test, data, recipe) for model in (state.model, state.eval_model)]
     except DivergedError as error:
         diverged = str(error)
     rounded = [{key: round(value, 5) for key, value in entry.items()} for entry in curve]

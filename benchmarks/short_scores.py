@@ -232,7 +232,7 @@ def _factors(params: dict[str, Any]) -> list[float]:
         float(rate) * (optimizer == "adamw"),
         float(rate**2),
         float(params["batch_size"] == 64),
-        float(params["fill"]),
+        float(params["budget_fraction"]),
     ]
 
 

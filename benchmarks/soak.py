@@ -101,7 +101,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         path = run.promotion(result.trial, result.recipe.epochs, result.seed).checkpoint
         state = checkpoint.load(path, torch.device("cpu"))
         digest = hashlib.sha256()
-        for tensor in state.kept.state_dict().values():
+        for tensor in state.final_model.state_dict().values():
             digest.update(tensor.contiguous().numpy().tobytes())
         weights.append(digest.hexdigest())
     return {

@@ -45,7 +45,7 @@ RUNS = Path(__file__).with_name("short_runs.jsonl")
 STUDY: StudySpec = load_study(str(Path(__file__).with_name("short_runs.toml")), {"data": "cifar10"})
 SHORT, DOUBLE, FULL = 6, 12, 40  # epochs of the measured runs
 CHANCE = 0.1  # of ten classes
-FEWEST = 8  # configurations to fit to
+MIN_PAIRS = 8  # configurations to fit to
 DRAWS = 300  # to say what the surrogate is like
 WAVES = 200  # that a random function is made of
 REACH = 3.0  # how far a random function reaches, in the units of `encode`: with one choice changed it correlates by 0.8
@@ -179,8 +179,8 @@ class Surrogate:
     """
 
     def __init__(self, lines: Sequence[Mapping[str, Any]], models: Sequence[str] = MODELS) -> None:
-        if len(lines) < FEWEST:
-            raise ValueError(f"{len(lines)} configurations are too few for a surrogate: {FEWEST} at least")
+        if len(lines) < MIN_PAIRS:
+            raise ValueError(f"{len(lines)} configurations are too few for a surrogate: {MIN_PAIRS} at least")
         self.configs = len(lines)
         self.rows = np.array([Curves.measured(line["runs"]).as_row() for line in lines])
         self.noise = Noise.measured(lines)
@@ -295,7 +295,7 @@ class Surrogate:
 
 
 def network(params: Params) -> ResNetSpec:
-    """The network of a configuration: the widest of its shape within its `fill` of the budget."""
+    """The network of a configuration: the widest of its shape within its `budget_fraction` of the budget."""
     draw = {**_fixed(STUDY.space), **params}
     return space.network(draw, STUDY.space, STUDY.budget, in_channels=3, num_classes=10)
 

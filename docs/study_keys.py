@@ -26,9 +26,9 @@ that ship with the tool are in `studies/`; a file of your own is given by its pa
     search count my-study.toml
 
 A key that is left out has its default. Flags win over the file: `--budget`, `--trials` and the like are for one run,
-the file is for what stays (`--images` is `short_images`). An unknown key, a value out of range or a file that is not
-TOML is refused in one line that names it and says which key was probably meant. A file is read as data; nothing in it
-is executed.
+the file is for what stays (`--images` is `short_run_images`). An unknown key, a value out of range or a file that is
+not TOML is refused in one line that names it and says which key was probably meant. A file is read as data; nothing in
+it is executed.
 
 The smallest study file has two lines, since two keys have no default:
 

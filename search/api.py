@@ -22,22 +22,22 @@ from search.console import StudyProgress, logged_to, say_outcome, say_plan
 from search.dashboard import listening, open_browser
 from search.errors import SpecError
 from search.export import chosen, export_model
+from search.heartbeat import Worker
 from search.interrupt import stop_requested
 from search.notes import NotedEvents, publish
 from search.plan import SAMPLES, estimate, survey
 from search.predict import Prediction, classify
-from search.prepare import load, prepare
+from search.ray_workers import run_workers
 from search.report import read_results, write_report
 from search.run_folder import RunFolder, control_name, find_run, new_run, promoted, write_json
+from search.session import load, prepare
 from search.spec import CONTROLS, StudySpec, load_study, short_count
 from search.storage import address_of, is_loopback, serve
-from search.study import NAMED_TASKS, Task, fitted, task_of
+from search.study import NAMED_SHAPES, DataShape, data_shape_of, fitted
 from search.terminal import console, say
 from search.trainer import Trainer
 from search.trials import ended, root_of
 from search.version import version
-from search.worker import Worker
-from search.workers import run_workers
 from train_core import checkpoint
 from train_core.data import NAMED, TrainingData
 from train_core.device import describe, gpu_index, release_memory
@@ -91,11 +91,11 @@ def run(
         raise SpecError("--ray-address places workers on several machines: give a --storage that they share")
     # On a cluster it is for each worker to find its device: this machine may have none.
     where, precision, data = prepare(spec, device if ray_address is None or device == "cpu" else "auto")
-    found = survey(spec, task_of(data))
+    found = survey(spec, data_shape_of(data))
 
     folder.create()
     with logged_to(folder):
-        optuna_study, baselines = studies.join(folder, spec, task_of(data))
+        optuna_study, baselines = studies.join(folder, spec, data_shape_of(data))
         facts = _facts(spec, data, where, precision, folder)
         write_json(folder.facts, facts | {"promoted": promoted(folder)})
         with Worker(folder, optuna_study) as worker:
@@ -111,7 +111,7 @@ def run(
                     if placed:
                         release_memory(where)  # of the estimate
                         theirs = where.type if ray_address is None else device
-                        studies.be_patient_until(optuna_study, stop)
+                        studies.stop_retrying_when(optuna_study, stop)
                         run_workers(
                             workers,
                             partial(_work, folder.absolute(), spec, theirs, until),
@@ -155,7 +155,7 @@ def _search(
     studies.run(
         study,
         spec,
-        task_of(data),
+        data_shape_of(data),
         Trainer(folder, data, where, stop),
         NotedEvents(study, spec.budget, progress),
         worker=worker,
@@ -215,7 +215,7 @@ def export(name: str | None, *, runs: Path, trial: int | None = None, fmt: str, 
     run = chosen(folder, trial)
     study = studies.open_study(folder)
     data = load(spec)
-    studies.check(study, spec, task_of(data), folder)
+    studies.check(study, spec, data_shape_of(data), folder)
     return export_model(folder, run, spec, data, known, trials=len(ended(study)))
 
 
@@ -274,7 +274,7 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
 
     """
     spec = load_study(study, flags)
-    task = NAMED_TASKS.get(spec.data) or task_of(load(spec))
+    task = NAMED_SHAPES.get(spec.data) or data_shape_of(load(spec))
     found = survey(spec, task)
     limit = f", at most {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
     lines = [f"{study}: {spec.data}, budget {spec.budget:,}{limit}"]
@@ -287,7 +287,7 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _counted(name: str, network: ResNetSpec, task: Task) -> str:
+def _counted(name: str, network: ResNetSpec, task: DataShape) -> str:
     madds = num_madds(network, task.size)
     return f"{name:<22} {num_params(network):>12,} parameters {madds:>14,} multiply-adds  {network}"
 

@@ -8,11 +8,11 @@ from typing import cast
 
 import torch
 
+from search.formatting import count, duration, mean_and_deviation, percent, short_run
 from search.promotions import Promotion
 from search.run_folder import card_of
 from search.spec import StudySpec
 from search.version import version
-from search.words import count, duration, mean_and_deviation, percent, short_run
 from train_core.data import TrainingData
 from train_core.datasets import DATASETS, DatasetName
 from train_core.deploy import Description

@@ -20,18 +20,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.console import interval
 from search.fidelity import Fidelity, advice
+from search.formatting import count, duration, mean_and_deviation, percent, short_run
 from search.ladder import recipe_of
 from search.promotions import Promotion
 from search.spec import StudySpec, known_results
-from search.trials import gave_nothing, seconds_of
-from search.words import count, duration, mean_and_deviation, percent, short_run
+from search.trials import failed_or_diverged, seconds_of
 from space import parameters
 
-MOST_POINTS = 2000  # drawn in a chart: more makes the page slow and shows no more
-MOST_BARS = 15  # parameters in the chart of importances
-MOST_LEARNT = 500  # trials that the importances are learnt from: 10,000 take minutes, these some seconds
-MOST_NAMED = 12  # learning curves with a colour and dash, and a place in the legend, of their own
-MOST_LINES, MOST_AXES, MOST_TICKS = 500, 16, 8  # in the parallel coordinates; ticks, where each value has one
+MAX_POINTS = 2000  # drawn in a chart: more makes the page slow and shows no more
+MAX_BARS = 15  # parameters in the chart of importances
+MAX_LEARNT = 500  # trials that the importances are learnt from: 10,000 take minutes, these some seconds
+MAX_NAMED = 12  # learning curves with a colour and dash, and a place in the legend, of their own
+MAX_LINES, MAX_AXES, MAX_TICKS = 500, 16, 8  # in the parallel coordinates; ticks, where each value has one
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, but for the two that vanish on white or on black.
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -78,7 +78,7 @@ class Results:
             ValueError: it cannot be told from these trials.
 
         """
-        learnt = _thinned(self.complete, MOST_LEARNT)
+        learnt = _thinned(self.complete, MAX_LEARNT)
         varied = _varied({name for trial in learnt for name in trial.params}, learnt)
         if len({score_of(trial) for trial in learnt}) < 2 or not varied:
             there = count(len(learnt), "complete trial")
@@ -103,7 +103,7 @@ class Chart:
 
 def history_chart(results: Results) -> Chart:
     """Each trial's score against its number, and the best so far."""
-    title, trials = "Trials in order", _thinned(results.trials, MOST_POINTS)
+    title, trials = "Trials in order", _thinned(results.trials, MAX_POINTS)
     if not trials:
         return Chart(title, "No trial has ended yet.")
     edge = max(min((score_of(trial) for trial in trials if trial.intermediate_values), default=0) - 0.05, 0)
@@ -126,7 +126,7 @@ def history_chart(results: Results) -> Chart:
 
 def size_chart(results: Results) -> Chart:
     """Parameters against accuracy: what size buys."""
-    title, trials, budget = "Size and accuracy", _thinned(results.complete, MOST_POINTS), results.spec.budget
+    title, trials, budget = "Size and accuracy", _thinned(results.complete, MAX_POINTS), results.spec.budget
     if not trials:
         return Chart(title, "No trial is complete yet.")
     front = _records(sorted(results.complete, key=lambda trial: (parameters_of(trial), -score_of(trial))))
@@ -244,7 +244,7 @@ def short_curves_chart(results: Results) -> Chart:
     curves = [*results.complete, *early]
     if not curves:
         return Chart(title, "No trial has finished an epoch yet.")
-    shown = _thinned(curves, MOST_POINTS // results.spec.epochs)
+    shown = _thinned(curves, MAX_POINTS // results.spec.epochs)
     groups: dict[str, tuple[list[FrozenTrial], dict[str, Any]]] = {  # one over the other, the best on top
         "ended early": (
             [trial for trial in shown if trial.state != TrialState.COMPLETE],
@@ -283,9 +283,9 @@ def full_curves_chart(results: Results) -> Chart:
                 epoch.val_accuracy,
                 f"{_about_full(run)}<br>{percent(epoch.val_accuracy)} at epoch {epoch.epoch}",
             )
-            for epoch in _thinned(run.history, MOST_POINTS // len(runs))
+            for epoch in _thinned(run.history, MAX_POINTS // len(runs))
         ]
-        if i >= MOST_NAMED:
+        if i >= MAX_NAMED:
             others += [*points, (None, None, "")]
             continue
         line = {"color": (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)[i % 6], "dash": ("solid", "dot")[i // 6]}
@@ -311,7 +311,7 @@ def fidelity_chart(results: Results) -> Chart:
             "Not measured yet: `search fidelity` trains trials of every score at length and compares. Published "
             "measurements say that short runs find the good third but cannot order it.",
         )
-    short, shown = found.short, _thinned(found.short.pairs, MOST_POINTS)
+    short, shown = found.short, _thinned(found.short.pairs, MAX_POINTS)
     length = count(short.epochs, "epoch")
     traces = []
     for i, family in enumerate(sorted({pair.family for pair in shown})):
@@ -345,14 +345,14 @@ def importance_chart(results: Results) -> Chart:
         shares = results.importances
     except ValueError as error:
         return Chart(title, f"Not known: {error}")
-    top = dict(list(shares.items())[:MOST_BARS])
+    top = dict(list(shares.items())[:MAX_BARS])
     bars = go.Bar(x=[float(share) for share in top.values()], y=list(top), orientation="h", marker={"color": BLUE})
     bars.update(hovertext=[f"{name}: {percent(share)}" for name, share in top.items()], hoverinfo="text")
     figure = _figure([bars], "Importance (% of all parameters')", None)
     figure.update_layout(xaxis={"tickformat": ".2~%"}, yaxis={"autorange": "reversed", "tickformat": ""})
     words = "How much of the spread of the short scores each parameter explains by itself (fANOVA), from "
-    words += count(min(len(trials), MOST_LEARNT), "complete trial")
-    words += f" of {len(trials):,}, evenly from the best to the worst." if len(trials) > MOST_LEARNT else "."
+    words += count(min(len(trials), MAX_LEARNT), "complete trial")
+    words += f" of {len(trials):,}, evenly from the best to the worst." if len(trials) > MAX_LEARNT else "."
     if len(trials) < 5 * len(shares):
         words += f" That is few for {count(len(shares), 'parameter')}: a hint, no more."
     return Chart(title, words + _left_out(len(top), len(shares), "parameters, the most important"), figure)
@@ -360,13 +360,13 @@ def importance_chart(results: Results) -> Chart:
 
 def space_chart(results: Results) -> Chart:
     """A line for each complete trial through all that it drew."""
-    title, trials = "What was drawn", _thinned(results.complete, MOST_LINES)
+    title, trials = "What was drawn", _thinned(results.complete, MAX_LINES)
     there, order = _varied(parameters(results.spec.space), trials), "the first"
     with suppress(ValueError):
         rank = {name: i for i, name in enumerate(results.importances)}
         there.sort(key=lambda name: rank.get(name, len(rank)))
         order = "those that mattered most"
-    varied = there[:MOST_AXES]
+    varied = there[:MAX_AXES]
     if len(trials) < 2 or not varied:
         return Chart(title, "It takes two complete trials that differ.")
     trials = trials[::-1]  # the best are drawn last, on top
@@ -394,7 +394,7 @@ def _axis(name: str, values: list[Any]) -> dict[str, Any]:
     """One axis of parallel coordinates: numbers as they are, anything else by its place in the alphabet."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         distinct = sorted(set(values))
-        if len(distinct) <= MOST_TICKS:
+        if len(distinct) <= MAX_TICKS:
             return {
                 "label": name,
                 "values": values,
@@ -515,7 +515,7 @@ def parameters_of(trial: FrozenTrial) -> int:
 
 def verdict_of(trial: FrozenTrial) -> str:
     """One of `VERDICTS`."""
-    if gave_nothing(trial):
+    if failed_or_diverged(trial):
         return "failed or diverged"
     return "pruned" if trial.state == TrialState.PRUNED else "complete"
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from search.storage import write_patiently
+from search.storage import write_with_retries
 from train_core import checkpoint
 from train_core.state import TrainState
 
@@ -38,4 +38,4 @@ class PacedCheckpoints:
 
 def save_checkpoint(state: TrainState, path: Path, stop: Callable[[], bool]) -> None:
     """Save a checkpoint; where the disk is full, try again until it is not, or until `stop` says so."""
-    write_patiently(lambda: checkpoint.save(state, path), path, stop)
+    write_with_retries(lambda: checkpoint.save(state, path), path, stop)

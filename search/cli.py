@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from search.completion import RUNS, complete_report, complete_run, complete_study
 from search.interrupt import end_on_sigterm
-from search.names import RUNS, complete_report, complete_run, complete_study
 
 app = typer.Typer(
     add_completion=True,
@@ -93,7 +93,7 @@ def run(
         max_madds=_number(max_madds, "--max-madds"),
         trials=trials,
         epochs=epochs,
-        short_images=images,
+        short_run_images=images,
         data=data,
         seed=seed,
         sampler=sampler,

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column, Table
 
 from search.fidelity import TOPS, Fidelity, Interval
+from search.formatting import count, duration, mean_and_deviation, percent, short_run
 from search.ladder import network_of, recipe_of
 from search.plan import SAMPLES, Estimate, Survey
 from search.promotions import Promotion, refit_of, winner
@@ -23,7 +24,6 @@ from search.storage import redacted
 from search.tables import best_table
 from search.terminal import console, draw, is_drawn_on, log, say, tell
 from search.trials import ended, seconds_of
-from search.words import count, duration, mean_and_deviation, percent, short_run
 from space import drawn_regularisers
 from train_core.data import TrainingData
 from train_core.device import describe
@@ -140,11 +140,12 @@ def say_plan(
 def regulariser_warning(spec: StudySpec) -> str:
     """What to know of a study whose short runs choose regularisers on all images; empty for any other."""
     drawn = drawn_regularisers(spec.space)
-    if not drawn or spec.part < 1:
+    if not drawn or spec.data_fraction < 1:
         return ""
     return (
         f"short runs choose {', '.join(drawn)} here: on all images they prefer less regularisation than long runs do, "
-        'and this does not last. Let them train on a part (short_images = "part"), or hold these at a strong setting.'
+        'and this does not last. Let them train on a subset (short_run_images = "subset"), or hold these at a strong '
+        "setting."
     )
 
 

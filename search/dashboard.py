@@ -15,7 +15,7 @@ from optuna.artifacts import FileSystemArtifactStore
 
 from search.errors import RunError
 from search.run_folder import RunFolder
-from search.storage import PatientStorage
+from search.storage import RetryingStorage
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -42,7 +42,7 @@ def listening(study: optuna.Study, folder: RunFolder, host: str, port: int) -> I
 
     """
     storage = study._storage
-    impatient = storage.storage if isinstance(storage, PatientStorage) else storage  # it is the reader who waits
+    impatient = storage.storage if isinstance(storage, RetryingStorage) else storage  # it is the reader who waits
     app = optuna_dashboard.wsgi(impatient, artifact_store=FileSystemArtifactStore(folder.artifacts))
     kind = _ServerV6 if ":" in host else _Server
     try:

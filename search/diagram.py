@@ -99,7 +99,7 @@ def _parts(network: ResNetSpec, size: tuple[int, int]) -> Iterator[_Part]:
         words = f"{blocks} {network.block} {'block' if blocks == 1 else 'blocks'}: "
         words += f"{_by(network.k1, network.k1)}, {_by(network.k2, network.k2)}"
         lines = [words + (f", stride {stride}" if stride != 1 else "")]
-        lines += [f"squeeze-and-excitation, ratio {network.se_ratio}"] if network.se_ratio else []
+        lines += [f"squeeze-and-excitation, ratio {network.se_reduction}"] if network.se_reduction else []
         yield _Part(
             title=_titled(f"Stage {i}", width, stage_size),
             lines=[*lines, f"shortcut: {_shortcut(network, stride, changes)}", *cost],

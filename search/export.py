@@ -70,7 +70,7 @@ def export_model(
     state = _trained(run, promotion)
     seen = data.with_validation_in_training() if run.refit else data
     about = Description.of(run.network, seen, _origin(folder, run))
-    written = FORMATS[fmt].write(deployed(state.kept, about), about)
+    written = FORMATS[fmt].write(deployed(state.final_model, about), about)
     images = data.val.images[:COMPARED]
     ours = _logits(state, seen, images)
     difference = _difference(ours, written, fmt, images)
@@ -128,7 +128,7 @@ def _origin(folder: RunFolder, run: Promotion) -> str:
 def _logits(state: TrainState, data: TrainingData, images: torch.Tensor) -> torch.Tensor:
     """What the checkpoint's network says of images uint8 [N, H, W, C]."""
     with torch.inference_mode():
-        logits: torch.Tensor = state.kept.eval()(normalise(images, data.mean, data.std, torch.float32))
+        logits: torch.Tensor = state.final_model.eval()(normalise(images, data.mean, data.std, torch.float32))
     return logits
 
 

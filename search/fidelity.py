@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
+from search.formatting import count
 from search.ladder import family_of
 from search.promotions import Promotion
-from search.words import count
 
-FEWEST = 4  # trials that a correlation is given for
+MIN_PAIRS = 4  # trials that a correlation is given for
 RESAMPLES = 1000  # of the bootstrap
 TOPS = (1, 3, 5)  # of the best by a short score, that the regret is given for
 TRUSTED = 0.6  # Spearman: what 30 annealed epochs reach on 100 published CIFAR networks
@@ -93,7 +93,7 @@ def measure(
 ) -> Fidelity | None:
     """What the longer runs that are there say of the scores of short runs of `epochs`.
 
-    The long runs are the longest that at least `FEWEST` trials have; of several seeds, the mean counts. None where
+    The long runs are the longest that at least `MIN_PAIRS` trials have; of several seeds, the mean counts. None where
     there are none.
     """
     scores: dict[int, dict[int, float]] = defaultdict(dict)  # by epochs, by trial
@@ -104,7 +104,7 @@ def measure(
     for (length, number), values in seeds.items():
         scores[length][number] = fmean(values)
     by_number = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE}
-    lengths = sorted(length for length in scores if length > epochs and len(scores[length]) >= FEWEST)
+    lengths = sorted(length for length in scores if length > epochs and len(scores[length]) >= MIN_PAIRS)
     if not lengths:
         return None
     long = scores[lengths[-1]]
@@ -117,7 +117,7 @@ def measure(
             for number in sorted(long)
             if number in short and number in by_number
         ]
-        if len(pairs) >= FEWEST:
+        if len(pairs) >= MIN_PAIRS:
             agreements.append(agreement(length, pairs))
     if not agreements or agreements[0].epochs != epochs:
         return None
@@ -133,7 +133,7 @@ def measure(
         families={
             name: agreement(epochs, pairs)
             for name, pairs in sorted(by_family.items())
-            if FEWEST <= len(pairs) < len(first)
+            if MIN_PAIRS <= len(pairs) < len(first)
         },
         best_only=len(by_number) > len(first) and min(pair.short for pair in first) >= median,
         complete=len(by_number),

@@ -14,27 +14,27 @@ from rich.console import RenderableType
 
 from search import study as studies
 from search.checkpoints import save_checkpoint
+from search.completion import shipped_studies
 from search.console import EpochBar, epoch_bar, fidelity_table, logged_to, say_winner
 from search.errors import CheckpointError, ModelError, RunError, SpecError, UserError
-from search.fidelity import FEWEST, Fidelity, advice, pick
+from search.fidelity import MIN_PAIRS, Fidelity, advice, pick
+from search.formatting import count as count_of
 from search.interrupt import stop_requested
 from search.ladder import climb, parse_ladder
-from search.names import shipped_studies
 from search.notes import publish
-from search.prepare import prepare, test_of
 from search.promoter import Promoter
 from search.promotions import Promotion, finished, winner
 from search.published import PROTOCOLS, Published, Reproduction
+from search.ray_workers import run_workers
 from search.report import fidelity_of, read_results, write_report
 from search.reproducer import Reproducer
 from search.run_folder import RunFolder, find_run, note_promoted, reproduction_folder
+from search.session import prepare, test_of
 from search.spec import PromoteSpec, StudySpec, load_study
 from search.storage import address_of
-from search.study import fitted, task_of
+from search.study import data_shape_of, fitted
 from search.tables import promotion_table, published_table, reproduction_notes, reproduction_table
 from search.terminal import console, draw, log, say
-from search.words import count as count_of
-from search.workers import run_workers
 from train_core.data import TrainingData
 from train_core.device import describe, gpu_index, release_memory
 from train_core.results import EpochResult
@@ -72,7 +72,7 @@ def promote(
         study = studies.open_study(folder)
         _check_complete(study, plan.rungs[0].top)
         where, _, data = prepare(spec, device)
-        studies.check(study, spec, task_of(data), folder)
+        studies.check(study, spec, data_shape_of(data), folder)
         with _promoter(folder, spec, data, where, mirrored=plan.mirrored) as (train, stop):
             say(f"{folder.name}: {_in_words(plan)}, on {describe(where)}{_shared_by(workers, where)}")
             ahead = partial(_train_ahead, folder, spec, where, workers, gpus_per_worker, stop)
@@ -129,16 +129,16 @@ def fidelity(
     folder = find_run(runs, name, address_of(storage))
     spec = load_study(str(folder.study_file), {})
     length = epochs or spec.promote.rungs[-1].epochs
-    if 0 < trials < FEWEST:
-        raise SpecError(f"{trials} trials are too few to compare ranks: give at least --trials {FEWEST}, or 0")
+    if 0 < trials < MIN_PAIRS:
+        raise SpecError(f"{trials} trials are too few to compare ranks: give at least --trials {MIN_PAIRS}, or 0")
     if trials and length <= spec.epochs:
         raise SpecError(f"{length} epochs are no more than a short run's {spec.epochs}: give a larger --epochs")
     with folder.promoting(), logged_to(folder):
         study = studies.open_study(folder)
         if trials:
-            _check_complete(study, FEWEST)
+            _check_complete(study, MIN_PAIRS)
             where, _, data = prepare(spec, device)
-            studies.check(study, spec, task_of(data), folder)
+            studies.check(study, spec, data_shape_of(data), folder)
             picked = pick(study.get_trials(deepcopy=False), trials, spec.promote.families)
             say(
                 f"{folder.name}: {len(picked)} trials of every score for {length} epochs, on {describe(where)}"
@@ -154,7 +154,8 @@ def fidelity(
         found = fidelity_of(folder, spec, study)
         if found is None:
             raise RunError(
-                f"run {folder.name!r} has fewer than {FEWEST} trials with longer runs of one length: give --trials 12"
+                f"run {folder.name!r} has fewer than {MIN_PAIRS} trials with longer runs of one length: "
+                "give --trials 12"
             )
         draw(fidelity_table(found))
         say(advice(found))
@@ -326,7 +327,7 @@ def reproduce(
         failed: list[UserError] = []
         for row in chosen:
             recipe = published.recipe_of(row, epochs=epochs, seed=spec.seed, precision=precision)
-            network = fitted(spec.baselines[published.rows[row].network], task_of(data))
+            network = fitted(spec.baselines[published.rows[row].network], data_shape_of(data))
             try:
                 with epoch_bar(row, recipe.epochs) as bar:
                     done.append(reproducer.train(row, network, recipe, partial(_epoch_ended, bar, stop)))

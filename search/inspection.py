@@ -16,9 +16,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.completion import run_folders
 from search.errors import RunError, StorageError
 from search.ladder import network_of, recipe_of
-from search.names import run_folders
 from search.promotions import Promotion, finished, winner
 from search.run_folder import RunFolder, as_kept, find_run_to_read, kind_of_storage, read_facts
 from search.spec import StudySpec, load_study

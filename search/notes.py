@@ -24,6 +24,7 @@ from optuna_dashboard.artifact import get_artifact_path
 
 from search.charts import Results, parameters_of, score_of, validation_of, verdict_of
 from search.diagram import curve, diagram
+from search.formatting import count, duration, percent
 from search.ladder import recipe_of
 from search.promotions import Promotion, winner
 from search.report import answer, progress
@@ -31,11 +32,10 @@ from search.run_folder import RunFolder
 from search.storage import reason_of
 from search.study import Events
 from search.trials import seconds_of
-from search.words import count, duration, percent
 from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
 
-MOST_NOTES = 1000  # trials with a note, besides the promoted: the dashboard's time to open grows with their square
+MAX_NOTES = 1000  # trials with a note, besides the promoted: the dashboard's time to open grows with their square
 OURS = "[//]: # (Written by search, which replaces what stands below this line, and nothing above it.)"
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class NotedEvents:
 
     def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None:
         """Write the trial's note, and pass it on."""
-        if self._works and trial.number < MOST_NOTES:
+        if self._works and trial.number < MAX_NOTES:
             noted = _Trial(_Storage(self.study, {}), self.study, trial._trial_id)
             self._works = _attempted(
                 "a trial's note", lambda: _write(noted, trial_note(trial, self.budget, self.max_madds))
@@ -89,7 +89,7 @@ def _publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None
     longer = {trial: list(runs) for trial, runs in by_trial}
     for trial in results.trials:
         noted, runs = _Trial(storage, study, trial._trial_id), longer.get(trial.number, [])
-        if runs or (trial.number < MOST_NOTES and not get_note(noted)):
+        if runs or (trial.number < MAX_NOTES and not get_note(noted)):
             pictures = _uploaded(folder, noted, runs, size) if runs else {}
             _write(noted, trial_note(trial, results.spec.budget, results.spec.max_madds, runs, pictures))
     _write(study, study_note(folder, results))

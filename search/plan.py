@@ -10,7 +10,7 @@ import torch
 import space as search_space
 from search.errors import SpecError
 from search.spec import StudySpec
-from search.study import Task, madds_limit
+from search.study import DataShape, madds_limit
 from train_core.data import TrainingData
 from train_core.device import pick_precision, release_memory, wait_for
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
@@ -41,7 +41,7 @@ class Estimate:
     seconds: float  # for all trials, none of them pruned
 
 
-def survey(spec: StudySpec, task: Task) -> Survey:
+def survey(spec: StudySpec, task: DataShape) -> Survey:
     """Draw networks of the study's space to see what it holds.
 
     Raises:

@@ -12,7 +12,7 @@ from search.ladder import network_of, recipe_of
 from search.long_run import finish, train_to_end
 from search.promotions import Promotion
 from search.run_folder import PromotionFolder, RunFolder, write_text
-from search.storage import write_patiently
+from search.storage import write_with_retries
 from train_core import checkpoint
 from train_core.data import Split, TrainingData
 from train_core.loop import evaluate, latency
@@ -53,7 +53,7 @@ class Promoter:
 
         """
         folder = self.folder.promotion(trial.number, epochs, seed, refit=refit)
-        recipe = recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed, "part": 1.0})
+        recipe = recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed, "data_fraction": 1.0})
         if folder.result.exists():
             run = folder.read(Promotion)
             if (run.network, run.recipe) != (network_of(trial), recipe):
@@ -86,7 +86,7 @@ class Promoter:
             parameters=num_params(network),
             multiply_adds=num_madds(network, data.size),
             short_score=trial.value or 0.0,
-            val_accuracy=None if diverged or refit else state.kept_result.val_accuracy,
+            val_accuracy=None if diverged or refit else state.final_result.val_accuracy,
             test_accuracy=None,
             tested=False,
             refit=refit,
@@ -108,7 +108,7 @@ class Promoter:
         accuracy = mirrored = None
         if test is not None:
             split = test.to(data.train.images.device)
-            score = partial(evaluate, state.kept, split, data.mean, data.std, run.recipe.precision)
+            score = partial(evaluate, state.final_model, split, data.mean, data.std, run.recipe.precision)
             # Asked for the mirrored one later, the plain one stays what it was.
             accuracy = score().accuracy if run.test_accuracy is None else run.test_accuracy
             mirrored = score(mirrored=True).accuracy if self.mirrored else None
@@ -118,7 +118,7 @@ class Promoter:
                 "test_images": len(test) if test is not None else 0,
                 "test_accuracy": accuracy,
                 "mirrored_test_accuracy": mirrored,
-                "latency_s": run.latency_s or latency(state.kept, (data.in_channels, *data.size)),
+                "latency_s": run.latency_s or latency(state.final_model, (data.in_channels, *data.size)),
             }
         )
         self._write(run, folder)
@@ -126,4 +126,4 @@ class Promoter:
 
     def _write(self, run: Promotion, folder: PromotionFolder) -> None:
         text = run.model_dump_json(indent=2) + "\n"
-        write_patiently(lambda: write_text(folder.result, text), folder.result, self.stop)
+        write_with_retries(lambda: write_text(folder.result, text), folder.result, self.stop)

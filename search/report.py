@@ -32,13 +32,13 @@ from search.charts import (
 from search.console import regulariser_warning
 from search.diagram import diagram
 from search.fidelity import Fidelity, measure
+from search.formatting import count, duration, limits, mean_and_deviation, percent, short_run
 from search.ladder import network_of
 from search.promotions import Promotion, diverged_of, finished, refit_of, winner
 from search.run_folder import RunFolder, control_name, promoted, read_facts, write_text
 from search.spec import CONTROLS, StudySpec, load_study
 from search.study import open_study
-from search.trials import ended, gave_nothing, seconds_of
-from search.words import count, duration, limits, mean_and_deviation, percent, short_run
+from search.trials import ended, failed_or_diverged, seconds_of
 from train_core.errors import UserError
 
 
@@ -141,7 +141,7 @@ def progress(results: Results) -> str:
     seconds = sum(seconds_of(trial) or 0 for trial in trials)
     text = f"{len(trials):,} of {results.spec.trials:,} trials have ended ({', '.join(counts)}), "
     text += f"after {duration(seconds)} of training. "
-    if trials and all(gave_nothing(trial) for trial in trials):
+    if trials and all(failed_or_diverged(trial) for trial in trials):
         text += f"All of them failed or diverged, the last with: {trials[-1].user_attrs.get('reason', 'no reason')}. "
     longer = results.promotions
     text += f"{count(len(longer), 'longer run')} {'is' if len(longer) == 1 else 'are'} done"

@@ -8,7 +8,7 @@ from search.errors import SpecError
 from search.long_run import finish, train_to_end
 from search.published import Protocol, Reproduction
 from search.run_folder import RunFolder, write_text
-from search.storage import write_patiently
+from search.storage import write_with_retries
 from train_core.data import Split, TrainingData
 from train_core.loop import evaluate
 from train_core.results import EpochResult
@@ -55,9 +55,9 @@ class Reproducer:
         test = None if diverged or self.protocol == "published" else self._test()
         accuracy = None
         if test is not None:
-            accuracy = evaluate(state.kept, test, data.mean, data.std, recipe.precision).accuracy
+            accuracy = evaluate(state.final_model, test, data.mean, data.std, recipe.precision).accuracy
         elif self.protocol == "published" and diverged is None:
-            accuracy = state.kept_result.val_accuracy
+            accuracy = state.final_result.val_accuracy
         done = Reproduction(
             row=row,
             network=network,
@@ -65,8 +65,8 @@ class Reproducer:
             protocol=self.protocol,
             parameters=num_params(network),
             accuracy=accuracy,
-            val_accuracy=None if diverged or self.protocol == "published" else state.kept_result.val_accuracy,
-            epoch=None if diverged else state.kept_result.epoch,
+            val_accuracy=None if diverged or self.protocol == "published" else state.final_result.val_accuracy,
+            epoch=None if diverged else state.final_result.epoch,
             seconds=sum(result.seconds for result in state.history),
             training_images=len(data.train),
             device=self.device_name,
@@ -74,7 +74,7 @@ class Reproducer:
             history=tuple(state.history),
         )
         text = done.model_dump_json(indent=2) + "\n"
-        write_patiently(lambda: write_text(folder.result, text), folder.result, self.stop)
+        write_with_retries(lambda: write_text(folder.result, text), folder.result, self.stop)
         finish(folder)
         return done
 

@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
+from search.completion import run_folders
 from search.errors import BusyError, RunError
-from search.names import run_folders
 from search.storage import Address
 from train_core.files import written_whole
 
 Outcome = TypeVar("Outcome", bound=BaseModel)
 
-PATIENCE_S = 60.0  # with another worker that does what only one may do at a time
+LOCK_TIMEOUT_S = 60.0  # with another worker that does what only one may do at a time
 LOOK_S = 1.0  # longer than anybody who looks whether a lock is held has it
 
 
@@ -143,11 +143,11 @@ class RunFolder:
         """Let no other process be in such a context of this folder at the same time. Keep it short.
 
         Raises:
-            BusyError: another one has been in it for `PATIENCE_S`.
+            BusyError: another one has been in it for `LOCK_TIMEOUT_S`.
 
         """
         try:
-            with FileLock(self.root / ".lock", timeout=PATIENCE_S):
+            with FileLock(self.root / ".lock", timeout=LOCK_TIMEOUT_S):
                 yield
         except Timeout as error:
             raise BusyError(f"another search in {self.root} hangs: end it, and run this again") from error

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 import tomli_w
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
+from search.completion import shipped_studies
 from search.errors import SpecError
 from search.ladder import FAMILIES, Rung, parse_ladder
-from search.names import shipped_studies
 from search.published import Published, unknown_network
 from space import Range, Space, drawn_regularisers, not_held, parameter_names
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
@@ -120,7 +120,7 @@ class StudySpec(Frozen):
     )
     trials: Positive = Field(default=200, description="trials in all; run again to continue to a larger total")
     epochs: Positive = Field(default=30, description="epochs of a short run")
-    short_images: Literal["auto", "all", "part"] = Field(
+    short_run_images: Literal["auto", "all", "subset"] = Field(
         default="auto",
         description="what short runs train on. part: a share of the training images, the same for all, so that each "
         "image is seen as often as in a full run, in as many steps as with all; auto: part where the space draws "
@@ -159,9 +159,9 @@ class StudySpec(Frozen):
         return Path(self.data).name
 
     @property
-    def part(self) -> float:
+    def data_fraction(self) -> float:
         """Share of the training images that short runs see."""
-        if self.short_images == "all" or (self.short_images == "auto" and not drawn_regularisers(self.space)):
+        if self.short_run_images == "all" or (self.short_run_images == "auto" and not drawn_regularisers(self.space)):
             return 1.0
         return min(1.0, self.epochs / self.promote.rungs[-1].epochs)
 

@@ -22,9 +22,9 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from search.errors import RunError, SpecError, StorageError
 
-PATIENCE_S = float(os.environ.get("SEARCH_PATIENCE_S", "600"))
+RETRY_TIMEOUT_S = float(os.environ.get("SEARCH_PATIENCE_S", "600"))
 """How long a storage that has stopped to answer, or a full disk, is tried again."""
-FIRST_PATIENCE_S = min(10.0, PATIENCE_S)  # while a study is opened: a wrong address is to be told at once
+FIRST_PATIENCE_S = min(10.0, RETRY_TIMEOUT_S)  # while a study is opened: a wrong address is to be told at once
 LONGEST_WAIT_S = 15.0  # between two tries
 QUIET_S = 1.0  # less than that is not worth a line
 ANSWER_S = 30  # a server that says nothing for so long is taken to be gone
@@ -47,7 +47,7 @@ CONNECTING: dict[str, dict[str, Any]] = {
     "pymysql": {"connect_timeout": ANSWER_S, "read_timeout": 2 * ANSWER_S, "write_timeout": ANSWER_S},
     "pysqlite": {"timeout": 3},  # workers write by turns; whoever waits for longer is to say so
 }
-LASTING = (  # what no waiting mends, in the words of the databases
+PERMANENT_ERRORS = (  # what no waiting mends, in the words of the databases
     "readonly database",
     "not a database",
     "malformed",
@@ -136,7 +136,7 @@ def _secrets(url: URL) -> set[str]:
     return plain | {quote_plus(value) for value in plain} | {quote_plus(value, safe="") for value in plain}
 
 
-def connect(address: Address) -> "PatientStorage":
+def connect(address: Address) -> "RetryingStorage":
     """The storage at the address.
 
     Raises:
@@ -154,7 +154,7 @@ def connect(address: Address) -> "PatientStorage":
         settings = {"connect_args": CONNECTING.get(driver, {}), "pool_pre_ping": True}
         open_it = Retrying(
             # Two that make the tables at the same time stand in each other's way.
-            retry=retry_if_exception(lambda error: is_passing(error) or "already exists" in str(error)),
+            retry=retry_if_exception(lambda error: is_transient(error) or "already exists" in str(error)),
             wait=wait_exponential(multiplier=0.1, max=2) + wait_random(0, 0.1),
             stop=stop_after_delay(FIRST_PATIENCE_S),
             reraise=True,
@@ -190,9 +190,9 @@ def reason_of(error: BaseException) -> str:
     return redacted((text.strip().splitlines() or [type(error).__name__])[0])
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether the storage may answer again by itself after this: it is locked, full, restarting, or out of reach."""
-    if any(words in reason_of(error).lower() for words in LASTING):
+    if any(words in reason_of(error).lower() for words in PERMANENT_ERRORS):
         return False
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
     return isinstance(cause, _PASSING) or _is_of_proxy(error)
@@ -224,10 +224,10 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def patiently(
+def with_retries(
     do: Callable[[], T], passing: Callable[[BaseException], bool], what: str, stop: Callable[[], bool] = lambda: False
 ) -> T:
-    """Do it; where that fails with what may pass, again and again for `PATIENCE_S`, or until `stop`, then raise.
+    """Do it; where that fails with what may pass, again and again for `RETRY_TIMEOUT_S`, or until `stop`, then raise.
 
     The log says so once, and once more when it has worked; `what` is what does not, as in "the disk".
     """
@@ -239,7 +239,7 @@ def patiently(
         if not told and waited >= QUIET_S and state.outcome:
             told = True
             reason = reason_of(state.outcome.exception() or RuntimeError())
-            patience = f"{PATIENCE_S / 60:.0f} minutes" if PATIENCE_S >= 120 else f"{PATIENCE_S:.0f} s"
+            patience = f"{RETRY_TIMEOUT_S / 60:.0f} minutes" if RETRY_TIMEOUT_S >= 120 else f"{RETRY_TIMEOUT_S:.0f} s"
             log.warning("%s does not answer (%s): trying again for %s", what, reason, patience)
 
     def sleep(seconds: float) -> None:
@@ -250,7 +250,7 @@ def patiently(
     result = Retrying(
         retry=retry_if_exception(passing),
         wait=wait_exponential(multiplier=0.1, max=LONGEST_WAIT_S) + wait_random(0, 0.1),
-        stop=lambda state: stop() or (state.seconds_since_start or 0) > PATIENCE_S,
+        stop=lambda state: stop() or (state.seconds_since_start or 0) > RETRY_TIMEOUT_S,
         sleep=sleep,
         before_sleep=tell,
         reraise=True,
@@ -260,12 +260,12 @@ def patiently(
     return result
 
 
-def write_patiently(write: Callable[[], None], path: Path, stop: Callable[[], bool] = lambda: False) -> None:
+def write_with_retries(write: Callable[[], None], path: Path, stop: Callable[[], bool] = lambda: False) -> None:
     """Write the file `path`; where the disk is full, again and again until it is not."""
-    patiently(write, is_full, f"the disk of {path.parent}", stop)
+    with_retries(write, is_full, f"the disk of {path.parent}", stop)
 
 
-class PatientStorage(BaseStorage):
+class RetryingStorage(BaseStorage):
     """Passes every call on to another storage, again and again while that one does not answer.
 
     A call may then have been carried out twice, where the answer alone was lost: of a new trial this leaves one that
@@ -279,21 +279,21 @@ class PatientStorage(BaseStorage):
 
 
 def _patient(name: str) -> Callable[..., Any]:
-    def call(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
+    def call(self: RetryingStorage, *args: Any, **kwargs: Any) -> Any:
         method = getattr(self.storage, name)
-        return patiently(lambda: method(*args, **kwargs), is_passing, "the study's storage", self.stop)
+        return with_retries(lambda: method(*args, **kwargs), is_transient, "the study's storage", self.stop)
 
     return call
 
 
 # All of the interface, whatever an Optuna release adds to it.
 for _name in [name for name, each in vars(BaseStorage).items() if callable(each) and not name.startswith("__")]:
-    setattr(PatientStorage, _name, _patient(_name))
-abc.update_abstractmethods(PatientStorage)  # type: ignore[type-abstract]  # no longer
+    setattr(RetryingStorage, _name, _patient(_name))
+abc.update_abstractmethods(RetryingStorage)  # type: ignore[type-abstract]  # no longer
 
 
-def _patient_with(storage: BaseStorage, close: Callable[[], None]) -> PatientStorage:
-    return PatientStorage(storage, close)  # type: ignore[abstract]  # see above
+def _patient_with(storage: BaseStorage, close: Callable[[], None]) -> RetryingStorage:
+    return RetryingStorage(storage, close)  # type: ignore[abstract]  # see above
 
 
 def serve(address: Address, host: str, port: int) -> None:

@@ -24,10 +24,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 import space as search_space
 from search.errors import RunError, StorageError, StudyFailedError
+from search.heartbeat import Worker
 from search.pruner import MedianOfLike
 from search.run_folder import RunFolder, write_text
 from search.spec import StudySpec
-from search.storage import STORAGE_ERRORS, PatientStorage, connect, reason_of
+from search.storage import STORAGE_ERRORS, RetryingStorage, connect, reason_of
 from search.trials import (
     DIED,
     DUPLICATE,
@@ -40,14 +41,13 @@ from search.trials import (
     Root,
     counts,
     ended,
-    gave_nothing,
+    failed_or_diverged,
     params_of,
     root_of,
     roots,
     was_interrupted,
     was_surplus,
 )
-from search.worker import Worker
 from train_core.datasets import DATASETS
 from train_core.errors import DivergedError, UserError
 from train_core.results import EpochResult
@@ -60,9 +60,9 @@ ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
 POLL_S = 1.0  # between looks at the last trials of other workers
 TURN_S = 0.02  # between looks at whether those before have decided what they are
 CLAIM_S = 10.0  # for whoever makes a study to say what it is
-MOST_DEATHS = 8  # of a process, with the same trial, that got it no further; then the trial is failed, ...
-MOST_FAULTS = 2  # ... and so it is after so many that a fault explains, as a segmentation fault
-MOST_DUPLICATES = 50  # draws in a row; then the space holds nothing new
+MAX_DEATHS = 8  # of a process, with the same trial, that got it no further; then the trial is failed, ...
+MAX_FAULTS = 2  # ... and so it is after so many that a fault explains, as a segmentation fault
+MAX_DUPLICATES = 50  # draws in a row; then the space holds nothing new
 RANDOM_AFTER = 10  # duplicates in a row, draws are random: TPE would go on proposing what it likes best
 RANDOM_TRIALS = 10  # drawn at random before TPE has a model, besides the known networks (Optuna's default)
 
@@ -72,7 +72,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class DataShape:
     """What the data asks of a network, and which data it is."""
 
     fingerprint: str
@@ -81,26 +81,26 @@ class Task:
     size: tuple[int, int]  # height and width of the images, in pixels
 
 
-def task_of(data: "TrainingData") -> Task:
+def data_shape_of(data: "TrainingData") -> DataShape:
     """What these images ask of a network."""
-    return Task(
+    return DataShape(
         fingerprint=data.fingerprint, in_channels=data.in_channels, num_classes=data.num_classes, size=data.size
     )
 
 
-NAMED_TASKS = {
-    str(name): Task(fingerprint="", in_channels=each.in_channels, num_classes=each.num_classes, size=each.size)
+NAMED_SHAPES = {
+    str(name): DataShape(fingerprint="", in_channels=each.in_channels, num_classes=each.num_classes, size=each.size)
     for name, each in DATASETS.items()
 }
 """What the named data sets ask, for counting without loading them."""
 
 
-def fitted(network: ResNetSpec, task: Task) -> ResNetSpec:
+def fitted(network: ResNetSpec, task: DataShape) -> ResNetSpec:
     """The network with the task's channels and classes."""
     return network.model_copy(update={"in_channels": task.in_channels, "num_classes": task.num_classes})
 
 
-def madds_limit(spec: StudySpec, task: Task) -> search_space.Madds | None:
+def madds_limit(spec: StudySpec, task: DataShape) -> search_space.Madds | None:
     """The study's limit on multiply-adds, which the size of the images gives its meaning."""
     return search_space.Madds(spec.max_madds, task.size) if spec.max_madds is not None else None
 
@@ -162,7 +162,7 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
     return study
 
 
-def join(folder: RunFolder, spec: StudySpec, task: Task) -> tuple[optuna.Study, dict[str, bool]]:
+def join(folder: RunFolder, spec: StudySpec, task: DataShape) -> tuple[optuna.Study, dict[str, bool]]:
     """The run's study, made where there is none, for a worker to go on with; and which known networks are in it.
 
     Raises:
@@ -179,7 +179,7 @@ def join(folder: RunFolder, spec: StudySpec, task: Task) -> tuple[optuna.Study, 
     return study, baselines
 
 
-def claim(study: optuna.Study, spec: StudySpec, task: Task, folder: RunFolder) -> None:
+def claim(study: optuna.Study, spec: StudySpec, task: DataShape, folder: RunFolder) -> None:
     """Write down what this study is, or check that it is the same that was written down.
 
     Raises:
@@ -195,7 +195,7 @@ def claim(study: optuna.Study, spec: StudySpec, task: Task, folder: RunFolder) -
     study.set_user_attr("identity", _identity(spec, task))
 
 
-def check(study: optuna.Study, spec: StudySpec, task: Task, folder: RunFolder) -> None:
+def check(study: optuna.Study, spec: StudySpec, task: DataShape, folder: RunFolder) -> None:
     """Check that this study, if it is one already, is the same that was written down.
 
     Raises:
@@ -212,18 +212,20 @@ def check(study: optuna.Study, spec: StudySpec, task: Task, folder: RunFolder) -
             )
 
 
-def _identity(spec: StudySpec, task: Task) -> dict[str, Any]:
+def _identity(spec: StudySpec, task: DataShape) -> dict[str, Any]:
     """All that makes two trials of a study comparable: one name, one value; the space by its dimensions."""
     others = {"trials", "promote", "baselines", "baseline_recipe", "data", "published"}
     values = spec.model_dump(mode="json", exclude=others)
     dimensions = values.pop("space")
-    del values["short_images"]
+    del values["short_run_images"]
     if spec.phases.architecture:
         values["baseline_recipe"] = spec.baseline_recipe  # architectures are compared by it
     return {
         "budget": values.pop("budget"),
         "data fingerprint": task.fingerprint,
-        "short_images and promote.epochs, which make short runs train on a share of the images of": spec.part,
+        "short_run_images and promote.epochs, which make short runs train on a share of the images of": (
+            spec.data_fraction
+        ),
         **values,
         **{f"space.{name}": dimension for name, dimension in dimensions.items()},
     }
@@ -235,7 +237,7 @@ def _shown(value: Any) -> str:
     )
 
 
-def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: Task) -> dict[str, bool]:
+def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: DataShape) -> dict[str, bool]:
     """Make the known networks that budget and space hold the first trials; says of each whether it was one.
 
     Done once in a study's life: a name that is there already is not enqueued again.
@@ -255,7 +257,7 @@ def enqueue_baselines(study: optuna.Study, spec: StudySpec, task: Task) -> dict[
 def retry_interrupted(study: optuna.Study, worker: Worker) -> list[FrozenTrial]:
     """Enqueue every trial that was cut off, once, and log why, where its process died. Doing it twice changes nothing.
 
-    One that has lost its process `MOST_DEATHS` times, or `MOST_FAULTS` times in a fault that Python saw, and got no
+    One that has lost its process `MAX_DEATHS` times, or `MAX_FAULTS` times in a fault that Python saw, and got no
     further, is failed for good, since it may well be what ends it. Returns those that are failed here.
     """
     failed: list[FrozenTrial] = []
@@ -318,10 +320,10 @@ def _hopeless(cut_off: list[tuple[FrozenTrial, str]]) -> str | None:
             faults.clear()
         if reason.startswith(FAULTED):
             faults.append(reason.removeprefix(FAULTED).strip(" ()"))
-    if len(faults) >= MOST_FAULTS:
+    if len(faults) >= MAX_FAULTS:
         before, last = faults[-2:]
         return f"{FAULTED} ({last}) twice" if before == last else f"{FAULTED} twice ({before}, then {last})"
-    if deaths >= MOST_DEATHS:
+    if deaths >= MAX_DEATHS:
         _, last = cut_off[-1]
         return f"{DIED} {deaths} times{KILLED.removeprefix(DIED) if last == KILLED else ''}"
     return None
@@ -336,7 +338,7 @@ def _tried_as(root: Root, attempt: FrozenTrial) -> str:
 def run(
     study: optuna.Study,
     spec: StudySpec,
-    task: Task,
+    task: DataShape,
     trainer: Trainer,
     events: Events,
     *,
@@ -361,7 +363,7 @@ def run(
         min_values=spec.pruner.min_values,
     )
     epoch_s = 0.0  # of the last epoch: another one is begun only where it fits before the deadline
-    be_patient_until(study, stop)
+    stop_retrying_when(study, stop)
     while len(ended(study)) < spec.trials and time.monotonic() + epoch_s < deadline and not stop():
         drawn: _Drawn | None = None
         try:
@@ -400,9 +402,9 @@ def run(
         _stop_if_all_failed(trials)
 
 
-def be_patient_until(study: optuna.Study, stop: Callable[[], bool]) -> None:
+def stop_retrying_when(study: optuna.Study, stop: Callable[[], bool]) -> None:
     """No longer wait for a storage that does not answer, once `stop` says so."""
-    if isinstance(study._storage, PatientStorage):
+    if isinstance(study._storage, RetryingStorage):
         study._storage.stop = stop
 
 
@@ -475,7 +477,7 @@ class _Drawn:
     recipe: TrainSpec
 
 
-def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision, worker: Worker) -> _Drawn | None:
+def _draw(study: optuna.Study, spec: StudySpec, task: DataShape, precision: Precision, worker: Worker) -> _Drawn | None:
     """Ask for the next trial that is not the same as an earlier one, and write down what it is; none, if it seems so.
 
     None, too, if other workers have it, or the study's last place, already. A first phase that holds nothing new is
@@ -486,7 +488,7 @@ def _draw(study: optuna.Study, spec: StudySpec, task: Task, precision: Precision
         study.set_user_attr("first phase", round(spec.phases.architecture * spec.trials))
     if study.user_attrs.get("used up") and not study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
         return None
-    for attempt in range(MOST_DUPLICATES):
+    for attempt in range(MAX_DUPLICATES):
         trial = study.ask()
         worker.has(trial._trial_id)
         trial.set_user_attr("worker", worker.id)
@@ -552,7 +554,7 @@ def _is_had(trial: Trial, others: list[Root], place: int, spec: StudySpec) -> st
 def _is_known(attributes: dict[str, Any], trial: Trial, others: list[Root]) -> str | None:
     """Why this trial is nothing new, if it is.
 
-    Different draws can be the same network: by a parameter that it does not use, or a little more `fill`.
+    Different draws can be the same network: by a parameter that it does not use, or a little more `budget_fraction`.
     """
     ours = {name: attributes[name] for name in ("network", "recipe")}
     own = trial.user_attrs.get("retry_of")
@@ -562,7 +564,7 @@ def _is_known(attributes: dict[str, Any], trial: Trial, others: list[Root]) -> s
     return None
 
 
-def _design(trial: Trial, spec: StudySpec, task: Task, precision: Precision) -> tuple[ResNetSpec, TrainSpec]:
+def _design(trial: Trial, spec: StudySpec, task: DataShape, precision: Precision) -> tuple[ResNetSpec, TrainSpec]:
     """The network and the recipe that the trial draws."""
     # Everything is suggested before anything can end the trial: a trial that lacks a parameter would take that
     # parameter out of the sampler's joint model for good.
@@ -575,10 +577,12 @@ def _design(trial: Trial, spec: StudySpec, task: Task, precision: Precision) -> 
         num_classes=task.num_classes,
         madds=madds_limit(spec, task),
     )
-    return network, search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision=precision, part=spec.part)
+    return network, search_space.recipe(
+        draw, epochs=spec.epochs, seed=spec.seed, precision=precision, data_fraction=spec.data_fraction
+    )
 
 
-def _attributes(network: ResNetSpec, recipe: TrainSpec, task: Task) -> dict[str, Any]:
+def _attributes(network: ResNetSpec, recipe: TrainSpec, task: DataShape) -> dict[str, Any]:
     """What the study keeps of a trial; once it has a `network`, the last to be written, it is decided."""
     return {
         "recipe": recipe.model_dump_json(),
@@ -637,8 +641,8 @@ def _run_trial(
     del results  # gives the network's memory back before the next trial
     # Epochs of an earlier attempt took their time, too.
     trial.set_user_attr(TRAINED, round(max(time.monotonic() - started, trained_s), 3))
-    if last is not None and last.parts > 1:
-        trial.set_user_attr("parts of a batch", last.parts)
+    if last is not None and last.accumulation_steps > 1:
+        trial.set_user_attr("parts of a batch", last.accumulation_steps)
     if reason is not None:
         trial.set_user_attr("reason", reason)
     score = last.val_accuracy if state == TrialState.COMPLETE and last is not None else None
@@ -685,7 +689,7 @@ def _stop_if_nothing_works(study: optuna.Study) -> None:
 
 
 def _stop_if_all_failed(trials: list[FrozenTrial]) -> None:
-    if all(gave_nothing(trial) for trial in trials):
+    if all(failed_or_diverged(trial) for trial in trials):
         which = f"the first {len(trials)} trials all" if len(trials) > 1 else "the only trial"
         raise StudyFailedError(
             f"{which} failed, {'the last ' if len(trials) > 1 else ''}with: {trials[-1].user_attrs['reason']}; "

@@ -11,12 +11,12 @@ from rich.console import Console, ConsoleOptions, Group, JustifyMethod, Renderab
 from rich.table import Table
 from rich.text import Text
 
+from search.formatting import ago, count, duration, percent, points, rounded
 from search.inspection import Comparison, FullRun, LongerRun, Run, RunningTrial, ShortRun, Status, Trial
 from search.ladder import recipe_of
 from search.promotions import Promotion
 from search.published import Published, Reproduction
 from search.trials import seconds_of
-from search.words import ago, count, duration, percent, points, rounded
 from train_core.specs import ResNetSpec
 
 STYLES = {
@@ -265,7 +265,7 @@ def comparison_view(comparison: Comparison) -> RenderableType:
 class Curve:
     """A learning curve as wide as there is room for: of braille, or of asterisks where the terminal knows no UTF-8."""
 
-    ROWS, MOST_COLUMNS = 8, 60
+    ROWS, MAX_COLUMNS = 8, 60
 
     def __init__(self, title: str, values: Sequence[float]) -> None:
         self.title = title
@@ -274,7 +274,7 @@ class Curve:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The title, the curve with its least and greatest value beside it, and the epochs below."""
         low, high = min(self.values), max(self.values)
-        columns = min(self.MOST_COLUMNS, max(options.max_width - 10, 10))
+        columns = min(self.MAX_COLUMNS, max(options.max_width - 10, 10))
         rows = list(plotted(self.values, columns, self.ROWS, braille=not options.ascii_only))
         labels = {0: percent(high), len(rows) - 1: percent(low)} if high > low else {len(rows) // 2: percent(low)}
         last = f"{len(self.values)}"

@@ -117,7 +117,7 @@ def outcome_of(trial: FrozenTrial) -> str:
     return "pruned" if trial.state == TrialState.PRUNED else "failed"
 
 
-def gave_nothing(trial: FrozenTrial) -> bool:
+def failed_or_diverged(trial: FrozenTrial) -> bool:
     """Whether the trial failed or diverged."""
     return trial.state == TrialState.FAIL or _has_reason(trial, "diverged")
 

@@ -72,14 +72,14 @@ def test_only_promotion_and_reproduction_read_the_test_split() -> None:
         if "load_test" in path.read_text(encoding="utf-8")
     }
     asked = {"search/full_runs.py", "search/promoter.py", "search/reproducer.py"}  # `load_test=`, an argument of theirs
-    assert users == {"train_core/data.py", "search/prepare.py", *asked}
-    assert functions_with("load_test", "search/prepare.py") == {"test_of"}
+    assert users == {"train_core/data.py", "search/session.py", *asked}
+    assert functions_with("load_test", "search/session.py") == {"test_of"}
     assert {
         path.relative_to(ROOT).as_posix()
         for room in ("search", "space.py")
         for path in sources(room)
         if "test_of" in path.read_text(encoding="utf-8")
-    } == {"search/prepare.py", "search/full_runs.py"}
+    } == {"search/session.py", "search/full_runs.py"}
     assert functions_with("test_of", "search/full_runs.py") == {"_promoter", "reproduce"}
     readers = {
         path.relative_to(ROOT).as_posix()

@@ -71,7 +71,7 @@ def test_every_draw_fits_a_limit_on_multiply_adds_too(seed: int, budget: int, sh
 
 
 def test_a_limit_on_multiply_adds_makes_the_network_the_widest_within_it() -> None:
-    drawn = {**suggest(RecordingTrial(1), Space()), "fill": 1.0}
+    drawn = {**suggest(RecordingTrial(1), Space()), "budget_fraction": 1.0}
     free = network(drawn, Space(), 5_000_000, **TASK)
     madds = num_madds(free, (32, 32))
     assert network(drawn, Space(), 5_000_000, **TASK, madds=Madds(madds, (32, 32))) == free
@@ -88,21 +88,23 @@ def test_the_width_is_the_largest_that_fits(seed: int, budget: int) -> None:
     drawn = suggest(RecordingTrial(seed), Space())
     every = [num_params(_build(drawn, steps * BASE_STEP, TASK)) for steps in range(4 * WIDTH_STEP, 1000)]
     assert every == sorted(every)
-    within = [count for count in every if count <= drawn["fill"] * budget]
+    within = [count for count in every if count <= drawn["budget_fraction"] * budget]
     if within and within[-1] < every[-1]:
         assert num_params(network(drawn, Space(), budget, **TASK)) == within[-1]
 
 
 def test_the_narrowest_may_take_more_than_its_share_but_not_more_than_the_budget() -> None:
-    drawn = {**suggest(RecordingTrial(0), Space()), "fill": 0.5}
+    drawn = {**suggest(RecordingTrial(0), Space()), "budget_fraction": 0.5}
     narrowest = _build(drawn, WIDTH_STEP, TASK)
     assert network(drawn, Space(), num_params(narrowest), **TASK) == narrowest
 
 
 def test_a_budget_is_used_almost_whole() -> None:
     for budget in (1_000_000, 5_000_000):
-        draws = [suggest(RecordingTrial(seed), Space(fill=1.0)) for seed in range(200)]
-        used = sorted(num_params(network(drawn, Space(fill=1.0), budget, **TASK)) / budget for drawn in draws)
+        draws = [suggest(RecordingTrial(seed), Space(budget_fraction=1.0)) for seed in range(200)]
+        used = sorted(
+            num_params(network(drawn, Space(budget_fraction=1.0), budget, **TASK)) / budget for drawn in draws
+        )
         assert used[len(used) // 2] > 0.94
 
 
@@ -136,13 +138,15 @@ def test_the_regularisers_are_held_by_default() -> None:
 
 
 def test_shrinking_takes_blocks_from_the_deepest_stage_first() -> None:
-    space = Space(stages=3, growth=2.0, k1=3, k2=3, shortcut_kernel=1, stem_kernel=3, block="basic", fill=1.0)
+    space = Space(
+        stages=3, growth=2.0, k1=3, k2=3, shortcut_kernel=1, stem_kernel=3, block="basic", budget_fraction=1.0
+    )
     drawn = {
         **suggest(RecordingTrial(0), space),
         "blocks_1": 2,
         "blocks_2": 8,
         "blocks_3": 2,
-        "se_ratio": 0,
+        "se_reduction": 0,
     }
     whole = network(drawn, space, 10**7, **TASK)
     assert whole.blocks == (2, 8, 2)
@@ -155,9 +159,9 @@ def test_shrinking_takes_blocks_from_the_deepest_stage_first() -> None:
     ("changes", "stages", "blocks"),
     [
         ({"stages": [3, 5], "blocks": [2, 4], "final_norm": True, "block": "preact"}, {3, 5}, {2, 4}),
-        ({"blocks": {"low": 1, "high": 7, "step": 3}, "se_ratio": [4, 16], "k1": [3, 5]}, {3, 4, 5}, {1, 4, 7}),
+        ({"blocks": {"low": 1, "high": 7, "step": 3}, "se_reduction": [4, 16], "k1": [3, 5]}, {3, 4, 5}, {1, 4, 7}),
         (
-            {"se_ratio": [4, 16], "shortcut_norm": ["after", "none"], "norm": ["batch", "none"]},
+            {"se_reduction": [4, 16], "shortcut_norm": ["after", "none"], "norm": ["batch", "none"]},
             {3, 4, 5},
             set(range(9)),
         ),
@@ -173,7 +177,7 @@ def test_shrinking_never_leaves_the_space(changes: dict[str, Any], stages: set[i
         assert len(found.widths) in stages
         assert set(found.blocks) <= blocks
         assert found.final_norm or "final_norm" not in changes
-        assert found.se_ratio in changes.get("se_ratio", [0, 16])
+        assert found.se_reduction in changes.get("se_reduction", [0, 16])
 
 
 def test_a_budget_below_the_smallest_network_has_none() -> None:
@@ -198,7 +202,9 @@ def test_every_published_network_comes_back_from_its_parameters(name: str) -> No
     found = as_parameters(wanted, spec.baseline_recipe, spec.space, spec.budget)
     assert found is not None
     assert (
-        {"fill", "stages", "blocks_1", "growth_2", "optimizer", "sgd_lr"} <= set(found) <= set(parameters(spec.space))
+        {"budget_fraction", "stages", "blocks_1", "growth_2", "optimizer", "sgd_lr"}
+        <= set(found)
+        <= set(parameters(spec.space))
     )
     for seed in range(5):  # whatever is drawn for the rest
         drawn = {**suggest(RecordingTrial(seed), spec.space), **found}
@@ -246,7 +252,7 @@ def test_each_optimizer_has_its_own_rate_and_decay() -> None:
         {"block": {"low": 1, "high": 2}},
         {"optimiser": "sgd"},
         {"shortcut_norm": "no-such-place"},
-        {"se_ratio": -1},
+        {"se_reduction": -1},
         {"rotation": 200},
     ],
 )

@@ -34,8 +34,8 @@ def save(state: TrainState, path: Path) -> None:
         "recipe": state.recipe.model_dump_json(),
         "history": [asdict(result) for result in state.history],
         "model": state.model.state_dict(),
-        "averaged": state.averaged.state_dict() if state.averaged is not None else None,
-        "best": state.best.state_dict() if state.best is not None else None,
+        "ema_model": state.ema_model.state_dict() if state.ema_model is not None else None,
+        "best_model": state.best_model.state_dict() if state.best_model is not None else None,
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
     }
@@ -110,12 +110,12 @@ def _read(path: Path, device: torch.device) -> TrainState:
         _load_optimizer(state.optimizer, content["optimizer"])
         if state.scaler.is_enabled():
             state.scaler.load_state_dict(content["scaler"])
-        if state.averaged is not None:
-            state.averaged.load_state_dict(content["averaged"])
-        if state.best is not None:
-            state.best.load_state_dict(content["best"])
+        if state.ema_model is not None:
+            state.ema_model.load_state_dict(content["ema_model"])
+        if state.best_model is not None:
+            state.best_model.load_state_dict(content["best_model"])
         state.history = [EpochResult(**result) for result in content["history"]]
-        state.parts = state.history[-1].parts if state.history else 1
+        state.accumulation_steps = state.history[-1].accumulation_steps if state.history else 1
     except CheckpointError:
         raise
     except Exception as error:  # torch raises half a dozen kinds for what is no checkpoint

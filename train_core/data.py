@@ -43,7 +43,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def part(self, share: float, seed: int) -> Tensor:
+    def subset(self, share: float, seed: int) -> Tensor:
         """Indices, int64 on the split's device, of a share of each class, at least one image of it, drawn by `seed`."""
         chosen = hold_out(self.labels.cpu().numpy(), lambda n: max(round(n * share), 1), seed)
         return torch.from_numpy(np.flatnonzero(chosen)).to(self.labels.device)

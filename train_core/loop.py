@@ -51,8 +51,8 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
     steps_per_epoch = len(train_split) // batch_size
     steps = steps_per_epoch * recipe.epochs
     stepper = Stepper.of(state, train_split, data.mean, data.std, batch_size)
-    averager = Averager(state)
-    part = train_split.part(recipe.part, recipe.seed) if recipe.part < 1 else None
+    ema_updater = EmaUpdater(state)
+    part = train_split.subset(recipe.data_fraction, recipe.seed) if recipe.data_fraction < 1 else None
 
     for epoch in range(len(state.history) + 1, recipe.epochs + 1):
         started = time.perf_counter()
@@ -64,11 +64,11 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
             step = (epoch - 1) * steps_per_epoch + i
             lr = lr_at(recipe, step, steps)
             stepper.step(order[i * batch_size : (i + 1) * batch_size], lr)
-            averager.follow(step)
+            ema_updater.follow(step)
             # Most of what diverges does so in its first steps: no need to wait for the epoch's end.
             if step == steps_per_epoch // 8 and not math.isfinite(sum_so_far := stepper.sums[0].item()):
                 raise DivergedError(f"the training loss was {sum_so_far} after {step + 1} steps of epoch 1")
-        val_sums = _evaluate(state.scored, data.val, data.mean, data.std, recipe.precision)
+        val_sums = _evaluate(state.eval_model, data.val, data.mean, data.std, recipe.precision)
 
         # The epoch's one wait for the device.
         train_loss, train_correct, val_loss, val_correct = torch.cat([stepper.sums, val_sums]).tolist()
@@ -82,7 +82,7 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
             lr=lr,
             seconds=time.perf_counter() - started,
             images=images,
-            parts=state.parts,
+            accumulation_steps=state.accumulation_steps,
         )
         for split, loss in (("training", train_loss), ("validation", val_loss)):
             if not math.isfinite(loss):
@@ -178,12 +178,12 @@ def latency(model: ResNet, shape: tuple[int, int, int]) -> float:
     return median(seconds[LATENCY_WARM_UP:])
 
 
-class Averager:
+class EmaUpdater:
     """Moves the averaged weights and norm statistics towards the model's, step by step, where the recipe averages."""
 
     def __init__(self, state: TrainState) -> None:
         self._decay = state.recipe.ema_decay
-        models = () if state.averaged is None else (state.averaged, state.model)
+        models = () if state.ema_model is None else (state.ema_model, state.model)
         self._tensors = [[each for each in model.state_dict().values() if each.is_floating_point()] for model in models]
 
     @torch.no_grad()

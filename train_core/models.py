@@ -83,7 +83,7 @@ class BasicBlock(ResidualBlock):
         self.dropout = nn.Dropout(spec.block_dropout)
         self.conv2 = Conv(width, width, spec.k2)
         self.norm2 = _norm(spec, width)
-        self.se = SqueezeExcitation(width, spec.se_ratio) if spec.se_ratio else nn.Identity()
+        self.se = SqueezeExcitation(width, spec.se_reduction) if spec.se_reduction else nn.Identity()
         self.shortcut = _shortcut(spec, inputs, width, stride)
 
     @property
@@ -107,7 +107,7 @@ class PreActBlock(ResidualBlock):
         self.norm2 = _norm(spec, width)
         self.dropout = nn.Dropout(spec.block_dropout)
         self.conv2 = Conv(width, width, spec.k2)
-        self.se = SqueezeExcitation(width, spec.se_ratio) if spec.se_ratio else nn.Identity()
+        self.se = SqueezeExcitation(width, spec.se_reduction) if spec.se_reduction else nn.Identity()
         self.shortcut = _shortcut(spec, inputs, width, stride)
 
     @property

@@ -15,4 +15,4 @@ class EpochResult:
     lr: float  # of the last step
     seconds: float  # wall time, evaluation included
     images: int  # trained on
-    parts: int = 1  # that each batch went through the network in, for want of memory
+    accumulation_steps: int = 1  # that each batch went through the network in, for want of memory

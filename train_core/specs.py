@@ -76,7 +76,7 @@ class ResNetSpec(Frozen):
     shortcut_norm: ShortcutNorm = Field(
         default="after", description="where the shortcut's norm stands, seen from its convolution"
     )
-    se_ratio: int = Field(
+    se_reduction: int = Field(
         default=0, ge=0, description="squeeze-and-excitation with C // ratio hidden units (Hu et al. 2018); 0: none"
     )
     block_dropout: Probability = Field(
@@ -124,8 +124,8 @@ class ResNetSpec(Frozen):
             words.append("max-pool shortcut")
         if self.shortcut_kernel != 1:
             words.append(f"{self.shortcut_kernel}x{self.shortcut_kernel} shortcut")
-        if self.se_ratio:
-            words.append(f"SE {self.se_ratio}")
+        if self.se_reduction:
+            words.append(f"SE {self.se_reduction}")
         if self.shortcut_norm != "after":
             words.append("no shortcut norm" if self.shortcut_norm == "none" else "norm before shortcuts")
         if self.final_norm:
@@ -175,7 +175,7 @@ class TrainSpec(Frozen):
     """A recipe. Everything about time is a share of the run, so that a short run is the whole run made short."""
 
     epochs: int = Field(ge=1, description="each of as many images as the training split has, or its copies together")
-    part: float = Field(
+    data_fraction: float = Field(
         default=1.0, gt=0, le=1, description="share of the training images that an epoch goes over, again and again"
     )
     copies: tuple[CopySpec, ...] = Field(
@@ -238,14 +238,14 @@ class TrainSpec(Frozen):
 
     @model_validator(mode="after")
     def _part_or_copies(self) -> Self:
-        if self.copies and self.part < 1:
+        if self.copies and self.data_fraction < 1:
             raise ValueError("a part of the images and copies of them do not go together")
         return self
 
     def __str__(self) -> str:
         """The recipe in a few words, for example `sgd, lr 0.1, cosine, batch 128, 30 epochs`."""
         words = f"{self.optimizer}, lr {self.lr:.3g}, {self.schedule}, batch {self.batch_size}, {self.epochs} epochs"
-        return words + (f" on {self.part:.0%} of the images" if self.part < 1 else "")
+        return words + (f" on {self.data_fraction:.0%} of the images" if self.data_fraction < 1 else "")
 
 
 def num_params(spec: ResNetSpec) -> int:
@@ -314,7 +314,7 @@ def _height_and_width(side: int | tuple[int, int]) -> tuple[int, int]:
 
 def _excitation(spec: ResNetSpec, width: int) -> int:
     """Parameters of a block's squeeze-and-excitation, and its multiply-adds."""
-    return 2 * width * squeezed(width, spec.se_ratio) if spec.se_ratio else 0
+    return 2 * width * squeezed(width, spec.se_reduction) if spec.se_reduction else 0
 
 
 def squeezed(width: int, ratio: int) -> int:

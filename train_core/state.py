@@ -24,9 +24,9 @@ class TrainState:
     model: ResNet
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # keeps fp16 gradients in range; does nothing in other precisions
-    averaged: ResNet | None  # exponential moving average of `model`
-    best: ResNet | None  # `scored` as it was after the epoch that was best on validation
-    parts: int = 1  # that a batch goes through the network in
+    ema_model: ResNet | None  # exponential moving average of `model`
+    best_model: ResNet | None  # `eval_model` as it was after the epoch that was best on validation
+    accumulation_steps: int = 1  # that a batch goes through the network in
     history: list[EpochResult] = field(default_factory=list)
 
     @classmethod
@@ -55,22 +55,22 @@ class TrainState:
             model=model,
             optimizer=make_optimizer(model, recipe),
             scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
-            averaged=averaged,
-            best=copy.deepcopy(model).requires_grad_(False) if recipe.keep == "best" else None,
+            ema_model=averaged,
+            best_model=copy.deepcopy(model).requires_grad_(False) if recipe.keep == "best" else None,
         )
 
     @property
-    def scored(self) -> ResNet:
+    def eval_model(self) -> ResNet:
         """The weights that are scored: the averaged ones where the recipe averages."""
-        return self.averaged or self.model
+        return self.ema_model or self.model
 
     @property
-    def kept(self) -> ResNet:
+    def final_model(self) -> ResNet:
         """The weights that a finished run comes to: those of the last epoch, or of the best."""
-        return self.best or self.scored
+        return self.best_model or self.eval_model
 
     @property
-    def kept_result(self) -> EpochResult:
+    def final_result(self) -> EpochResult:
         """What the epoch came to whose weights are kept; of equally good ones the first."""
         if self.recipe.keep == "last":
             return self.history[-1]
@@ -79,8 +79,8 @@ class TrainState:
     def add(self, result: EpochResult) -> None:
         """Note what an epoch came to, and its weights if they are the best so far."""
         self.history.append(result)
-        if self.best is not None and self.kept_result is result:
-            self.best.load_state_dict(self.scored.state_dict())
+        if self.best_model is not None and self.final_result is result:
+            self.best_model.load_state_dict(self.eval_model.state_dict())
 
 
 def seed_epoch(recipe: TrainSpec, epoch: int) -> None:

@@ -92,7 +92,7 @@ class Stepper:
         try:
             self._run()
         except Exception as error:
-            if not is_out_of_memory(error) or self._state.parts > 1 or len(chosen) == 1:
+            if not is_out_of_memory(error) or self._state.accumulation_steps > 1 or len(chosen) == 1:
                 raise
             fits = False
         if not fits:  # outside of the handler, whose exception keeps the activations alive
@@ -140,7 +140,7 @@ class Stepper:
     def _halve(self) -> None:
         self._state.optimizer.zero_grad(set_to_none=True)
         release_memory(self._labels.device)
-        self._state.parts = 2
+        self._state.accumulation_steps = 2
         self._uncaptured = 0
 
 
@@ -198,8 +198,8 @@ def train_step(
 ) -> Tensor:
     """One optimizer step on normalised images [B, C, H, W]; returns [summed loss, correct], added to `sums` if given.
 
-    The batch goes through the network in `state.parts` parts of (nearly) equal size. With `half`, the network computes
-    with these weights in the recipe's half precision.
+    The batch goes through the network in `state.accumulation_steps` parts of (nearly) equal size. With `half`, the
+    network computes with these weights in the recipe's half precision.
     """
     recipe = state.recipe
     sums = torch.zeros(2, device=images.device) if sums is None else sums
@@ -207,7 +207,9 @@ def train_step(
     forward = state.model if half is None else partial(functional_call, state.model, half.twins)
     if half is not None:
         half.refresh()
-    for part, answers in zip(images.chunk(state.parts), labels.chunk(state.parts), strict=True):
+    for part, answers in zip(
+        images.chunk(state.accumulation_steps), labels.chunk(state.accumulation_steps), strict=True
+    ):
         with autocast(images.device, recipe.precision):
             logits = forward(part)
             loss = F.cross_entropy(logits, answers, label_smoothing=recipe.label_smoothing)

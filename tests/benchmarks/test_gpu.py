@@ -189,8 +189,13 @@ def test_a_figure_has_its_range_and_number_beside_it() -> None:
 
 
 def test_nothing_is_begun_for_which_there_is_no_time() -> None:
-    taken = (time.sleep(0.3) for _ in in_time(0.7).each(range(9)))
-    assert [next(taken), next(taken)] == [None, None]
+    def measurements() -> Iterator[int]:
+        for i in in_time(0.7).each(range(9)):
+            time.sleep(0.3)
+            yield i
+
+    taken = measurements()
+    assert [next(taken), next(taken)] == [0, 1]
     with pytest.raises(OutOfTimeError, match="after 2 of 9 measurements"):
         next(taken)
     assert list(in_time().each("abc")) == ["a", "b", "c"]
@@ -391,7 +396,7 @@ def test_nvidias_service_runs_in_a_folder_of_its_own_and_is_stopped(
 
 def test_a_service_that_does_not_quit_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path / "bin", nvidia_mps.CONTROL, SERVICE.replace("quit) kill", "quit) sleep 3; kill"), monkeypatch)
-    monkeypatch.setattr(nvidia_mps, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(nvidia_mps, "LOCK_TIMEOUT_S", 1.0)
     with nvidia_mps.running(tmp_path / "mps"):
         pid = int((tmp_path / "mps" / f"{nvidia_mps.CONTROL}.pid").read_text())
     assert has_ended(pid)

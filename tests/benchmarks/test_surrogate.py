@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import peers
 from benchmarks.peers import Account, Curve, Spread, curve, table
-from benchmarks.surrogate import CHANCE, FEWEST, FULL, SHORT, STUDY, Surrogate, encode, network, random_params
+from benchmarks.surrogate import CHANCE, FULL, MIN_PAIRS, SHORT, STUDY, Surrogate, encode, network, random_params
 from train_core.specs import num_params
 
 
@@ -92,14 +92,14 @@ def test_what_a_configuration_does_not_use_changes_nothing() -> None:
 
 
 def test_a_run_that_diverged_ends_at_chance() -> None:
-    lines = [line(config) for config in range(FEWEST)]
+    lines = [line(config) for config in range(MIN_PAIRS)]
     lines[0]["runs"]["full"] = {"curve": [{"train_loss": 3.0}], "test": None, "diverged": "loss nan"}
     assert Surrogate(lines, models=["ridge"]).rows[0, -1] == CHANCE
 
 
 def test_too_few_runs_are_refused() -> None:
     with pytest.raises(ValueError, match="too few"):
-        Surrogate([line(config) for config in range(FEWEST - 1)])
+        Surrogate([line(config) for config in range(MIN_PAIRS - 1)])
 
 
 @pytest.mark.parametrize("name", ["ours", "ours-held", "one-epoch", "tpe-constraint", "tpe-pruned"])

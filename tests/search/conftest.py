@@ -27,7 +27,7 @@ def mixed(made_once: Path, tmp_path: Path) -> RunFolder:
 @pytest.fixture
 def measured(mixed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """The same with a longer run of each complete trial, and three counted as enough for `fidelity`."""
-    monkeypatch.setattr(fidelity, "FEWEST", 3)
+    monkeypatch.setattr(fidelity, "MIN_PAIRS", 3)
     for number, accuracy in ((0, 0.8), (1, 0.85), (5, 0.9)):
         promoted(mixed, number, val_accuracy=accuracy)
     return mixed

@@ -28,7 +28,7 @@ LARGE = ResNetSpec(
     shortcut_norm="before",
     stem_stride=2,
     stem_pool=True,
-    se_ratio=16,
+    se_reduction=16,
     head_dropout=0.2,
     num_classes=100,
 )

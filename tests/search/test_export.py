@@ -22,14 +22,14 @@ from PIL import Image
 from search import api
 from search.errors import CheckpointError, ModelError, RunError
 from search.export import chosen, export_model
+from search.formatting import percent
 from search.ladder import recipe_of
 from search.predict import Guess, Prediction
 from search.promoter import Promoter
 from search.promotions import Promotion, finished
 from search.run_folder import RunFolder
 from search.spec import load_study
-from search.study import open_study, task_of
-from search.words import percent
+from search.study import data_shape_of, open_study
 from tests.support.commands import search
 from tests.support.runs import add_trial, make_run, study_spec
 from tests.support.tiny import tiny_data
@@ -57,7 +57,7 @@ def data() -> TrainingData:
 def promoted(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs with one in it: two trials, the first trained with two seeds, the second not as long."""
     runs = tmp_path_factory.mktemp("promoted") / "runs"
-    folder = make_run(runs / NAME, spec=SPEC, task=task_of(data), trainer=FakeTrainer())
+    folder = make_run(runs / NAME, spec=SPEC, task=data_shape_of(data), trainer=FakeTrainer())
     study = open_study(folder)
     test = partial(load_test, "digits", fingerprint=data.fingerprint, cache=Path())
     promoter = Promoter(folder=folder, data=data, load_test=test, device_name="a test")
@@ -112,11 +112,11 @@ def test_the_averaged_weights_are_exported_where_they_are_scored(
     run = promoter.train(open_study(folder).trials[1], WHOLE, 0, lambda result: None, tests=False)
     exported = export_model(folder, run, SPEC, data, "safetensors", trials=2)
     state = checkpoint.load(folder.promotion(1, WHOLE, 0).checkpoint, torch.device("cpu"))
-    assert state.averaged is not None
+    assert state.ema_model is not None
     weights = read(exported.file).logits
     images = data.val.images[:20].permute(0, 3, 1, 2).float()
     model, averaged = (
-        each.eval()((images / 255 - data.mean[0]) / data.std[0]).detach() for each in (state.model, state.averaged)
+        each.eval()((images / 255 - data.mean[0]) / data.std[0]).detach() for each in (state.model, state.ema_model)
     )
     torch.testing.assert_close(weights(images), averaged, rtol=0, atol=1e-5)
     assert not torch.allclose(averaged, model, atol=1e-2)

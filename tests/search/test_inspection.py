@@ -20,11 +20,11 @@ from optuna.trial import TrialState
 from rich.console import Console, RenderableType
 
 from search import inspection, storage, tables
+from search.formatting import ago, rounded
 from search.inspection import Reader
 from search.run_folder import RunFolder, write_json, write_text
 from search.storage import Address, parse_address
 from search.study import open_study
-from search.words import ago, rounded
 from tests.support.commands import search as searched
 from tests.support.postgres import Server
 from tests.support.runs import make_run, promoted, study_spec
@@ -404,7 +404,7 @@ def test_compare_tells_two_runs_side_by_side(search: Search) -> None:
         "growth": {"low": 1.0, "high": 2.0, "step": 0.5},
         "final_norm": True,
         "sgd_lr": {"low": 0.01, "high": 0.2, "log": True},
-        "fill": {"low": 0.1, "high": 1.0},
+        "budget_fraction": {"low": 0.1, "high": 1.0},
     }
     one = made_up("one")
     two = made_up("two", 1, trials=1, budget=30_000, space=space)

@@ -50,14 +50,14 @@ def test_trials_are_a_table(tmp_path: Path) -> None:
     table = notebook.SearchResult(folder).trials_dataframe()
     assert isinstance(table, pd.DataFrame)
     assert list(table["score"]) == [trial.value for trial in ended(study)]
-    assert list(table["param fill"]) == [trial.params["fill"] for trial in ended(study)]
+    assert list(table["param budget_fraction"]) == [trial.params["budget_fraction"] for trial in ended(study)]
     assert {"number", "state", "parameters", "multiply-adds", "in words", TRAINED} <= set(table.columns)
 
 
 def test_run_takes_what_the_command_takes() -> None:
     taken = inspect.signature(notebook.run).parameters.keys() | StudySpec.model_fields.keys()
     assert inspect.signature(api.run).parameters.keys() - {"flags"} <= taken
-    options = inspect.signature(cli.run).parameters.keys() - {"images"}  # the study file's short_images
+    options = inspect.signature(cli.run).parameters.keys() - {"images"}  # the study file's short_run_images
     assert options <= taken
 
 

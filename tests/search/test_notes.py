@@ -11,12 +11,12 @@ import pytest
 from optuna.trial import TrialState
 
 from search import notes
+from search.formatting import percent
 from search.ladder import network_of, recipe_of
 from search.notes import OURS, NotedEvents, publish, study_note, trial_note
 from search.report import answer, read_results
 from search.run_folder import RunFolder, write_text
 from search.study import open_study
-from search.words import percent
 from tests.support.runs import SOON, make_run, promoted, raising, run_study, study_spec
 from tests.support.trainers import FakeTrainer, Recorder
 from train_core.errors import DivergedError
@@ -102,7 +102,7 @@ def test_a_note_that_cannot_be_written_ends_nothing_and_is_written_later(
 
 
 def test_late_trials_have_no_note_but_for_those_promoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notes, "MOST_NOTES", 1)
+    monkeypatch.setattr(notes, "MAX_NOTES", 1)
     folder = make_run(tmp_path / "run", [0.5, 0.6, 0.7])
     promoted(folder, 2)
     publish(folder, read_results(folder), SIZE)

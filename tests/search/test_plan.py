@@ -7,7 +7,7 @@ import torch
 
 from search import plan
 from search.plan import Pace, Survey, _seconds_an_image, estimate, fastest_precision, survey, time_steps
-from search.study import task_of
+from search.study import data_shape_of
 from tests.support.runs import study_spec
 from tests.support.tiny import NETWORK, tiny_data
 from train_core.data import TrainingData
@@ -37,7 +37,7 @@ class OnCuda:
 
 def test_the_batch_sizes_of_a_survey_are_those_that_the_space_draws() -> None:
     spec = study_spec(space={"stages": 2, "batch_size": [16, 64]})
-    assert set(survey(spec, task_of(DATA)).batch_sizes) == {16, 64}
+    assert set(survey(spec, data_shape_of(DATA)).batch_sizes) == {16, 64}
 
 
 def test_steps_are_timed_for_real() -> None:

@@ -79,7 +79,7 @@ def test_a_promotion_trains_at_full_length_and_reads_the_test_split_once(study: 
     assert result.short_score == 0.70
     assert result.val_accuracy == result.history[-1].val_accuracy
     state = checkpoint.load(folder_of(tmp_path / "p").checkpoint, torch.device("cpu"))
-    assert result.test_accuracy == evaluate(state.scored, TEST, DATA.mean, DATA.std, "fp32").accuracy
+    assert result.test_accuracy == evaluate(state.eval_model, TEST, DATA.mean, DATA.std, "fp32").accuracy
     assert result.test_images == len(TEST)
 
 

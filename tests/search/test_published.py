@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import space
+from search.completion import complete_report, shipped_studies
 from search.errors import RunError, SpecError
-from search.names import complete_report, shipped_studies
 from search.published import Published
 from search.run_folder import RunFolder
 from search.spec import StudySpec, load_study
-from search.study import NAMED_TASKS, check, fitted, join, task_of
+from search.study import NAMED_SHAPES, check, data_shape_of, fitted, join
 from train_core.data import Split, TrainingData, load_training
 from train_core.loop import train
 from train_core.specs import CopySpec, ResNetSpec, TrainSpec, num_params
@@ -38,7 +38,7 @@ def test_the_reports_are_the_studies_with_rows() -> None:
 def test_the_search_around_a_report_holds_every_network_of_it(name: str) -> None:
     spec, _ = report(name)
     for known, network in spec.baselines.items():
-        wanted = fitted(network, NAMED_TASKS[spec.data])
+        wanted = fitted(network, NAMED_SHAPES[spec.data])
         assert space.as_parameters(wanted, spec.baseline_recipe, spec.space, spec.budget) is not None, known
 
 
@@ -46,7 +46,7 @@ def test_the_search_around_a_report_holds_every_network_of_it(name: str) -> None
 def test_every_row_has_as_many_parameters_as_were_printed(name: str) -> None:
     spec, published = report(name)
     for row in published.rows.values():
-        assert num_params(fitted(spec.baselines[row.network], NAMED_TASKS[spec.data])) == row.parameters
+        assert num_params(fitted(spec.baselines[row.network], NAMED_SHAPES[spec.data])) == row.parameters
 
 
 def test_the_best_rows_are_those_that_the_reports_are_known_for() -> None:
@@ -114,7 +114,7 @@ def test_a_mistake_in_a_report_is_answered_in_one_line(text: str, said: str, tmp
 
 def test_a_correction_to_what_was_printed_does_not_end_a_search(tmp_path: Path) -> None:
     spec, published = report("kunkolienker-upadhyay")
-    folder, task = RunFolder(tmp_path / "run"), NAMED_TASKS["cifar10"]
+    folder, task = RunFolder(tmp_path / "run"), NAMED_SHAPES["cifar10"]
     folder.create()
     study, _ = join(folder, spec, task)
     corrected = spec.model_copy(update={"published": published.model_copy(update={"title": "another"})})
@@ -158,7 +158,7 @@ def test_every_row_learns_from_its_first_steps(few_images: tuple[str, TrainingDa
         # are: of so few, other crops are other images.
         few = {"batch_size": IMAGES, "lr": recipe.lr * IMAGES / recipe.batch_size, "epochs": STEPS, "start": "random"}
         recipe = recipe.model_copy(update={**few, "copies": (), "augment": CopySpec()})
-        network = fitted(spec.baselines[published.rows[row].network], replace(task_of(data), num_classes=100))
+        network = fitted(spec.baselines[published.rows[row].network], replace(data_shape_of(data), num_classes=100))
         if (network, recipe) in tried:
             continue  # of another batch size, or augmented otherwise
         tried.append((network, recipe))

@@ -23,14 +23,14 @@ from optuna.trial import TrialState
 
 from search import charts, report
 from search.charts import Chart, Results
+from search.formatting import percent
 from search.ladder import network_of, recipe_of
 from search.promotions import winner
 from search.report import answer, progress, read_results, write_report
 from search.run_folder import RunFolder, write_json, write_text
 from search.spec import StudySpec, load_study
-from search.study import NAMED_TASKS, open_study
+from search.study import NAMED_SHAPES, open_study
 from search.trials import ended, seconds_of
-from search.words import percent
 from tests.support.runs import distributions_of, finished_trial, make_run, promoted, run_study
 from tests.support.trainers import FakeTrainer, in_turn
 from train_core.errors import DivergedError
@@ -226,7 +226,7 @@ def test_parallel_coordinates_have_an_axis_for_each_parameter_that_varied(mixed:
 def test_the_axes_that_are_drawn_are_those_that_mattered_most(
     mixed: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(charts, "MOST_AXES", 3)
+    monkeypatch.setattr(charts, "MAX_AXES", 3)
     made = read_results(mixed)
     chart = charts.space_chart(made)
     assert chart.figure is not None
@@ -240,7 +240,7 @@ def test_an_axis_over_several_powers_of_ten_is_logarithmic() -> None:
     assert axis["values"][::9] == pytest.approx([-3, -0.699], abs=0.001)
     assert axis["ticktext"] == ["0.001", "0.01", "0.1", "1"]
     fills = [0.5 + i / 20 for i in range(9)]
-    assert charts._axis("fill", fills) == {"label": "fill", "values": fills}
+    assert charts._axis("budget_fraction", fills) == {"label": "budget_fraction", "values": fills}
     assert charts._axis("k1", [5, 1, 3, 1])["ticktext"] == ["1", "3", "5"]
     assert charts._axis("block", ["preact", "basic"])["ticktext"] == ["basic", "preact"]
 
@@ -513,7 +513,7 @@ def test_a_control_that_lies_beside_is_compared_and_one_of_other_data_is_not(mix
 
 def test_a_study_that_lets_short_runs_choose_regularisers_is_warned_of(tmp_path: Path, mixed: RunFolder) -> None:
     space = {"cutout": [0, 8], "label_smoothing": [0.0, 0.1]}
-    folder = make_run(tmp_path / "all", [0.5], space=space, short_images="all")
+    folder = make_run(tmp_path / "all", [0.5], space=space, short_run_images="all")
     assert "Short runs choose label_smoothing, cutout here: on all images they prefer less" in Page(folder).words
     on_part = make_run(tmp_path / "part", [0.5], space=space)
     assert "Short runs choose" not in Page(on_part).words
@@ -550,10 +550,10 @@ def test_facts_that_cannot_be_read_are_said_to_be_so(tmp_path: Path, content: st
 def test_long_studies_are_thinned_and_say_so(
     make: Callable[[Results], Chart], measured: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(charts, "MOST_POINTS", 2)
-    monkeypatch.setattr(charts, "MOST_BARS", 4)
-    monkeypatch.setattr(charts, "MOST_AXES", 4)
-    monkeypatch.setattr(charts, "MOST_LINES", 2)
+    monkeypatch.setattr(charts, "MAX_POINTS", 2)
+    monkeypatch.setattr(charts, "MAX_BARS", 4)
+    monkeypatch.setattr(charts, "MAX_AXES", 4)
+    monkeypatch.setattr(charts, "MAX_LINES", 2)
     made = read_results(measured)
     chart = make(made)
     assert re.search(r"Drawn: \d of \d+ ", chart.words)
@@ -565,11 +565,11 @@ def test_ten_thousand_trials_of_the_default_space_fit_into_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Copies of a hundred; `python -m benchmarks.overhead report` has them in a database, and learns from more."""
-    monkeypatch.setattr(charts, "MOST_LEARNT", 30)
+    monkeypatch.setattr(charts, "MAX_LEARNT", 30)
     spec, generator = load_study("cifar10", {"trials": 10_000}), random.Random(0)
     study = optuna.create_study()
     distributions = distributions_of(study, spec)
-    study.add_trials([finished_trial(generator, distributions, spec, NAMED_TASKS["cifar10"]) for _ in range(100)])
+    study.add_trials([finished_trial(generator, distributions, spec, NAMED_SHAPES["cifar10"]) for _ in range(100)])
     trials = [copy(trial) for trial in study.get_trials(states=[TrialState.COMPLETE]) for _ in range(100)]
     for i, trial in enumerate(trials):
         trial.number, trial.value = i, generator.uniform(0.5, 0.9)

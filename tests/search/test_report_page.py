@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from search.charts import ALL_CHARTS, parameters_of
+from search.formatting import percent
 from search.report import read_results, write_report
 from search.run_folder import RunFolder
 from search.trials import seconds_of
-from search.words import percent
 from tests.support.browser import Browser
 from tests.support.pages import CHARTS, DESKTOP, PHONE, check, shown
 

@@ -104,7 +104,7 @@ def test_what_concerns_all_is_done_one_after_the_other(tmp_path: Path) -> None:
 
 def test_a_worker_that_hangs_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = made(tmp_path / "run")
-    monkeypatch.setattr(run_folder, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(run_folder, "LOCK_TIMEOUT_S", 0.1)
     with another_process(folder, "alone") as other:
         with pytest.raises(BusyError, match=r"another search in .* hangs: end it"), folder.alone():
             pass

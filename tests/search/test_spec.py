@@ -222,9 +222,9 @@ def test_short_runs_train_on_a_part_where_the_space_draws_regularisers(
     space: dict[str, Any], images: str, part: float
 ) -> None:
     values = {"data": "cifar10", "budget": 10**6, "epochs": 30, "promote": {"epochs": 200}}
-    assert StudySpec.model_validate({**values, "space": space, "short_images": images}).part == part
+    assert StudySpec.model_validate({**values, "space": space, "short_run_images": images}).data_fraction == part
     longer = {**values, "epochs": 300}
-    assert StudySpec.model_validate({**longer, "space": space, "short_images": images}).part == 1.0
+    assert StudySpec.model_validate({**longer, "space": space, "short_run_images": images}).data_fraction == 1.0
 
 
 @pytest.mark.parametrize(

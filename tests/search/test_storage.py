@@ -17,14 +17,14 @@ from search.errors import RunError, SpecError, StorageError
 from search.run_folder import RunFolder, find_run, new_run, write_json
 from search.storage import (
     Address,
-    PatientStorage,
+    RetryingStorage,
     connect,
     is_full,
     is_loopback,
-    is_passing,
+    is_transient,
     parse_address,
-    patiently,
     redacted,
+    with_retries,
 )
 from search.study import open_study
 from tests.support.runs import run_study, study_spec
@@ -119,10 +119,10 @@ def test_a_missing_driver_is_told_with_what_to_install(monkeypatch: pytest.Monke
     ],
 )
 def test_what_may_pass_is_told_from_what_lasts(error: Exception, passes: bool) -> None:
-    assert is_passing(error) == passes
+    assert is_transient(error) == passes
     wrapped = optuna.exceptions.StorageInternalError("as Optuna raises it")
     wrapped.__cause__ = error
-    assert is_passing(wrapped) == passes
+    assert is_transient(wrapped) == passes
 
 
 class Flaky:
@@ -143,7 +143,7 @@ def test_what_may_pass_is_tried_again_and_told_of_once(
 ) -> None:
     monkeypatch.setattr(storages, "QUIET_S", 0.15)
     with caplog.at_level(logging.WARNING, logger="search"):
-        assert patiently(Flaky(4, failing("database is locked")), is_passing, "the study's storage") == "done"
+        assert with_retries(Flaky(4, failing("database is locked")), is_transient, "the study's storage") == "done"
     assert [record.getMessage() for record in caplog.records] == [
         "the study's storage does not answer (database is locked): trying again for 10 minutes",
         "the study's storage answers again",
@@ -159,13 +159,13 @@ def test_how_long_each_try_took_counts(monkeypatch: pytest.MonkeyPatch, caplog: 
         return flaky()
 
     with caplog.at_level(logging.WARNING, logger="search"):
-        assert patiently(slow, is_passing, "it") == "done"
+        assert with_retries(slow, is_transient, "it") == "done"
     assert len(caplog.records) == 2
 
 
 def test_a_blip_is_not_worth_a_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="search"):
-        assert patiently(Flaky(1, failing("deadlock detected")), is_passing, "it") == "done"
+        assert with_retries(Flaky(1, failing("deadlock detected")), is_transient, "it") == "done"
     assert caplog.records == []
 
 
@@ -174,12 +174,12 @@ def test_what_lasts_ends_at_once_and_what_passes_when_asked_to_stop_or_out_of_pa
 ) -> None:
     def ends(flaky: Flaky, stop: Callable[[], bool] = lambda: False) -> int:
         with pytest.raises(type(flaky.error)):
-            patiently(flaky, is_passing, "it", stop)
+            with_retries(flaky, is_transient, "it", stop)
         return 1000 - flaky.failures
 
     assert ends(Flaky(1000, failing("attempt to write a readonly database"))) == 1
     assert ends(Flaky(1000, failing("database is locked")), stop=lambda: True) == 1
-    monkeypatch.setattr(storages, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(storages, "RETRY_TIMEOUT_S", 0.5)
     assert 2 <= ends(Flaky(1000, failing("database is locked"))) <= 5
 
 
@@ -193,10 +193,10 @@ def test_every_call_of_a_storage_is_passed_on_patiently(tmp_path: Path) -> None:
     folder.create()
     study = open_study(folder, create=True)
     patient = study._storage
-    assert isinstance(patient, PatientStorage)
+    assert isinstance(patient, RetryingStorage)
     ours = {name for name in vars(BaseStorage) if not name.startswith("__") and callable(getattr(BaseStorage, name))}
     assert ours
-    assert all(getattr(PatientStorage, name) is not getattr(BaseStorage, name) for name in ours)
+    assert all(getattr(RetryingStorage, name) is not getattr(BaseStorage, name) for name in ours)
 
     class Stumbling:
         def __init__(self, storage: BaseStorage) -> None:

@@ -17,13 +17,13 @@ from search import storage as storages
 from search import study as studies
 from search.console import logged_to
 from search.errors import RunError, StorageError, StudyFailedError
+from search.heartbeat import Worker
 from search.ladder import network_of, recipe_of
 from search.run_folder import RunFolder
 from search.spec import StudySpec
 from search.storage import parse_address
 from search.study import claim, enqueue_baselines, open_study, run
 from search.trials import ended
-from search.worker import Worker
 from tests.support.postgres import Server
 from tests.support.processes import until
 from tests.support.runs import TASK, raising, run_study, study_spec
@@ -32,7 +32,7 @@ from train_core.errors import DivergedError
 from train_core.specs import num_madds, num_params
 
 ONE_NETWORK = {  # and one recipe
-    "fill": 1.0,
+    "budget_fraction": 1.0,
     "stages": 2,
     "blocks": 1,
     "growth": 2.0,
@@ -43,7 +43,7 @@ ONE_NETWORK = {  # and one recipe
     "shortcut": "conv",
     "shortcut_kernel": 1,
     "stem_kernel": 3,
-    "se_ratio": 0,
+    "se_reduction": 0,
     "optimizer": "sgd",
     "sgd_lr": 0.1,
     "adam_lr": 1e-3,
@@ -116,11 +116,11 @@ def test_a_study_stopped_and_continued_is_the_study_run_in_one_go(tmp_path: Path
 
 def test_short_runs_on_a_part_see_each_image_as_often_as_a_full_run(folder: RunFolder) -> None:
     trainer = FakeTrainer()
-    spec = study_spec(trials=2, short_images="part", promote={"top": 1, "epochs": 16})
+    spec = study_spec(trials=2, short_run_images="part", promote={"top": 1, "epochs": 16})
     run_study(folder, spec, trainer)
-    assert {recipe.part for _, recipe in trainer.runs} == {0.25}
+    assert {recipe.data_fraction for _, recipe in trainer.runs} == {0.25}
     claim(open_study(folder), spec, TASK, folder)
-    with pytest.raises(RunError, match=r"made with short_images and promote.epochs, which make .* of 0.25, not 1.0"):
+    with pytest.raises(RunError, match=r"made with short_run_images and promote.epochs, .* of 0.25, not 1.0"):
         claim(open_study(folder), study_spec(trials=2, promote={"top": 1, "epochs": 16}), TASK, folder)
 
 
@@ -333,11 +333,11 @@ def test_a_trial_that_keeps_killing_its_process_is_failed_in_the_end(folder: Run
     spec = study_spec(baselines={"deadly": {"widths": [8, 16], "blocks": [1, 1]}})
     study = open_study(folder, create=True)
     enqueue_baselines(study, spec, TASK)
-    for _ in range(studies.MOST_DEATHS):
+    for _ in range(studies.MAX_DEATHS):
         study.ask()  # and the process dies
         retry_interrupted(study, folder)
     assert [trial.user_attrs["reason"] for trial in ended(study)] == [
-        f"given up: lost its process {studies.MOST_DEATHS} times"
+        f"given up: lost its process {studies.MAX_DEATHS} times"
     ]
     assert len(ended(run_study(folder, spec, FakeTrainer()))) == 6
 
@@ -351,7 +351,11 @@ def dies(study: optuna.Study, folder: RunFolder, trace: str, epochs: int = 0) ->
     trial = study.ask()
     worker = f"worker-{trial.number}"
     folder.worker_trace(worker).write_text(trace)
-    for name, value in {"worker": worker, "network": "decided", "fill": trial.suggest_float("fill", 0, 1)}.items():
+    for name, value in {
+        "worker": worker,
+        "network": "decided",
+        "budget_fraction": trial.suggest_float("budget_fraction", 0, 1),
+    }.items():
         trial.set_user_attr(name, value)
     for epoch in range(1, epochs + 1):
         trial.report(0.5, epoch)
@@ -403,11 +407,11 @@ def test_a_fault_after_a_new_epoch_is_the_first_one(folder: RunFolder) -> None:
 
 def test_deaths_that_nothing_explains_are_borne_for_longer(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     study = open_study(folder, create=True)
-    for death in range(studies.MOST_DEATHS):
+    for death in range(studies.MAX_DEATHS):
         assert ended(study) == []
         dies(study, folder, SEGMENTATION_FAULT if death == 4 else KILL)
         retry_interrupted(study, folder)
-    reason = f"lost its process {studies.MOST_DEATHS} times (killed, or out of memory)"
+    reason = f"lost its process {studies.MAX_DEATHS} times (killed, or out of memory)"
     assert [trial.user_attrs["reason"] for trial in ended(study)] == [f"given up: {reason}"]
     assert caplog.messages[-1].endswith(f"{reason}: it counts as failed, and the search goes on")
 
@@ -605,7 +609,7 @@ def test_a_run_is_not_continued_with_another_study(folder: RunFolder, changes: d
 def test_a_run_is_not_continued_on_other_images(folder: RunFolder) -> None:
     study = open_study(folder, create=True)
     claim(study, study_spec(), TASK, folder)
-    other = studies.Task(fingerprint="other", in_channels=1, num_classes=10, size=(32, 32))
+    other = studies.DataShape(fingerprint="other", in_channels=1, num_classes=10, size=(32, 32))
     with pytest.raises(RunError, match="made with data fingerprint"):
         claim(study, study_spec(), other, folder)
 
@@ -769,19 +773,19 @@ def test_a_verdict_that_was_written_though_the_answer_was_lost_stands(
 def test_deaths_of_a_trial_that_gets_on_are_not_held_against_it(folder: RunFolder) -> None:
     spec = study_spec(trials=1)
     study = open_study(folder, create=True)
-    for epoch in range(1, 3 * studies.MOST_DEATHS):
+    for epoch in range(1, 3 * studies.MAX_DEATHS):
         trial = study.ask()
-        trial.suggest_float("fill", 0.1, 1.0)
+        trial.suggest_float("budget_fraction", 0.1, 1.0)
         trial.set_user_attr("network", "decided")
         trial.report(0.5, epoch)  # and the process dies
         retry_interrupted(study, folder)
     assert ended(study) == []
     assert study.trials[-1].state == TrialState.WAITING
-    for _ in range(studies.MOST_DEATHS):
+    for _ in range(studies.MAX_DEATHS):
         study.ask()
         retry_interrupted(study, folder)
     assert [trial.user_attrs["reason"] for trial in ended(study)] == [
-        f"given up: lost its process {studies.MOST_DEATHS} times"
+        f"given up: lost its process {studies.MAX_DEATHS} times"
     ]
     assert spec.trials == 1
 

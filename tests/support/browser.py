@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 60.0
+LOCK_TIMEOUT_S = 60.0
 FLAGS = (
     "--headless=new",
     "--no-sandbox",  # which root cannot have, as in a container; only our own pages are shown
@@ -148,10 +148,10 @@ class Browser:
                 page.noted(message)
 
     def _next(self) -> dict[str, Any]:
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + LOCK_TIMEOUT_S
         while b"\0" not in self._left:
             ready, _, _ = select.select([self._reader], [], [], max(until - time.monotonic(), 0))
-            assert ready, f"the browser has said nothing for {PATIENCE_S:.0f} s"
+            assert ready, f"the browser has said nothing for {LOCK_TIMEOUT_S:.0f} s"
             more = os.read(self._reader, 1 << 20)
             assert more, "the browser has ended"
             self._left += more
@@ -178,7 +178,7 @@ def browser(profile: Path) -> Iterator[Browser]:
         running = Browser(reader, writer)
         yield running
         running.tell("Browser.close")
-        process.wait(timeout=PATIENCE_S)
+        process.wait(timeout=LOCK_TIMEOUT_S)
     finally:
         process.kill()
         process.wait()

@@ -14,22 +14,22 @@ from optuna.trial import FrozenTrial, TrialState
 import space
 from search import study as studies
 from search.errors import StudyFailedError
+from search.heartbeat import Worker
 from search.ladder import network_of, recipe_of
 from search.promotions import Promotion
 from search.run_folder import RunFolder, write_text
 from search.spec import PrunerSpec, StudySpec, load_study
 from search.storage import Address
-from search.study import NAMED_TASKS, Task, claim, open_study, run, task_of
+from search.study import NAMED_SHAPES, DataShape, claim, data_shape_of, open_study, run
 from search.trials import TRAINED
-from search.worker import Worker
 from space import RandomTrial
 from tests.support.tiny import NETWORK, tiny_recipe
 from tests.support.trainers import FakeTrainer, Recorder, epoch_result, in_turn
 from train_core.data import default_cache, load_training
 from train_core.specs import num_madds, num_params
 
-TASK = NAMED_TASKS["digits"]
-SMALL_SPACE = {"stages": {"low": 2, "high": 3}, "fill": {"low": 0.1, "high": 1.0}}
+TASK = NAMED_SHAPES["digits"]
+SMALL_SPACE = {"stages": {"low": 2, "high": 3}, "budget_fraction": {"low": 0.1, "high": 1.0}}
 NEVER = PrunerSpec(startup_trials=1000)
 """Stops no trial."""
 SOON = PrunerSpec(startup_trials=2, warmup=0, min_values=1, like=())
@@ -74,7 +74,7 @@ def make_run(
     scores: Sequence[float | Exception] = (),
     *,
     spec: StudySpec | None = None,
-    task: Task = TASK,
+    task: DataShape = TASK,
     trainer: FakeTrainer | None = None,
     storage: Address | None = None,
     **values: Any,
@@ -150,12 +150,12 @@ def distributions_of(study: optuna.Study, spec: StudySpec) -> dict[str, BaseDist
 
 
 def finished_trial(
-    generator: random.Random, distributions: dict[str, BaseDistribution], spec: StudySpec, task: Task
+    generator: random.Random, distributions: dict[str, BaseDistribution], spec: StudySpec, task: DataShape
 ) -> FrozenTrial:
     """A complete trial, drawn at random from the study's space, with all that the search writes into a trial."""
     draw = space.suggest(RandomTrial(generator), spec.space)
     network = space.network(draw, spec.space, spec.budget, in_channels=task.in_channels, num_classes=task.num_classes)
-    recipe = space.recipe(draw, epochs=spec.epochs, seed=0, precision="fp32", part=1.0)
+    recipe = space.recipe(draw, epochs=spec.epochs, seed=0, precision="fp32", data_fraction=1.0)
     score, now = generator.uniform(0.6, 0.9), datetime.now()
     return FrozenTrial(
         number=-1,
@@ -180,4 +180,4 @@ def finished_run(name: str, trials: int) -> None:
     """A run of the digits study with this many trials, without training."""
     spec = load_study("digits", {"trials": max(trials, 1)})
     data = load_training("digits", val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache())
-    make_run(Path("runs") / name, spec=spec, task=task_of(data), trainer=FakeTrainer() if trials else None)
+    make_run(Path("runs") / name, spec=spec, task=data_shape_of(data), trainer=FakeTrainer() if trials else None)

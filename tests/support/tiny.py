@@ -35,7 +35,7 @@ def tiny_data(images: int = 96, side: int = 8) -> TrainingData:
 
 
 def weights(state: TrainState) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in state.scored.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in state.eval_model.state_dict().items()}
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:

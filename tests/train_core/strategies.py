@@ -32,7 +32,7 @@ def resnet_specs(draw: st.DrawFn) -> ResNetSpec:
         "shortcut": draw(st.sampled_from(["conv", "max-pool"])),
         "shortcut_kernel": draw(KERNELS),
         "shortcut_norm": draw(st.sampled_from(["after", "before", "none"])),
-        "se_ratio": draw(st.sampled_from([0, 1, 2, 4, 16])),
+        "se_reduction": draw(st.sampled_from([0, 1, 2, 4, 16])),
         "block_dropout": draw(st.sampled_from([0.0, 0.3])),
         "head_dropout": draw(st.sampled_from([0.0, 0.5])),
         "norm": draw(st.sampled_from(["batch", "none"])),

@@ -57,10 +57,10 @@ def test_the_optimizers_settings_are_this_devices_not_the_checkpoints(tmp_path: 
 
 def test_a_run_that_had_to_be_taken_in_parts_goes_on_in_parts(tmp_path: Path) -> None:
     state = TrainState.new(NETWORK, tiny_recipe(), CPU)
-    state.parts = 2
+    state.accumulation_steps = 2
     next(train(state, tiny_data()))
     checkpoint.save(state, tmp_path / "run.pt")
-    assert checkpoint.load(tmp_path / "run.pt", CPU).parts == 2
+    assert checkpoint.load(tmp_path / "run.pt", CPU).accumulation_steps == 2
 
 
 def test_specs_and_history_come_back(tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_the_best_epochs_weights_are_kept_in_it(tmp_path: Path) -> None:
     state = TrainState.new(NETWORK, tiny_recipe(epochs=6, lr=0.5, schedule="constant", keep="best"), CPU)
     for _ in train(state, tiny_data()):
         checkpoint.save(state, tmp_path / "run.pt")
-    kept = checkpoint.load(tmp_path / "run.pt", CPU).kept.state_dict()
-    assert all(torch.equal(values, kept[name]) for name, values in state.kept.state_dict().items())
+    kept = checkpoint.load(tmp_path / "run.pt", CPU).final_model.state_dict()
+    assert all(torch.equal(values, kept[name]) for name, values in state.final_model.state_dict().items())
     assert not all(torch.equal(values, kept[name]) for name, values in state.model.state_dict().items())
 
 

@@ -29,7 +29,9 @@ from train_core.specs import ResNetSpec
 SMALL: dict[str, Any] = {"widths": (4, 8), "in_channels": 1, "num_classes": 10}
 NETWORKS = {
     "basic": ResNetSpec(**SMALL, blocks=(2, 1), block_dropout=0.3, head_dropout=0.2),
-    "preact": ResNetSpec(**SMALL, blocks=(1, 2), block="preact", final_norm=True, se_ratio=4, shortcut_norm="before"),
+    "preact": ResNetSpec(
+        **SMALL, blocks=(1, 2), block="preact", final_norm=True, se_reduction=4, shortcut_norm="before"
+    ),
     "pools": ResNetSpec(**SMALL, blocks=(1, 1), shortcut="max-pool", stem_pool=True, stem_kernel=7, k1=1, k2=5),
 }
 

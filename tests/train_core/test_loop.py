@@ -33,7 +33,7 @@ def test_it_learns(optimizer: str, precision: str) -> None:
 def test_the_last_results_are_what_evaluate_says() -> None:
     data, state = tiny_data(), TrainState.new(NETWORK, tiny_recipe(), CPU)
     *_, last = train(state, data)
-    measured = evaluate(state.scored, data.val, data.mean, data.std, "fp32")
+    measured = evaluate(state.eval_model, data.val, data.mean, data.std, "fp32")
     assert last.val_accuracy == pytest.approx(measured.accuracy)
     assert last.val_loss == pytest.approx(measured.loss, rel=1e-5)
     with torch.no_grad():
@@ -105,11 +105,11 @@ def test_the_rate_is_set_before_every_batch() -> None:
 
 def test_a_part_is_a_share_of_each_class_and_seen_as_often_as_a_longer_run_sees_all() -> None:
     data = tiny_data(images=192)
-    part = data.train.part(0.25, seed=0)
+    part = data.train.subset(0.25, seed=0)
     assert data.train.labels[part].bincount().tolist() == [8, 8, 8]
-    assert torch.equal(part, data.train.part(0.25, seed=0))
-    assert not torch.equal(part, data.train.part(0.25, seed=1))
-    state, seen = TrainState.new(NETWORK, tiny_recipe(epochs=2, part=0.25), CPU), list[int]()
+    assert torch.equal(part, data.train.subset(0.25, seed=0))
+    assert not torch.equal(part, data.train.subset(0.25, seed=1))
+    state, seen = TrainState.new(NETWORK, tiny_recipe(epochs=2, data_fraction=0.25), CPU), list[int]()
 
     def spy(stepper: step.Stepper, chosen: torch.Tensor, lr: float) -> None:
         seen.extend(chosen.tolist())
@@ -164,7 +164,7 @@ def test_an_epoch_goes_over_all_copies_and_they_are_the_same_when_a_run_goes_on(
 
 def test_a_part_of_the_images_and_copies_do_not_go_together() -> None:
     with pytest.raises(ValueError, match="a part of the images and copies of them do not go together"):
-        tiny_recipe(part=0.5, copies=[{}])
+        tiny_recipe(data_fraction=0.5, copies=[{}])
 
 
 def test_the_best_epochs_weights_are_kept_where_the_recipe_says_so() -> None:
@@ -173,12 +173,14 @@ def test_the_best_epochs_weights_are_kept_where_the_recipe_says_so() -> None:
     seen = [(result, weights(state)) for result in train(state, data)]
     best, theirs = max(seen, key=lambda pair: pair[0].val_accuracy)
     assert best is not seen[-1][0]  # or this would show nothing
-    assert state.kept_result is best
-    assert same(theirs, state.kept.state_dict())
-    assert evaluate(state.kept, data.val, data.mean, data.std, "fp32").accuracy == pytest.approx(best.val_accuracy)
+    assert state.final_result is best
+    assert same(theirs, state.final_model.state_dict())
+    assert evaluate(state.final_model, data.val, data.mean, data.std, "fp32").accuracy == pytest.approx(
+        best.val_accuracy
+    )
     last = TrainState.new(NETWORK, tiny_recipe(), CPU)
     *_, end = train(last, data)
-    assert (last.kept, last.kept_result) == (last.scored, end)
+    assert (last.final_model, last.final_result) == (last.eval_model, end)
 
 
 def test_gradients_are_clipped_by_value() -> None:
@@ -231,11 +233,11 @@ def test_averaged_weights_follow_the_recursion_and_are_scored() -> None:
 
     with mock.patch.object(step, "train_step", spy):
         *_, last = train(state, data)
-    assert state.averaged is state.scored
-    for name, tensor in state.averaged.state_dict().items():
+    assert state.ema_model is state.eval_model
+    for name, tensor in state.ema_model.state_dict().items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, expected[name])
-    assert last.val_accuracy == evaluate(state.averaged, data.val, data.mean, data.std, "fp32").accuracy
+    assert last.val_accuracy == evaluate(state.ema_model, data.val, data.mean, data.std, "fp32").accuracy
 
 
 def test_dropout_is_on_in_training_and_off_in_evaluation() -> None:

@@ -63,7 +63,7 @@ def test_another_shape_is_refused(change: dict[str, object], theirs: torch.nn.Mo
 @pytest.mark.usefixtures("downloaded")
 def test_a_run_starts_from_the_cached_download(theirs: torch.nn.Module) -> None:
     state = TrainState.new(RESNET18, tiny_recipe(start="imagenet", keep="best", ema_decay=0.9), CPU)
-    for model in (state.model, state.averaged, state.best):
+    for model in (state.model, state.ema_model, state.best_model):
         assert model is not None
         assert torch.equal(model.state_dict()["stem.0.weight"], theirs.state_dict()["conv1.weight"])
 

@@ -45,7 +45,7 @@ PUBLISHED = {
     "D5": ({**D1, "norm": "none"}, 11_218_212),
     "D6": ({**D1, "block_dropout": 0.2, "head_dropout": 0.5}, 11_227_812),
     "D9": ({**D2, "shortcut_kernel": 3}, 50_266_276),
-    "E": ({**FOUR, "blocks": (3, 3, 3, 3), "se_ratio": 16}, 4_398_890),
+    "E": ({**FOUR, "blocks": (3, 3, 3, 3), "se_reduction": 16}, 4_398_890),
 }
 
 

@@ -79,7 +79,7 @@ def test_networks_that_differ_have_different_words() -> None:
         "shortcut": "conv",
         "shortcut_kernel": 3,
         "shortcut_norm": "before",
-        "se_ratio": 4,
+        "se_reduction": 4,
         "block_dropout": 0.2,
         "head_dropout": 0.2,
         "norm": "none",

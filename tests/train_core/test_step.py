@@ -37,7 +37,7 @@ def a_step(state: TrainState, batch: int = 16) -> torch.Tensor:
 def test_accumulated_gradients_are_those_of_the_whole_batch(changes: dict[str, Any], batch: int) -> None:
     network = NETWORK.model_copy(update={"norm": "none"})  # batch norm sees the part, not the batch
     whole, parts = (TrainState.new(network, tiny_recipe(label_smoothing=0.1, **changes), CPU) for _ in range(2))
-    parts.parts = 2
+    parts.accumulation_steps = 2
     torch.testing.assert_close(a_step(parts, batch), a_step(whole, batch))
     for (name, ours), theirs in zip(parts.model.named_parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
@@ -64,7 +64,7 @@ def test_without_memory_for_a_batch_it_is_taken_in_halves_and_said(small_device:
     state = TrainState.new(NETWORK, tiny_recipe(epochs=8), CPU)
     results = list(train(state, tiny_data()))
     assert small_device["refused"] == 1
-    assert {result.parts for result in results} == {2}
+    assert {result.accumulation_steps for result in results} == {2}
     assert {result.images for result in results} == {48}
     assert results[-1].val_accuracy > 0.9
 
@@ -222,7 +222,7 @@ def test_all_steps_of_a_process_share_one_side_stream_for_each_device(monkeypatc
     step._side_stream.cache_clear()
 
 
-@pytest.mark.parametrize("network", [{}, {"block": "preact", "se_ratio": 2, "final_norm": True}])
+@pytest.mark.parametrize("network", [{}, {"block": "preact", "se_reduction": 2, "final_norm": True}])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_weights_cast_all_at_once_give_the_values_of_autocast(network: dict[str, Any], parts: int) -> None:
     spec = ResNetSpec.model_validate(NETWORK.model_dump() | network)
@@ -231,7 +231,7 @@ def test_weights_cast_all_at_once_give_the_values_of_autocast(network: dict[str,
     half = HalfWeights(cast.model, torch.bfloat16)
     assert {"stem.0.weight", "classifier.weight", "classifier.bias"} <= set(half.twins)
     for state, twins in ((autocast, None), (cast, half)):
-        state.parts = parts
+        state.accumulation_steps = parts
         for _ in range(3):
             train_step(state, images, labels, torch.zeros(2), twins)
     for (name, ours), theirs in zip(cast.model.named_parameters(), autocast.model.parameters(), strict=True):

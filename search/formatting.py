@@ -37,9 +37,9 @@ def limits(spec: StudySpec) -> str:
 def short_run(spec: StudySpec) -> str:
     """How long a short run is, as in `30 epochs`, and on what."""
     epochs = count(spec.epochs, "epoch")
-    if spec.part == 1:
+    if spec.data_fraction == 1:
         return epochs
-    return f"{epochs} on {spec.part:.0%} of the images, each seen {spec.epochs / spec.part:.0f} times"
+    return f"{epochs} on {spec.data_fraction:.0%} of the images, each seen {spec.epochs / spec.data_fraction:.0f} times"
 
 
 def points(share: float, deviation: float | None) -> str:

@@ -13,12 +13,12 @@ import pytest
 from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
-from search import worker as workers
+from search import heartbeat
 from search.errors import RunError
+from search.heartbeat import BEAT, LEASE_S, Watch, Worker
 from search.run_folder import RunFolder
 from search.storage import Address
 from search.trials import DIED, KILLED
-from search.worker import BEAT, LEASE_S, Watch, Worker
 from tests.support.processes import until
 
 SHARED = Address("postgresql+psycopg://db/s")
@@ -175,7 +175,7 @@ def once_failing(do: Callable[..., None]) -> Callable[..., None]:
 def test_a_worker_beats_while_it_has_a_trial(
     tmp_path: Path, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "LEASE_S", 0.06)
+    monkeypatch.setattr(heartbeat, "LEASE_S", 0.06)
     folder = made(tmp_path / "run", SHARED)
     trial = study.ask()
     with Worker(folder, study) as worker:

@@ -10,7 +10,7 @@ from typing import Any
 from search.errors import RunError, SpecError
 
 POLL_S = 0.5  # between looks at what the workers have done
-MOST_DEATHS = 100  # of one worker's processes: more than trials that kill theirs can cause
+MAX_DEATHS = 100  # of one worker's processes: more than trials that kill theirs can cause
 
 
 def run_workers(
@@ -55,7 +55,7 @@ def run_workers(
             )
         each = _part_of(nodes, count, gpus_each)
         # Retried when its process dies, not when it raises.
-        task = ray.remote(num_cpus=each, num_gpus=gpus_each, max_retries=MOST_DEATHS)(_with_threads)
+        task = ray.remote(num_cpus=each, num_gpus=gpus_each, max_retries=MAX_DEATHS)(_with_threads)
         running = [task.remote(work, max(1, int(each))) for _ in range(count)]
         interrupted, first_error = False, None
         while running:

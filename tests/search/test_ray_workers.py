@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from search import api, full_runs, workers
+from search import api, full_runs, ray_workers
 from search.errors import RunError, SpecError, UserError
-from search.prepare import load
+from search.ray_workers import run_workers
 from search.run_folder import RunFolder
+from search.session import load
 from search.spec import StudySpec
 from search.storage import parse_address
 from search.study import open_study
 from search.trials import ended
-from search.workers import run_workers
 from tests.support.commands import search
 from tests.support.postgres import PASSWORD, QUOTED, Server
 from tests.support.processes import run_folder, start_anew, until, wait_for
@@ -99,8 +99,8 @@ def test_a_storage_that_is_away_does_not_keep_the_workers_from_being_told(
     asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = FakeRay()
-    monkeypatch.setattr(workers, "_ray", lambda: ray)
-    monkeypatch.setattr(workers, "_start", lambda ray, address: None)
+    monkeypatch.setattr(ray_workers, "_ray", lambda: ray)
+    monkeypatch.setattr(ray_workers, "_start", lambda ray, address: None)
     with nullcontext() if asked else pytest.raises(UserError):
         run_workers(2, no_work, gpus_each=0, poll=fail, stop=lambda: asked)
     assert ray.cancelled == (2 if asked else 0)
@@ -111,7 +111,7 @@ class GpuRay(FakeRay):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
-        monkeypatch.setattr(workers, "_ray", lambda: self)
+        monkeypatch.setattr(ray_workers, "_ray", lambda: self)
         self.seen: list[str | None] = []  # what it saw of CUDA_VISIBLE_DEVICES, at each start
         self.asked: list[float] = []  # the share of a GPU for each worker, at each start
         self.devices: list[str] = []  # that the workers were told to train on
@@ -251,7 +251,7 @@ CPUS, GPUS = [{"CPU": 6.0}, {"CPU": 2.0}], [{"CPU": 64.0}, {"CPU": 4.0, "GPU": 2
 def test_each_worker_has_what_some_node_can_give(
     nodes: list[dict[str, float]], count: int, gpus_each: float, part: float
 ) -> None:
-    assert workers._part_of(nodes, count, gpus_each) == part
+    assert ray_workers._part_of(nodes, count, gpus_each) == part
 
 
 def test_without_ray_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

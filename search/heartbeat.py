@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import RunError
 from search.run_folder import LOOK_S, RunFolder, is_held
-from search.storage import PatientStorage
+from search.storage import RetryingStorage
 from search.trials import DIED, FAULTED, KILLED
 
 LEASE_S = float(os.environ.get("SEARCH_LEASE_S", "60"))
@@ -143,7 +143,7 @@ class Worker:
     def _live(self) -> None:
         """Beat, and watch the others' beats, until the context ends."""
         patient = self._study._storage
-        storage = patient.storage if isinstance(patient, PatientStorage) else patient
+        storage = patient.storage if isinstance(patient, RetryingStorage) else patient
         beats = 0
         while not self._ended.wait(LEASE_S / 6):
             beats += 1
