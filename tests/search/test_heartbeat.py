@@ -55,7 +55,7 @@ def test_on_one_machine_a_worker_is_dead_as_soon_as_its_lock_is_free(tmp_path: P
         assert not worker.is_dead(running(study, worker.id))
         assert worker.is_dead(running(study, None))  # it never came so far
         assert worker.is_dead(running(study, "gone"))
-        lock = folder.worker_lock("other", workers._kernel())
+        lock = folder.worker_lock("other", heartbeat._kernel())
         with FileLock(lock):
             assert not worker.is_dead(running(study, "other"))
             assert worker.others() == {"other"}
@@ -81,7 +81,7 @@ def test_elsewhere_a_worker_is_dead_when_its_beat_stays_the_same(tmp_path: Path,
     worker = Worker(folder, study)  # not begun: the test looks at its own times
     trial = running(study, "elsewhere", beat=1)
     assert not worker.is_dead(trial)
-    with FileLock(folder.worker_lock("here", workers._kernel())):
+    with FileLock(folder.worker_lock("here", heartbeat._kernel())):
         assert not worker.is_dead(running(study, "here"))
     assert worker.is_dead(running(study, "here"))  # its lock can be seen, and is free
 
