@@ -124,13 +124,13 @@ class Space(Frozen):
     """
 
     # The network
-    budget_fraction: Number[Share] = _described(
-        Range(low=0.5, high=1.0), "share of the budget that the network may take"
+    budget_fraction: Number[Share] = _described(Range(low=0.5, high=1.0), "share of the budget that a network may use")
+    stages: Number[Stages] = _described(
+        Range(low=3, high=5), "number of stages; each stage except the first halves height and width"
     )
-    stages: Number[Stages] = _described(Range(low=3, high=5), "each but the first halves height and width")
-    blocks: Number[Positive] = _described(Range(low=1, high=8), "residual blocks in each stage")
+    blocks: Number[Positive] = _described(Range(low=1, high=8), "number of residual blocks in each stage")
     growth: Number[Growth] = _described(
-        Range(low=1.0, high=2.5, step=0.25), "a stage's width over that of the stage before"
+        Range(low=1.0, high=2.5, step=0.25), "width of a stage divided by the width of the stage before it"
     )
     block: Choice[BlockName] = ("basic", "preact")
     final_norm: Choice[bool] = (False, True)  # where the block allows it: preact networks
@@ -187,11 +187,11 @@ class Space(Frozen):
 GROUPS = {
     "budget_fraction": (
         "The network",
-        "`blocks` and `growth` are drawn once for each stage: the parameters are `blocks_1`, ..., `growth_2`, ...",
+        "`blocks` and `growth` are drawn for each stage; the parameters are `blocks_1`, ..., `growth_2`, ...",
     ),
     "optimizer": (
         "The optimizer",
-        "Each optimizer has its own learning rate and weight decay, since their scales do not compare.",
+        "Each optimizer has its own learning rate and weight decay, because their scales differ.",
     ),
     "label_smoothing": ("Regularisation", ""),
 }
@@ -292,7 +292,7 @@ REGULARISERS = (
     "head_dropout",
     *AugmentSpec.model_fields,
 )
-"""Parameters that short runs misjudge: they prefer less of each than long runs do."""
+"""Parameters that short runs misjudge: they prefer less of each than full runs do."""
 
 
 def drawn_regularisers(space: Space) -> list[str]:

@@ -77,7 +77,7 @@ def train_draws(case: Case) -> None:
     import torch
 
     import space as search_space
-    from search.study import DataShape, madds_limit
+    from search.data_shape import DataShape, madds_limit
     from train_core.data import Split
     from train_core.loop import evaluate
     from train_core.specs import num_madds

@@ -499,42 +499,38 @@ RUN = "gpu"  # the name of the search
 def search(bench: Bench, clock: Clock) -> Iterator[Row]:
     """`search run` of a few trials: each of them, and all together."""
     from search import api
-    from search.ladder import network_of, recipe_of
-    from search.study import open_study
+    from search.identity import open_study
+    from search.run_folder import RunRef
+    from search.session import Placement
     from search.terminal import console
-    from search.trials import ended, seconds_of
+    from search.trials import finished_trials
 
     console.quiet = True
     size = size_of(bench)
     yield attempt({"trial": "typical network"}, partial(_typical, bench, size))
     began = time.perf_counter()
     hours = max(0.0, clock.left) / 3600
-    folder = api.run(
-        size.study,
-        {"data": bench.source, **size.flags},
-        runs=bench.folder / "runs",
-        name=RUN,
-        hours=hours,
-        device="cuda" if bench.cuda else "cpu",
-    )
+    placement = Placement(device="cuda" if bench.cuda else "cpu")
+    ref = RunRef(RUN, bench.folder / "runs")
+    folder = api.run(size.study, {"data": bench.source, **size.flags}, ref, placement, hours=hours)
     seconds = time.perf_counter() - began
-    done = ended(open_study(folder))
+    done = finished_trials(open_study(folder))
     for trial in done:
-        row: Row = {"trial": str(trial.number), "outcome": trial.state.name.lower(), "s": seconds_of(trial) or 0.0}
-        if "network" in trial.user_attrs:
-            recipe = recipe_of(trial)
-            row |= {"network": str(network_of(trial)), "batch": recipe.batch_size, "precision": recipe.precision}
-        if bench.data and trial.value is not None:
-            row["validation, %"] = 100 * trial.value
+        row: Row = {"trial": str(trial.number), "outcome": trial.outcome, "s": trial.seconds or 0.0}
+        if trial.is_decided:
+            recipe = trial.recipe
+            row |= {"network": trial.network_words, "batch": recipe.batch_size, "precision": recipe.precision}
+        if bench.data and trial.score is not None:
+            row["validation, %"] = 100 * trial.score
         yield row
     yield {"trial": f"all {len(done)}", "outcome": f"of {size.flags['trials']}", "s": seconds}
 
 
 def _typical(bench: Bench, size: Size) -> Row:
     """The median network of the search's space, and in which precision it trains fastest."""
+    from search.data_shape import data_shape_of
     from search.plan import fastest_precision, survey
     from search.spec import load_study
-    from search.study import data_shape_of
 
     lab = Lab(bench)
     found = survey(load_study(size.study, {"data": bench.source, **size.flags}), data_shape_of(lab.data))
@@ -545,23 +541,27 @@ def _typical(bench: Bench, size: Size) -> Row:
 
 def long_run(bench: Bench, clock: Clock) -> Iterator[Row]:
     """`search promote` of that search's best trial, for as many epochs as there is time for."""
-    from search.full_runs import promote
-    from search.ladder import network_of, recipe_of
-    from search.run_folder import find_run
-    from search.study import open_study
+    from search.full_runs import PromoteFlags, promote
+    from search.identity import open_study
+    from search.run_folder import RunRef
+    from search.session import Placement
     from search.terminal import console
+    from search.trials import best, finished_trials
 
     console.quiet = True
     runs = bench.folder / "runs"
     if not (runs / RUN).exists():
         raise RuntimeError("there is no search whose best trial could be trained: measure the section `search`, too")
-    best = open_study(find_run(runs, RUN)).best_trial
-    recipe = recipe_of(best).model_copy(update={"epochs": PILOT, "data_fraction": 1.0})
+    ref = RunRef(RUN, runs)
+    trial = best(finished_trials(open_study(ref.find())))
+    if trial is None:
+        raise RuntimeError("the search has no complete trial to train in full")
+    recipe = trial.recipe.model_copy(update={"epochs": PILOT, "data_fraction": 1.0})
     began = time.perf_counter()
-    seconds, saving = _pilot(bench, network_of(best), recipe)
+    seconds, saving = _pilot(bench, trial.network, recipe)
     cost = time.perf_counter() - began  # once more: images are read, algorithms are chosen, the test split is scored
     epoch = max(seconds[1:])
-    about: Row = {"network": str(network_of(best)), "recipe": str(recipe)}
+    about: Row = {"network": str(trial.network), "recipe": str(recipe)}
     times = Spread(tuple(seconds[1:]))
     yield {"run": "pilot", "epochs": PILOT, "s an epoch": times, "checkpoint, s": saving, **about}
 
@@ -569,8 +569,9 @@ def long_run(bench: Bench, clock: Clock) -> Iterator[Row]:
     if epochs < PILOT:
         raise OutOfTimeError(f"there was no time for {PILOT} epochs of {epoch:.1f} s")
     began = time.perf_counter()
-    (run,) = promote(RUN, runs=runs, top=1, epochs=epochs, device="cuda" if bench.cuda else "cpu")
-    row: Row = {"run": "long", "epochs": len(run.history), "s": time.perf_counter() - began}
+    placement = Placement(device="cuda" if bench.cuda else "cpu")
+    (run,) = promote(ref, placement, PromoteFlags(top=1, epochs=epochs))
+    row: Row = {"run": "full", "epochs": len(run.history), "s": time.perf_counter() - began}
     row["s an epoch"] = Spread(tuple(result.seconds for result in run.history[1:]))
     if run.diverged:
         row["failed"] = run.diverged

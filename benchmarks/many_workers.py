@@ -31,12 +31,14 @@ import optuna
 from optuna.trial import TrialState
 
 from search import study as studies
+from search.data_shape import NAMED_SHAPES
+from search.drawing import Setting
 from search.heartbeat import Worker
+from search.identity import join, open_study
 from search.run_folder import RunFolder
 from search.spec import StudySpec, load_study
 from search.storage import Address, parse_address
-from search.study import NAMED_SHAPES
-from search.trials import DUPLICATE, REPEATED, SURPLUS, counts, ended, params_of, root_of, was_interrupted
+from search.trials import DUPLICATE, REPEATED, SURPLUS, finished_trials, records
 from tests.support.postgres import server
 from tests.support.trainers import FakeTrainer, Silent
 from train_core.specs import ResNetSpec, TrainSpec, num_params
@@ -58,38 +60,36 @@ def spec_of(trials: int) -> StudySpec:
 
 def work(folder: RunFolder, trials: int, epoch_s: float) -> None:
     """What one process does."""
-    spec, task = spec_of(trials), NAMED_SHAPES["cifar10"]
+    spec, shape = spec_of(trials), NAMED_SHAPES["cifar10"]
     folder.create()
-    study, _ = studies.join(folder, spec, task)
+    study, _ = join(folder, spec, shape)
     with Worker(folder, study) as worker:
-        studies.run(
-            study, spec, task, FakeTrainer(lucky_score, epoch_s=epoch_s), Silent(), worker=worker, precision="fp32"
-        )
+        studies.run(Setting(study, spec, shape, "fp32", worker), FakeTrainer(lucky_score, epoch_s=epoch_s), Silent())
 
 
 def verdict(study: optuna.Study) -> dict[str, Any]:
     """What became of the trials; `lost` and `doubled` are to be 0, `ended` the total."""
-    trials = study.get_trials(deepcopy=False)
-    counted = ended(study)
-    known = [trial.user_attrs["baseline"] for trial in counted if "baseline" in trial.user_attrs]
-    drawn = Counter(trial.user_attrs["network"] + trial.user_attrs["recipe"] for trial in counted)
-    by_root = Counter(map(root_of, counted))
-    reasons = [str(trial.user_attrs.get("reason", "")) for trial in trials if trial.state == TrialState.FAIL]
-    # One that was cut off while it was drawn had nothing to lose: another draw has its place.
-    cut_off = {root_of(trial) for trial in trials if was_interrupted(trial) and params_of(trial)}
-    settled = {root_of(trial) for trial in trials if trial.state.is_finished() and not was_interrupted(trial)}
+    trials, counted = records(study), finished_trials(study)
+    baselines = [trial.baseline for trial in counted if trial.baseline is not None]
+    drawn = Counter((trial.network, trial.recipe) for trial in counted if trial.is_decided)
+    by_first_attempt = Counter(trial.first_attempt for trial in counted)
+    reasons = [trial.reason or "" for trial in trials if trial.optuna.state == TrialState.FAIL]
+    # A trial that was cut off while it was drawn had nothing to lose: another draw has its place.
+    cut_off = {trial.first_attempt for trial in trials if trial.was_interrupted and trial.retry_draw}
+    settled = {trial.first_attempt for trial in counted}
+    counts = (*by_first_attempt.values(), *drawn.values(), *Counter(baselines).values())
     return {
         "ended": len(counted),
         "lost": len(cut_off - settled),
-        "doubled": sum(number - 1 for number in (*by_root.values(), *drawn.values(), *Counter(known).values())),
-        "known networks": len(known),
-        "left running or waiting": sum(not trial.state.is_finished() for trial in trials),
-        "cut off": sum(map(was_interrupted, trials)),
+        "doubled": sum(number - 1 for number in counts),
+        "baselines": len(baselines),
+        "left running or waiting": sum(trial.is_running or trial.is_waiting for trial in trials),
+        "cut off": sum(trial.was_interrupted for trial in trials),
         "tried again": len(cut_off),
         "surplus": reasons.count(SURPLUS),
         "duplicates": sum(reason.startswith(DUPLICATE) for reason in reasons),
         "enqueued twice": sum(reason.startswith(REPEATED) for reason in reasons),
-        "failed": sum(counts(trial) and trial.state == TrialState.FAIL for trial in trials),
+        "failed": sum(trial.outcome == "failed" for trial in trials),
     }
 
 
@@ -160,7 +160,7 @@ def run(
                 alive[victim] = start(folders[victim], trials, epoch_s)
     codes = [process.returncode for process in alive]
     seconds = time.monotonic() - started
-    found = verdict(studies.open_study(folders[0]))
+    found = verdict(open_study(folders[0]))
     how = {"processes": processes, "kills": kills, "exit codes": sorted(set(codes)), "seconds": round(seconds)}
     return how | found
 

@@ -29,16 +29,19 @@ import torch
 from benchmarks.many_workers import storage_of
 from search import study as studies
 from search.console import StudyProgress, logged_to
+from search.data_shape import NAMED_SHAPES
+from search.drawing import Setting
 from search.heartbeat import Worker
+from search.identity import join, open_study
 from search.notes import NotedEvents
-from search.report import read_results, write_report
+from search.report import write_report
+from search.results import read_results
 from search.run_folder import RunFolder, write_text
-from search.session import prepare
+from search.session import open_session
 from search.spec import StudySpec, load_study
-from search.study import NAMED_SHAPES
 from search.terminal import console
 from search.trainer import Trainer
-from search.trials import ended
+from search.trials import finished_trials, records
 from tests.support.runs import distributions_of, finished_trial
 from tests.support.trainers import FakeTrainer, Silent
 from train_core.results import EpochResult
@@ -58,10 +61,10 @@ class Clock(FakeTrainer):
         self.began: list[float] = []
         self.ended: list[float] = []
 
-    def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
+    def __call__(self, network: ResNetSpec, recipe: TrainSpec, first_attempt: int) -> Generator[EpochResult]:
         """The curve, an epoch a step."""
         self.began.append(time.perf_counter())
-        yield from super().__call__(network, recipe, root)
+        yield from super().__call__(network, recipe, first_attempt)
         self.ended.append(time.perf_counter())
 
 
@@ -72,7 +75,7 @@ def storage(kind: str) -> None:
     with storage_of(kind) as address, tempfile.TemporaryDirectory() as runs:
         folder = RunFolder(Path(runs) / "study", address)
         folder.create()
-        study = studies.open_study(folder, create=True)
+        study = open_study(folder, create=True)
         with Worker(folder, study) as worker:
             warm = Clock()  # gives the distributions, too
             run_to(study, spec.model_copy(update={"trials": 3}), warm, worker)
@@ -84,7 +87,7 @@ def storage(kind: str) -> None:
                 if size > MADE:
                     copy_trials(folder.address.url, size - max(there, MADE))
                 opened = time.perf_counter()
-                study = studies.open_study(folder)
+                study = open_study(folder)
                 study.get_trials(deepcopy=False)
                 opening = time.perf_counter() - opened
                 clock = Clock()
@@ -94,7 +97,7 @@ def storage(kind: str) -> None:
                 asks = [began - before for began, before in zip(clock.began, ends, strict=False)]
                 reports = [after - began for began, after in zip(clock.began, clock.ended, strict=True)]
                 noted, notes = NotedEvents(study, spec.budget, Silent()), []
-                for trial in study.get_trials(deepcopy=False)[there : there + ASKED]:  # that have none
+                for trial in records(study)[there : there + ASKED]:  # that have none
                     started = time.perf_counter()
                     noted.trial_ended(trial, [])
                     notes.append(time.perf_counter() - started)
@@ -118,7 +121,7 @@ def report() -> None:
         folder = RunFolder(Path(runs) / "study")
         folder.create()
         write_text(folder.study_file, tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True)))
-        study = studies.open_study(folder, create=True)
+        study = open_study(folder, create=True)
         distributions = distributions_of(study, spec)
         for _ in range(MADE):
             study.add_trial(finished_trial(generator, distributions, spec, NAMED_SHAPES["cifar10"]))
@@ -172,7 +175,7 @@ COPIED = {
 
 def run_to(study: optuna.Study, spec: StudySpec, trainer: Clock, worker: Worker) -> None:
     """Run trials that take no time."""
-    studies.run(study, spec, NAMED_SHAPES["cifar10"], trainer, Silent(), worker=worker, precision="fp32")
+    studies.run(Setting(study, spec, NAMED_SHAPES["cifar10"], "fp32", worker), trainer, Silent())
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
@@ -199,25 +202,20 @@ def share(study_name: str, data_name: str, trials: int, before: int) -> None:
     with tempfile.TemporaryDirectory() as runs:
         folder = RunFolder(Path(runs) / "study")
         folder.create()
-        where, precision, data = prepare(spec, "cpu")
-        task = studies.data_shape_of(data)
-        study, _ = studies.join(folder, spec, task)
+        session = open_session(spec, "cpu")
+        study, _ = join(folder, spec, session.shape)
         if before:
             distributions = distributions_of(study, spec)
             for _ in range(before - 1):
-                study.add_trial(finished_trial(generator, distributions, spec, task))
-        counting = Counting(ended(study), spec.trials)
+                study.add_trial(finished_trial(generator, distributions, spec, session.shape))
+        counting = Counting(finished_trials(study), spec.trials)
         console.file = sys.stderr  # the result is alone on standard output
         with logged_to(folder), Worker(folder, study) as worker, counting:
             started = time.perf_counter()
             studies.run(
-                study,
-                spec,
-                task,
-                Trainer(folder, data, where, lambda: False),
+                Setting(study, spec, session.shape, session.precision, worker),
+                Trainer(folder, session.data, session.device, lambda: False),
                 NotedEvents(study, spec.budget, counting),
-                worker=worker,
-                precision=precision,
             )
             wall = time.perf_counter() - started
         line = {

@@ -49,10 +49,12 @@ from optuna.trial import FrozenTrial, TrialState
 import space
 from benchmarks.surrogate import CHANCE, FULL, RUNS, STUDY, Params, Surrogate, network
 from search import study as studies
+from search.data_shape import NAMED_SHAPES
+from search.drawing import Setting
 from search.heartbeat import Worker
 from search.ladder import choose
 from search.spec import PhasesSpec
-from search.study import NAMED_SHAPES
+from search.trials import TrialRecord, records
 from tests.support.trainers import Silent
 from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec, num_params
@@ -159,9 +161,9 @@ class _ShortRuns(Silent):
         """Whether no further trial can be paid for."""
         return not self.training and self.account.left < STUDY.epochs
 
-    def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
+    def __call__(self, network: ResNetSpec, recipe: TrainSpec, first_attempt: int) -> Generator[EpochResult]:
         """One trial, an epoch a step."""
-        params = self.params_of(self.study.get_trials(deepcopy=False)[root])
+        params = self.params_of(self.study.get_trials(deepcopy=False)[first_attempt])
         self.training = True
         try:
             surrogate, seed = self.account.surrogate, self.account.seed
@@ -183,7 +185,7 @@ class _ShortRuns(Silent):
         finally:
             self.training = False
 
-    def forget(self, root: int) -> None:
+    def forget(self, first_attempt: int) -> None:
         """Nothing is remembered."""
 
 
@@ -200,7 +202,7 @@ class _OneWorker(Worker):
     def has(self, trial_id: int | None) -> None:
         """Nobody asks."""
 
-    def is_dead(self, trial: FrozenTrial) -> bool:
+    def is_dead(self, trial: TrialRecord) -> bool:
         """There is no other."""
         return False
 
@@ -218,21 +220,15 @@ def ours(account: Account, *, held: Params | None = None, **changes: Any) -> Non
     worker = _OneWorker()
     promoted: set[int] = set()
     for trials in count(ROUND, ROUND):
-        studies.run(
-            study,
-            spec.model_copy(update={"trials": trials}),
-            NAMED_SHAPES["cifar10"],
-            short_runs,
-            short_runs,
-            worker=worker,
-            precision="fp32",
-            stop=short_runs.is_spent,
-        )
-        complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        fresh = [(trial, trial.value or 0.0) for trial in complete if trial.number not in promoted]
+        round_spec = spec.model_copy(update={"trials": trials})
+        setting = Setting(study, round_spec, NAMED_SHAPES["cifar10"], "fp32", worker)
+        studies.run(setting, short_runs, short_runs, stop=short_runs.is_spent)
+        fresh = [
+            (trial, trial.score) for trial in records(study) if trial.score is not None and trial.number not in promoted
+        ]
         for trial in choose(fresh, min(TOP, len(fresh)), None):
             promoted.add(trial.number)
-            account.full(short_runs.params_of(trial))
+            account.full(short_runs.params_of(trial.optuna))
         if short_runs.is_spent():
             break
 

@@ -17,8 +17,11 @@ from pathlib import Path
 from search import api, full_runs
 from search.completion import shipped_studies
 from search.formatting import percent
+from search.full_runs import PromoteFlags
 from search.promotions import winner
 from search.published import Reproduction
+from search.run_folder import RunRef
+from search.session import Placement
 from search.spec import load_study, parse_budget
 
 BEST_SEARCHED = {"keller": "D9"}  # its best row starts from ImageNet, which no search does
@@ -68,8 +71,9 @@ def searched(name: str, epochs: int, data: dict[str, str], options: argparse.Nam
     """Search around the report, and train the best for as many epochs: its test accuracy, and what it is."""
     madds = {"max_madds": parse_budget(options.max_madds)} if options.max_madds else {}
     short = {key: value for key, value in (("trials", options.trials), ("epochs", options.short)) if value}
-    folder = api.run(name, {**data, **madds, **short}, runs=options.runs, name=f"{name}-found")
-    best = winner(full_runs.promote(folder.name, runs=options.runs, top=options.top, epochs=epochs))
+    ref = RunRef(f"{name}-found", options.runs)
+    api.run(name, {**data, **madds, **short}, ref, Placement())
+    best = winner(full_runs.promote(ref, Placement(), PromoteFlags(top=options.top, epochs=epochs)))
     if not best or best[0].test_accuracy is None:
         return "nothing"
     return f"{percent(best[0].test_accuracy)}: {best[0].network}, {best[0].parameters:,} parameters"

@@ -21,7 +21,10 @@ import optuna
 
 from benchmarks.short_runs import STUDY, draw, run
 from search import api, full_runs
+from search.full_runs import PromoteFlags
 from search.promotions import winner
+from search.run_folder import RunRef
+from search.session import Placement
 from search.spec import load_study
 from train_core.data import default_cache, load_test, load_training
 from train_core.device import pick_device, pick_precision, set_up
@@ -51,11 +54,12 @@ def main() -> None:
 
 def searched(data: str, seed: int, method: str) -> dict[str, Any]:
     """What a search and a promotion come to."""
-    images = "part" if method == "ours" else "all"
+    images = "subset" if method == "ours" else "all"
     with tempfile.TemporaryDirectory() as folder:
         flags = {"data": data, "trials": TRIALS, "seed": seed, "short_run_images": images}
-        api.run(str(STUDY), flags, runs=Path(folder), name="bench", device="cpu")
-        best = winner(full_runs.promote("bench", runs=Path(folder), top=TOP, device="cpu"))
+        ref, placement = RunRef("bench", Path(folder)), Placement(device="cpu")
+        api.run(str(STUDY), flags, ref, placement)
+        best = winner(full_runs.promote(ref, placement, PromoteFlags(top=TOP)))
     spec = load_study(str(STUDY), flags)
     epochs = TRIALS * spec.epochs + TOP * spec.promote.epochs  # at most: pruned trials take fewer
     return {"validation": best[0].val_accuracy, "test": best[0].test_accuracy, "epochs": epochs}

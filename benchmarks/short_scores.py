@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from search.console import interval
-from search.fidelity import Interval, Pair, agreement
+from search.fidelity import Pair, agreement
+from search.formatting import Interval, interval
 
 SHIPPED = Path(__file__).with_name("short_runs.jsonl")
 SHORT = 6  # epochs of a short run

@@ -29,10 +29,10 @@ from typing import Any
 import torch
 from optuna.trial import TrialState
 
+from search.identity import open_study
 from search.promotions import finished
 from search.run_folder import RunFolder
-from search.study import open_study
-from search.trials import ended, root_of
+from search.trials import finished_trials, records
 from train_core import checkpoint
 
 COMMANDS = ("run digits --trials 8 --epochs 8", "promote --top 2 --epochs 30", "report")
@@ -95,7 +95,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     """All that has to be the same, however often the round was disturbed."""
     run = run_folder(folder)
     study = open_study(run)
-    trials = sorted(ended(study), key=root_of)
+    trials = sorted(finished_trials(study), key=lambda trial: trial.first_attempt)
     weights = []
     for result in finished(run):
         path = run.promotion(result.trial, result.recipe.epochs, result.seed).checkpoint
@@ -106,11 +106,11 @@ def outcome(folder: Path) -> dict[str, Any]:
         weights.append(digest.hexdigest())
     return {
         # A second attempt has another number, but the place of the first.
-        "trials": [(trial.state.name, trial.value, list(trial.intermediate_values.values())) for trial in trials],
+        "trials": [(trial.outcome, trial.score, list(trial.curve.values())) for trial in trials],
         "weights": sorted(weights),
         "test": sorted(result.test_accuracy or 0.0 for result in finished(run)),
         "unfinished": [trial.number for trial in study.trials if not trial.state.is_finished()],
-        "doubled": len(trials) - len({root_of(trial) for trial in trials}),
+        "doubled": len(trials) - len({trial.first_attempt for trial in trials}),
         "report": run.report.exists(),
         "left over": sorted(path.name for path in (run.root / "trials").glob("*")),
     }
@@ -125,12 +125,12 @@ def where(folder: Path, command: str, leftovers: Set[HalfWritten]) -> str:
         return f"{command}: writing {re.sub('trial-.*', 'a checkpoint', what)}"
     if command != "run" or not run.database.exists():
         return f"{command}: elsewhere"
-    running = [trial for trial in open_study(run).trials if trial.state == TrialState.RUNNING]
+    running = records(open_study(run), TrialState.RUNNING)
     if not running:
         return "run: between two trials"
-    if "network" not in running[0].user_attrs:
+    if not running[0].is_decided:
         return "run: asking"
-    return f"run: {'in a later' if running[0].intermediate_values else 'in the first'} epoch"
+    return f"run: {'in a later' if running[0].curve else 'in the first'} epoch"
 
 
 def disturbed(folder: Path, seconds: dict[str, float], generator: random.Random, kills: int) -> Counter[str]:

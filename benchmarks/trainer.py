@@ -27,8 +27,10 @@ import torch
 
 from benchmarks.loops import NETWORKS, ON_CPU, Setting, interleaved, ratios, spread, stepper_for
 from search import api
-from search.ladder import network_of, recipe_of
-from search.study import open_study
+from search.identity import open_study
+from search.run_folder import RunRef
+from search.session import Placement
+from search.trials import records
 from train_core.data import TrainingData, default_cache, load_training
 from train_core.device import describe, pick_device, pick_precision, release_memory, set_up, wait_for
 from train_core.loop import train
@@ -94,17 +96,17 @@ def search(bench: Bench) -> dict[str, Any]:
     set_up(device)
     with tempfile.TemporaryDirectory() as folder:
         flags = {"data": bench.source, "trials": 6, "epochs": 4, "val_fraction": 0.1}
-        run = api.run("cifar10-small", flags, runs=Path(folder), name="bench", device=bench.device)
-        trials = [trial for trial in open_study(run).trials if trial.intermediate_values]
-    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
-    ends = [trial.datetime_complete for trial in trials if trial.datetime_complete]
+        run = api.run("cifar10-small", flags, RunRef("bench", Path(folder)), Placement(device=bench.device))
+        trials = [trial for trial in records(open_study(run)) if trial.curve]
+    starts = [trial.optuna.datetime_start for trial in trials if trial.optuna.datetime_start]
+    ends = [trial.optuna.datetime_complete for trial in trials if trial.optuna.datetime_complete]
     wall = (max(ends) - min(starts)).total_seconds()
     images, bare_seconds = 0, 0.0
     for trial in trials:
-        recipe = recipe_of(trial)
-        trained = len(trial.intermediate_values) * (len(data.train) // recipe.batch_size) * recipe.batch_size
+        recipe = trial.recipe
+        trained = len(trial.curve) * (len(data.train) // recipe.batch_size) * recipe.batch_size
         images += trained
-        bare_seconds += trained / _bare(network_of(trial), recipe, data, bench.seconds)
+        bare_seconds += trained / _bare(trial.network, recipe, data, bench.seconds)
     share = bare_seconds / wall
     print(f"  {images / wall:,.0f} images/s in a search of {len(trials)} trials, {share:.1%} of the bare loop's")
     print(f"  ({len(data.val) / len(data.train):.0%} more images are scored than trained on)", flush=True)

@@ -1,4 +1,4 @@
-"""Makes the page of all keys of a study file, from what checks study files: `python docs/study_keys.py` writes it."""
+"""Writes the page of all keys of a study file, from the specs that validate it: `python docs/study_keys.py`."""
 
 import inspect
 import json
@@ -19,30 +19,30 @@ HEAD = """\
 
 # Study files
 
-A study file is a TOML file that says what to search: data, budget, effort, space and the networks to try first. Those
-that ship with the tool are in `studies/`; a file of your own is given by its path:
-
-    search run my-study.toml
-    search count my-study.toml
-
-A key that is left out has its default. Flags win over the file: `--budget`, `--trials` and the like are for one run,
-the file is for what stays (`--images` is `short_run_images`). An unknown key, a value out of range or a file that is
-not TOML is refused in one line that names it and says which key was probably meant. A file is read as data; nothing in
-it is executed.
-
-The smallest study file has two lines, since two keys have no default:
+You can write your own study as a TOML file: data, budget, effort, space, and the networks to try first. The smallest
+study file has two lines, because only two keys have no default:
 
 ```toml
 data = "digits"
 budget = 20_000
 ```
 
-Budgets and limits on multiply-adds can be texts, too, as on the command line: `"5M"`, `"200k"`, `"5e6"`.
+The studies that come with the tool are in `studies/`. Give your own file by its path:
 
-What a run was made with stands in its folder, in `study.toml`, with every key. When a run is continued, `trials`,
-`[promote]` and the baselines may have changed, and the data may lie elsewhere if they are the same images; any other
-difference is refused by the key's name, since the trials could not be compared. (`promote.epochs` is held, too, where
-short runs train on a part: it says how large that part is.)
+    search run my-study.toml
+    search count my-study.toml
+
+A key that is not in the file has its default. Flags override the file: use `--budget`, `--trials` and other flags for
+one run, and the file for lasting values (the flag of `short_run_images` is `--images`). An unknown key, a value out of
+range or a file that is not TOML is refused in one line. The line names the key and suggests the key that you probably
+meant. The tool reads a file as data and executes nothing in it.
+
+You can write budgets and limits on multiply-adds as text, as on the command line: `"5M"`, `"200k"`, `"5e6"`.
+
+The run folder contains the study as it was run, with every key, in `study.toml`. When you continue a run, you can
+change `trials`, `[promote]` and the baselines, and the data may be in another place if the images are the same. Any
+other difference is refused, and the message names the key, because the trials could not be compared. (`promote.epochs`
+must also stay the same if short runs train on a part of the images, because it determines the size of that part.)
 """
 
 PROMOTE = """\
@@ -52,31 +52,32 @@ PROMOTE = """\
 SPACE = """\
 ## `[space]`
 
-Every dimension of the search, by name. The defaults are the space of the CIFAR studies; a study file names only what it
-changes. A dimension has one of three forms:
+Every dimension of the search, by name. The defaults are the space of the CIFAR studies; a study file names only the
+dimensions that it changes. A dimension has one of three forms:
 
 ```toml
 [space]
-optimizer = "sgd"                                 # fixed: held, not drawn
-k1 = [1, 3]                                       # choices: one of these
+optimizer = "sgd"                                 # fixed: one value, not drawn
+k1 = [1, 3]                                       # choices: one of these values
 sgd_lr = { low = 0.01, high = 0.5, log = true }   # a range, both ends included
 growth = { low = 1.0, high = 2.0, step = 0.25 }   # a range on a grid
 ```
 
-`log` draws uniformly in the logarithm and needs `low` above 0; `step` draws only `low`, `low + step`, and so on, and
-`high` has to be one of them. The two exclude each other. All numbers can have any form, but for those that only "fixed
-or choices" is said of. What it means to draw or to hold a dimension is on [the page about the space](space.md).
+`log` draws uniformly in the logarithm and needs `low` above 0. `step` draws only `low`, `low + step`, and so on, and
+`high` must be one of these values. `log` and `step` exclude each other. Numeric keys accept all three forms unless the
+table says "fixed or choices". [The page about the space](space.md) explains what it means to draw or to fix a
+dimension.
 
 Of the schedules, only `"cosine"` and `"one-cycle"` reach zero at the end of a run. The others are refused, unless every
-trial scores averaged weights (`ema_decay` above 0): a short run would otherwise be a long one cut off.
+trial scores averaged weights (`ema_decay` above 0). Otherwise, a short run would be a full run that is cut off.
 """
 
 BASELINES = """\
 ## `[baselines.NAME]`
 
-Known networks. Those that the budget, the limit on multiply-adds and the space hold are the first trials, under their
-names; `search count` lists all of them with their sizes. Channels of the images and number of classes are taken from
-the data, whatever the table says.
+Baselines are networks that are tried first, under their names, if they fit the budget, the limit on multiply-adds and
+the space. `search count` lists all of them with their sizes. The number of image channels and the number of classes are
+taken from the data, not from the table.
 
 ```toml
 [baselines.resnet-8]
@@ -88,9 +89,9 @@ blocks = [1, 1, 1]
 RECIPE = """\
 ## `[baseline_recipe]`
 
-The recipe of the baselines: names from the two parts of `[space]` that follow the network, each with one value. Where
-the space draws a dimension, it has to hold the value, or the baselines are left out; where the space holds a dimension
-fixed, the space's value is used. Dimensions that are not named are drawn for each baseline.
+The recipe of the baselines. Its keys are those of the two parts of `[space]` after the network, each with one value. If
+the space draws a dimension, it must contain the value, or the baselines are left out. If the space fixes a dimension,
+the value of the space is used. Dimensions that are not named are drawn for each baseline.
 
 ```toml
 [baseline_recipe]
@@ -104,7 +105,7 @@ batch_size = 128
 PUBLISHED = """\
 ## `[published]`
 
-What a report printed of the baselines, for [`search reproduce`](published.md).
+The published results of the baselines, for [`search reproduce`](published.md).
 
 ```toml
 [baselines.resnet-8]
@@ -134,10 +135,10 @@ ROWS = """\
 RUN_RECIPE = """\
 ### `[published.recipe]`
 
-How a run is trained. Unlike in `[space]`, each key has one value, and there is one learning rate and one decay, for
-whichever optimizer. `epochs`, `seed` and `precision` are the row's and the command's. What changes the images stands in
-`augment`, by the names that `[space]` has for it; each of `copies` has these names, too, and `mirror` (horizontal flip
-of all images), and changes nothing of its own accord.
+The recipe of a published result. In contrast to `[space]`, each key has one value, and there is one learning rate and
+one weight decay for all optimizers. `epochs`, `seed` and `precision` come from the row and the command. Changes to the
+images are in `augment`, with the names of `[space]`. Each of `copies` has these names as well, and `mirror` (horizontal
+flip of all images); by default, a copy changes nothing.
 """
 
 
@@ -160,12 +161,12 @@ def page() -> str:
     parts += [RUN_RECIPE, _table({name: key for name, key in _schema(TrainSpec).items() if name not in fixed})]
     described = {"pruner", "phases", "promote", "space", "baselines", "baseline_recipe", "published"}
     if missing := tables - described:
-        raise ValueError(f"say something about the tables {missing}")
+        raise ValueError(f"these tables have no text on the page: {missing}")
     return "\n".join(part for part in parts if part)
 
 
 def _schema(spec: type[Frozen]) -> Mapping[str, Any]:
-    """What JSON Schema says of each key; `required` where there is no default."""
+    """The JSON Schema of each key; `required` is true if there is no default."""
     schema = spec.model_json_schema()
     required = schema.get("required", [])
     return {name: {**key, "required": name in required} for name, key in schema["properties"].items()}
@@ -176,7 +177,7 @@ def _first_words(spec: type[Frozen]) -> str:
 
 
 def _space_groups() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """The groups of the space's dimensions: heading, what to know, and the dimensions with what they are."""
+    """The groups of the dimensions of the space: heading, introduction, and dimensions with their descriptions."""
     groups = list[tuple[str, str, dict[str, Any]]]()
     for name, dimension in _schema(Space).items():
         if name in GROUPS:
@@ -187,7 +188,7 @@ def _space_groups() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 
 
 def _description(name: str, dimension: Mapping[str, Any]) -> str:
-    """What a dimension is: in its own words, or in those of the spec that has a field of this name."""
+    """The description of a dimension: its own, or that of the spec field with this name."""
     if "description" in dimension:
         return str(dimension["description"])
     optimizer, _, value = name.partition("_")
@@ -195,21 +196,21 @@ def _description(name: str, dimension: Mapping[str, Any]) -> str:
     for spec in (ResNetSpec, TrainSpec, AugmentSpec):
         if field in spec.model_fields and (known := spec.model_fields[field].description):
             return known + more
-    raise ValueError(f"nothing says what the dimension {name} is: give it a description in Space")
+    raise ValueError(f"the dimension {name} has no description: give it one in Space")
 
 
 def _table(keys: Mapping[str, Any]) -> str:
-    lines = ["| key | what it is | may be | default |", "|---|---|---|---|"]
+    lines = ["| key | description | values | default |", "|---|---|---|---|"]
     for name, key in keys.items():
         words = key["description"].replace("|", "\\|")
-        default = "none: give it" if key["required"] else _default(key.get("default"))
+        default = "required" if key["required"] else _default(key.get("default"))
         lines.append(f"| `{name}` | {words} | {_kind(key)} | {default} |")
     return "\n".join(lines) + "\n"
 
 
 def _kind(key: Mapping[str, Any]) -> str:
-    """What values a key can have, in words."""
-    if "oneOf" in key:  # a dimension: fixed, choices and perhaps a range
+    """The valid values of a key, in words."""
+    if "oneOf" in key:  # a dimension: fixed, choices and sometimes a range
         return _kind(key["oneOf"][0]) + ("" if len(key["oneOf"]) > 2 else "; fixed or choices")
     if "anyOf" in key:
         return " or ".join(_kind(each) for each in key["anyOf"] if each != {"type": "null"}) + ", or left out"
@@ -238,8 +239,8 @@ def _default(value: Any) -> str:
 
 
 def _toml(value: Any) -> str:
-    """A value as it is written in a study file."""
-    if isinstance(value, dict):  # a range: what is not given is not written
+    """A value in the form of a study file."""
+    if isinstance(value, dict):  # a range, without the keys that are not set
         given = {key: each for key, each in value.items() if each is not None and each is not False}
         return f"{{ {', '.join(f'{key} = {_toml(each)}' for key, each in given.items())} }}"
     if isinstance(value, list):

@@ -1,22 +1,22 @@
-"""The whole loop from Python: a script, or the cells of a notebook.
+"""Search, promote and report from Python: a script, or the cells of a notebook.
 
-Handwritten digits, networks of at most 20,000 parameters: under a minute on two cores.
+It uses handwritten digits and networks of at most 20,000 parameters, and takes less than a minute on two cores.
 """
 
 from search import promote, run
 
-# Short runs of a few networks. Interrupt it when you like: the same call goes on from there.
+# Short runs of a few networks. You can interrupt it at any time: the same call continues.
 result = run("digits", budget=20_000, trials=4, epochs=2)
 print(result)
 
-# Every trial as a row: its score, what it drew, what is known of it.
+# One row for each trial: its score, its drawn values and its attributes.
 table = result.trials_dataframe()
-print(table[["number", "state", "score", "parameters", "in words"]].to_string())
+print(table[["number", "outcome", "score", "parameters", "network in words"]].to_string())
 
-# The best two at greater length. Only now is the test split read, once for each.
+# Full runs of the best two trials. Each reads the test split once, at its end.
 result = promote(result, top=2, epochs=5)
 best = result.best
 print(f"{best.network}: {best.parameters:,} parameters, {best.test_accuracy:.2%} on the test images")
 
-# One HTML file with all of it.
+# One HTML file with all results.
 print(result.report())

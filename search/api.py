@@ -1,4 +1,4 @@
-"""The commands as functions: those that train at length are in `full_runs`."""
+"""The commands as functions; those that train full runs are in `full_runs`."""
 
 import math
 import platform
@@ -8,38 +8,41 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial
 
 from search import study as studies
 from search.card import Exported
-from search.console import StudyProgress, logged_to, say_outcome, say_plan
+from search.console import Plan, StudyProgress, loading_bars, logged_to, say_outcome, say_plan
 from search.dashboard import listening, open_browser
+from search.data_shape import NAMED_SHAPES, DataShape, data_shape_of, with_data_shape
+from search.drawing import Setting
 from search.errors import SpecError
 from search.export import chosen, export_model
 from search.heartbeat import Worker
+from search.identity import agreed_precision, check, join, open_study
 from search.interrupt import stop_requested
 from search.notes import NotedEvents, publish
-from search.plan import SAMPLES, estimate, survey
+from search.plan import SAMPLES, Survey, estimate, fastest_precision, survey
 from search.predict import Prediction, classify
 from search.ray_workers import run_workers
-from search.report import read_results, write_report
-from search.run_folder import RunFolder, control_name, find_run, new_run, promoted, write_json
-from search.session import load, prepare
+from search.report import write_report
+from search.results import read_results
+from search.run_folder import DataFacts, RunFacts, RunFolder, RunRef, control_name, new_run, write_facts
+from search.session import Placement, Session, load, open_session
 from search.spec import CONTROLS, StudySpec, load_study, short_count
 from search.storage import address_of, is_loopback, serve
-from search.study import NAMED_SHAPES, DataShape, data_shape_of, fitted
 from search.terminal import console, say
 from search.trainer import Trainer
-from search.trials import ended, root_of
+from search.trials import TrialRecord, finished_trials
 from search.version import version
 from train_core import checkpoint
-from train_core.data import NAMED, TrainingData
+from train_core.data import NAMED
 from train_core.device import describe, gpu_index, release_memory
 from train_core.formats import FORMATS, check_installed
 from train_core.specs import Precision, ResNetSpec, num_madds, num_params
@@ -48,201 +51,230 @@ from train_core.specs import Precision, ResNetSpec, num_madds, num_params
 def run(
     study: str,
     flags: Mapping[str, Any],
+    ref: RunRef,
+    placement: Placement,
     *,
-    runs: Path,
-    name: str | None = None,
     hours: float | None = None,
-    device: str = "auto",
-    workers: int = 1,
-    gpus_per_worker: float | None = None,
-    ray_address: str | None = None,
     control: str | None = None,
-    storage: str | None = None,
 ) -> RunFolder:
     """Run a study, or continue or join it, until it has its number of trials.
 
-    `flags` override the study file's values; `runs` is the folder of all runs; `hours` stops in time, to be
-    continued; `workers` is the number of processes on this machine or on the Ray cluster at `ray_address`, each with
-    `gpus_per_worker` of a GPU (none: an equal share); where the `device` is one GPU of several (`cuda:1`), all of them
-    train on that one; `control` makes it one of `CONTROLS`, under a name of its own; `storage` is the address of one
-    that several machines share. Returns the run's folder.
+    `flags` override the study file's values; `ref` names the run (without a name: after study and budget) and says
+    where it is kept; `placement` says where it trains; `hours` stops in time, to be continued; `control` makes it one
+    of `CONTROLS`, under a name of its own. Returns the run's folder.
 
     Raises:
-        UserError: whatever the user can put right.
+        UserError: the user can fix it; the message says how.
 
     """
-    started = time.time()
+    until = time.time() + hours * 3600 if hours is not None else float("inf")
+    placement.check()
+    spec, folder = _named(study, flags, ref, placement, control)
+    with loading_bars() as progress:
+        session = open_session(spec, placement.device_here, progress)
+    space_survey = survey(spec, session.shape)
+    folder.create()
+    with logged_to(folder):
+        optuna_study, baselines = join(folder, spec, session.shape)
+        session, seconds = _in_agreed_precision(optuna_study, spec, session, space_survey)
+        write_facts(folder, _facts(spec, session, folder))
+        with Worker(folder, optuna_study) as worker:
+            search = Search(folder, Setting(optuna_study, spec, session.shape, session.precision, worker), until)
+            finished = finished_trials(optuna_study)
+            _tidy(folder, finished)
+            is_complete = len(finished) >= spec.trials
+            say_plan(
+                Plan(
+                    folder=folder,
+                    spec=spec,
+                    session=session,
+                    survey=space_survey,
+                    baselines=baselines,
+                    done=len(finished),
+                    expected=None if is_complete else estimate(spec, space_survey, session.data, session.precision),
+                    workers=placement.workers,
+                    others=len(worker.others()),
+                    precision_seconds=seconds,
+                )
+            )
+            if not is_complete:
+                _search(search, session, placement, finished)
+        _conclude(folder, spec, optuna_study, session)
+    return folder
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that goes on: where it is kept, what its trials depend on, and until when it may run."""
+
+    folder: RunFolder
+    setting: Setting
+    until: float  # seconds since the epoch
+
+    def run(self, session: Session, progress: StudyProgress, stop: Callable[[], bool]) -> None:
+        """Run trials in this process."""
+        studies.run(
+            self.setting,
+            Trainer(self.folder, session.data, session.device, stop),
+            NotedEvents(self.setting.study, self.setting.spec.budget, progress),
+            deadline=time.monotonic() + self.until - time.time(),
+            stop=stop,
+        )
+
+
+def _named(
+    study: str, flags: Mapping[str, Any], ref: RunRef, placement: Placement, control: str | None
+) -> tuple[StudySpec, RunFolder]:
+    """The spec of the study with the flags, and the folder of its run."""
     spec = load_study(study, flags)
-    name = name or _default_name(study, spec, flags)
+    name = ref.name or _default_name(study, spec, flags)
     if control is not None:
         if control not in CONTROLS:
             raise SpecError(f"unknown control {control!r}: give one of {', '.join(CONTROLS)}")
         spec, name = load_study(study, {**flags, **CONTROLS[control]}), control_name(name, control)
-    kind, _, index = device.partition(":")
-    if ray_address and index:
-        raise SpecError(
-            f"--device {device} is a device of one machine, and --ray-address places workers on several: "
-            f"give --device {kind}"
-        )
     if spec.data not in NAMED and Path(spec.data).exists():
         spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
-    folder = new_run(runs.absolute() if ray_address else runs, name, address_of(storage))
-    if ray_address and not folder.address.is_shared:
+    folder = new_run(ref.runs.absolute() if placement.ray_address else ref.runs, name, address_of(ref.storage))
+    if placement.ray_address and not folder.address.is_shared:
         raise SpecError("--ray-address places workers on several machines: give a --storage that they share")
-    # On a cluster it is for each worker to find its device: this machine may have none.
-    where, precision, data = prepare(spec, device if ray_address is None or device == "cpu" else "auto")
-    found = survey(spec, data_shape_of(data))
-
-    folder.create()
-    with logged_to(folder):
-        optuna_study, baselines = studies.join(folder, spec, data_shape_of(data))
-        facts = _facts(spec, data, where, precision, folder)
-        write_json(folder.facts, facts | {"promoted": promoted(folder)})
-        with Worker(folder, optuna_study) as worker:
-            done = ended(optuna_study)
-            _tidy(folder, done)
-            expected = estimate(spec, found, data, precision) if len(done) < spec.trials else None
-            others = len(worker.others())
-            say_plan(folder, spec, data, where, precision, found, baselines, len(done), expected, workers, others)
-            until = started + hours * 3600 if hours is not None else float("inf")
-            placed = workers > 1 or ray_address is not None
-            if len(done) < spec.trials:
-                with StudyProgress(done, spec.trials, logs=not placed) as progress, stop_requested() as stop:
-                    if placed:
-                        release_memory(where)  # of the estimate
-                        theirs = where.type if ray_address is None else device
-                        studies.stop_retrying_when(optuna_study, stop)
-                        run_workers(
-                            workers,
-                            partial(_work, folder.absolute(), spec, theirs, until),
-                            gpus_each=gpus_per_worker if theirs in {"cuda", "auto"} else 0,
-                            poll=partial(progress.catch_up, optuna_study),
-                            stop=stop,
-                            gpu=gpu_index(where),
-                            address=ray_address,
-                        )
-                    else:
-                        _search(folder, spec, data, where, precision, optuna_study, worker, progress, until, stop)
-                    if stop() and len(ended(optuna_study)) < spec.trials:
-                        raise KeyboardInterrupt
-        _tidy(folder, ended(optuna_study))
-        say_outcome(folder, spec, optuna_study)
-        results = read_results(folder)
-        write_report(folder, results)
-        publish(folder, results, data.size)
-    return folder
+    return spec, folder
 
 
-def _tidy(folder: RunFolder, done: Sequence[FrozenTrial]) -> None:
-    """Delete checkpoints of trials that have their verdict: of one killed just after it, or given up."""
-    for root in folder.trials_with_checkpoints() & set(map(root_of, done)):
-        checkpoint.delete(folder.trial_checkpoint(root))
+def _in_agreed_precision(
+    study: optuna.Study, spec: StudySpec, session: Session, space_survey: Survey
+) -> tuple[Session, Mapping[Precision, float]]:
+    """The session in the study's precision, and the seconds of a step in each that was measured for it."""
+    if spec.precision != "auto":
+        return session, {}
+    seconds: dict[Precision, float] = {}
+
+    def measure() -> Precision:
+        fastest, measured = fastest_precision(space_survey, session.data)
+        seconds.update(measured)
+        return fastest
+
+    return session.with_precision(agreed_precision(study, measure)), seconds
 
 
-def _search(
-    folder: RunFolder,
-    spec: StudySpec,
-    data: TrainingData,
-    where: torch.device,
-    precision: Precision,
-    study: optuna.Study,
-    worker: Worker,
-    progress: StudyProgress,
-    until: float,
-    stop: Callable[[], bool],
+def _search(search: Search, session: Session, placement: Placement, finished: Sequence[TrialRecord]) -> None:
+    """Run trials here, or in the processes that Ray places, until the study is complete or stopped."""
+    study, spec = search.setting.study, search.setting.spec
+    with (
+        StudyProgress(finished, spec.trials, logs=not placement.uses_ray) as progress,
+        stop_requested() as stop,
+    ):
+        if placement.uses_ray:
+            _search_on_ray(search, session, placement, progress, stop)
+        else:
+            search.run(session, progress, stop)
+        if stop() and len(finished_trials(study)) < spec.trials:
+            raise KeyboardInterrupt
+
+
+def _search_on_ray(
+    search: Search, session: Session, placement: Placement, progress: StudyProgress, stop: Callable[[], bool]
 ) -> None:
-    """Run trials, until a time in seconds since the epoch at the latest."""
-    studies.run(
-        study,
-        spec,
-        data_shape_of(data),
-        Trainer(folder, data, where, stop),
-        NotedEvents(study, spec.budget, progress),
-        worker=worker,
-        precision=precision,
-        deadline=time.monotonic() + until - time.time(),
+    """Run trials in several processes, on this machine or a cluster."""
+    release_memory(session.device)  # of the estimate
+    device = placement.device_of_workers(session)
+    study = search.setting.study
+    studies.stop_retrying_when(study, stop)
+    run_workers(
+        placement.workers,
+        partial(_work, search.folder.absolute(), search.setting.spec, device, search.until),
+        gpus_each=placement.gpus_per_worker if device in {"cuda", "auto"} else 0,
+        poll=partial(progress.catch_up, study),
         stop=stop,
+        gpu=gpu_index(session.device),
+        address=placement.ray_address,
     )
 
 
 def _work(folder: RunFolder, spec: StudySpec, device: str, until: float) -> None:
-    """What one of several workers does. It only writes to the log: the command that started it tells."""
+    """What one of several workers does. It writes to the log alone: the command that started it prints."""
     console.quiet = True
-    where, precision, data = prepare(spec, device)
+    session = open_session(spec, device)
     folder.create()
     with logged_to(folder), stop_requested() as stop:
-        study = studies.open_study(folder)
-        progress = StudyProgress(ended(study), spec.trials)
+        study = open_study(folder)
+        if spec.precision == "auto":
+            session = session.with_precision(agreed_precision(study, lambda: session.precision))
+        progress = StudyProgress(finished_trials(study), spec.trials)
         with Worker(folder, study) as worker:
-            _search(folder, spec, data, where, precision, study, worker, progress, until, stop)
+            setting = Setting(study, spec, session.shape, session.precision, worker)
+            Search(folder, setting, until).run(session, progress, stop)
 
 
-def find(name: str | None, *, runs: Path, storage: str | None = None) -> RunFolder:
-    """The folder of a run; without a name, of the one worked on last.
+def _conclude(folder: RunFolder, spec: StudySpec, study: optuna.Study, session: Session) -> None:
+    """Say how far the study came, and write its report and its notes for the dashboard."""
+    _tidy(folder, finished_trials(study))
+    say_outcome(folder, spec, study)
+    results = read_results(folder)
+    write_report(folder, results)
+    publish(folder, results, session.data.size)
 
-    Raises:
-        UserError: there is none, or it is kept elsewhere.
 
-    """
-    return find_run(runs, name, address_of(storage))
+def _tidy(folder: RunFolder, finished: Sequence[TrialRecord]) -> None:
+    """Delete checkpoints of trials that have their verdict: of one killed just after it, or given up."""
+    for number in folder.trials_with_checkpoints() & {trial.first_attempt for trial in finished}:
+        checkpoint.delete(folder.trial_checkpoint(number))
 
 
-def report(name: str | None, *, runs: Path, storage: str | None = None) -> Path:
+def report(ref: RunRef) -> Path:
     """Write a run's report; returns its path.
 
     Raises:
-        UserError: whatever the user can put right.
+        UserError: the user can fix it; the message says how.
 
     """
-    return write_report(find(name, runs=runs, storage=storage))
+    return write_report(ref.find())
 
 
-def export(name: str | None, *, runs: Path, trial: int | None = None, fmt: str, storage: str | None = None) -> Exported:
+def export(ref: RunRef, *, trial: int | None = None, fmt: str) -> Exported:
     """Write the model of a run as one file of the format `fmt`, and its card beside it.
 
-    The model is that of the best full run, the refit where there is one, or of the longest of `trial`.
+    The model is that of the best full run, the refit if there is one, or of the longest full run of `trial`.
 
     Raises:
-        UserError: whatever the user can put right.
+        UserError: the user can fix it; the message says how.
 
     """
     known = next((name for name in FORMATS if name == fmt), None)
     if known is None:
         raise SpecError(f"unknown format {fmt!r}: give one of {', '.join(FORMATS)}")
     check_installed(known)
-    folder = find(name, runs=runs, storage=storage)
+    folder = ref.find()
     spec = load_study(str(folder.study_file), {})
-    run = chosen(folder, trial)
-    study = studies.open_study(folder)
-    data = load(spec)
-    studies.check(study, spec, data_shape_of(data), folder)
-    return export_model(folder, run, spec, data, known, trials=len(ended(study)))
+    full_run = chosen(folder, trial)
+    study = open_study(folder)
+    with loading_bars() as progress:
+        data = load(spec, progress)
+    check(study, spec, data_shape_of(data), folder)
+    return export_model(folder, full_run, spec, data, known, trials=len(finished_trials(study)))
 
 
 def predict(model: Path, images: Sequence[Path], *, top: int = 3) -> list[Prediction]:
     """The `top` classes that an exported model gives each image.
 
     Raises:
-        UserError: whatever the user can put right.
+        UserError: the user can fix it; the message says how.
 
     """
     return classify(model, images, top)
 
 
-def dashboard(
-    name: str | None, *, runs: Path, storage: str | None = None, host: str, port: int = 0, browser: bool = True
-) -> None:
+def dashboard(ref: RunRef, *, host: str, port: int = 0, browser: bool = True) -> None:
     """Serve Optuna's dashboard on a run, until interrupted; `port` 0 is a free one; `browser` opens the study's page.
 
     Raises:
-        UserError: whatever the user can put right.
+        UserError: the user can fix it; the message says how.
 
     """
-    folder = find(name, runs=runs, storage=storage)
-    with listening(studies.open_study(folder), folder, host, port) as (server, url), suppress(KeyboardInterrupt):
+    folder = ref.find()
+    with listening(open_study(folder), folder, host, port) as (server, url), suppress(KeyboardInterrupt):
         say(f"{folder.name}: {url}; Ctrl-C ends it")
         if not is_loopback(host):
-            say("warning: whoever can reach this port can change and delete all studies: keep it in a private network")
+            say("warning: anyone who can reach this port can change and delete all studies: use a private network")
         if browser:
             open_browser(url)
         server.serve_forever()
@@ -252,43 +284,44 @@ def serve_storage(storage: str | None, *, host: str, port: int) -> None:
     """Serve a storage to workers that cannot reach it themselves, until interrupted.
 
     Raises:
-        UserError: whatever the user can put right.
+        UserError: the user can fix it; the message says how.
 
     """
     address = address_of(storage)
     if address is None:
-        raise SpecError("what is to be served? give --storage, or set SEARCH_STORAGE")
+        raise SpecError("no storage to serve: give --storage, or set SEARCH_STORAGE")
     say(f"serving {address} at grpc://{host}:{port}; Ctrl-C ends it")
     if not is_loopback(host):
-        say(
-            "warning: whoever can reach this port can read, change and delete all studies: keep it in a private network"
-        )
+        say("warning: anyone who can reach this port can read, change and delete all studies: use a private network")
     serve(address, host, port)
 
 
 def count(study: str, flags: Mapping[str, Any]) -> list[str]:
-    """Parameters and multiply-adds, a line for each of a study's known networks and of what its space holds.
+    """Parameters and multiply-adds, a line for each of a study's baselines and for what its space holds.
 
     Raises:
-        UserError: whatever the user can put right.
+        UserError: the user can fix it; the message says how.
 
     """
     spec = load_study(study, flags)
-    task = NAMED_SHAPES.get(spec.data) or data_shape_of(load(spec))
-    found = survey(spec, task)
+    shape = NAMED_SHAPES.get(spec.data)
+    if shape is None:
+        with loading_bars() as progress:
+            shape = data_shape_of(load(spec, progress))
+    space_survey = survey(spec, shape)
     limit = f", at most {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
     lines = [f"{study}: {spec.data}, budget {spec.budget:,}{limit}"]
     for name, network in spec.baselines.items():
-        known = fitted(network, task)
-        within = num_params(known) <= spec.budget and num_madds(known, task.size) <= (spec.max_madds or math.inf)
-        lines.append(_counted(name, known, task) + ("" if within else "  (more than that)"))
-    lines.append(_counted("smallest of the space", found.smallest, task))
-    lines.append(_counted(f"largest of {SAMPLES} draws", found.largest, task))
+        shaped = with_data_shape(network, shape)
+        within = num_params(shaped) <= spec.budget and num_madds(shaped, shape.size) <= (spec.max_madds or math.inf)
+        lines.append(_counted(name, shaped, shape) + ("" if within else "  (over the limit)"))
+    lines.append(_counted("smallest of the space", space_survey.smallest, shape))
+    lines.append(_counted(f"largest of {SAMPLES} draws", space_survey.largest, shape))
     return lines
 
 
-def _counted(name: str, network: ResNetSpec, task: DataShape) -> str:
-    madds = num_madds(network, task.size)
+def _counted(name: str, network: ResNetSpec, shape: DataShape) -> str:
+    madds = num_madds(network, shape.size)
     return f"{name:<22} {num_params(network):>12,} parameters {madds:>14,} multiply-adds  {network}"
 
 
@@ -300,31 +333,30 @@ def _default_name(study: str, spec: StudySpec, flags: Mapping[str, Any]) -> str:
     return f"{plain}-{short_count(spec.budget)}{limit}"
 
 
-def _facts(
-    spec: StudySpec, data: TrainingData, where: torch.device, precision: Precision, folder: RunFolder
-) -> dict[str, Any]:
-    """What somebody needs to know to run it again, apart from the spec."""
-    return {
-        "versions": {
+def _facts(spec: StudySpec, session: Session, folder: RunFolder) -> RunFacts:
+    """What is needed to run it again, besides the spec."""
+    data = session.data
+    return RunFacts(
+        versions={
             "python": platform.python_version(),
             "budget-search": version(),
             "torch": str(torch.__version__),  # with the build: CPU or CUDA
             "optuna": optuna.__version__,
         },
-        "commit": _commit(),
-        "storage": folder.address.kind,
-        "device": describe(where),
-        "precision": precision,
-        "data": {
-            "source": spec.data,
-            "fingerprint": data.fingerprint,
-            "training images": len(data.train),
-            "validation images": len(data.val),
-            "test split": data.has_test,
-            "classes": list(data.classes),
-            "size": list(data.size),
-        },
-    }
+        commit=_commit(),
+        storage=folder.address.kind,
+        device=describe(session.device),
+        precision=session.precision,
+        data=DataFacts(
+            source=spec.data,
+            fingerprint=data.fingerprint,
+            training_images=len(data.train),
+            validation_images=len(data.val),
+            test_split=data.has_test,
+            classes=data.classes,
+            size=data.size,
+        ),
+    )
 
 
 def _commit() -> str | None:

@@ -28,9 +28,9 @@ class Exported:
     file: Path
     size: int  # of the file, in bytes
     run: Promotion
-    wins: bool  # whether it is the one that the validation images choose
-    seeds: Sequence[Promotion]  # all runs of this network and length on the training images, one for each seed
-    rivals: int  # longer runs that are finished, of any network
+    is_winner: bool  # whether it is the one that the validation images choose
+    sibling_runs: Sequence[Promotion]  # all runs of this network and length on the training images, one for each seed
+    num_full_runs: int  # full runs that are finished, of any network
     trials: int  # short runs that have ended
     spec: StudySpec
     data: TrainingData  # as the search saw it
@@ -103,7 +103,7 @@ def _model(exported: Exported) -> Iterator[tuple[str, str]]:
 
 
 def _numbers(exported: Exported) -> Iterator[tuple[str, str, str]]:
-    run, data, seeds = exported.run, exported.data, exported.seeds
+    run, data, seeds = exported.run, exported.data, exported.sibling_runs
     validation = f"{len(data.val):,} validation images"
     yield validation, percent(run.short_score), f"the short run of {short_run(exported.spec)}, by which it was promoted"
     if run.val_accuracy is not None:
@@ -116,8 +116,10 @@ def _numbers(exported: Exported) -> Iterator[tuple[str, str, str]]:
     if len(seeds) > 1 or (run.refit and seeds):
         how = f"mean and standard deviation of {len(seeds)} seeds" if len(seeds) > 1 else "the same network"
         how += ", trained without the validation images" if run.refit else ""
-        yield validation, _mean([each.val_accuracy or 0.0 for each in seeds]), how
-        tested = [each.test_accuracy for each in seeds if each.test_accuracy is not None]
+        scored = [seed.val_accuracy for seed in seeds if seed.val_accuracy is not None]
+        if scored:
+            yield validation, _mean(scored), how
+        tested = [seed.test_accuracy for seed in seeds if seed.test_accuracy is not None]
         if len(tested) == len(seeds):
             yield f"{seeds[0].test_images:,} test images", _mean(tested), how
 
@@ -128,25 +130,29 @@ def _mean(shares: list[float]) -> str:
 
 def _words(exported: Exported) -> str:
     run = exported.run
-    among = f"{count(exported.trials, 'short run')} and {count(exported.rivals, 'longer run')}"
-    if exported.wins:
+    among = f"{count(exported.trials, 'short run')} and {count(exported.num_full_runs, 'full run')}"
+    if exported.is_winner:
         text = (
-            f"The validation images chose it out of {among}: what it comes to on them is a little too good to be true. "
+            f"The validation images chose it out of {among}: its validation accuracy is therefore slightly optimistic. "
         )
     else:
         text = (
             f"It is not the one that the validation images choose out of {among}: it was asked for by its number. If "
-            "an accuracy was the reason, that one flatters. "
+            "you chose it by an accuracy, that accuracy is slightly optimistic. "
         )
     if run.test_accuracy is not None:
-        text += "The test images had no part in the choice.\n" if exported.wins else "The test images were read once.\n"
+        text += (
+            "The test images had no part in the choice.\n"
+            if exported.is_winner
+            else "The test images were read once.\n"
+        )
     elif run.tested:
-        text += "This data has no test split, so that no number here is free of the choice.\n"
+        text += "This data has no test split, so every number here was used for model selection.\n"
     else:
         text += "Its test images are not read yet.\n"
     if run.refit and run.test_accuracy is None:
-        text += "This model was trained on the validation images, too, so that it has no number of its own.\n"
-    if len(exported.seeds) > 1 and not run.refit:
+        text += "This model was also trained on the validation images, so it has no number of its own.\n"
+    if len(exported.sibling_runs) > 1 and not run.refit:
         text += "Of several seeds, this one was the best on validation: the means are what to expect of another.\n"
     return text
 
@@ -176,7 +182,7 @@ _UNCHANGED = AugmentSpec(crop_padding=0, flip=False)
 def _limits(exported: Exported) -> str:
     return (
         "- The numbers hold for images like those of the data: of the same kind, cut and size. Others are resized by\n"
-        "  whoever calls it, and what that costs was not measured.\n"
+        "  the caller, and the effect on accuracy was not measured.\n"
         "- It always answers with one of its classes, also for an image of none of them.\n"
         "- Its probabilities rank classes; how often they are right was not measured.\n"
         f"- {_licence(exported.spec.data)}\n"
@@ -185,9 +191,9 @@ def _limits(exported: Exported) -> str:
 
 
 def _licence(data: str) -> str:
-    known = DATASETS.get(cast(DatasetName, data))
-    if known is not None:
-        return known.licence
+    dataset = DATASETS.get(cast(DatasetName, data))
+    if dataset is not None:
+        return dataset.licence
     return "The licence of the images that it was trained on may bind the model too: check it before you pass it on."
 
 

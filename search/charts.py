@@ -1,4 +1,4 @@
-"""The charts of a report: what a run came to, as Plotly figures and words.
+"""The charts of a report, as Plotly figures and words.
 
 A chart is a function from `Results` to a `Chart`. To add one, write it and name it in `CHARTS`.
 """
@@ -7,89 +7,37 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from html import escape
 from math import ceil, floor, log10
 from statistics import fmean
 from typing import Any, TypeVar
 
-import optuna
 import plotly.graph_objects as go
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
 
-from search.console import interval
-from search.fidelity import Fidelity, advice
-from search.formatting import count, duration, mean_and_deviation, percent, short_run
-from search.ladder import recipe_of
+from search.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from search.fidelity import advice
+from search.formatting import count, duration, interval, mean_and_deviation, percent, short_run
 from search.promotions import Promotion
-from search.spec import StudySpec, known_results
-from search.trials import failed_or_diverged, seconds_of
+from search.results import MAX_LEARNT, Results, Verdict, seconds_of, thinned, varied_parameters, verdict_of
+from search.spec import known_results
+from search.trials import TrialRecord, score_of
 from space import parameters
 
 MAX_POINTS = 2000  # drawn in a chart: more makes the page slow and shows no more
 MAX_BARS = 15  # parameters in the chart of importances
-MAX_LEARNT = 500  # trials that the importances are learnt from: 10,000 take minutes, these some seconds
 MAX_NAMED = 12  # learning curves with a colour and dash, and a place in the legend, of their own
 MAX_LINES, MAX_AXES, MAX_TICKS = 500, 16, 8  # in the parallel coordinates; ticks, where each value has one
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, but for the two that vanish on white or on black.
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-GREY = "#8A929B"  # to be seen on white and on black
-VERDICTS = {  # of a trial: colour and symbol
+STYLES: dict[Verdict, tuple[str, str]] = {  # colour and symbol
     "complete": (BLUE, "circle"),
     "pruned": (ORANGE, "triangle-down"),
     "failed or diverged": (VERMILLION, "x"),
 }
-SYMBOLS = ("star", "square", "cross", "hexagon")  # of longer runs, by their length, the longest first
+SYMBOLS = ("star", "square", "cross", "hexagon")  # of full runs, by their length, the longest first
 ACCURACY = "Validation accuracy (%)"
 
 T = TypeVar("T")
 Point = tuple[float | None, float | None, str]  # x, y (none: a gap in the line) and what its hover says
-
-
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """All that a report is made from."""
-
-    name: str
-    spec: StudySpec
-    study: optuna.Study
-    trials: Sequence[FrozenTrial]  # those that have ended, by number
-    promotions: Sequence[Promotion]  # the longer runs that are finished, the longest and best on validation first
-    fidelity: Fidelity | None = None  # where there are enough longer runs to tell
-
-    @property
-    def compared(self) -> list[Promotion]:
-        """The longer runs that have a validation accuracy: those that were not trained on the validation images."""
-        return [run for run in self.promotions if not run.refit]
-
-    @property
-    def complete(self) -> list[FrozenTrial]:
-        """The trials that came to a score, the best first."""
-        trials = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
-        return sorted(trials, key=score_of, reverse=True)
-
-    @cached_property
-    def importances(self) -> dict[str, float]:
-        """Share of the short scores' spread that each parameter explains by itself; the largest first.
-
-        Raises:
-            ValueError: it cannot be told from these trials.
-
-        """
-        learnt = _thinned(self.complete, MAX_LEARNT)
-        varied = _varied({name for trial in learnt for name in trial.params}, learnt)
-        if len({score_of(trial) for trial in learnt}) < 2 or not varied:
-            there = count(len(learnt), "complete trial")
-            raise ValueError(f"it takes two complete trials of different scores, and there is {there}.")
-        study = optuna.create_study(direction="maximize")
-        study.add_trials(learnt)
-        try:
-            # fANOVA learns from every score; Optuna's default asks what sets the best tenth apart: few to tell here.
-            return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=varied)
-        except RuntimeError as error:
-            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -103,15 +51,18 @@ class Chart:
 
 def history_chart(results: Results) -> Chart:
     """Each trial's score against its number, and the best so far."""
-    title, trials = "Trials in order", _thinned(results.trials, MAX_POINTS)
+    title, trials = "Trials in order", thinned(results.trials, MAX_POINTS)
     if not trials:
         return Chart(title, "No trial has ended yet.")
-    edge = max(min((score_of(trial) for trial in trials if trial.intermediate_values), default=0) - 0.05, 0)
+    reached = [trial.last_accuracy for trial in trials if trial.last_accuracy is not None]
+    edge = max(min(reached, default=0) - 0.05, 0)
     traces = []
-    for verdict, (colour, symbol) in VERDICTS.items():
-        points = _points(trial for trial in trials if verdict_of(trial) == verdict)
+    for verdict, (colour, symbol) in STYLES.items():
+        of_kind = [trial for trial in trials if verdict_of(trial) == verdict]
         if verdict == "failed or diverged":
-            points = [(number, edge, about) for number, _, about in points]
+            points: list[Point] = [(trial.number, edge, _about(trial)) for trial in of_kind]
+        else:
+            points = _points(of_kind)
         traces.append(_series(verdict, points, mode="markers", marker={"color": colour, "symbol": symbol, "size": 9}))
     steps = _points(_records(sorted(results.complete, key=lambda trial: trial.number)))
     to_the_end = [(results.trials[-1].number, *steps[-1][1:])] if steps else []
@@ -126,32 +77,32 @@ def history_chart(results: Results) -> Chart:
 
 def size_chart(results: Results) -> Chart:
     """Parameters against accuracy: what size buys."""
-    title, trials, budget = "Size and accuracy", _thinned(results.complete, MAX_POINTS), results.spec.budget
+    title, trials, budget = "Size and accuracy", thinned(results.complete, MAX_POINTS), results.spec.budget
     if not trials:
         return Chart(title, "No trial is complete yet.")
-    front = _records(sorted(results.complete, key=lambda trial: (parameters_of(trial), -score_of(trial))))
-    drawn = [trial for trial in trials if "baseline" not in trial.user_attrs]
-    known = [trial for trial in results.complete if "baseline" in trial.user_attrs]
+    front = _records(sorted(results.complete, key=lambda trial: (trial.parameters, -score_of(trial))))
+    drawn = [trial for trial in trials if trial.baseline is None]
+    baselines = [trial for trial in results.complete if trial.baseline is not None]
     scores = [*map(score_of, trials), *(run.val_accuracy for run in results.compared if run.val_accuracy is not None)]
-    wide, high = budget - min(map(parameters_of, trials)), max(scores) - min(scores)
-    names = [escape(trial.user_attrs["baseline"]) for trial in known]
-    sides = _sides([(parameters_of(trial), score_of(trial)) for trial in known], budget - wide, wide, high)
+    wide, high = budget - min(trial.parameters for trial in trials), max(scores) - min(scores)
+    names = [escape(trial.baseline) for trial in baselines if trial.baseline is not None]
+    sides = _sides([(trial.parameters, score_of(trial)) for trial in baselines], budget - wide, wide, high)
     traces = [
-        _series("short run", _points(drawn, parameters_of), mode="markers", marker={"color": BLUE, "size": 9}),
+        _series("short run", _points(drawn, _parameters), mode="markers", marker={"color": BLUE, "size": 9}),
         _series(
-            "short run of a known network",
-            _points(known, parameters_of),
+            "short run of a baseline",
+            _points(baselines, _parameters),
             mode="markers+text",
             marker={"color": ORANGE, "symbol": "diamond", "size": 9},
             text=[name if side else "" for name, side in zip(names, sides, strict=True)],
             textposition=[f"middle {side or 'left'}" for side in sides],
             textfont={"size": 10},
         ),
-        *_longer_runs(results),
+        *_full_runs(results),
         *_published(results),
         _series(
             "best short run of its size or less (Pareto front)",
-            _points(front, parameters_of),
+            _points(front, _parameters),
             mode="lines",
             line={"shape": "hv", "color": GREEN},
         ),
@@ -160,44 +111,43 @@ def size_chart(results: Results) -> Chart:
     label = {"text": f"budget {budget:,}", "xanchor": "right", "xshift": -4}
     figure.add_vline(budget, line={"color": VERMILLION, "dash": "dash"}, annotation=label)
     figure.update_xaxes(tickformat="~s")
-    words = f"Short runs of {short_run(results.spec)} and longer runs, all by validation accuracy."
+    words = f"Short runs of {short_run(results.spec)} and full runs, all by validation accuracy."
     words += " Bars: from the lowest to the highest of several seeds." if _has_seeds(results) else ""
-    words += "" if all(sides) else " Known networks have their names where there is room; hover over the others."
+    words += "" if all(sides) else " Baselines have their names where there is room; hover over the others."
     words += _not_drawn(results)
     words += _left_out(len(trials), len(results.complete), "trials, evenly from the best to the worst")
     return Chart(title, words, figure)
 
 
 def _published(results: Results) -> Iterator[go.Scatter]:
-    """What reports printed of networks that fit: not to be compared with validation accuracies, and so called."""
-    known = known_results(results.spec.data, results.spec.budget)
-    points = [
+    """Published results of networks within the budget, labelled as what they are: test accuracies."""
+    points: list[Point] = [
         (
-            each.parameters,
-            each.accuracy,
-            f"{each.title}: {each.row}<br>{each.parameters:,} parameters<br>"
-            f"{percent(each.accuracy)} on the test split, as printed, after {count(each.epochs, 'epoch')}",
+            result.parameters,
+            result.accuracy,
+            f"{result.title}: {result.row}<br>{result.parameters:,} parameters<br>"
+            f"{percent(result.accuracy)} on the test split, as printed, after {count(result.epochs, 'epoch')}",
         )
-        for each in known
+        for result in known_results(results.spec.data, results.spec.budget)
     ]
     if points:
         style = {"color": GREY, "symbol": "triangle-up-open", "size": 10}
         yield _series("published, on the test split, chosen by it", points, mode="markers", marker=style)
 
 
-def _longer_runs(results: Results) -> Iterator[go.Scatter]:
-    """For each length of the longer runs a point for each network: the mean of its seeds, and their range."""
+def _full_runs(results: Results) -> Iterator[go.Scatter]:
+    """For each length of the full runs a point for each network: the mean of its seeds, and their range."""
     runs = [run for run in results.compared if run.diverged is None]
     lengths = sorted({run.recipe.epochs for run in runs}, reverse=True)
     for i, epochs in enumerate(lengths):
         groups: dict[int, list[Promotion]] = {}
         for run in runs:
-            if run.recipe.epochs == epochs:
+            if run.recipe.epochs == epochs and run.val_accuracy is not None:
                 groups.setdefault(run.trial, []).append(run)
         points: list[Point] = []
         above, below = [], []
         for seeds in groups.values():
-            scores = [validation_of(run) for run in seeds]
+            scores = [run.val_accuracy for run in seeds if run.val_accuracy is not None]
             mean = fmean(scores)
             more = f"<br>{len(seeds)} seeds, mean and standard deviation: {mean_and_deviation(scores)}"
             points.append((seeds[0].parameters, mean, _about_full(seeds[0]) + (more if len(seeds) > 1 else "")))
@@ -206,11 +156,11 @@ def _longer_runs(results: Results) -> Iterator[go.Scatter]:
         error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": PURPLE}
         style: dict[str, Any] = {"marker": {"color": PURPLE, "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 13}}
         style |= {"mode": "markers", "error_y": error if _has_seeds(results) else {}}
-        yield _series(f"longer run of {count(epochs, 'epoch')}", points, **style)
+        yield _series(f"full run of {count(epochs, 'epoch')}", points, **style)
 
 
 def _sides(points: Sequence[tuple[float, float]], left: float, wide: float, high: float) -> list[str]:
-    """On which side of each point its label has room, on a phone, too; none where it would be on one before.
+    """The side of each point where its label has room, even on a phone; empty where it would cover another label.
 
     The axis of x begins at `left`; the axes are so `wide` and `high`.
     """
@@ -227,10 +177,10 @@ def _sides(points: Sequence[tuple[float, float]], left: float, wide: float, high
 
 
 def _not_drawn(results: Results) -> str:
-    """How many known networks have no place in the chart, and why."""
-    known = Counter(verdict_of(trial) for trial in results.trials if "baseline" in trial.user_attrs)
-    lost = [f"{known[verdict]} {verdict}" for verdict in VERDICTS if verdict != "complete" and known[verdict]]
-    return f" Of {count(known.total(), 'known network')}, not drawn: {', '.join(lost)}." if lost else ""
+    """How many baselines have no place in the chart, and why."""
+    verdicts = Counter(verdict_of(trial) for trial in results.trials if trial.baseline is not None)
+    lost = [f"{verdicts[verdict]} {verdict}" for verdict in STYLES if verdict != "complete" and verdicts[verdict]]
+    return f" Of {count(verdicts.total(), 'baseline')}, not drawn: {', '.join(lost)}." if lost else ""
 
 
 def _has_seeds(results: Results) -> bool:
@@ -240,18 +190,18 @@ def _has_seeds(results: Results) -> bool:
 def short_curves_chart(results: Results) -> Chart:
     """Accuracy over the epochs of the short runs."""
     title = "Learning curves of the short runs"
-    early = [trial for trial in results.trials if trial.state != TrialState.COMPLETE and trial.intermediate_values]
+    early = [trial for trial in results.trials if not trial.is_complete and trial.curve]
     curves = [*results.complete, *early]
     if not curves:
         return Chart(title, "No trial has finished an epoch yet.")
-    shown = _thinned(curves, MAX_POINTS // results.spec.epochs)
-    groups: dict[str, tuple[list[FrozenTrial], dict[str, Any]]] = {  # one over the other, the best on top
+    shown = thinned(curves, MAX_POINTS // results.spec.epochs)
+    groups: dict[str, tuple[list[TrialRecord], dict[str, Any]]] = {  # one over the other, the best on top
         "ended early": (
-            [trial for trial in shown if trial.state != TrialState.COMPLETE],
+            [trial for trial in shown if not trial.is_complete],
             {"opacity": 0.35, "line": {"color": ORANGE}},
         ),
         "complete": (
-            [trial for trial in shown[1:] if trial.state == TrialState.COMPLETE],
+            [trial for trial in shown[1:] if trial.is_complete],
             {"line": {"color": BLUE, "width": 1}},
         ),
         "best": (results.complete[:1], {"line": {"color": GREEN, "width": 4}}),
@@ -262,7 +212,7 @@ def short_curves_chart(results: Results) -> Chart:
         points: list[Point] = []
         for trial in trials:
             about = _about(trial)
-            points += [(epoch, value, about) for epoch, value in sorted(trial.intermediate_values.items())]
+            points += [(epoch, value, about) for epoch, value in trial.curve.items()]
             points.append((None, None, ""))
         traces.append(_series(name, points, mode="lines+markers", marker={"size": 4}, **style))
     words = "Faint: pruned, diverged or failed before the last epoch."
@@ -283,7 +233,7 @@ def full_curves_chart(results: Results) -> Chart:
                 epoch.val_accuracy,
                 f"{_about_full(run)}<br>{percent(epoch.val_accuracy)} at epoch {epoch.epoch}",
             )
-            for epoch in _thinned(run.history, MAX_POINTS // len(runs))
+            for epoch in thinned(run.history, MAX_POINTS // len(runs))
         ]
         if i >= MAX_NAMED:
             others += [*points, (None, None, "")]
@@ -295,23 +245,24 @@ def full_curves_chart(results: Results) -> Chart:
     style = {"opacity": 0.5, "line": {"color": GREY, "width": 1}}
     traces.insert(0, _series("shorter or worse", others, mode="lines", **style))  # beneath the others
     words = (
-        "Trials that were promoted, or measured by `search fidelity`: trained anew, each run annealed over its length."
+        "Trials that were promoted, or measured by `search fidelity`: trained from the start, each run annealed over "
+        "its length."
     )
     drawn = sum(x is not None for trace in traces for x in trace.x)
-    there = sum(len(run.history) for run in runs)
-    return Chart(title, words + _left_out(drawn, there, "epochs, evenly spread"), _figure(traces, "Epoch", ACCURACY))
+    total = sum(len(run.history) for run in runs)
+    return Chart(title, words + _left_out(drawn, total, "epochs, evenly spread"), _figure(traces, "Epoch", ACCURACY))
 
 
 def fidelity_chart(results: Results) -> Chart:
     """Short scores against long ones."""
-    title, found = "Can the short runs be trusted?", results.fidelity
-    if found is None:
+    title, fidelity = "Can the short runs be trusted?", results.fidelity
+    if fidelity is None:
         return Chart(
             title,
-            "Not measured yet: `search fidelity` trains trials of every score at length and compares. Published "
-            "measurements say that short runs find the good third but cannot order it.",
+            "Not measured yet: `search fidelity` trains trials of every score in full and compares. In published "
+            "measurements, short runs find the good third but cannot order it.",
         )
-    short, shown = found.short, _thinned(found.short.pairs, MAX_POINTS)
+    short, shown = fidelity.short, thinned(fidelity.short.pairs, MAX_POINTS)
     length = count(short.epochs, "epoch")
     traces = []
     for i, family in enumerate(sorted({pair.family for pair in shown})):
@@ -320,7 +271,7 @@ def fidelity_chart(results: Results) -> Chart:
                 pair.short,
                 pair.long,
                 f"Trial {pair.trial}, {escape(pair.family)}<br>{percent(pair.short)} after {length}"
-                f"<br>{percent(pair.long)} after {found.epochs}",
+                f"<br>{percent(pair.long)} after {fidelity.epochs}",
             )
             for pair in shown
             if pair.family == family
@@ -328,18 +279,18 @@ def fidelity_chart(results: Results) -> Chart:
         colour, symbol = ((BLUE, "circle"), (ORANGE, "square"), (GREEN, "diamond"), (PURPLE, "cross"))[i % 4]
         traces.append(_series(family, points, mode="markers", marker={"color": colour, "symbol": symbol, "size": 10}))
     figure = _figure(
-        traces, f"Validation accuracy after {count(short.epochs, 'epoch')} (%)", f"After {found.epochs} epochs (%)"
+        traces, f"Validation accuracy after {count(short.epochs, 'epoch')} (%)", f"After {fidelity.epochs} epochs (%)"
     )
     figure.update_xaxes(tickformat=".2~%")
     words = (
         f"{len(short.pairs)} trials, each short and long: Spearman's rank correlation is {interval(short.spearman)}, "
-        f"Kendall's {interval(short.kendall)} (95 % bootstrap intervals). {advice(found)}"
+        f"Kendall's {interval(short.kendall)} (95 % bootstrap intervals). {advice(fidelity)}"
     )
     return Chart(title, words + _left_out(len(shown), len(short.pairs), "trials, evenly spread"), figure)
 
 
 def importance_chart(results: Results) -> Chart:
-    """How much of the scores' spread each parameter of the space explains."""
+    """How much of the variation of the scores each parameter of the space explains."""
     title, trials = "What mattered", results.complete
     try:
         shares = results.importances
@@ -360,19 +311,19 @@ def importance_chart(results: Results) -> Chart:
 
 def space_chart(results: Results) -> Chart:
     """A line for each complete trial through all that it drew."""
-    title, trials = "What was drawn", _thinned(results.complete, MAX_LINES)
-    there, order = _varied(parameters(results.spec.space), trials), "the first"
+    title, trials = "What was drawn", thinned(results.complete, MAX_LINES)
+    candidates, order = varied_parameters(parameters(results.spec.space), trials), "the first"
     with suppress(ValueError):
         rank = {name: i for i, name in enumerate(results.importances)}
-        there.sort(key=lambda name: rank.get(name, len(rank)))
+        candidates.sort(key=lambda name: rank.get(name, len(rank)))
         order = "those that mattered most"
-    varied = there[:MAX_AXES]
+    varied = candidates[:MAX_AXES]
     if len(trials) < 2 or not varied:
         return Chart(title, "It takes two complete trials that differ.")
     trials = trials[::-1]  # the best are drawn last, on top
     scores = [100 * score_of(trial) for trial in trials]
     dimensions: list[dict[str, Any]] = [{"label": "accuracy (%)", "values": scores}]
-    dimensions += [_axis(name, [trial.params.get(name) for trial in trials]) for name in varied]
+    dimensions += [_axis(name, [trial.draw.get(name) for trial in trials]) for name in varied]
     colours = {"color": scores, "colorscale": [[0, GREY], [0.5, GREY], [1, VERMILLION]], "showscale": False}
     lines = go.Parcoords(dimensions=dimensions, line=colours, labelangle=-30, labelside="bottom")
     figure = _figure([lines], None, None)
@@ -382,12 +333,7 @@ def space_chart(results: Results) -> Chart:
         "value of each parameter that varied: the better half from grey to red. Drag along an axis to choose lines."
     )
     left = _left_out(len(trials), len(results.complete), "trials, evenly from the best to the worst")
-    return Chart(title, words + left + _left_out(len(varied), len(there), f"parameters, {order}"), figure)
-
-
-def _varied(names: Iterable[str], trials: Sequence[FrozenTrial]) -> list[str]:
-    """The parameters, in order, that have more than one value; those that only some trials have are among them."""
-    return [name for name in names if len({trial.params.get(name) for trial in trials}) > 1]
+    return Chart(title, words + left + _left_out(len(varied), len(candidates), f"parameters, {order}"), figure)
 
 
 def _axis(name: str, values: list[Any]) -> dict[str, Any]:
@@ -399,7 +345,7 @@ def _axis(name: str, values: list[Any]) -> dict[str, Any]:
                 "label": name,
                 "values": values,
                 "tickvals": distinct,
-                "ticktext": [f"{each:g}" for each in distinct],
+                "ticktext": [f"{value:g}" for value in distinct],
             }
         if distinct[0] <= 0 or distinct[-1] / distinct[0] < 100:
             return {"label": name, "values": values}
@@ -412,17 +358,16 @@ def _axis(name: str, values: list[Any]) -> dict[str, Any]:
 
 
 def time_chart(results: Results) -> Chart:
-    """Where the time went: short runs by their verdict, longer runs by their length."""
+    """Where the time went: short runs by their verdict, full runs by their length."""
     title = "Where the time went"
     spent: dict[str, tuple[float, str]] = {}
-    for verdict, (colour, _) in VERDICTS.items():
+    for verdict, (colour, _) in STYLES.items():
         of_kind = [trial for trial in results.trials if verdict_of(trial) == verdict]
-        seconds = sum(seconds_of(trial) or 0.0 for trial in of_kind)
         if of_kind:
-            spent[f"{count(len(of_kind), 'short run')}, {verdict}"] = (seconds, colour)
+            spent[f"{count(len(of_kind), 'short run')}, {verdict}"] = (seconds_of(of_kind), colour)
     for epochs in sorted({run.recipe.epochs for run in results.promotions}):
         runs = [run for run in results.promotions if run.recipe.epochs == epochs]
-        name = f"{count(len(runs), 'longer run')} of {count(epochs, 'epoch')}"
+        name = f"{count(len(runs), 'full run')} of {count(epochs, 'epoch')}"
         spent[name] = (sum(run.seconds for run in runs), PURPLE)
     total = sum(seconds for seconds, _ in spent.values())
     if not total:
@@ -473,11 +418,15 @@ def _series(name: str, points: Sequence[Point], **style: Any) -> go.Scatter:
     return go.Scatter(name=name, x=x, y=y, hovertext=about, hoverinfo="text", showlegend=bool(points), **style)
 
 
-def _points(trials: Iterable[FrozenTrial], x: Callable[[FrozenTrial], int] = lambda trial: trial.number) -> list[Point]:
-    return [(x(trial), score_of(trial), _about(trial)) for trial in trials]
+def _points(trials: Iterable[TrialRecord], x: Callable[[TrialRecord], int] = lambda trial: trial.number) -> list[Point]:
+    return [(x(trial), trial.last_accuracy, _about(trial)) for trial in trials if trial.last_accuracy is not None]
 
 
-def _records(trials: Iterable[FrozenTrial]) -> Iterator[FrozenTrial]:
+def _parameters(trial: TrialRecord) -> int:
+    return trial.parameters
+
+
+def _records(trials: Iterable[TrialRecord]) -> Iterator[TrialRecord]:
     """Those that beat all before them."""
     best = -1.0
     for trial in trials:
@@ -486,52 +435,27 @@ def _records(trials: Iterable[FrozenTrial]) -> Iterator[FrozenTrial]:
             yield trial
 
 
-def _thinned(items: Sequence[T], most: int) -> list[T]:
-    """At most `most` of the items (two at least), evenly spread, the first and the last among them."""
-    last, steps = len(items) - 1, max(most, 2) - 1
-    return list(items) if last <= steps else [items[round(i * last / steps)] for i in range(steps + 1)]
+def _left_out(drawn: int, total: int, what: str) -> str:
+    return f" Drawn: {drawn:,} of {total:,} {what}." if drawn < total else ""
 
 
-def _left_out(drawn: int, there: int, what: str) -> str:
-    return f" Drawn: {drawn:,} of {there:,} {what}." if drawn < there else ""
-
-
-def score_of(trial: FrozenTrial) -> float:
-    """Validation accuracy, share of 1: the trial's, or the last before it was stopped."""
-    if trial.state == TrialState.COMPLETE:
-        return trial.value or 0
-    return trial.intermediate_values.get(trial.last_step or 0, 0)
-
-
-def validation_of(run: Promotion) -> float:
-    """A full run's validation accuracy, share of 1; 0 if it diverged."""
-    return run.val_accuracy or 0
-
-
-def parameters_of(trial: FrozenTrial) -> int:
-    """Trainable parameters of the trial's network."""
-    return int(trial.user_attrs["parameters"])
-
-
-def verdict_of(trial: FrozenTrial) -> str:
-    """One of `VERDICTS`."""
-    if failed_or_diverged(trial):
-        return "failed or diverged"
-    return "pruned" if trial.state == TrialState.PRUNED else "complete"
-
-
-def _about(trial: FrozenTrial) -> str:
-    """What a trial was and came to, for its hover (which reads HTML)."""
-    known, what = trial.user_attrs, verdict_of(trial)
-    lines = [f"Trial {trial.number}" + (f", the baseline {known['baseline']}" if "baseline" in known else "")]
-    if "network" in known:
-        lines += [known["in words"], f"{parameters_of(trial):,} parameters", str(recipe_of(trial))]
-    score = f": {percent(score_of(trial))} on validation" if what != "failed or diverged" else ""
-    lines += [what + score, known.get("reason", "")]
-    return "<br>".join(escape(line) for line in lines if line)
+def _about(trial: TrialRecord) -> str:
+    """What a trial was and how it ended, for its hover (which reads HTML)."""
+    verdict = verdict_of(trial)
+    lines = [f"Trial {trial.number}" + (f", the baseline {trial.baseline}" if trial.baseline else "")]
+    if trial.is_decided:
+        lines += [trial.network_words, f"{trial.parameters:,} parameters", str(trial.recipe)]
+    accuracy = trial.last_accuracy if verdict != "failed or diverged" else None
+    lines += [verdict if accuracy is None else f"{verdict}: {percent(accuracy)} on validation"]
+    lines += [trial.reason] if trial.reason else []
+    return "<br>".join(map(escape, lines))
 
 
 def _about_full(run: Promotion) -> str:
-    outcome = f"diverged: {run.diverged}" if run.diverged else f"{percent(validation_of(run))} on validation in the end"
+    outcome = f"diverged: {run.diverged}" if run.diverged else f"{_shown(run.val_accuracy)} on validation in the end"
     lines = (f"Trial {run.trial}, seed {run.seed}, {count(run.recipe.epochs, 'epoch')}", str(run.network), outcome)
     return "<br>".join(map(escape, lines))
+
+
+def _shown(accuracy: float | None) -> str:
+    return "no accuracy" if accuracy is None else percent(accuracy)

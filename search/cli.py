@@ -8,12 +8,15 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from search.completion import RUNS, complete_report, complete_run, complete_study
 from search.interrupt import end_on_sigterm
+from train_core.examples import FormatName
+
+FORMAT_NAMES = get_args(FormatName)
 
 app = typer.Typer(
     add_completion=True,
@@ -34,7 +37,7 @@ Run = Annotated[
 ThatRun = Annotated[str, typer.Argument(help="A run's name.", autocompletion=complete_run)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6, 5M, 5_000_000.")]
-Madds = Annotated[str | None, typer.Option(help="Most multiply-adds of one forward pass, too: 300M.")]
+Madds = Annotated[str | None, typer.Option(help="Most multiply-adds of one forward pass: 300M.")]
 Data = Annotated[str | None, typer.Option(help="cifar10, cifar100, digits, a .npz file or a folder of images.")]
 Runs = Annotated[Path, typer.Option(envvar="SEARCH_RUNS", help="Folder of all runs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
@@ -62,14 +65,14 @@ def run(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a short run.")] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="What short runs train on: all, part (seen as often as in a full run), or auto."),
+        typer.Option(help="What short runs train on: all, subset (seen as often as in a full run), or auto."),
     ] = None,
     data: Data = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; none: study and budget.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of split, sampler and training.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, or random as a control.")] = None,
     control: Annotated[
-        str | None, typer.Option(help="random or one-epoch: the same by luck alone, which the report then compares.")
+        str | None, typer.Option(help="random or one-epoch: a random-search baseline, which the report then compares.")
     ] = None,
     hours: Annotated[
         float | None,
@@ -87,6 +90,8 @@ def run(
 ) -> None:
     """Search: short, pruned runs of networks within the budget. Run again to continue."""
     from search import api
+    from search.run_folder import RunRef
+    from search.session import Placement
 
     flags = _given(
         budget=_number(budget),
@@ -99,19 +104,8 @@ def run(
         sampler=sampler,
         precision=precision,
     )
-    api.run(
-        study,
-        flags,
-        runs=runs,
-        name=name,
-        hours=hours,
-        device=device,
-        workers=workers,
-        gpus_per_worker=gpus_per_worker,
-        ray_address=ray_address,
-        control=control,
-        storage=storage,
-    )
+    placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker, ray_address=ray_address)
+    api.run(study, flags, RunRef(name, runs, storage), placement, hours=hours, control=control)
 
 
 @app.command()
@@ -124,7 +118,8 @@ def promote(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Full runs of each, with different seeds.")] = None,
     refit: Annotated[
-        bool | None, typer.Option("--refit/--no-refit", help="Train the winner once more, on validation images, too.")
+        bool | None,
+        typer.Option("--refit/--no-refit", help="Train the winner once more, also on the validation images."),
     ] = None,
     mirrored: Annotated[
         bool | None, typer.Option("--mirrored/--plain", help="Also test on averages over mirror images.")
@@ -135,49 +130,34 @@ def promote(
     device: Device = "auto",
     runs: Runs = RUNS,
 ) -> None:
-    """Train the best trials for longer, then read the test split once for each finalist. Run again to continue."""
+    """Train the best trials in full runs, then read the test split once for each finalist. Run again to continue."""
     from search import full_runs
+    from search.run_folder import RunRef
+    from search.session import Placement
 
-    full_runs.promote(
-        run,
-        runs=runs,
-        top=top,
-        epochs=epochs,
-        ladder=ladder,
-        seeds=seeds,
-        refit=refit,
-        mirrored=mirrored,
-        workers=workers,
-        gpus_per_worker=gpus_per_worker,
-        device=device,
-        storage=storage,
-    )
+    flags = full_runs.PromoteFlags(top=top, epochs=epochs, ladder=ladder, seeds=seeds, refit=refit, mirrored=mirrored)
+    placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker)
+    full_runs.promote(RunRef(run, runs, storage), placement, flags)
 
 
 @app.command()
 def fidelity(
     run: Run = None,
-    trials: Annotated[int, typer.Option(min=0, help="Trials to train at length; 0: answer from what is there.")] = 12,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a long run; none: a full run's.")] = None,
+    trials: Annotated[int, typer.Option(min=0, help="Trials to train in full; 0: use the full runs that exist.")] = 12,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each; none: those of a full run.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trials at a time (needs Ray if more than 1).")] = 1,
     gpus_per_worker: GpusPerWorker = None,
     storage: Storage = None,
     device: Device = "auto",
     runs: Runs = RUNS,
 ) -> None:
-    """Measure how far the short runs can be trusted: train trials of every score at length, and compare the ranks."""
+    """Measure how far the short runs can be trusted: train trials of every score in full, and compare the ranks."""
     from search import full_runs
+    from search.run_folder import RunRef
+    from search.session import Placement
 
-    full_runs.fidelity(
-        run,
-        runs=runs,
-        trials=trials,
-        epochs=epochs,
-        workers=workers,
-        gpus_per_worker=gpus_per_worker,
-        device=device,
-        storage=storage,
-    )
+    placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker)
+    full_runs.fidelity(RunRef(run, runs, storage), placement, trials=trials, epochs=epochs)
 
 
 @app.command()
@@ -218,33 +198,35 @@ def reproduce(
 def report(run: Run = None, storage: Storage = None, runs: Runs = RUNS) -> None:
     """Write a run's report as one HTML file."""
     from search import api
+    from search.run_folder import RunRef
 
-    typer.echo(api.report(run, runs=runs, storage=storage))
+    typer.echo(api.report(RunRef(run, runs, storage)))
 
 
 @app.command()
 def export(
     run: Run = None,
-    trial: Annotated[int | None, typer.Option(min=0, help="A trial's longest run; none: the best model.")] = None,
-    format: Annotated[str, typer.Option(help="onnx, pt2 (torch.export) or safetensors.")] = "onnx",  # noqa: A002  # the flag
+    trial: Annotated[int | None, typer.Option(min=0, help="A trial's longest full run; none: the best model.")] = None,
+    format: Annotated[str, typer.Option(help=", ".join(FORMAT_NAMES))] = "onnx",  # noqa: A002  # the flag
     storage: Storage = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
 ) -> None:
     """Write a run's best model as one file that needs nothing of this tool, and its card beside it."""
     from search import api
+    from search.run_folder import RunRef
     from search.terminal import tell
 
-    exported = api.export(run, runs=runs, trial=trial, fmt=format, storage=storage)
+    exported = api.export(RunRef(run, runs, storage), trial=trial, fmt=format)
     tell(str(exported))
     tell(str(exported.card))
 
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="A .onnx, .pt2 or .safetensors file that `search export` wrote.")],
+    model: Annotated[Path, typer.Argument(help=f"A file that `search export` wrote: {', '.join(FORMAT_NAMES)}.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     top: Annotated[int, typer.Option(min=1, help="Classes for each image.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the classes that an exported model gives images, the most probable first."""
     from search import api
@@ -263,12 +245,13 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the study's page.")] = True,
     storage: Storage = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
 ) -> None:
     """Show a run in Optuna's dashboard, while it goes on or later. Ctrl-C ends it."""
     from search import api
+    from search.run_folder import RunRef
 
-    api.dashboard(run, runs=runs, storage=storage, host=host, port=port, browser=browser)
+    api.dashboard(RunRef(run, runs, storage), host=host, port=port, browser=browser)
 
 
 @app.command("list")
@@ -283,12 +266,12 @@ def list_(storage: Storage = None, as_json: AsJson = False, runs: Runs = RUNS) -
 @app.command()
 def status(
     run: Run = None,
-    once: Annotated[bool, typer.Option("--once", help="Print once, in a terminal, too.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print once, also in a terminal.")] = False,
     storage: Storage = None,
     as_json: AsJson = False,
     runs: Runs = RUNS,
 ) -> None:
-    """Tell how a run goes, wherever it is going on; in a terminal, anew every two seconds until it ends, or Ctrl-C."""
+    """Show how a run goes; in a terminal, again every two seconds until it ends, or Ctrl-C."""
     from search import inspection, tables
     from search.terminal import console, watch
 
@@ -307,7 +290,7 @@ def show(
     as_json: AsJson = False,
     runs: Runs = RUNS,
 ) -> None:
-    """Show one trial: network, recipe, learning curve, why it ended, its attempts and longer runs."""
+    """Show one trial: network, recipe, learning curve, why it ended, its attempts and full runs."""
     from search import inspection, tables
 
     _show(inspection.show_trial(inspection.read_run(runs, run, storage), trial), tables.trial_view, as_json)
@@ -315,14 +298,14 @@ def show(
 
 @app.command()
 def compare(run: ThatRun, other: ThatRun, storage: Storage = None, as_json: AsJson = False, runs: Runs = RUNS) -> None:
-    """Compare two runs: what differs in how they were made, what they took, and what they came to."""
-    from search import inspection, tables
+    """Compare two runs: what differs in how they were made, what they cost, and what they found."""
+    from search import comparison, inspection, tables
 
     one, two = (inspection.read_run(runs, name, storage) for name in (run, other))
-    _show(inspection.compare(one, two), tables.comparison_view, as_json)
+    _show(comparison.compare(one, two), tables.comparison_view, as_json)
 
 
-storages = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What several machines share.")
+storages = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Storages that several machines share.")
 app.add_typer(storages, name="storage")
 
 
@@ -332,7 +315,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 13000,
 ) -> None:
-    """Serve a storage to machines that cannot reach it, or that are too many for it: Optuna's gRPC proxy."""
+    """Serve a storage to machines that cannot reach it, or that would be too many for it: Optuna's gRPC proxy."""
     from search import api
 
     api.serve_storage(storage, host=host, port=port)
@@ -340,7 +323,7 @@ def serve(
 
 @app.command()
 def count(study: Study = "cifar10", budget: Budget = None, max_madds: Madds = None, data: Data = None) -> None:
-    """Count parameters and multiply-adds: of a study's known networks, and of what its space holds in the budget."""
+    """Count parameters and multiply-adds: of a study's baselines, and of what its space holds in the budget."""
     from search import api
     from search.terminal import tell
 
@@ -351,13 +334,13 @@ def count(study: Study = "cifar10", budget: Budget = None, max_madds: Madds = No
 
 
 def main() -> None:
-    """Run the command line. What the user can put right ends in one line on standard error, not in a traceback."""
+    """Run the command line. What the user can fix ends in one line on standard error, not in a traceback."""
     from train_core.errors import UserError
 
     end_on_sigterm()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows no such sign is no reason to fail
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
     try:
         code = app(standalone_mode=False) or 0
     except UserError as error:
@@ -366,16 +349,16 @@ def main() -> None:
         code = 130
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-        _end(f"{what}: make room or mend it; the same command continues", 1)
+        _end(f"{what}: make room or fix the cause and run the same command to continue", 1)
     except Exception as error:
         if reason := _outside_trouble(error):
             _end(reason, 1)
-        # Typer's own complaints about the command line; which class they have depends on its version.
+        # Typer's errors about the command line; their class depends on its version.
         if not hasattr(error, "format_message"):
             raise
         _end(f"{error.format_message()} (see search --help)", 2)
     if code == 130:  # typer turns Ctrl-C into this, into Abort, or leaves it, as its version goes
-        _end("interrupted; the same command continues where it stopped", code)
+        _end("interrupted; run the same command to continue", code)
     sys.exit(code)
 
 
@@ -397,14 +380,14 @@ def _end(message: str, code: int) -> None:
 
 
 def _outside_trouble(error: Exception) -> str | None:
-    """One line for what went wrong in the storage or for want of memory; None for anything else."""
+    """One line for an error of the storage or a lack of memory; None for anything else."""
     first_line = (str(error).strip().splitlines() or [""])[0]
     # By name: importing their packages to answer `--help` would take a second.
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & {"SQLAlchemyError", "StorageInternalError", "RpcError"}:
         from search.storage import reason_of
 
-        return f"the study's storage failed ({reason_of(error)}): mend it; the same command continues"
+        return f"the study's storage failed ({reason_of(error)}): fix the cause and run the same command to continue"
     if "MemoryError" in kinds or "out of memory" in first_line or "can't allocate memory" in first_line:
         return "not enough memory for these networks or images on this device: give a smaller --budget, or use another"
     return None

@@ -1,4 +1,4 @@
-"""Serves Optuna's dashboard, on a study and on the pictures in its run's folder."""
+"""Serves Optuna's dashboard for a study, with the pictures in its run's folder."""
 
 import os
 import socket
@@ -14,6 +14,7 @@ import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
 
 from search.errors import RunError
+from search.optuna_access import storage_of, study_id
 from search.run_folder import RunFolder
 from search.storage import RetryingStorage
 
@@ -29,7 +30,7 @@ class _ServerV6(_Server):
 
 
 class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name that it has there
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name in the standard library
         """Say nothing: a line for each request hides the one with the address."""
 
 
@@ -41,8 +42,10 @@ def listening(study: optuna.Study, folder: RunFolder, host: str, port: int) -> I
         RunError: host or port cannot be listened on.
 
     """
-    storage = study._storage
-    impatient = storage.storage if isinstance(storage, RetryingStorage) else storage  # it is the reader who waits
+    storage = storage_of(study)
+    impatient = (
+        storage.storage if isinstance(storage, RetryingStorage) else storage
+    )  # a web page shows errors at once, and its reader decides
     app = optuna_dashboard.wsgi(impatient, artifact_store=FileSystemArtifactStore(folder.artifacts))
     kind = _ServerV6 if ":" in host else _Server
     try:
@@ -52,7 +55,7 @@ def listening(study: optuna.Study, folder: RunFolder, host: str, port: int) -> I
         raise RunError(f"{what} cannot be listened on ({error.strerror}): give another --host or --port") from error
     with server:
         name = f"[{host}]" if ":" in host else "localhost" if host == "0.0.0.0" else host
-        yield server, f"http://{name}:{server.server_port}/dashboard/studies/{study._study_id}"
+        yield server, f"http://{name}:{server.server_port}/dashboard/studies/{study_id(study)}"
 
 
 def open_browser(url: str) -> None:

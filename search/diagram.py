@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from textwrap import wrap
 
+from search.colours import BLUE, GREEN, ORANGE, PURPLE
+from train_core.blocks import BLOCKS
 from train_core.specs import ResNetSpec, madds_by_part, num_madds, num_params, params_by_part, sizes_by_part
 
 WIDTH = 480  # of a picture; its text is as large as that of a page, and still readable on a phone, at 320
@@ -24,8 +26,6 @@ LEGEND = (
 )
 
 INK, PAPER = "#1c1e21", "#ffffff"  # of a standalone picture
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class _Part:
 
 
 def diagram(network: ResNetSpec, size: tuple[int, int], *, standalone: bool = False) -> str:
-    """The network as an SVG: a bar for each block, and beside them what they are and what they cost.
+    """The network as an SVG: a bar for each block, and beside them their kinds and their costs.
 
     `size` is the height and width of the images, in pixels.
     """
@@ -97,7 +97,8 @@ def _parts(network: ResNetSpec, size: tuple[int, int]) -> Iterator[_Part]:
     for i, (width, blocks, stride, stage_size, cost) in enumerate(stages, 1):
         changes = inputs != width or stride != 1
         words = f"{blocks} {network.block} {'block' if blocks == 1 else 'blocks'}: "
-        words += f"{_by(network.k1, network.k1)}, {_by(network.k2, network.k2)}"
+        convolutions = BLOCKS[network.block].convolutions(network, inputs, width)
+        words += ", ".join(_by(convolution.kernel, convolution.kernel) for convolution in convolutions)
         lines = [words + (f", stride {stride}" if stride != 1 else "")]
         lines += [f"squeeze-and-excitation, ratio {network.se_reduction}"] if network.se_reduction else []
         yield _Part(
@@ -120,7 +121,7 @@ def _parts(network: ResNetSpec, size: tuple[int, int]) -> Iterator[_Part]:
 
 
 def _shortcut(network: ResNetSpec, stride: int, changes: bool) -> str:
-    """What goes around a stage's first block; around the others, nothing is done."""
+    """The shortcut of a stage's first block; those of the other blocks are the identity."""
     if not changes:
         return "identity"
     pools = network.shortcut == "max-pool" and stride == 2
@@ -162,9 +163,9 @@ def curve(points: Sequence[tuple[int, float]], title: str, *, standalone: bool =
         drawn.append(f'<path d="M{left} {y:.1f}H{right}" stroke="currentColor" stroke-opacity=".2"/>')
         drawn.append(_text(left - 8, y + 5, f"{value:g}", faint=True, anchor="end"))
     epochs = (epoch for epoch in _ticks(first, last, whole=True) if first <= epoch <= last)
-    drawn += [_text(place(each, low)[0], bottom + 20, f"{each:g}", faint=True, anchor="middle") for each in epochs]
+    drawn += [_text(place(epoch, low)[0], bottom + 20, f"{epoch:g}", faint=True, anchor="middle") for epoch in epochs]
     drawn.append(_text((left + right) / 2, bottom + 40, "Epoch", faint=True, anchor="middle"))
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*each) for each in values))
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*value) for value in values))
     drawn.append(f'<polyline points="{line}" fill="none" stroke="{BLUE}" stroke-width="2.5" stroke-linejoin="round"/>')
     x, y = place(*values[-1])
     drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{BLUE}"/>')

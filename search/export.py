@@ -1,5 +1,6 @@
 """Writes the model of a run as one file that can be used without this package, and its card beside it."""
 
+import math
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -30,7 +31,7 @@ WRONG = 1e-4  # between logits, as a share of the largest; rounding was measured
 def chosen(folder: RunFolder, trial: int | None) -> Promotion:
     """The full run to export: the winner's, or that of the trial called by its number, the longest one.
 
-    Of several seeds it is the best on validation; where the network was trained once more on validation images, too,
+    Of several seeds it is the best on validation. If the network was trained once more, also on the validation images,
     it is that run.
 
     Raises:
@@ -39,18 +40,23 @@ def chosen(folder: RunFolder, trial: int | None) -> Promotion:
     """
     runs = [run for run in finished(folder) if run.diverged is None]
     if trial is not None:
-        there = sorted({run.trial for run in runs})
+        promoted = sorted({run.trial for run in runs})
         runs = [run for run in runs if run.trial == trial]
         if not runs:
-            known = f"those that have are {', '.join(map(str, there))}" if there else "start one with `search promote`"
-            raise RunError(f"trial {trial} of run {folder.name!r} has no finished longer run: {known}")
+            advice = f"give one of {', '.join(map(str, promoted))}" if promoted else "start one with `search promote`"
+            raise RunError(f"trial {trial} of run {folder.name!r} has no finished full run: {advice}")
     best = winner(runs)
     if not best:
         raise RunError(
-            f"run {folder.name!r} has no finished longer run, only short ones: train its best with "
+            f"run {folder.name!r} has no finished full run, only short ones: train its best with "
             f"`search promote {folder.name}`"
         )
-    return refit_of(runs, best) or max(best, key=lambda run: run.val_accuracy or 0.0)
+    return refit_of(runs, best) or max(best, key=_validation_of)
+
+
+def _validation_of(run: Promotion) -> float:
+    """Its validation accuracy, a share of 1; a run without one is behind all others."""
+    return -math.inf if run.val_accuracy is None else run.val_accuracy
 
 
 def export_model(
@@ -72,27 +78,27 @@ def export_model(
     about = Description.of(run.network, seen, _origin(folder, run))
     written = FORMATS[fmt].write(deployed(state.final_model, about), about)
     images = data.val.images[:COMPARED]
-    ours = _logits(state, seen, images)
-    difference = _difference(ours, written, fmt, images)
-    _check_example(about, written, fmt, images[0], ours[0].softmax(dim=0))
+    logits = _logits(state, seen, images)
+    difference = _difference(logits, written, fmt, images)
+    _check_example(about, written, fmt, images[0], logits[0].softmax(dim=0))
 
     file = folder.exported(promotion, fmt)
     file.parent.mkdir(exist_ok=True)
     with written_whole(file) as content:
         content.write(written)
-    others = finished(folder)
+    full_runs, facts = finished(folder), read_facts(folder)
     exported = Exported(
         file=file,
         size=len(written),
         run=run,
-        wins=run == chosen(folder, None),
-        seeds=[each for each in others if _same_but_seed(each, run)],
-        rivals=sum(not each.refit for each in others),
+        is_winner=run == chosen(folder, None),
+        sibling_runs=[other for other in full_runs if _same_but_seed(other, run)],
+        num_full_runs=sum(not other.refit for other in full_runs),
         trials=trials,
         spec=spec,
         data=data,
         about=about,
-        versions=read_facts(folder).get("versions", {}),
+        versions=facts.versions if facts is not None else {},
         difference=difference,
         images=len(images),
     )
@@ -121,27 +127,27 @@ def _trained(run: Promotion, folder: PromotionFolder) -> TrainState:
 
 
 def _origin(folder: RunFolder, run: Promotion) -> str:
-    refit = ", on the validation images, too" if run.refit else ""
+    refit = ", also on the validation images" if run.refit else ""
     return f"trial {run.trial} of the run {folder.name}, {run.recipe.epochs} epochs with seed {run.seed}{refit}"
 
 
 def _logits(state: TrainState, data: TrainingData, images: torch.Tensor) -> torch.Tensor:
-    """What the checkpoint's network says of images uint8 [N, H, W, C]."""
+    """The checkpoint's logits for images uint8 [N, H, W, C]."""
     with torch.inference_mode():
         logits: torch.Tensor = state.final_model.eval()(normalise(images, data.mean, data.std, torch.float32))
     return logits
 
 
-def _difference(ours: torch.Tensor, written: bytes, fmt: FormatName, images: torch.Tensor) -> float:
-    """The largest difference between a logit of ours and of the written model, on images uint8 [N, H, W, C].
+def _difference(logits: torch.Tensor, written: bytes, fmt: FormatName, images: torch.Tensor) -> float:
+    """The largest difference between the checkpoint's logits and the written model's, on images uint8 [N, H, W, C].
 
     Raises:
         ModelError: it is too large.
 
     """
-    theirs = FORMATS[fmt].load_elsewhere(written)(images.permute(0, 3, 1, 2).float().contiguous())
-    difference: float = (ours - theirs).abs().max().item()
-    if not difference <= WRONG * max(1.0, ours.abs().max().item()):
+    reloaded = FORMATS[fmt].load_elsewhere(written)(images.permute(0, 3, 1, 2).float().contiguous())
+    difference: float = (logits - reloaded).abs().max().item()
+    if not difference <= WRONG * max(1.0, logits.abs().max().item()):
         raise ModelError(
             f"the {fmt} file would give other logits than the checkpoint (by {difference:.1e}), and was not written: "
             "take another --format, or the versions in constraints.txt"

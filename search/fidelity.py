@@ -1,4 +1,4 @@
-"""Can the short runs be trusted? How they rank a run's own trials, against how long runs of the same trials do."""
+"""Can the short runs be trusted? How they rank a run's trials, compared with full runs of the same trials."""
 
 import math
 from collections import Counter, defaultdict
@@ -8,11 +8,11 @@ from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial, TrialState
 
-from search.formatting import count
+from search.formatting import Interval, count
 from search.ladder import family_of
 from search.promotions import Promotion
+from search.trials import TrialRecord, ranked, score_of
 
 MIN_PAIRS = 4  # trials that a correlation is given for
 RESAMPLES = 1000  # of the bootstrap
@@ -22,18 +22,9 @@ TRUSTED = 0.6  # Spearman: what 30 annealed epochs reach on 100 published CIFAR 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A value and its 95 % bootstrap interval (percentiles)."""
-
-    value: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One trial's validation accuracies (shares of 1), after a shorter and after the long run."""
+    """One trial's validation accuracies (shares of 1), after a shorter run and after the full run."""
 
     trial: int
     family: str
@@ -43,7 +34,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How well a shorter run's scores rank trials, against the long run's."""
+    """How well a shorter run's scores rank trials, against the full run's."""
 
     epochs: int  # of the shorter run
     pairs: tuple[Pair, ...]
@@ -56,27 +47,27 @@ class Agreement:
 class Fidelity:
     """What is known of a run's short scores."""
 
-    epochs: int  # of the long runs
+    epochs: int  # of the full runs
     lengths: tuple[Agreement, ...]  # the short run's first, then those of shorter rungs, by length
     families: dict[str, Agreement]  # of the short run, within each family with enough trials
     best_only: bool  # the trials are the better half by score: correlations are then lower than over the whole range
     complete: int  # trials of the study that could have been taken
-    tolerance: float  # a share of 1: the standard error of one validation accuracy
+    tolerance: float | None  # a share of 1: the standard error of one validation accuracy; none: not known
 
     @property
     def short(self) -> Agreement:
-        """The short run's agreement with the long one."""
+        """The short run's agreement with the full one."""
         return self.lengths[0]
 
 
-def pick(trials: Sequence[FrozenTrial], count: int, family: str | None) -> list[FrozenTrial]:
+def pick(trials: Sequence[TrialRecord], count: int, family: str | None) -> list[TrialRecord]:
     """`count` of the complete trials, spread evenly over their scores and then over the families."""
-    ranked = sorted((trial for trial in trials if trial.state == TrialState.COMPLETE), key=lambda t: t.value or 0)
-    count = min(count, len(ranked))
+    by_score = ranked(trials)[::-1]
+    count = min(count, len(by_score))
     used: Counter[str] = Counter()
     picked = []
     for i in range(count):
-        stratum = ranked[i * len(ranked) // count : (i + 1) * len(ranked) // count]
+        stratum = by_score[i * len(by_score) // count : (i + 1) * len(by_score) // count]
         best = min(stratum, key=lambda trial: used[_family(trial, family)])
         used[_family(best, family)] += 1
         picked.append(best)
@@ -84,16 +75,16 @@ def pick(trials: Sequence[FrozenTrial], count: int, family: str | None) -> list[
 
 
 def measure(
-    trials: Sequence[FrozenTrial],
+    trials: Sequence[TrialRecord],
     promotions: Sequence[Promotion],
     *,
     epochs: int,
     family: str | None,
-    validation_images: int,
+    validation_images: int | None,
 ) -> Fidelity | None:
-    """What the longer runs that are there say of the scores of short runs of `epochs`.
+    """Measure how well the scores of short runs of `epochs` predict those of full runs.
 
-    The long runs are the longest that at least `MIN_PAIRS` trials have; of several seeds, the mean counts. None where
+    Compared are the longest runs that at least `MIN_PAIRS` trials have; of several seeds, the mean counts. None where
     there are none.
     """
     scores: dict[int, dict[int, float]] = defaultdict(dict)  # by epochs, by trial
@@ -103,12 +94,12 @@ def measure(
             seeds[run.recipe.epochs, run.trial].append(run.val_accuracy)
     for (length, number), values in seeds.items():
         scores[length][number] = fmean(values)
-    by_number = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE}
+    by_number = {trial.number: trial for trial in trials if trial.is_complete}
     lengths = sorted(length for length in scores if length > epochs and len(scores[length]) >= MIN_PAIRS)
     if not lengths:
         return None
     long = scores[lengths[-1]]
-    shorter = {epochs: {number: trial.value or 0.0 for number, trial in by_number.items()}}
+    shorter = {epochs: {number: score_of(trial) for number, trial in by_number.items()}}
     shorter |= {length: scores[length] for length in lengths[:-1]}
     agreements = []
     for length, short in shorter.items():
@@ -125,7 +116,7 @@ def measure(
     by_family: dict[str, list[Pair]] = defaultdict(list)
     for pair in first:
         by_family[pair.family].append(pair)
-    median = float(np.median([trial.value or 0.0 for trial in by_number.values()]))
+    median = float(np.median([score_of(trial) for trial in by_number.values()]))
     level = fmean(pair.long for pair in first)
     return Fidelity(
         epochs=lengths[-1],
@@ -137,7 +128,7 @@ def measure(
         },
         best_only=len(by_number) > len(first) and min(pair.short for pair in first) >= median,
         complete=len(by_number),
-        tolerance=math.sqrt(level * (1 - level) / validation_images),
+        tolerance=math.sqrt(level * (1 - level) / validation_images) if validation_images else None,
     )
 
 
@@ -165,15 +156,11 @@ def agreement(epochs: int, pairs: Sequence[Pair]) -> Agreement:
 def advice(fidelity: Fidelity) -> str:
     """What to do, in one sentence: how long the short runs should be, and how many trials to promote."""
     short = fidelity.short
-    enough = next((k for k, regret in short.regret.items() if regret.value <= fidelity.tolerance), None)
-    best = enough or max(short.regret) + 1
-    # The best of a few that were spread over all scores stand for as large a share of all.
-    of_all = best if fidelity.best_only else math.ceil(best * fidelity.complete / len(short.pairs))
-    promote = f"promote {'the' if enough else 'more than the'} best {of_all if enough else of_all - 1}"
+    promote = _how_many_to_promote(fidelity)
     trusted = next((each.epochs for each in fidelity.lengths if each.spearman.value >= TRUSTED), None)
     text = f"Short runs of {count(short.epochs, 'epoch')} "
     if trusted == short.epochs:
-        text += f"rank this space well enough{'' if short.spearman.low > 0 else ', as far as so few trials tell'}: "
+        text += f"rank this space well enough{'' if short.spearman.low > 0 else ', as far as so few trials can show'}: "
         text += promote
     else:
         longer = trusted or min(2 * fidelity.lengths[-1].epochs, fidelity.epochs)
@@ -184,13 +171,25 @@ def advice(fidelity: Fidelity) -> str:
     return text + "."
 
 
-def _family(trial: FrozenTrial, family: str | None) -> str:
+def _how_many_to_promote(fidelity: Fidelity) -> str:
+    """As many as lose no more than validation accuracies are uncertain by."""
+    short, tolerance = fidelity.short, fidelity.tolerance
+    if tolerance is None:
+        return "promote several (how many is not known, because the number of validation images is not known)"
+    enough = next((k for k, regret in short.regret.items() if regret.value <= tolerance), None)
+    best = enough or max(short.regret) + 1
+    # The best of a few that were spread over all scores stand for as large a share of all.
+    of_all = best if fidelity.best_only else math.ceil(best * fidelity.complete / len(short.pairs))
+    return f"promote the best {of_all}" if enough else f"promote more than the best {of_all - 1}"
+
+
+def _family(trial: TrialRecord, family: str | None) -> str:
     return family_of(trial, family) if family else "all"
 
 
 def _interval(value: float, resampled: Floats) -> Interval:
-    known = resampled[np.isfinite(resampled)]  # a resample of equal values has no correlation
-    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (math.nan, math.nan)
+    finite = resampled[np.isfinite(resampled)]  # a resample of equal values has no correlation
+    low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) else (math.nan, math.nan)
     return Interval(float(value), float(low), float(high))
 
 

@@ -1,8 +1,24 @@
 """Numbers and times as people read them."""
 
-from statistics import fmean, stdev
+from __future__ import annotations
 
-from search.spec import StudySpec
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from space import drawn_regularisers
+
+if TYPE_CHECKING:
+    from search.spec import StudySpec
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % bootstrap interval (percentiles)."""
+
+    value: float
+    low: float
+    high: float
 
 
 def count(number: int, noun: str) -> str:
@@ -58,3 +74,20 @@ def rounded(number: int) -> str:
 def ago(seconds: float) -> str:
     """How long ago something was: `just now`, `12 min ago`."""
     return "just now" if seconds < 60 else f"{duration(seconds)} ago"
+
+
+def regulariser_warning(spec: StudySpec) -> str:
+    """A warning for a study whose short runs choose regularisers on all images; empty for any other."""
+    drawn = drawn_regularisers(spec.space)
+    if not drawn or spec.data_fraction < 1:
+        return ""
+    return (
+        f"short runs choose {', '.join(drawn)} here: on all images they prefer less regularisation than full runs do, "
+        'and the choice is wrong for full runs. Train them on a subset (short_run_images = "subset"), or fix these at '
+        "a strong setting."
+    )
+
+
+def interval(estimate: Interval) -> str:
+    """As in `0.62 (0.10 to 0.88)`."""
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"

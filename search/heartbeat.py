@@ -15,15 +15,16 @@ from pathlib import Path
 
 import optuna
 from filelock import FileLock
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search.errors import RunError
+from search.optuna_access import storage_of, study_id, trial_id
 from search.run_folder import LOOK_S, RunFolder, is_held
 from search.storage import RetryingStorage
-from search.trials import DIED, FAULTED, KILLED
+from search.trials import DIED, FAULTED, KILLED, TrialRecord, records
 
 LEASE_S = float(os.environ.get("SEARCH_LEASE_S", "60"))
-"""How long a worker on another machine may give no sign of life before its trial is tried again."""
+"""Seconds without a new heartbeat after which a worker on another machine is presumed dead."""
 BEAT = "beat"  # system attribute of a trial: a number that its worker counts up
 
 FAULTS = {
@@ -51,7 +52,7 @@ class Worker:
     It holds a lock in the run folder, which the system frees when the process dies, however it dies: so workers on one
     machine know of each other at once. Where the storage is shared, it also counts up a number in its trial, the beat,
     from a thread of its own that a failing storage does not end: a worker elsewhere is taken for dead when its beat has
-    not changed for `LEASE_S` of the watch of whoever looks. No two clocks are compared.
+    not changed for `LEASE_S` on the observer's own clock. No two clocks are compared.
 
     If a fatal signal ends the process, Python writes a stack trace to a file beside the lock, which tells other workers
     what happened (`how_died`).
@@ -104,9 +105,9 @@ class Worker:
         """Say which trial this worker has, if any."""
         self._trial_id = trial_id
 
-    def is_dead(self, trial: FrozenTrial) -> bool:
+    def is_dead(self, trial: TrialRecord) -> bool:
         """Whether the worker that has the running `trial` has died."""
-        name = trial.user_attrs.get("worker")
+        name = trial.worker
         if name == self.id:
             return False
         lock = self._folder.worker_lock(name, _kernel()) if name else None
@@ -115,12 +116,12 @@ class Worker:
         # Without a lock here it never came so far as to say whose it is, its worker has ended, or it is elsewhere.
         return not self._is_shared or self._watch.is_silent(trial, time.monotonic())
 
-    def how_died(self, trial: FrozenTrial) -> str:
+    def how_died(self, trial: TrialRecord) -> str:
         """How the worker died that had the `trial`, as the reason that the trial ended for.
 
         DIED where its trace cannot be found: its run folder is another one, or it ended by an error of its own.
         """
-        if (name := trial.user_attrs.get("worker")) is None:
+        if (name := trial.worker) is None:
             return DIED
         try:
             trace = self._folder.worker_trace(name).read_text(encoding="utf-8", errors="replace")
@@ -136,24 +137,25 @@ class Worker:
         """The other workers of the run that are at work, as far as can be seen from here."""
         names = set(self._folder.workers())
         if self._is_shared:
-            running = self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-            names |= {trial.user_attrs["worker"] for trial in running if "worker" in trial.user_attrs}
+            running = records(self._study, TrialState.RUNNING)
+            names |= {trial.worker for trial in running if trial.worker is not None}
         return names - {self.id}
 
     def _live(self) -> None:
         """Beat, and watch the others' beats, until the context ends."""
-        patient = self._study._storage
-        storage = patient.storage if isinstance(patient, RetryingStorage) else patient
+        retrying = storage_of(self._study)
+        storage = retrying.storage if isinstance(retrying, RetryingStorage) else retrying
         beats = 0
         while not self._ended.wait(LEASE_S / 6):
             beats += 1
             try:
                 if (trial_id := self._trial_id) is not None:
                     storage.set_trial_system_attr(trial_id, BEAT, beats)
-                running = storage.get_all_trials(self._study._study_id, deepcopy=False, states=[TrialState.RUNNING])
-                self._watch.look(running, time.monotonic())
+                states = (TrialState.RUNNING,)
+                running = storage.get_all_trials(study_id(self._study), deepcopy=False, states=states)
+                self._watch.look(map(TrialRecord, running), time.monotonic())
             except optuna.exceptions.UpdateFinishedTrialError:
-                pass  # whoever trains it will notice
+                pass  # the thread that trains it will notice
             except Exception as error:  # noqa: BLE001  # whatever it is, it may pass; who trains says so when it does not
                 log.debug("no beat: %s", type(error).__name__)
 
@@ -181,20 +183,24 @@ class Watch:
         self._seen: dict[int, tuple[int | None, float]] = {}  # by trial: its beat, and when it was first seen
         self._last_look = float("-inf")
 
-    def look(self, running: Iterable[FrozenTrial], now: float) -> None:
+    def look(self, running: Iterable[TrialRecord], now: float) -> None:
         """Take down the beats of the running trials."""
         if now - self._last_look > LEASE_S / 2:
-            self._seen.clear()  # whoever was asleep, or without a storage, does not know who else was
+            self._seen.clear()  # after a sleep, or without the storage, this watch does not know who else was silent
         self._last_look = now
-        beats = {trial._trial_id: trial.system_attrs.get(BEAT) for trial in running}
+        beats = {trial_id(trial): _beat(trial) for trial in running}
         self._seen = {
             trial: self._seen[trial] if trial in self._seen and self._seen[trial][0] == beat else (beat, now)
             for trial, beat in beats.items()
         }
 
-    def is_silent(self, trial: FrozenTrial, now: float) -> bool:
+    def is_silent(self, trial: TrialRecord, now: float) -> bool:
         """Whether the trial's beat has been the same for `LEASE_S`."""
         if now - self._last_look > LEASE_S / 2:
             return False
-        beat, since = self._seen.get(trial._trial_id, (None, now))
-        return beat == trial.system_attrs.get(BEAT) and now - since > LEASE_S
+        beat, since = self._seen.get(trial_id(trial), (None, now))
+        return beat == _beat(trial) and now - since > LEASE_S
+
+
+def _beat(trial: TrialRecord) -> int | None:
+    return trial.optuna.system_attrs.get(BEAT)

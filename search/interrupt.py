@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-NOTICE = b"\nsearch: stopping at the end of this epoch; once more stops at once\n"
+NOTICE = b"\nsearch: stopping at the end of this epoch; press Ctrl-C again to stop immediately\n"
 
 
 def end_on_sigterm() -> None:

@@ -4,16 +4,16 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 
-from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
 from search.errors import RunError, SpecError
+from search.trials import TrialRecord
 from train_core.specs import AugmentSpec, Frozen, ResNetSpec, TrainSpec
 
 FAMILIES = sorted({*ResNetSpec.model_fields, *TrainSpec.model_fields, *AugmentSpec.model_fields} - {"augment"})
 """What trials can be told apart by."""
 
-Scored = tuple[FrozenTrial, float]
+Scored = tuple[TrialRecord, float]
 """A trial and what it is chosen by: a validation accuracy, of its short run or of a longer one."""
 
 
@@ -47,26 +47,16 @@ def parse_ladder(text: str) -> tuple[Rung, ...]:
     return tuple(rungs)
 
 
-def network_of(trial: FrozenTrial) -> ResNetSpec:
-    """The network that the trial trained."""
-    return ResNetSpec.model_validate_json(trial.user_attrs["network"])
-
-
-def recipe_of(trial: FrozenTrial) -> TrainSpec:
-    """The recipe that the trial trained by."""
-    return TrainSpec.model_validate_json(trial.user_attrs["recipe"])
-
-
-def family_of(trial: FrozenTrial, key: str) -> str:
+def family_of(trial: TrialRecord, key: str) -> str:
     """The trial's value of `key`, one of `FAMILIES`, as text."""
-    recipe = recipe_of(trial)
-    for spec in (recipe, recipe.augment, network_of(trial)):
+    recipe = trial.recipe
+    for spec in (recipe, recipe.augment, trial.network):
         if key in type(spec).model_fields:
             return str(getattr(spec, key))
     raise KeyError(key)
 
 
-def choose(scored: Sequence[Scored], top: int, family: str | None) -> list[FrozenTrial]:
+def choose(scored: Sequence[Scored], top: int, family: str | None) -> list[TrialRecord]:
     """The `top` trials: the best of each family first, then by score. `family` is one of `FAMILIES`; none: by score.
 
     A short run finds the good third but misjudges families against each other (at 30 epochs Adam was best and SGD
@@ -79,7 +69,7 @@ def choose(scored: Sequence[Scored], top: int, family: str | None) -> list[Froze
     if len(scored) < top:
         raise RunError(f"{top} trials are wanted, but {len(scored)} are complete: ask for fewer")
     ranked = [trial for trial, _ in sorted(scored, key=lambda pair: pair[1], reverse=True)]
-    best_of: dict[str, FrozenTrial] = {}
+    best_of: dict[str, TrialRecord] = {}
     for trial in ranked:
         best_of.setdefault(family_of(trial, family) if family else "", trial)
     leaders = list(best_of.values())
@@ -87,11 +77,11 @@ def choose(scored: Sequence[Scored], top: int, family: str | None) -> list[Froze
 
 
 def climb(
-    trials: Sequence[FrozenTrial],
+    trials: Sequence[TrialRecord],
     rungs: Sequence[Rung],
     family: str | None,
-    train: Callable[[Sequence[FrozenTrial], int], Sequence[float]],
-) -> list[FrozenTrial]:
+    train: Callable[[Sequence[TrialRecord], int], Sequence[float]],
+) -> list[TrialRecord]:
     """The trials for the last rung. `train` gives the validation accuracies of trials after so many epochs.
 
     Every choice is made by family but the one of the last of several rungs, where the runs were long enough to compare
@@ -101,7 +91,7 @@ def climb(
         RunError: fewer trials are complete than the first rung takes.
 
     """
-    scored = [(trial, trial.value or 0.0) for trial in trials if trial.state == TrialState.COMPLETE]
+    scored = [(trial, trial.score) for trial in trials if trial.score is not None]
     for rung, above in itertools.pairwise(rungs):
         chosen = choose(scored, rung.top, family)
         scored = list(zip(chosen, train(chosen, rung.epochs), strict=True))

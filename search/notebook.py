@@ -1,4 +1,4 @@
-"""The Python way in: the commands as functions for notebooks and scripts, with results to look at.
+"""The commands as functions for notebooks and scripts, with results to look at.
 
     from search import run, promote
 
@@ -10,29 +10,27 @@ The same specs and the same errors as on the command line. Interrupting the kern
 goes on from there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optuna.trial import FrozenTrial
-
 from search import api, full_runs
-from search.charts import Results
+from search.completion import RUNS
+from search.full_runs import PromoteFlags
 from search.promotions import Promotion, finished, winner
-from search.report import answer, progress, read_results
-from search.run_folder import RunFolder
-from search.spec import parse_budget
+from search.results import Results, headline, progress, read_results
+from search.run_folder import RunFolder, RunRef
+from search.session import Placement
+from search.trials import TrialRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RUNS = Path("runs")
-
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a run has come to, read from its folder and its study when it is asked for."""
+    """A run's outcome, read from its folder and its study when it is asked for."""
 
     folder: RunFolder
 
@@ -41,10 +39,10 @@ class SearchResult:
         return read_results(self.folder)
 
     @property
-    def _where(self) -> dict[str, Any]:
-        """How the functions of `api` are told of the run."""
+    def ref(self) -> RunRef:
+        """The run, as a command names it."""
         storage = self.folder.storage
-        return {"name": self.name, "runs": self.folder.root.parent, "storage": storage.url if storage else None}
+        return RunRef(self.name, self.folder.root.parent, storage.url if storage else None)
 
     @property
     def name(self) -> str:
@@ -52,18 +50,18 @@ class SearchResult:
         return self.folder.name
 
     @property
-    def best(self) -> Promotion | FrozenTrial | None:
-        """The best longer run by validation (of several seeds, the first); before there is any, the best short one."""
+    def best(self) -> Promotion | TrialRecord | None:
+        """The best full run by validation (of several seeds, the first); before there is any, the best trial."""
         runs = winner(finished(self.folder))
         return runs[0] if runs else next(iter(self._results.complete), None)
 
     @property
     def promotions(self) -> list[Promotion]:
-        """The longer runs that are finished: the longest first, of those the best on validation."""
+        """The finished full runs: the longest first, of those the best on validation."""
         return finished(self.folder)
 
     @property
-    def trials(self) -> list[FrozenTrial]:
+    def trials(self) -> list[TrialRecord]:
         """The trials that count, by number."""
         return list(self._results.trials)
 
@@ -79,10 +77,10 @@ class SearchResult:
         return pd.DataFrame(
             {
                 "number": trial.number,
-                "state": trial.state.name.lower(),
-                "score": trial.value,
-                **{f"param {name}": value for name, value in trial.params.items()},
-                **trial.user_attrs,
+                "outcome": trial.outcome,
+                "score": trial.score,
+                **{f"param {name}": value for name, value in trial.draw.items()},
+                **trial.optuna.user_attrs,
             }
             for trial in self.trials
         )
@@ -97,19 +95,19 @@ class SearchResult:
         """Write the best model, or that of a trial, as one file, and its card beside it; returns the file's path.
 
         Raises:
-            UserError: whatever the user can put right, as a package that is missing.
+            UserError: the user can fix it, such as a missing package; the message says how.
 
         """
-        return api.export(**self._where, trial=trial, fmt=format).file
+        return api.export(self.ref, trial=trial, fmt=format).file
 
     def __str__(self) -> str:
         """The answer in a sentence or two, as on top of the report."""
         results = self._results
-        return f"{answer(results)} {progress(results)}"
+        return f"{headline(results)} {progress(results)}"
 
     def _repr_html_(self) -> str:
         results = self._results
-        words = f"<b>{escape(self.name)}</b>: {escape(answer(results))}", escape(progress(results))
+        words = f"<b>{escape(self.name)}</b>: {escape(headline(results))}", escape(progress(results))
         return "".join(f"<p>{each}</p>" for each in words)
 
 
@@ -117,58 +115,55 @@ def run(
     study: str = "cifar10",
     *,
     budget: int | float | str | None = None,
-    name: str | None = None,
-    runs: Path | str = RUNS,
+    ref: RunRef | None = None,
+    placement: Placement | None = None,
     hours: float | None = None,
-    device: str = "auto",
-    workers: int = 1,
-    gpus_per_worker: float | None = None,
-    ray_address: str | None = None,
     control: str | None = None,
-    storage: str | None = None,
     **flags: Any,
 ) -> SearchResult:
     """Search, as `search run`: a study by name or path, with values over its own.
 
-    `budget` is a number or as on the command line ("5M"); `flags` are any other keys of a study file: trials, epochs,
-    data, seed, sampler, max_madds, space, promote, ...
+    `budget` is a number or as on the command line ("5M"); `flags` are any other keys of a study file (trials, epochs,
+    data, seed, sampler, max_madds, space, promote, ...), or name, runs and storage of the run, or device, workers,
+    gpus_per_worker and ray_address of where it trains. `ref` and `placement` give these at once.
 
     Raises:
-        UserError: whatever the user can put right.
+        UserError: the user can fix it; the message says how.
 
     """
+    ref = ref or _ref_from(flags)
+    placement = placement or _placement_from(flags)
     if budget is not None:
-        flags["budget"] = parse_budget(budget) if isinstance(budget, str) else int(budget)
-    folder = api.run(
-        study,
-        flags,
-        runs=Path(runs),
-        name=name,
-        hours=hours,
-        device=device,
-        workers=workers,
-        gpus_per_worker=gpus_per_worker,
-        ray_address=ray_address,
-        control=control,
-        storage=storage,
-    )
-    return SearchResult(folder)
+        flags["budget"] = budget
+    return SearchResult(api.run(study, flags, ref, placement, hours=hours, control=control))
 
 
-def promote(
-    run: SearchResult | str | None = None, *, runs: Path | str = RUNS, storage: str | None = None, **options: Any
-) -> SearchResult:
-    """Train the best trials of a run for longer, then test them, as `search promote`.
+def promote(run: SearchResult | str | None = None, **options: Any) -> SearchResult:
+    """Train the best trials of a run in full runs, then test them, as `search promote`.
 
-    `run` is what `run` returned, or a run's name (none: the one worked on last); `options` are those of
-    `full_runs.promote`: top, epochs, ladder, seeds, refit, mirrored, workers, gpus_per_worker, device.
+    `run` is what `run` returned, or a run's name (none: the run worked on last); `options` are runs, storage, device,
+    workers, gpus_per_worker, and those of `full_runs.PromoteFlags`: top, epochs, ladder, seeds, refit, mirrored.
 
     Raises:
-        UserError: whatever the user can put right.
+        UserError: the user can fix it; the message says how.
 
     """
-    where: dict[str, Any] = {"name": run, "runs": Path(runs), "storage": storage}
+    ref, placement = _ref_from(options), _placement_from(options)
     if isinstance(run, SearchResult):
-        where = run._where | ({"storage": storage} if storage else {})
-    full_runs.promote(**where, **options)
-    return SearchResult(api.find(**where))
+        ref = replace(run.ref, storage=ref.storage or run.ref.storage)
+    else:
+        ref = replace(ref, name=run)
+    full_runs.promote(ref, placement, PromoteFlags(**options))
+    return SearchResult(ref.find())
+
+
+def _ref_from(options: dict[str, Any]) -> RunRef:
+    """Which run, taken out of the options."""
+    name, runs, storage = (options.pop(key, None) for key in ("name", "runs", "storage"))
+    return RunRef(name, Path(runs or RUNS), storage)
+
+
+def _placement_from(options: dict[str, Any]) -> Placement:
+    """Where it trains, taken out of the options."""
+    names = [field.name for field in fields(Placement) if field.name in options]
+    return Placement(**{name: options.pop(name) for name in names})

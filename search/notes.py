@@ -1,6 +1,6 @@
-"""What a study tells Optuna's dashboard: a note for each trial and for the study, and pictures of the promoted ones.
+"""Writes notes for Optuna's dashboard: one for each trial and for the study, and pictures of the promoted trials.
 
-They are for readers alone, and nothing is read back from them: where one cannot be written, the work goes on.
+Nothing is read back from them: where one cannot be written, the work goes on.
 """
 
 import json
@@ -18,20 +18,20 @@ from uuid import NAMESPACE_URL, uuid5
 import optuna
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna.trial import FrozenTrial
 from optuna_dashboard import get_note, save_note
 from optuna_dashboard.artifact import get_artifact_path
 
-from search.charts import Results, parameters_of, score_of, validation_of, verdict_of
 from search.diagram import curve, diagram
+from search.drawing import is_used_up
 from search.formatting import count, duration, percent
-from search.ladder import recipe_of
+from search.identity import identity
+from search.optuna_access import storage_of, study_id, trial_id
 from search.promotions import Promotion, winner
-from search.report import answer, progress
+from search.results import Results, headline, progress, verdict_of
 from search.run_folder import RunFolder
 from search.storage import reason_of
 from search.study import Events
-from search.trials import seconds_of
+from search.trials import TrialRecord
 from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
 
@@ -47,7 +47,7 @@ class NotedEvents:
     def __init__(self, study: optuna.Study, budget: int, events: Events) -> None:
         self.study = study
         self.budget = budget
-        self.max_madds: int | None = study.user_attrs.get("identity", {}).get("max_madds")
+        self.max_madds: int | None = identity(study).get("max_madds")
         self.events = events
         self._works = True  # else the notes are left to `publish`, when the search has ended
 
@@ -59,20 +59,20 @@ class NotedEvents:
         """Pass it on."""
         self.events.epoch_ended(number, result)
 
-    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None:
+    def trial_ended(self, trial: TrialRecord, finished: list[TrialRecord]) -> None:
         """Write the trial's note, and pass it on."""
         if self._works and trial.number < MAX_NOTES:
-            noted = _Trial(_Storage(self.study, {}), self.study, trial._trial_id)
+            noted = _Trial(_Storage(self.study, {}), self.study, trial_id(trial))
             self._works = _attempted(
                 "a trial's note", lambda: _write(noted, trial_note(trial, self.budget, self.max_madds))
             )
-        self.events.trial_ended(trial, ended)
+        self.events.trial_ended(trial, finished)
 
 
 def publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None:
-    """Write the study's note, the trials' that have none, and all there is of the promoted ones, pictures too.
+    """Write the study's note, the missing notes of trials, and notes and pictures of the promoted trials.
 
-    Done again, what is there is not written again. `size` is the images' height and width in pixels.
+    What exists already is not written again. `size` is the images' height and width in pixels.
     """
 
     def do() -> None:
@@ -84,11 +84,11 @@ def publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None:
 
 def _publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None:
     study = results.study
-    storage = _Storage(study, study._storage.get_study_system_attrs(study._study_id))
+    storage = _Storage(study, storage_of(study).get_study_system_attrs(study_id(study)))
     by_trial = groupby(sorted(results.promotions, key=lambda run: run.trial), key=lambda run: run.trial)
-    longer = {trial: list(runs) for trial, runs in by_trial}
+    full_runs = {trial: list(runs) for trial, runs in by_trial}
     for trial in results.trials:
-        noted, runs = _Trial(storage, study, trial._trial_id), longer.get(trial.number, [])
+        noted, runs = _Trial(storage, study, trial_id(trial)), full_runs.get(trial.number, [])
         if runs or (trial.number < MAX_NOTES and not get_note(noted)):
             pictures = _uploaded(folder, noted, runs, size) if runs else {}
             _write(noted, trial_note(trial, results.spec.budget, results.spec.max_madds, runs, pictures))
@@ -96,57 +96,57 @@ def _publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None
 
 
 def trial_note(
-    trial: FrozenTrial,
+    trial: TrialRecord,
     budget: int,
     max_madds: int | None = None,
-    longer: Sequence[Promotion] = (),
+    full_runs: Sequence[Promotion] = (),
     pictures: Mapping[str, str] | None = None,
 ) -> str:
-    """What a trial was and came to, in Markdown; with its `longer` runs, and `pictures` by their names."""
-    known, verdict = trial.user_attrs, verdict_of(trial)
+    """A trial and its outcome, in Markdown; with its `full_runs`, and `pictures` by their names."""
+    verdict = verdict_of(trial)
+    accuracy = trial.last_accuracy if verdict != "failed or diverged" else None
     lines = []
-    if "network" in known:
-        lines += [f"**{known['in words']}**", str(recipe_of(trial))]
-    facts = [f"known network: {_plain(known['baseline'])}"] if "baseline" in known else []
-    score = f", {percent(score_of(trial))} on validation" if verdict != "failed or diverged" else ""
-    reason = f": {_quoted(known['reason'])}" if "reason" in known else ""
+    if trial.is_decided:
+        lines += [f"**{trial.network_words}**", str(trial.recipe)]
+    facts = [f"baseline: {_plain(trial.baseline)}"] if trial.baseline else []
+    score = f", {percent(accuracy)} on validation" if accuracy is not None else ""
+    reason = f": {_quoted(trial.reason)}" if trial.reason else ""
     facts.append(f"verdict: {verdict}{score}{reason}")
-    if "parameters" in known:
-        size = parameters_of(trial)
+    if trial.is_decided:
+        size, madds = trial.parameters, trial.multiply_adds
         facts.append(f"parameters: {size:,}, {percent(size / budget)} of the budget of {budget:,}")
-        madds = known["multiply-adds"]
         share = f", {percent(madds / max_madds)} of the limit of {max_madds:,}" if max_madds is not None else ""
         facts.append(f"multiply-adds for an image: {madds:,}{share}")
-    if (seconds := seconds_of(trial)) is not None:
-        facts.append(f"training: {duration(seconds)}, {count(len(trial.intermediate_values), 'epoch')}")
+    if trial.seconds is not None:
+        facts.append(f"training: {duration(trial.seconds)}, {count(len(trial.curve), 'epoch')}")
     lines.append("\n".join(f"- {fact}" for fact in facts))
-    if longer:
-        lines += ["#### Trained for longer", "\n".join(f"- {_outcome(run)}" for run in longer)]
+    if full_runs:
+        lines += ["#### Full runs", "\n".join(f"- {_outcome(run)}" for run in full_runs)]
     lines += [f"![{name}]({path})" for name, path in (pictures or {}).items()]
     return "\n\n".join(lines)
 
 
 def _outcome(run: Promotion) -> str:
-    """What a longer run came to, in a line."""
-    how = "diverged" if run.diverged else "validation images trained on, too" if run.refit else ""
-    how = how or f"{percent(validation_of(run))} on validation"
+    """A full run's outcome, in a line."""
+    how = "diverged" if run.diverged or run.val_accuracy is None else f"{percent(run.val_accuracy)} on validation"
+    how = "trained also on the validation images" if run.refit else how
     test = f", {percent(run.test_accuracy)} on test" if run.test_accuracy is not None else ""
     return f"{count(run.recipe.epochs, 'epoch')}, seed {run.seed}: {how}{test}; {duration(run.seconds)} of training"
 
 
 def study_note(folder: RunFolder, results: Results) -> str:
-    """What the search found, how far it came and how it goes on, in Markdown."""
+    """The outcome of the search so far and its next command, in Markdown."""
     name = shlex.quote(results.name)
-    is_over = len(results.trials) >= results.spec.trials or results.study.user_attrs.get("used up")
+    is_over = len(results.trials) >= results.spec.trials or is_used_up(results.study)
     goes_on = f"search promote {name}" if is_over else f"search run {shlex.quote(str(folder.study_file))} --name {name}"
     if is_over and any(run.tested for run in winner(results.promotions)):
         goes_on = f"search export {name}"
-    lines = [f"**{_plain(answer(results))}**", _plain(progress(results)), f"It goes on with `{goes_on}`."]
+    lines = [f"**{_plain(headline(results))}**", _plain(progress(results)), f"Next: `{goes_on}`."]
     if results.promotions:
-        page = f"/dashboard/studies/{results.study._study_id}/trials?numbers="
+        page = f"/dashboard/studies/{study_id(results.study)}/trials?numbers="
         trials = sorted({run.trial for run in results.promotions})
         links = ", ".join(f"[trial {trial}]({page}{trial})" for trial in trials)
-        lines.append(f"Trained for longer, with pictures of networks and learning curves: {links}.")
+        lines.append(f"Full runs, with pictures of networks and learning curves: {links}.")
     return "\n\n".join([*lines, f"More is in `{folder.report}`."])
 
 
@@ -161,15 +161,15 @@ def _quoted(text: str) -> str:
 
 
 def _uploaded(folder: RunFolder, trial: "_Trial", runs: Sequence[Promotion], size: tuple[int, int]) -> dict[str, str]:
-    """The trial's pictures: by their file names, where the dashboard has them. What it has already stays."""
+    """Give the dashboard the trial's pictures that it lacks; returns the paths of all, by their file names."""
     folder.artifacts.mkdir(parents=True, exist_ok=True)
-    store, found = FileSystemArtifactStore(folder.artifacts), {}
+    store, paths = FileSystemArtifactStore(folder.artifacts), {}
     for name, draw in _pictures(runs, size):
         # An id that follows from the name, so that nothing is there twice.
         artifact = str(uuid5(NAMESPACE_URL, name))
         # Optuna takes no artifact for a trial that has ended; the dashboard also looks here, and this is where it
         # notes what somebody has deleted, which stays so.
-        key = f"dashboard:artifacts:{trial._trial_id}:{artifact}"
+        key = f"dashboard:artifacts:{trial.id}:{artifact}"
         listed = json.loads(trial.storage.known.get(key, "{}"))
         if listed is None:
             continue
@@ -177,18 +177,18 @@ def _uploaded(folder: RunFolder, trial: "_Trial", runs: Sequence[Promotion], siz
             store.write(artifact, BytesIO(draw().encode()))
         if not listed:
             about = {"artifact_id": artifact, "filename": name, "mimetype": "image/svg+xml", "encoding": None}
-            trial.storage.set_study_system_attr(trial.study._study_id, key, json.dumps(about))
-        found[name] = get_artifact_path(trial, artifact)
-    return found
+            trial.storage.set_study_system_attr(study_id(trial.study), key, json.dumps(about))
+        paths[name] = get_artifact_path(trial, artifact)
+    return paths
 
 
 def _pictures(runs: Sequence[Promotion], size: tuple[int, int]) -> Iterator[tuple[str, Callable[[], str]]]:
-    """What there is to see of a trial's longer runs: file names, and how to draw it."""
+    """The pictures of a trial's full runs: file names, and how to draw them."""
     for run in runs:
         # A refit has no validation images left, and one that diverged at once no epochs.
         if run.history and not run.refit:
             name = f"trial-{run.trial}-epochs-{run.recipe.epochs}-seed-{run.seed}-learning-curve.svg"
-            points = [(each.epoch, each.val_accuracy) for each in run.history]
+            points = [(epoch.epoch, epoch.val_accuracy) for epoch in run.history]
             yield name, partial(curve, points, f"Trial {run.trial}, seed {run.seed}", standalone=True)
     yield f"trial-{runs[0].trial}-network.svg", partial(diagram, runs[0].network, size, standalone=True)
 
@@ -214,7 +214,7 @@ class _Storage:
         return self.known
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.study._storage.set_study_system_attr(study_id, key, value)
+        storage_of(self.study).set_study_system_attr(study_id, key, value)
 
 
 @dataclass(frozen=True)
@@ -223,20 +223,25 @@ class _Trial:
 
     storage: _Storage
     study: optuna.Study
-    _trial_id: int
+    _trial_id: int  # as the dashboard's functions read it
+
+    @property
+    def id(self) -> int:
+        """The trial's id in the storage."""
+        return self._trial_id
 
 
 def _write(noted: optuna.Study | _Trial, body: str) -> None:
-    """Write a note, below what somebody else has written into it; not where it would be the same."""
-    there = get_note(noted)
-    theirs = there.partition(OURS)[0].strip()
-    note = "\n\n".join([*([theirs] if theirs else []), OURS, body])
-    if note != there:
+    """Write a note below what people have written into it, unless it is the same as before."""
+    old = get_note(noted)
+    by_hand = old.partition(OURS)[0].strip()
+    note = "\n\n".join([*([by_hand] if by_hand else []), OURS, body])
+    if note != old:
         save_note(noted, note)
 
 
 def _attempted(what: str, do: Callable[[], None]) -> bool:
-    """Do what nothing depends on; says whether it worked, and the log why not."""
+    """Do something optional. Returns whether it worked; if not, the log says why."""
     try:
         do()
     except Exception as error:

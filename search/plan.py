@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 import space as search_space
+from search.data_shape import DataShape, madds_limit
 from search.errors import SpecError
 from search.spec import StudySpec
-from search.study import DataShape, madds_limit
 from train_core.data import TrainingData
 from train_core.device import pick_precision, release_memory, wait_for
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
@@ -41,7 +41,7 @@ class Estimate:
     seconds: float  # for all trials, none of them pruned
 
 
-def survey(spec: StudySpec, task: DataShape) -> Survey:
+def survey(spec: StudySpec, shape: DataShape) -> Survey:
     """Draw networks of the study's space to see what it holds.
 
     Raises:
@@ -49,14 +49,14 @@ def survey(spec: StudySpec, task: DataShape) -> Survey:
             message names how much that is.
 
     """
-    shape = {"in_channels": task.in_channels, "num_classes": task.num_classes}
-    smallest = search_space.smallest(spec.space, **shape)
+    channels = {"in_channels": shape.in_channels, "num_classes": shape.num_classes}
+    smallest = search_space.smallest(spec.space, **channels)
     if num_params(smallest) > spec.budget:
         raise SpecError(
             f"a budget of {spec.budget:,} is less than the smallest network of this space, {smallest}, "
             f"which has {num_params(smallest):,} parameters: give at least --budget {num_params(smallest)}"
         )
-    madds = num_madds(smallest, task.size)
+    madds = num_madds(smallest, shape.size)
     if spec.max_madds is not None and madds > spec.max_madds:
         raise SpecError(
             f"a limit of {spec.max_madds:,} multiply-adds is less than the smallest network of this space, {smallest}, "
@@ -64,14 +64,14 @@ def survey(spec: StudySpec, task: DataShape) -> Survey:
         )
     trial = search_space.RandomTrial(random.Random(0))
     draws = [search_space.suggest(trial, spec.space) for _ in range(SAMPLES)]
-    madds_at_most = madds_limit(spec, task)
-    networks = [search_space.network(draw, spec.space, spec.budget, **shape, madds=madds_at_most) for draw in draws]
-    by_madds = sorted(networks, key=lambda network: num_madds(network, task.size))
+    madds_at_most = madds_limit(spec, shape)
+    networks = [search_space.network(draw, spec.space, spec.budget, **channels, madds=madds_at_most) for draw in draws]
+    by_madds = sorted(networks, key=lambda network: num_madds(network, shape.size))
     return Survey(
         smallest=smallest,
         largest=max(networks, key=num_params),
         typical=by_madds[SAMPLES // 2],
-        mean_madds=sum(num_madds(network, task.size) for network in networks) / SAMPLES,
+        mean_madds=sum(num_madds(network, shape.size) for network in networks) / SAMPLES,
         batch_sizes=tuple(draw["batch_size"] for draw in draws),
     )
 

@@ -1,4 +1,4 @@
-"""What an exported model says of images."""
+"""Classifies images with an exported model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,24 +18,24 @@ BATCH = 100  # images at a time
 
 
 class Guess(Frozen):
-    """A class, and how probable the model holds it."""
+    """A class and its probability."""
 
     name: str
     probability: float
 
     def __str__(self) -> str:
-        """As in `cat 97.1 %`. What would move the cursor, in a file of somebody else, is written out."""
+        """As in `cat 97.1 %`. A name with control characters, from somebody else's file, is quoted."""
         name = self.name if self.name.isprintable() else repr(self.name)
         return f"{name} {100 * self.probability:.1f} %"
 
 
 class Prediction(Frozen):
-    """What a model says of one image."""
+    """A model's most probable classes of one image."""
 
     image: str
     guesses: tuple[Guess, ...] = Field(description="the most probable classes, the first first")
     resized_from: tuple[int, int] | None = Field(
-        description="width and height in pixels; none: it had the model's size"
+        description="width and height in pixels; none: it has the model's size"
     )
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ def classify(model: Path, images: Sequence[Path], top: int) -> list[Prediction]:
 
 
 def _picture(path: Path, about: Description) -> tuple[NDArray[np.uint8], tuple[int, int] | None]:
-    """An image as the model wants it, and the width and height it had where they were others."""
+    """An image in the model's size, and its own width and height if they are different."""
     try:
         image = decode(path)
     except Exception as error:  # whatever Pillow's many readers make of a broken file

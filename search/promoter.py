@@ -1,18 +1,16 @@
-"""Trains a trial's network for longer. The only reader of the test split, once per finished model."""
+"""Trains a trial's network in a full run. The only reader of the test split, once per finished model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from optuna.trial import FrozenTrial
-
 from search.checkpoints import Save
 from search.errors import RunError
-from search.ladder import network_of, recipe_of
 from search.long_run import finish, train_to_end
 from search.promotions import Promotion
 from search.run_folder import PromotionFolder, RunFolder, write_text
 from search.storage import write_with_retries
+from search.trials import TrialRecord
 from train_core import checkpoint
 from train_core.data import Split, TrainingData
 from train_core.loop import evaluate, latency
@@ -22,7 +20,7 @@ from train_core.specs import TrainSpec, num_madds, num_params
 
 @dataclass(frozen=True, kw_only=True)
 class Promoter:
-    """Trains trials of one run for longer, from their checkpoints where there are any, and tests what is finished."""
+    """Trains full runs of a run's trials, from their checkpoints where there are any, and tests what is finished."""
 
     folder: RunFolder
     data: TrainingData
@@ -34,7 +32,7 @@ class Promoter:
 
     def train(
         self,
-        trial: FrozenTrial,
+        trial: TrialRecord,
         epochs: int,
         seed: int,
         on_epoch: Callable[[EpochResult], None],
@@ -53,10 +51,10 @@ class Promoter:
 
         """
         folder = self.folder.promotion(trial.number, epochs, seed, refit=refit)
-        recipe = recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed, "data_fraction": 1.0})
+        recipe = trial.recipe.model_copy(update={"epochs": epochs, "seed": seed, "data_fraction": 1.0})
         if folder.result.exists():
             run = folder.read(Promotion)
-            if (run.network, run.recipe) != (network_of(trial), recipe):
+            if (run.network, run.recipe) != (trial.network, recipe):
                 raise RunError(
                     f"{folder.result} is of another network or recipe: delete {folder.root} to train this one"
                 )
@@ -69,14 +67,15 @@ class Promoter:
 
     def _train(
         self,
-        trial: FrozenTrial,
+        trial: TrialRecord,
         recipe: TrainSpec,
         folder: PromotionFolder,
         on_epoch: Callable[[EpochResult], None],
         *,
         refit: bool,
     ) -> Promotion:
-        network, data = network_of(trial), self.data.with_validation_in_training() if refit else self.data
+        assert trial.score is not None  # complete trials alone are promoted
+        network, data = trial.network, self.data.with_validation_in_training() if refit else self.data
         state, diverged = train_to_end(folder, network, recipe, data, save=self.save, on_epoch=on_epoch)
         run = Promotion(
             trial=trial.number,
@@ -85,7 +84,7 @@ class Promoter:
             recipe=recipe,
             parameters=num_params(network),
             multiply_adds=num_madds(network, data.size),
-            short_score=trial.value or 0.0,
+            short_score=trial.score,
             val_accuracy=None if diverged or refit else state.final_result.val_accuracy,
             test_accuracy=None,
             tested=False,
@@ -101,7 +100,7 @@ class Promoter:
         return run
 
     def _test(self, run: Promotion, folder: PromotionFolder) -> Promotion:
-        """The run with what its network comes to on the test split."""
+        """The full run with its network's accuracy on the test split."""
         data = self.data.with_validation_in_training() if run.refit else self.data
         state = checkpoint.load(folder.checkpoint, data.train.images.device)
         test = self.load_test()

@@ -1,4 +1,4 @@
-"""The longer runs that are finished: what they came to, and which won. No torch: reading them takes a moment."""
+"""Finished full runs, and which network is the best. No torch: reading them takes a moment."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -15,7 +15,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Promotion(Frozen):
-    """One longer run, finished. Accuracies are shares of 1."""
+    """One finished full run. Accuracies are shares of 1."""
 
     trial: int
     seed: int
@@ -50,7 +50,7 @@ def finished(folder: RunFolder) -> list[Promotion]:
 
 
 def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
-    """The full runs of the best network, one for each seed that did not diverge; empty where none came to an accuracy.
+    """The full runs of the best network, one for each seed that did not diverge; empty if none has an accuracy.
 
     The best has the highest mean validation accuracy, to which a diverged seed counts 0. Only runs of the same length,
     the greatest, compete; and where some of them are tested, only those, and the diverged seeds of the same trials.

@@ -1,4 +1,4 @@
-"""What reports have printed of their networks, to be run again: the `[published]` table of a study file."""
+"""Published results that can be reproduced: the `[published]` table of a study file."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -18,27 +18,31 @@ PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 
 class Row(Frozen):
-    """A result as it was printed, and how it came about."""
+    """A published result, and how it was obtained."""
 
-    network: str = Field(description="which of `[baselines]`")
-    parameters: Positive = Field(description="as printed")
-    accuracy: Annotated[float, Field(ge=0, le=100)] = Field(description="on the test split, in per cent, as printed")
-    epochs: Positive = Field(description="that it was trained for")
-    recipe: dict[str, Any] = Field(default={}, description="what of `[published.recipe]` is different in this row")
+    network: str = Field(description="name of its network in `[baselines]`")
+    parameters: Positive = Field(description="number of parameters, as printed")
+    accuracy: Annotated[float, Field(ge=0, le=100)] = Field(description="test accuracy in per cent, as printed")
+    epochs: Positive = Field(description="number of training epochs")
+    recipe: dict[str, Any] = Field(default={}, description="values that differ from `[published.recipe]` in this row")
 
 
 class Published(Frozen):
-    """A report's results, one row for each."""
+    """The results of a report, one row for each."""
 
-    title: str = Field(description="of the report")
-    notes: tuple[str, ...] = Field(default=(), description="what it leaves open, and what was chosen")
-    rounded: bool = Field(default=False, description="the report rounds its parameters: those of the rows are counted")
+    title: str = Field(description="title of the report")
+    notes: tuple[str, ...] = Field(
+        default=(), description="choices that the report leaves open, and what was chosen here"
+    )
+    rounded: bool = Field(
+        default=False, description="the report rounds its numbers of parameters; those of the rows are exact counts"
+    )
     validates: bool = Field(
         default=False,
-        description="the report, too, held validation images out, by which it chose: its protocol is ours",
+        description="the report chose on held-out validation images, so its protocol is the same as here",
     )
-    recipe: dict[str, Any] = Field(default={}, description="how all rows are trained, where they say nothing else")
-    rows: dict[str, Row] = Field(default={}, description="its results by name")
+    recipe: dict[str, Any] = Field(default={}, description="recipe of all rows; a row can override values of it")
+    rows: dict[str, Row] = Field(default={}, description="results of the report by name")
 
     @model_validator(mode="after")
     def _recipes(self) -> Self:
@@ -54,23 +58,25 @@ class Published(Frozen):
     def recipe_of(
         self, row: str, *, epochs: int | None = None, seed: int = 0, precision: Precision = "fp32"
     ) -> TrainSpec:
-        """How a row is trained; `epochs` unless it be as long as it was."""
-        ours, theirs = self.rows[row].recipe, self.recipe
-        augment = {**theirs.get("augment", {}), **ours.get("augment", {})}
+        """How a row is trained, for `epochs` or for as long as in the report."""
+        changes, common = self.rows[row].recipe, self.recipe
+        augment = {**common.get("augment", {}), **changes.get("augment", {})}
         fixed = {"epochs": epochs or self.rows[row].epochs, "seed": seed, "precision": precision}
-        return TrainSpec.model_validate({**theirs, **ours, "augment": augment, **fixed})
+        return TrainSpec.model_validate({**common, **changes, "augment": augment, **fixed})
 
     def chosen(self, patterns: Sequence[str]) -> list[str]:
-        """The rows that any of the patterns fits (`A5`, `A5*`), in the report's order; all, if there is no pattern.
+        """The rows that match any of the patterns (`A5`, `A5*`), in the report's order; all, if there is no pattern.
 
         Raises:
-            SpecError: one fits none.
+            SpecError: a pattern matches no row.
 
         """
         for pattern in patterns:
             if not fnmatch.filter(self.rows, pattern):
                 raise SpecError(f"no row {pattern!r} in this report: there are {', '.join(self.rows)}")
-        return [row for row in self.rows if not patterns or any(fnmatch.fnmatchcase(row, each) for each in patterns)]
+        return [
+            row for row in self.rows if not patterns or any(fnmatch.fnmatchcase(row, pattern) for pattern in patterns)
+        ]
 
     def best(self) -> str:
         """The row with the highest accuracy."""

@@ -1,26 +1,26 @@
 """Where a run keeps its files, and how they are written: whole or not at all."""
 
-import json
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from search.completion import run_folders
 from search.errors import BusyError, RunError
-from search.storage import Address
+from search.storage import Address, address_of
 from train_core.files import written_whole
+from train_core.specs import Frozen
 
 Outcome = TypeVar("Outcome", bound=BaseModel)
 
 LOCK_TIMEOUT_S = 60.0  # with another worker that does what only one may do at a time
-LOOK_S = 1.0  # longer than anybody who looks whether a lock is held has it
+LOOK_S = 1.0  # longer than a read-only command holds a lock that it tests
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,17 @@ class RunFolder:
         """Files that the dashboard shows with a trial, each under the id that the study has for it."""
         return self.root / "artifacts"
 
-    def trial_checkpoint(self, root: int) -> Path:
-        """The state of a short run, whichever attempt at the trial `root` it is of."""
-        return self.root / "trials" / f"trial-{root:04d}.pt"
+    def trial_checkpoint(self, first_attempt: int) -> Path:
+        """The state of a short run, shared by all attempts at the same trial."""
+        return self.root / "trials" / f"trial-{first_attempt:04d}.pt"
 
     def trials_with_checkpoints(self) -> set[int]:
-        """The roots of which `trial_checkpoint` has something, if only a half-written one."""
+        """The first attempts that have a checkpoint, if only a half-written one."""
         names = (re.search(r"trial-(\d+)\.pt", path.name) for path in (self.root / "trials").glob("*"))
         return {int(found[1]) for found in names if found}
 
     def promotion(self, trial: int, epochs: int, seed: int, *, refit: bool = False) -> "PromotionFolder":
-        """The folder of one longer run; `refit`: on the validation images, too."""
+        """The folder of one full run; `refit`: also trained on the validation images."""
         name = f"trial-{trial:04d}-epochs-{epochs}-seed-{seed}{'-refit' if refit else ''}"
         return PromotionFolder(self.root / "promoted" / name)
 
@@ -249,7 +249,7 @@ class PromotionFolder:
             return kind.model_validate_json(self.result.read_text(encoding="utf-8"))
         except (ValidationError, OSError, UnicodeDecodeError) as error:
             raise RunError(
-                f"{self.result} cannot be read: delete it to have it made anew from the checkpoint"
+                f"{self.result} cannot be read: delete it, and `search promote` writes it again from the checkpoint"
             ) from error
 
 
@@ -330,7 +330,8 @@ def as_kept(root: Path, storage: Address | None) -> RunFolder:
 
 def kind_of_storage(folder: RunFolder) -> str:
     """What keeps the run's study, as far as its folder tells."""
-    return str(read_facts(folder).get("storage", "sqlite"))
+    facts = read_facts(folder)
+    return facts.storage if facts is not None else "sqlite"
 
 
 def _found(runs: Path, name: str | None) -> Path:
@@ -343,25 +344,77 @@ def _found(runs: Path, name: str | None) -> Path:
     return found[name]
 
 
-def read_facts(folder: RunFolder) -> dict[str, Any]:
-    """What `run.json` says; nothing where it is not there, or damaged."""
+class DataFacts(Frozen):
+    """Which data a run was made with."""
+
+    source: str | None = None
+    fingerprint: str | None = None
+    training_images: int | None = None
+    validation_images: int | None = None
+    test_split: bool | None = None
+    classes: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None  # height and width, in pixels
+
+
+class RunFacts(Frozen):
+    """What is needed to run it again, besides the spec. What is not known is None, never a guess."""
+
+    versions: dict[str, str] = Field(default={})
+    commit: str | None = None  # of the tool's checkout
+    storage: str = "sqlite"
+    device: str | None = None
+    precision: str | None = None
+    data: DataFacts = DataFacts()
+    promoted: tuple[str, ...] = ()  # the commands that have trained full runs, in order
+
+
+def read_facts(folder: RunFolder) -> RunFacts | None:
+    """What `run.json` says; None if it is missing or damaged."""
     try:
-        facts: dict[str, Any] = json.loads(folder.facts.read_text(encoding="utf-8"))
-        return facts if isinstance(facts, dict) else {}
+        return RunFacts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
+        return None
 
 
-def promoted(folder: RunFolder) -> list[str]:
-    """The commands that have trained trials of the run for longer, in order."""
-    known = read_facts(folder).get("promoted", [])
-    return [known] if isinstance(known, str) else known  # as older runs have the last of them
+def write_facts(folder: RunFolder, facts: RunFacts) -> None:
+    """Write `run.json`, and keep the commands that it holds of full runs."""
+    before = read_facts(folder)
+    kept = facts.model_copy(update={"promoted": before.promoted}) if before is not None else facts
+    write_text(folder.facts, kept.model_dump_json(indent=2) + "\n")
 
 
 def note_promoted(folder: RunFolder, command: str) -> None:
     """Write down, once, that this command is done."""
-    commands = list(dict.fromkeys([*promoted(folder), command]))
-    write_json(folder.facts, read_facts(folder) | {"promoted": commands})
+    facts = read_facts(folder) or RunFacts()
+    commands = tuple(dict.fromkeys([*facts.promoted, command]))
+    write_text(folder.facts, facts.model_copy(update={"promoted": commands}).model_dump_json(indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class RunRef:
+    """Which run a command is about, as the user names it."""
+
+    name: str | None = None  # none: the run worked on last
+    runs: Path = Path("runs")  # the folder of all runs
+    storage: str | None = None  # the address of a storage that several machines share
+
+    def find(self) -> RunFolder:
+        """The run's folder.
+
+        Raises:
+            UserError: there is none, or its study is kept elsewhere.
+
+        """
+        return find_run(self.runs, self.name, address_of(self.storage))
+
+    def find_to_read(self) -> RunFolder:
+        """The run's folder, for a command that writes nothing: a storage that it does not use does no harm.
+
+        Raises:
+            UserError: there is none, or its study is kept elsewhere.
+
+        """
+        return find_run_to_read(self.runs, self.name, address_of(self.storage))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -370,8 +423,3 @@ def write_text(path: Path, text: str) -> None:
     with written_whole(path) as file:
         # A class name may come from a folder whose name is no text.
         file.write(text.encode(errors="replace"))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -1,43 +1,104 @@
-"""What a study trains on: the device, the precision, the images."""
+"""What a study trains with: the device, the precision, the images; and where its workers run."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Self
 
 import torch
 
-from search.console import loading_bars
+from search.data_shape import DataShape, data_shape_of
+from search.errors import SpecError
 from search.spec import StudySpec
 from train_core.data import Split, TrainingData, default_cache, load_test, load_training
 from train_core.device import pick_device, pick_precision, set_up
+from train_core.sources import Progress
 from train_core.specs import Precision
 
 
-def prepare(spec: StudySpec, device: str) -> tuple[torch.device, Precision, TrainingData]:
-    """The device, set up; the precision to train in; and the training images, on the device.
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """The device, set up; the precision to train in; and the training images, on the device."""
+
+    device: torch.device
+    precision: Precision
+    data: TrainingData
+
+    @property
+    def shape(self) -> DataShape:
+        """What the images ask of a network."""
+        return data_shape_of(self.data)
+
+    def with_precision(self, precision: Precision) -> Self:
+        """The same session, training in another precision."""
+        return replace(self, precision=precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a command trains: on which device, in how many processes, and where Ray places them."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps
+    workers: int = 1
+    gpus_per_worker: float | None = None  # none: an equal share, at most a whole GPU
+    ray_address: str | None = None  # of a cluster; none: this machine
+
+    @property
+    def uses_ray(self) -> bool:
+        """Whether Ray places the workers."""
+        return self.workers > 1 or self.ray_address is not None
+
+    @property
+    def device_here(self) -> str:
+        """The device of this process: on a cluster each worker finds its own, and this machine may have none."""
+        return self.device if self.ray_address is None or self.device == "cpu" else "auto"
+
+    def device_of_workers(self, session: Session) -> str:
+        """The device that each worker uses."""
+        return session.device.type if self.ray_address is None else self.device
+
+    def check(self) -> None:
+        """Check that the parts go together.
+
+        Raises:
+            SpecError: they do not.
+
+        """
+        kind, _, index = self.device.partition(":")
+        if self.ray_address and index:
+            raise SpecError(
+                f"--device {self.device} is a device of one machine, and --ray-address places workers on several: "
+                f"give --device {kind}"
+            )
+
+
+def open_session(spec: StudySpec, device: str, progress: Progress | None = None) -> Session:
+    """The session of a study on the device of this name; without a precision in the spec, in the device's usual one.
+
+    `progress` is called while data are fetched.
 
     Raises:
         UserError: there is no such device, or the data cannot be read.
 
     """
-    where = pick_device(device)
-    set_up(where)
-    precision: Precision = pick_precision(where) if spec.precision == "auto" else spec.precision
-    return where, precision, load(spec).to(where)
+    chosen = pick_device(device)
+    set_up(chosen)
+    precision: Precision = pick_precision(chosen) if spec.precision == "auto" else spec.precision
+    return Session(device=chosen, precision=precision, data=load(spec, progress).to(chosen))
 
 
-def load(spec: StudySpec) -> TrainingData:
-    """The study's training and validation images, in main memory; with a bar where they are fetched.
+def load(spec: StudySpec, progress: Progress | None = None) -> TrainingData:
+    """The study's training and validation images, in main memory; `progress` is called while they are fetched.
 
     Raises:
         DataError: they cannot be read.
 
     """
-    with loading_bars() as progress:
-        return load_training(
-            spec.data, val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache(), progress=progress
-        )
+    return load_training(
+        spec.data, val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache(), progress=progress
+    )
 
 
 def test_of(spec: StudySpec, data: TrainingData) -> Callable[[], Split | None]:
-    """The only way to the test split: what reads the test split, when a model is finished."""
+    """The only way to the test split: a function that reads it, for when a model is finished."""
     return partial(load_test, spec.data, fingerprint=data.fingerprint, cache=default_cache())

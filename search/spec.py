@@ -39,37 +39,43 @@ def _value_error(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 class PrunerSpec(Frozen):
-    """When a trial is stopped early: below the median of the completed trials of its kind at the same epoch.
+    """The pruner stops a trial early if it is below the median of the completed trials of its kind at the same epoch.
 
-    Slow to judge, since learning curves cross: eager pruning was measured to lose more than it saves.
+    It waits for many completed trials, because learning curves cross: in measurements, early pruning lost more than
+    it saved.
     """
 
     like: tuple[str, ...] = Field(
-        default=("optimizer", "schedule"), description="parameters whose values make trials of a kind; empty: all alike"
+        default=("optimizer", "schedule"),
+        description="parameters that define a kind: trials with equal values are compared; empty: all trials",
     )
 
-    startup_trials: int = Field(default=20, ge=0, description="completed trials before any is pruned")
-    warmup: float = Field(default=1 / 3, ge=0, le=1, description="share of a short run before it can be pruned")
-    min_values: Positive = Field(default=5, description="completed trials of the kind before it is pruned")
+    startup_trials: int = Field(default=20, ge=0, description="number of completed trials before the pruner starts")
+    warmup: float = Field(default=1 / 3, ge=0, le=1, description="share of a short run in which it is not pruned")
+    min_values: Positive = Field(
+        default=5, description="number of completed trials of a kind before a trial of this kind can be pruned"
+    )
 
 
 class PromoteSpec(Frozen):
-    """How the best trials are trained at full length."""
+    """These keys say how the best trials are trained at full length."""
 
-    top: Positive = Field(default=3, description="trials to promote")
-    epochs: Positive = Field(default=200, description="epochs of a full run")
+    top: Positive = Field(default=3, description="number of trials to promote")
+    epochs: Positive = Field(default=200, description="number of epochs of a full run")
     ladder: str = Field(
-        default="", description="rungs in place of top and epochs: 8x60,3x200 trains 8 for 60 epochs, then the best 3"
+        default="",
+        description="rungs that replace top and epochs: 8x60,3x200 trains 8 for 60 epochs, then the best 3 for 200",
     )
     family: str = Field(
-        default="optimizer", description="each value of this keeps its best candidate until the last rung; none: off"
+        default="optimizer",
+        description="key whose values keep their best candidate until the last rung; none: by score alone",
     )
-    seeds: Positive = Field(default=1, description="full runs of each finalist, with different seeds")
+    seeds: Positive = Field(default=1, description="number of full runs of each finalist, with different seeds")
     refit: bool = Field(
-        default=False, description="train the winner once more on training and validation images, for the last number"
+        default=False, description="trains the winner once more, on the training and the validation images"
     )
     mirrored: bool = Field(
-        default=False, description="also test on averages over each image and its mirror image, reported beside"
+        default=False, description="also reports test accuracy averaged over each image and its mirror image"
     )
 
     @field_validator("ladder")
@@ -82,7 +88,7 @@ class PromoteSpec(Frozen):
     @classmethod
     def _a_family(cls, key: str) -> str:
         if key not in (*FAMILIES, "none"):
-            raise ValueError(f"{key!r} is nothing to tell trials apart by{_nearest(key, FAMILIES)}")
+            raise ValueError(f"unknown family {key!r}{_nearest(key, FAMILIES)}")
         return key
 
     @property
@@ -97,54 +103,67 @@ class PromoteSpec(Frozen):
 
 
 class PhasesSpec(Frozen):
-    """First the architecture, by the baseline recipe, then the recipe, on the best few architectures."""
+    """The search first draws architectures, with the baseline recipe, then recipes for the best few architectures."""
 
     architecture: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="share of the trials that draw the architecture alone; 0: draw both at once",
+        description="share of the trials that draw the architecture alone; 0: one phase that draws both",
     )
-    keep: Positive = Field(default=3, description="architectures that the other trials draw recipes for, in turn")
+    keep: Positive = Field(
+        default=3, description="number of architectures for which the other trials draw recipes, in turn"
+    )
+
+
+SamplerName = Literal["tpe", "random"]
 
 
 class StudySpec(Frozen):
     """A whole study: data, budget, effort, space and the networks to try first."""
 
-    data: str = Field(description="cifar10, cifar100, digits, a .npz file or a folder of images")
+    data: str = Field(description="training data: cifar10, cifar100, digits, a .npz file or a folder of images")
     budget: Annotated[int, Field(ge=1, le=10**10), BeforeValidator(_as_budget)] = Field(
-        description="most trainable parameters that a network may have"
+        description="largest number of trainable parameters of a network"
     )
     max_madds: Annotated[int, Field(ge=1, le=10**15), BeforeValidator(_as_budget)] | None = Field(
-        default=None, description="most multiply-adds of one forward pass; none: no limit"
+        default=None, description="largest number of multiply-adds of one forward pass; none: no limit"
     )
-    trials: Positive = Field(default=200, description="trials in all; run again to continue to a larger total")
-    epochs: Positive = Field(default=30, description="epochs of a short run")
+    trials: Positive = Field(
+        default=200, description="total number of trials; run again with a larger number to continue"
+    )
+    epochs: Positive = Field(default=30, description="number of epochs of a short run")
     short_run_images: Literal["auto", "all", "subset"] = Field(
         default="auto",
-        description="what short runs train on. part: a share of the training images, the same for all, so that each "
-        "image is seen as often as in a full run, in as many steps as with all; auto: part where the space draws "
-        "regularisers, which short runs on all images misjudge",
+        description="images that short runs train on. all: all training images; subset: the same part of them in all "
+        "short runs, so that each image is seen as often as in a full run, in as many steps as with all images; auto: "
+        "subset if the space draws regularisers, which short runs on all images misjudge, otherwise all",
     )
     seed: int = Field(
-        default=0, ge=0, lt=2**31, description="of the validation split, the sampler and the training runs"
+        default=0, ge=0, lt=2**31, description="random seed for the validation split, the sampler and the training runs"
     )
     val_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="share of the training images held out to score on (unless data has val/)"
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="share of the training images that is held out for validation (unless the data have val/)",
     )
-    sampler: Literal["tpe", "random"] = Field(default="tpe", description="tpe, or random as a control")
+    sampler: SamplerName = Field(
+        default="tpe", description="sampler of the search: tpe, or random (the baseline of random search)"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="auto: bf16 where the device computes it natively, else fp16 on a GPU, else fp32"
+        default="auto",
+        description="precision of training; auto: bf16 if the device has it natively, else fp16 on a GPU, else fp32",
     )
     pruner: PrunerSpec = PrunerSpec()
     phases: PhasesSpec = PhasesSpec()
     promote: PromoteSpec = PromoteSpec()
     space: Space = Space()
     baselines: dict[str, ResNetSpec] = Field(
-        default={}, description="known networks by name; those that the budget and the space hold are the first trials"
+        default={}, description="baselines by name; those that fit the budget and the space are the first trials"
     )
     baselines_from: tuple[str, ...] = Field(
-        default=(), description="shipped studies whose baselines are known networks of this one, too"
+        default=(), description="shipped studies whose baselines are also tried in this study"
     )
     baseline_recipe: dict[str, bool | int | float | str] = Field(
         default={}, description="values of the recipe's parameters for the baselines"
@@ -258,7 +277,7 @@ arXiv:1902.07638), and random draws of which each is trained for one epoch (Egel
 
 
 def study_path(study: str) -> Path:
-    """The file of a study: a path that ends in .toml as it stands, else the name of a shipped one."""
+    """The file of a study: a path that ends in .toml, or the name of a shipped study."""
     if study.endswith(".toml"):
         return Path(study)
     shipped = shipped_studies()
@@ -291,7 +310,7 @@ def short_count(count: int) -> str:
 
 
 def _check_annealed(spec: StudySpec, study: str) -> None:
-    """Refuse short runs that would be a long run cut off: neither annealed to zero nor averaged."""
+    """Refuse short runs that would be a full run cut off: neither annealed to zero nor averaged."""
     drawn = spec.space.schedule if isinstance(spec.space.schedule, tuple) else (spec.space.schedule,)
     cut_off = [schedule for schedule in drawn if schedule not in ANNEALED]
     averages = spec.space.ema_decay

@@ -23,7 +23,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 from search.errors import RunError, SpecError, StorageError
 
 RETRY_TIMEOUT_S = float(os.environ.get("SEARCH_PATIENCE_S", "600"))
-"""How long a storage that has stopped to answer, or a full disk, is tried again."""
+"""Seconds for which a storage that does not answer, or a full disk, is tried again."""
 FIRST_PATIENCE_S = min(10.0, RETRY_TIMEOUT_S)  # while a study is opened: a wrong address is to be told at once
 LONGEST_WAIT_S = 15.0  # between two tries
 QUIET_S = 1.0  # less than that is not worth a line
@@ -45,9 +45,9 @@ CONNECTING: dict[str, dict[str, Any]] = {
     # Without these a connection whose other end has vanished hangs for a quarter of an hour.
     "psycopg": {"connect_timeout": ANSWER_S, "tcp_user_timeout": 1000 * ANSWER_S},
     "pymysql": {"connect_timeout": ANSWER_S, "read_timeout": 2 * ANSWER_S, "write_timeout": ANSWER_S},
-    "pysqlite": {"timeout": 3},  # workers write by turns; whoever waits for longer is to say so
+    "pysqlite": {"timeout": 3},  # workers write by turns; a worker that waits for longer says so
 }
-PERMANENT_ERRORS = (  # what no waiting mends, in the words of the databases
+PERMANENT_ERRORS = (  # errors that waiting does not fix, in the words of the databases
     "readonly database",
     "not a database",
     "malformed",
@@ -177,7 +177,7 @@ def _proxy(url: URL) -> optuna.storages.GrpcStorageProxy:
 
 
 def _what_to_do(address: Address) -> str:
-    return "mend the address or the server" if address.is_shared else "choose another --name"
+    return "check the address and the server" if address.is_shared else "choose another --name"
 
 
 def reason_of(error: BaseException) -> str:
@@ -212,7 +212,7 @@ def _is_of_proxy(error: BaseException) -> bool:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a file could not be written for want of room, which somebody may make."""
+    """Whether a file could not be written because the disk is full, which may change."""
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 

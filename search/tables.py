@@ -1,22 +1,21 @@
-"""What is drawn in a terminal: tables, a run's status, a learning curve. No torch: who looks does not wait for it."""
+"""Tables and views for the terminal. Imports no torch, so that read-only commands are fast."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from optuna.trial import FrozenTrial
 from rich.box import SIMPLE
-from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from search.formatting import ago, count, duration, percent, points, rounded
-from search.inspection import Comparison, FullRun, LongerRun, Run, RunningTrial, ShortRun, Status, Trial
-from search.ladder import recipe_of
+from search.plot import Curve
 from search.promotions import Promotion
 from search.published import Published, Reproduction
-from search.trials import seconds_of
+from search.records import Comparison, FinishedFullRun, FullRun, Run, RunningTrial, ShortRun, Status, Trial
+from search.trials import TrialRecord, score_of
 from train_core.specs import ResNetSpec
 
 STYLES = {
@@ -31,30 +30,29 @@ STYLES = {
 """Colours of states and of trials' outcomes; what is not here has none. Nothing is said by colour alone."""
 
 
-def best_table(trials: Sequence[FrozenTrial]) -> Table:
+def best_table(trials: Sequence[TrialRecord]) -> Table:
     """The best trials of a search, in the order given; narrow enough for 80 columns, where the networks are folded."""
     table = _table(
         "Best trials (score: validation accuracy after the short run)",
         *("score", "trial", "parameters", "multiply-adds", "optimizer", "<network", "seconds"),
     )
     for trial in trials:
-        known = trial.user_attrs
         table.add_row(
-            percent(trial.value or 0),
+            percent(score_of(trial)),
             str(trial.number),
-            f"{known['parameters']:,}",
-            rounded(known["multiply-adds"]),
-            recipe_of(trial).optimizer,
-            Text(known["in words"]),
-            f"{seconds_of(trial) or 0:,.0f}",
+            f"{trial.parameters:,}",
+            rounded(trial.multiply_adds),
+            trial.recipe.optimizer,
+            Text(trial.network_words),
+            "not known" if trial.seconds is None else f"{trial.seconds:,.0f}",
         )
     return table
 
 
 def promotion_table(promotions: list[Promotion]) -> Table:
-    """Finished longer runs, in the order given; narrow enough for 80 columns."""
+    """Finished full runs, in the order given; narrow enough for 80 columns."""
     table = _table(
-        "Longer runs, the longest first, then the best on validation (short and full run: validation accuracy)",
+        "Full runs, the longest first, then the best on validation (short and full run: validation accuracy)",
         *("trial", "parameters", "optimizer", "seed", "epochs", "short", "full", "test", "seconds"),
     )
     table.columns[-2].no_wrap = False  # with the mirrored one, it is folded
@@ -74,7 +72,7 @@ def promotion_table(promotions: list[Promotion]) -> Table:
 
 
 def reproduction_table(published: Published, done: Sequence[Reproduction]) -> Table:
-    """Rows of a report beside what they came to here, those that did; narrow enough for 80 columns."""
+    """Rows of a report beside their outcome here; narrow enough for 80 columns."""
     table = _table(
         "Published, and what came out here (test accuracy in %)",
         *("<row", "parameters", "here", "accuracy", "here", "epochs", "here", "seconds"),
@@ -121,23 +119,23 @@ def _words(recipe: Mapping[str, Any]) -> str:
 
 
 def reproduction_notes(published: Published, data: str, done: Sequence[Reproduction]) -> list[str]:
-    """What is different from the report, a line each."""
+    """The differences from the report, a line for each."""
     notes = [
-        f"Trained on {count(images, 'image')} of {data}." for images in sorted({each.training_images for each in done})
+        f"Trained on {count(images, 'image')} of {data}." for images in sorted({row.training_images for row in done})
     ]
-    if any(each.protocol == "held-out" for each in done):
+    if any(row.protocol == "held-out" for row in done):
         notes.append("A validation split was held out; the test split was read once, when a network was finished.")
-    if any(each.recipe.keep == "best" and each.protocol == "held-out" for each in done):
+    if any(row.recipe.keep == "best" and row.protocol == "held-out" for row in done):
         notes.append("The weights are those of the epoch that was best on validation, as in the report.")
-    if any(each.protocol == "published" for each in done):
+    if any(row.protocol == "published" for row in done):
         notes.append(
             "* Of the epoch that was best on the test split, as the report chose; nothing held out: too high a number."
         )
-    if any(each.val_accuracy is not None and each.accuracy is None for each in done):
+    if any(row.val_accuracy is not None and row.accuracy is None for row in done):
         notes.append("v On the validation split: the images have no test split.")
-    if any(each.recipe.epochs != published.rows[each.row].epochs for each in done):
+    if any(row.recipe.epochs != published.rows[row.row].epochs for row in done):
         notes.append("Where the epochs differ, the whole schedule is made shorter, down to its end.")
-    if any(each.recipe.precision != "fp32" for each in done):
+    if any(row.recipe.precision != "fp32" for row in done):
         notes.append(f"Trained in {done[0].recipe.precision}.")
     if published.rounded:
         notes.append("~ The report rounds its parameters.")
@@ -148,7 +146,7 @@ def _accuracy_here(here: Reproduction) -> str:
     if here.diverged:
         return "diverged"
     if here.accuracy is None:
-        return f"{100 * (here.val_accuracy or 0):.2f} v"
+        return f"{100 * here.val_accuracy:.2f} v" if here.val_accuracy is not None else "not known"
     return f"{100 * here.accuracy:.2f}{' *' if here.protocol == 'published' else ''}"
 
 
@@ -177,7 +175,7 @@ def run_table(runs: Sequence[Run]) -> RenderableType:
 
 
 def status_view(status: Status) -> RenderableType:
-    """How a run goes."""
+    """The state of a run."""
     outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in status.outcomes.items() if number)
     trials = f"{status.trials:,} of {status.trials_wanted:,}{f': {outcomes}' if outcomes else ''}"
     trials += "; the space is used up" if status.used_up else ""
@@ -196,9 +194,9 @@ def status_view(status: Status) -> RenderableType:
     rows.append(("best", _short(status.best_short)))
     if status.best_full:
         rows.append(("full run", _full(status.best_full)))
-    if status.longer_runs:
-        rows.append(("longer", f"{count(status.longer_runs, 'run')} finished"))
-    for ahead in status.longer_runs_ahead:
+    if status.full_runs:
+        rows.append(("full runs", f"{status.full_runs:,} finished"))
+    for ahead in status.full_runs_pending:
         since = ahead.seconds_since_epoch
         at = "in its first epoch" if since is None else f"last epoch ended {duration(since)} ago"
         which = f"trial {ahead.trial}, seed {ahead.seed}{', refit' if ahead.refit else ''}"
@@ -208,19 +206,19 @@ def status_view(status: Status) -> RenderableType:
 
 
 def trial_view(trial: Trial) -> RenderableType:
-    """All of a trial that a person may want to see."""
-    is_scored = trial.validation is not None
-    came_to = f", {percent(trial.validation or 0)}, number {trial.rank} of {trial.complete}" if is_scored else ""
+    """All that is known of a trial."""
+    score = trial.validation
+    place = f", {percent(score)}, number {trial.rank} of {trial.complete}" if score is not None else ""
     rows: list[tuple[str, str | Text]] = [
-        ("outcome", Text.assemble((trial.outcome, STYLES.get(trial.outcome, "")), came_to)),
+        ("outcome", Text.assemble((trial.outcome, STYLES.get(trial.outcome, "")), place)),
     ]
     if trial.reason:
         rows.append(("reason", trial.reason))
     if trial.baseline:
-        rows.append(("known as", trial.baseline))
-    if trial.in_words and trial.recipe_in_words:
+        rows.append(("baseline", trial.baseline))
+    if trial.network_words and trial.recipe_words:
         size = f"{trial.parameters:,} parameters, {trial.multiply_adds:,} multiply-adds"
-        rows += [("network", trial.in_words), ("size", size), ("recipe", trial.recipe_in_words)]
+        rows += [("network", trial.network_words), ("size", size), ("recipe", trial.recipe_words)]
     if trial.drawn:
         rows.append(("drawn", ", ".join(f"{name} {_value(value)}" for name, value in trial.drawn.items())))
     epochs = f"{len(trial.curve)} of {count(trial.epochs, 'epoch')}" if trial.epochs else "not begun"
@@ -234,85 +232,32 @@ def trial_view(trial: Trial) -> RenderableType:
     parts: list[RenderableType] = [_labelled(f"{trial.run}, trial {trial.trial}", rows)]
     if len(trial.curve) > 1:
         parts += [Text(), Curve("validation accuracy of the short run", trial.curve)]
-    if trial.longer_runs:
-        longest = max(trial.longer_runs, key=lambda run: len(run.curve))
+    if trial.full_runs:
+        longest = max(trial.full_runs, key=lambda run: len(run.curve))
         if len(longest.curve) > 1:
-            parts += [Text(), Curve(f"validation accuracy of the longest run, seed {longest.seed}", longest.curve)]
-        parts += [Text(), _longer_table(trial.longer_runs)]
+            parts += [Text(), Curve(f"validation accuracy of the longest full run, seed {longest.seed}", longest.curve)]
+        parts += [Text(), _full_run_table(trial.full_runs)]
     return Group(*parts)
 
 
 def comparison_view(comparison: Comparison) -> RenderableType:
-    """Two runs side by side, what differs in how they were made, and what may be concluded."""
+    """Two runs side by side, their different settings, and a verdict."""
     runs = comparison.runs
     table = _table(None, "<", *(f"<{run.name}" for run in runs))
     table.add_row("state", *map(_state, runs))
     table.add_row("trials", *(f"{run.trials:,} of {run.trials_wanted:,}" for run in runs))
-    table.add_row("epochs", *(f"{run.epochs_short:,} short, {run.epochs_long:,} long" for run in runs))
+    table.add_row("epochs", *(f"{run.epochs_short:,} short, {run.epochs_full:,} full" for run in runs))
     table.add_row("best short run", *(Text(_short(run.best_short)) for run in runs))
     table.add_row("best full run", *(Text(_full(run.best_full)) for run in runs))
     parts: list[RenderableType] = [table]
     if comparison.differences:
-        made = _table("Made with", "<", *(f"<{run.name}" for run in runs))
+        settings = _table("Different settings", "<", *(f"<{run.name}" for run in runs))
         for name, values in comparison.differences.items():
-            made.add_row(Text(name), *(Text(_value(value)) for value in values))
-        parts.append(made)
+            settings.add_row(Text(name), *(Text(_value(value)) for value in values))
+        parts.append(settings)
     else:
-        parts.append(Text("made in the same way"))
+        parts.append(Text("the same settings"))
     return Group(*parts, Text(comparison.verdict))
-
-
-class Curve:
-    """A learning curve as wide as there is room for: of braille, or of asterisks where the terminal knows no UTF-8."""
-
-    ROWS, MAX_COLUMNS = 8, 60
-
-    def __init__(self, title: str, values: Sequence[float]) -> None:
-        self.title = title
-        self.values = values
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The title, the curve with its least and greatest value beside it, and the epochs below."""
-        low, high = min(self.values), max(self.values)
-        columns = min(self.MAX_COLUMNS, max(options.max_width - 10, 10))
-        rows = list(plotted(self.values, columns, self.ROWS, braille=not options.ascii_only))
-        labels = {0: percent(high), len(rows) - 1: percent(low)} if high > low else {len(rows) // 2: percent(low)}
-        last = f"{len(self.values)}"
-        yield Text(self.title)
-        for number, row in enumerate(rows):
-            yield Text.assemble(f"{labels.get(number, ''):>8}  ", (row.rstrip(), "cyan"))
-        yield Text(f"{'epoch':>8}  1{last:>{columns - 1}}")
-
-
-def plotted(values: Sequence[float], columns: int, rows: int, *, braille: bool) -> Iterator[str]:
-    """The values as a line from left to right in so many characters; of braille, each holds two by four dots."""
-    across, down = (2, 4) if braille else (1, 1)
-    width, height = columns * across, rows * down
-    low, high = min(values), max(values)
-    heights = []
-    for x in range(width):
-        at = x / (width - 1) * (len(values) - 1)
-        left = values[int(at)]
-        value = left + (values[min(int(at) + 1, len(values) - 1)] - left) * (at % 1)
-        heights.append(round((high - value) / (high - low) * (height - 1)) if high > low else height // 2)
-    dots = set()
-    for x, y in enumerate(heights):
-        before = heights[max(x - 1, 0)]  # joined to it, however steep the line
-        dots |= {(x, between) for between in range(min(y, before + (before < y)), max(y, before - (before > y)) + 1)}
-    for row in range(rows):
-        cells = ("".join(_cell(dots, column, row, braille=braille)) for column in range(columns))
-        yield "".join(cells)
-
-
-BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-"""Of a braille character's dots, from the top, left and right (Unicode 2800)."""
-
-
-def _cell(dots: set[tuple[int, int]], column: int, row: int, *, braille: bool) -> str:
-    if not braille:
-        return "*" if (column, row) in dots else " "
-    bits = sum(BITS[y][x] for y in range(4) for x in range(2) if (2 * column + x, 4 * row + y) in dots)
-    return chr(0x2800 + bits) if bits else " "
 
 
 def _running_table(status: Status) -> Table:
@@ -320,26 +265,26 @@ def _running_table(status: Status) -> Table:
         "Running (accuracy: on validation)",
         *("trial", "epoch", "accuracy", "time", "parameters", "<worker"),
     )
-    for each in status.running:
+    for trial in status.running:
         table.add_row(
-            str(each.trial),
-            f"{each.epoch}/{status.epochs}",
-            percent(each.validation) if each.validation is not None else "",
-            duration(each.seconds) if each.seconds is not None else "",
-            f"{each.parameters:,}" if each.parameters else "",
-            _worker(each),
+            str(trial.trial),
+            f"{trial.epoch}/{status.epochs}",
+            percent(trial.validation) if trial.validation is not None else "",
+            duration(trial.seconds) if trial.seconds is not None else "",
+            f"{trial.parameters:,}" if trial.parameters is not None else "",
+            _worker(trial),
         )
     return table
 
 
 def _worker(trial: RunningTrial) -> Text:
     if trial.alive is False:
-        return Text("died; `search run` tries it again", style="yellow")
+        return Text("died; `search run` runs it again", style="yellow")
     return Text(trial.worker or "")
 
 
-def _longer_table(runs: Sequence[LongerRun]) -> Table:
-    table = _table("Longer runs", "epochs", "seed", "full run", "test", "seconds", "<")
+def _full_run_table(runs: Sequence[FinishedFullRun]) -> Table:
+    table = _table("Full runs", "epochs", "seed", "full run", "test", "seconds", "<")
     for run in runs:
         table.add_row(
             str(run.epochs),
@@ -393,8 +338,8 @@ def _full(best: FullRun | None) -> str:
     if best is None:
         return "none yet"
     test = f", {points(best.test, best.test_deviation)} on test" if best.test is not None else ""
-    came_to = f"{points(best.validation, best.validation_deviation)} on validation{test}"
-    return f"{came_to}, trial {best.trial}: {best.network}; {count(best.seeds, 'seed')}, {count(best.epochs, 'epoch')}"
+    accuracy = f"{points(best.validation, best.validation_deviation)} on validation{test}"
+    return f"{accuracy}, trial {best.trial}: {best.network}; {count(best.seeds, 'seed')}, {count(best.epochs, 'epoch')}"
 
 
 def _value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The terminal, and the log: where every line that is said goes. No torch: who looks does not wait for it."""
+"""The terminal and the log, where every printed line goes. Imports no torch, so that read-only commands are fast."""
 
 import contextlib
 import logging
@@ -28,7 +28,7 @@ if not is_drawn_on():
 
 
 def tell(line: str) -> None:
-    """Print one line; where there is a width to keep to, it goes on in the next, but no word, as a path, is broken."""
+    """Print one line; in a terminal it is wrapped, but no word is broken, so that paths stay whole."""
     if is_drawn_on():
         console.print(Text(line, overflow="ignore"), soft_wrap=False, crop=False)
     else:
@@ -52,13 +52,13 @@ def draw(what: RenderableType) -> None:
 
 
 def watch(look: Callable[[], T], draw: Callable[[T], RenderableType], may_change: Callable[[T], bool]) -> None:
-    """Draw what `look` finds, again and again in place, until it can change no more, or Ctrl-C."""
+    """Draw the result of `look` again and again in place, until it cannot change any more, or until Ctrl-C."""
     # The terminal's own ^C, behind a line as wide as the terminal, would shift all that is drawn over it.
     hint = Text("Ctrl-C ends this view, and nothing else", style="dim")
-    found = look()
-    with Live(draw(found), console=console, auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
-        while may_change(found):
-            live.update(Group(draw(found), hint), refresh=True)
+    state = look()
+    with Live(draw(state), console=console, auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
+        while may_change(state):
+            live.update(Group(draw(state), hint), refresh=True)
             time.sleep(LOOK_S)
-            found = look()
-        live.update(draw(found))
+            state = look()
+        live.update(draw(state))

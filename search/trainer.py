@@ -1,5 +1,6 @@
-"""Short runs, which a search begins and ends, and goes on with where they were cut off."""
+"""Trains short runs, each from where an earlier attempt was cut off."""
 
+import logging
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,6 @@ import torch
 from search.checkpoints import PacedCheckpoints, save_checkpoint
 from search.errors import CheckpointError
 from search.run_folder import RunFolder
-from search.terminal import log
 from train_core import checkpoint
 from train_core.data import TrainingData
 from train_core.device import release_memory
@@ -20,6 +20,8 @@ from train_core.state import TrainState
 
 CHECKPOINT_SHARE = 0.01  # of a short run's time, for checkpoints
 
+log = logging.getLogger(__name__)
+
 
 class Trainer:
     """Trains networks on the data, each on a clean device, from where an interrupted attempt stopped."""
@@ -28,16 +30,16 @@ class Trainer:
         self.folder = folder
         self.data = data
         self.device = device
-        self.stop = stop  # whether to be impatient with a full disk
+        self.stop = stop  # whether to wait no longer for a full disk
 
-    def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
+    def __call__(self, network: ResNetSpec, recipe: TrainSpec, first_attempt: int) -> Generator[EpochResult]:
         """As `study.Trainer` says."""
         release_memory(self.device)  # of the trial before, however it ended
-        path = self.folder.trial_checkpoint(root)
+        path = self.folder.trial_checkpoint(first_attempt)
         path.parent.mkdir(exist_ok=True)
         state = self._resumed(path, network, recipe) or TrainState.new(network, recipe, self.device)
         if state.history:
-            log.info("trial %d, tried again, goes on after epoch %d", root, len(state.history))
+            log.info("trial %d, run again, goes on after epoch %d", first_attempt, len(state.history))
         yield from tuple(state.history)
         save = partial(save_checkpoint, stop=self.stop)
         checkpoints = PacedCheckpoints(path, save, share=CHECKPOINT_SHARE, resumed=bool(state.history))
@@ -51,7 +53,7 @@ class Trainer:
                 checkpoints.save_if_due(state)
 
     def _resumed(self, path: Path, network: ResNetSpec, recipe: TrainSpec) -> TrainState | None:
-        """The state of an earlier attempt; none where it cannot be used: the trial then begins anew."""
+        """The state of an earlier attempt; none if it cannot be used: the trial then starts again."""
         if not checkpoint.exists(path):
             return None
         try:
@@ -61,6 +63,6 @@ class Trainer:
             return None
         return state if (state.network, state.recipe) == (network, recipe) else None
 
-    def forget(self, root: int) -> None:
+    def forget(self, first_attempt: int) -> None:
         """Delete the trial's checkpoints."""
-        checkpoint.delete(self.folder.trial_checkpoint(root))
+        checkpoint.delete(self.folder.trial_checkpoint(first_attempt))

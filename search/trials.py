@@ -1,127 +1,315 @@
-"""What a study's trials say of themselves: which count, which were cut off, which belong together.
+"""What a trial is: the one place that reads and names what a study holds of its trials.
 
-A trial that is cut off is tried again as another one, its next attempt. The first attempt's number, the root, stands
-for all of them. Everything here is worked out from the trials alone, so that all workers come to the same.
+A trial whose process was lost is run again as another trial of the study, its next attempt. The number of the first
+attempt stands for all of them. Everything here follows from the trials alone, so that all workers agree.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-# Reasons of trials that are tried again; the trial is the subject. FAULTED: the trace of the process names a fault, in
+from train_core.specs import ResNetSpec, TrainSpec, num_madds, num_params
+
+# Reasons of trials that are run again; the trial is the subject. FAULTED: the trace of the process names a fault, in
 # brackets after it. KILLED: the trace is empty. DIED: there is no trace.
 INTERRUPTED, DIED, FAULTED = "interrupted", "lost its process", "ended its process"
 KILLED = f"{DIED} (killed, or out of memory)"
-_DIED_BEFORE = "its process died"  # DIED in older studies
 DUPLICATE = "the same as trial "  # reason of a trial that was not trained; the number follows
-REPEATED = "tried again as trial "  # reason of an attempt that another one came before; the number follows
-SURPLUS = "one more than there were to be"  # reason of a trial that several workers began for the last place
+REPEATED = "run again as trial "  # reason of an attempt that another one came before; the number follows
+SURPLUS = "not needed: the study is complete"  # reason of a trial that several workers began for the last place
+DIVERGED = "diverged"
 
-TRAINED = "training time (s)"  # attribute of a trial that has its verdict
+# Names of a trial's attributes, as the study and Optuna's dashboard hold them.
+NETWORK, RECIPE = "network", "recipe"  # as JSON
+NETWORK_WORDS = "network in words"
+PARAMETERS, MULTIPLY_ADDS = "parameters", "multiply-adds"
+BASELINE = "baseline"  # the name of a network that the study file gave
+WORKER = "worker"  # who runs it
+RETRY_OF = "retry_of"  # the number of the first attempt
+REASON = "reason"  # why it ended, where it is not complete
+TRAINING_S = "training time (s)"
+ACCUMULATION_STEPS = "accumulation steps"  # where a batch did not fit into memory
+
+Outcome = Literal["complete", "pruned", "diverged", "failed", "running", "waiting", "interrupted", "duplicate"]
+"""How a trial ended, or where it is; interrupted and duplicate ones do not count towards the study's total."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One trial of a study, by what it means; made from Optuna's trial, and as cheap."""
+
+    optuna: FrozenTrial
+
+    @property
+    def number(self) -> int:
+        """The trial's number in the study."""
+        return self.optuna.number
+
+    @property
+    def first_attempt(self) -> int:
+        """The number of the first attempt at it: its own, unless it is run again after an interruption."""
+        number: int = self.optuna.user_attrs.get(RETRY_OF, self.optuna.number)
+        return number
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether its network and recipe are drawn and written down."""
+        return NETWORK in self.optuna.user_attrs
+
+    @property
+    def network(self) -> ResNetSpec:
+        """The network that it trains; for a decided trial."""
+        return ResNetSpec.model_validate_json(self.optuna.user_attrs[NETWORK])
+
+    @property
+    def recipe(self) -> TrainSpec:
+        """The recipe that it trains by; for a decided trial."""
+        return TrainSpec.model_validate_json(self.optuna.user_attrs[RECIPE])
+
+    @property
+    def network_words(self) -> str:
+        """The network in a few words; for a decided trial."""
+        return str(self.optuna.user_attrs[NETWORK_WORDS])
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of its network; for a decided trial."""
+        return int(self.optuna.user_attrs[PARAMETERS])
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one forward pass of its network; for a decided trial."""
+        return int(self.optuna.user_attrs[MULTIPLY_ADDS])
+
+    @property
+    def baseline(self) -> str | None:
+        """The name of the baseline that it is; none: it was drawn."""
+        return self.optuna.user_attrs.get(BASELINE)
+
+    @property
+    def worker(self) -> str | None:
+        """The worker that runs it, or ran it; none: it never said so."""
+        return self.optuna.user_attrs.get(WORKER)
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended, where it is not complete."""
+        return self.optuna.user_attrs.get(REASON)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training and validation; none where it did not come so far."""
+        return self.optuna.user_attrs.get(TRAINING_S)
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Parts that each batch went through the network in; more than 1 where it did not fit into memory."""
+        return int(self.optuna.user_attrs.get(ACCUMULATION_STEPS, 1))
+
+    @property
+    def draw(self) -> dict[str, Any]:
+        """The parameters that it drew."""
+        return dict(self.optuna.params)
+
+    @property
+    def retry_draw(self) -> dict[str, Any]:
+        """The parameters to run it again with: all of them once it is decided; before, those it was enqueued with.
+
+        A draw that was cut off halfway is drawn from its beginning, so that its sampler gives what it would have given.
+        """
+        enqueued: dict[str, Any] = self.optuna.system_attrs.get("fixed_params", {})
+        return {**enqueued, **self.optuna.params} if self.is_decided else enqueued
+
+    @property
+    def curve(self) -> dict[int, float]:
+        """Validation accuracy, a share of 1, after each epoch that it has finished, in order."""
+        return dict(sorted(self.optuna.intermediate_values.items()))
+
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch that it has finished; 0: none."""
+        return self.optuna.last_step or 0
+
+    @property
+    def score(self) -> float | None:
+        """Validation accuracy, a share of 1, at the end of its short run; none where it is not complete."""
+        return self.optuna.value if self.is_complete else None
+
+    @property
+    def last_accuracy(self) -> float | None:
+        """The score, or the validation accuracy of the last epoch before it was stopped; none: no epoch is finished."""
+        return self.score if self.is_complete else self.optuna.intermediate_values.get(self.last_epoch)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its short run has reached its end."""
+        return self.optuna.state == TrialState.COMPLETE
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a worker has it, or had it when it was lost."""
+        return self.optuna.state == TrialState.RUNNING
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is enqueued."""
+        return self.optuna.state == TrialState.WAITING
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether it was stopped early, as worse than its like, or diverged."""
+        return self.optuna.state == TrialState.PRUNED
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether it says something of its network: complete, pruned or diverged."""
+        return self.is_complete or self.is_pruned
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether it was cut off from outside, so that it says nothing of its network."""
+        return self.optuna.state == TrialState.FAIL and self._has_reason(INTERRUPTED, DIED, FAULTED)
+
+    @property
+    def is_surplus(self) -> bool:
+        """Whether there was no place left for it; in a larger study there may be one."""
+        return self._has_reason(SURPLUS)
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether another attempt at the same trial came before it."""
+        return self._has_reason(REPEATED)
+
+    @property
+    def failed_or_diverged(self) -> bool:
+        """Whether it ended in an error, or its loss was not finite."""
+        return self.optuna.state == TrialState.FAIL or self._has_reason(DIVERGED)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it counts towards the study's total once it has ended."""
+        if self.is_complete:  # as nearly all: the shortest way
+            return True
+        return not (self.was_interrupted or self._has_reason(DUPLICATE, REPEATED, SURPLUS))
+
+    @property
+    def is_duplicate_or_surplus(self) -> bool:
+        """Whether it was ended before training, as nothing new or not needed."""
+        return self._has_reason(DUPLICATE, SURPLUS)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended, or where it is."""
+        if self.is_complete:
+            return "complete"
+        if self.is_running or self.is_waiting:
+            return "running" if self.is_running else "waiting"
+        if not self.is_counted:
+            return "interrupted" if self.was_interrupted else "duplicate"
+        if self._has_reason(DIVERGED):
+            return "diverged"
+        return "pruned" if self.is_pruned else "failed"
+
+    def _has_reason(self, *beginnings: str) -> bool:
+        return not self.is_complete and (self.reason or "").startswith(beginnings)
+
+
+def score_of(trial: TrialRecord) -> float:
+    """The score of a complete trial.
+
+    Raises:
+        ValueError: it is not complete.
+
+    """
+    if trial.score is None:
+        raise ValueError(f"trial {trial.number} is not complete")
+    return trial.score
+
+
+def attributes(network: ResNetSpec, recipe: TrainSpec, size: tuple[int, int]) -> dict[str, Any]:
+    """What the study keeps of a trial when it is decided; `size` is the height and width of the images, in pixels.
+
+    The network is the last to be written: once it is there, the trial is decided.
+    """
+    return {
+        RECIPE: recipe.model_dump_json(),
+        NETWORK_WORDS: str(network),
+        PARAMETERS: num_params(network),
+        MULTIPLY_ADDS: num_madds(network, size),
+        NETWORK: network.model_dump_json(),
+    }
+
+
+def decided_attributes(trial: TrialRecord) -> dict[str, Any]:
+    """What the next attempt at a trial keeps of it."""
+    names = (BASELINE, RECIPE, NETWORK_WORDS, PARAMETERS, MULTIPLY_ADDS, NETWORK)
+    return {name: trial.optuna.user_attrs[name] for name in names if name in trial.optuna.user_attrs}
+
+
+def ranked(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The complete trials, the best first: what "better" means is said here alone. Of equal ones, the earlier first."""
+    scored = [(trial.score, trial) for trial in trials]
+    pairs = sorted(((score, -trial.number, trial) for score, trial in scored if score is not None), key=_score_and_age)
+    return [trial for _, _, trial in reversed(pairs)]
+
+
+def _score_and_age(pair: tuple[float, int, TrialRecord]) -> tuple[float, int]:
+    return pair[0], pair[1]
+
+
+def best(trials: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The best complete trial; none where no trial is complete."""
+    return next(iter(ranked(trials)), None)
+
+
+def records(study: optuna.Study, *states: TrialState) -> list[TrialRecord]:
+    """The study's trials, by number; those in these states alone, if any are given."""
+    return [TrialRecord(trial) for trial in study.get_trials(deepcopy=False, states=states or None)]
+
+
+def finished_trials(study: optuna.Study) -> list[TrialRecord]:
+    """The trials that count towards the total and have ended: complete, pruned, diverged or failed."""
+    ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    return [trial for trial in records(study, *ended) if trial.is_counted]
 
 
 @dataclass(slots=True)
-class Root:
-    """A trial with all the attempts at it."""
+class Attempts:
+    """A trial with all the attempts at it, in order."""
 
-    number: int
-    attempts: list[FrozenTrial]
+    number: int  # of the first
+    attempts: list[TrialRecord]
 
     @property
-    def last(self) -> FrozenTrial:
-        """The attempt that is at work, gave the verdict, or is to be followed by another."""
+    def last(self) -> TrialRecord:
+        """The attempt that is running, gave the verdict, or is to be followed by another."""
         if len(self.attempts) == 1:
             return self.attempts[0]
-        return next(trial for trial in reversed(self.attempts) if not _has_reason(trial, REPEATED))
+        return next(trial for trial in reversed(self.attempts) if not trial.is_repeated)
 
     @property
     def drew_nothing(self) -> bool:
-        """Whether it was cut off before it was decided what it is: there is nothing to try again."""
-        return was_interrupted(self.last) and not params_of(self.last)
+        """Whether it was cut off before it was decided: there is nothing to run again."""
+        return self.last.was_interrupted and not self.last.retry_draw
 
     @property
-    def counts(self) -> bool:
+    def is_counted(self) -> bool:
         """Whether it has, or will have, a place among the trials of the study."""
-        if self.attempts[-1].state == TrialState.COMPLETE:  # as nearly all: the shortest way
+        if self.attempts[-1].is_complete:  # as nearly all: the shortest way
             return True
-        return not (self.drew_nothing or any(_has_reason(trial, DUPLICATE, SURPLUS) for trial in self.attempts))
+        return not (self.drew_nothing or any(trial.is_duplicate_or_surplus for trial in self.attempts))
 
 
-def roots(trials: Iterable[FrozenTrial]) -> dict[int, Root]:
-    """The trials by their roots, in order."""
-    found: dict[int, Root] = {}
+def by_first_attempt(trials: Iterable[TrialRecord]) -> Mapping[int, Attempts]:
+    """The trials by the number of their first attempt, in order."""
+    found: dict[int, Attempts] = {}
     for trial in trials:
-        number = root_of(trial)
+        number = trial.first_attempt
         if number in found:
             found[number].attempts.append(trial)
         else:
-            found[number] = Root(number, [trial])
+            found[number] = Attempts(number, [trial])
     return found
-
-
-def root_of(trial: FrozenTrial) -> int:
-    """The number of the first attempt at this trial."""
-    number: int = trial.user_attrs.get("retry_of", trial.number)
-    return number
-
-
-def seconds_of(trial: FrozenTrial) -> float | None:
-    """How long it was trained; none where it was given up before."""
-    seconds: float | None = trial.user_attrs.get(TRAINED, trial.user_attrs.get("seconds"))  # as older studies say
-    return seconds
-
-
-def params_of(trial: FrozenTrial) -> dict[str, object]:
-    """The parameters to try it again with: all of them once it is decided; before that those it was enqueued with.
-
-    A draw that was cut off in its middle is drawn anew, from its beginning: its sampler then gives what it would have
-    given. After some values that are there already, it would give others.
-    """
-    enqueued: dict[str, object] = trial.system_attrs.get("fixed_params", {})
-    return {**enqueued, **trial.params} if "network" in trial.user_attrs else enqueued
-
-
-def was_interrupted(trial: FrozenTrial) -> bool:
-    """Whether the trial was cut off from outside, so that it says nothing about its network."""
-    return trial.state == TrialState.FAIL and _has_reason(trial, INTERRUPTED, DIED, FAULTED, _DIED_BEFORE)
-
-
-def was_surplus(trial: FrozenTrial) -> bool:
-    """Whether there was no place for the trial: in a larger study there may be one."""
-    return _has_reason(trial, SURPLUS)
-
-
-def counts(trial: FrozenTrial) -> bool:
-    """Whether the trial counts towards the total if it has ended, or ends."""
-    if trial.state == TrialState.COMPLETE:  # as nearly all: the shortest way
-        return True
-    return not (was_interrupted(trial) or _has_reason(trial, DUPLICATE, REPEATED, SURPLUS))
-
-
-def ended(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count towards the total: complete, pruned or failed; not the interrupted, nor duplicates."""
-    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    return [trial for trial in study.get_trials(deepcopy=False, states=states) if counts(trial)]
-
-
-def outcome_of(trial: FrozenTrial) -> str:
-    """One of complete, pruned, diverged, failed; running, waiting; interrupted; duplicate (one that does not count)."""
-    if trial.state in (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE):
-        return trial.state.name.lower()
-    if not counts(trial):
-        return "interrupted" if was_interrupted(trial) else "duplicate"
-    if _has_reason(trial, "diverged"):
-        return "diverged"
-    return "pruned" if trial.state == TrialState.PRUNED else "failed"
-
-
-def failed_or_diverged(trial: FrozenTrial) -> bool:
-    """Whether the trial failed or diverged."""
-    return trial.state == TrialState.FAIL or _has_reason(trial, "diverged")
-
-
-def _has_reason(trial: FrozenTrial, *beginnings: str) -> bool:
-    reason = trial.user_attrs.get("reason")
-    return reason is not None and trial.state != TrialState.COMPLETE and str(reason).startswith(beginnings)

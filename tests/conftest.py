@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest_plugins = ("pytester", "tests.support.gpus", "tests.support.servers")
+pytest_plugins = ("pytester", "tests.support.caches", "tests.support.gpus", "tests.support.servers")
 pytest.register_assert_rewrite("tests.support")  # a failed `assert` there shows its values, as in a test
 
 # Ignored in what a script starts with `&`, and in all that this starts in turn.

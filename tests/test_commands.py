@@ -41,6 +41,9 @@ NOT_RUN_HERE = {
     "scripts/check -k space": "runs tests",
     "python -m pytest tests/search/test_published.py": "runs tests, which are run without it, too",
     "python -m sphinx -W -b html docs site": "run by tests/test_docs.py",
+    **dict.fromkeys(
+        commands(DOCS / "space.md", "python(?= -m pytest)"), "run by tests/test_docs.py, in a changed copy"
+    ),
     "sbatch --array=1-8 docs/clusters/slurm.sh": "needs Slurm: tests/test_clusters.py runs the script",
     "sbatch --array=1-32 --time=8:00:00 docs/clusters/slurm.sh --budget 2M": "needs Slurm, too",
     "kubectl apply -f docs/clusters/kubernetes.yaml": "needs Kubernetes: tests/test_clusters.py reads the file",

@@ -17,7 +17,7 @@ import pytest
 import tomli_w
 from PIL import Image
 
-from search.inspection import Comparison, Run, Status, Trial
+from search.records import Comparison, Run, Status, Trial
 from search.report import write_report
 from search.spec import load_study
 from tests.support.commands import search
@@ -122,7 +122,7 @@ def test_every_key_of_json_is_named() -> None:
     )
 
 
-def test_the_report_is_read_aloud_section_by_section(tmp_path: Path) -> None:
+def test_the_page_about_the_report_has_its_sections_in_their_order(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", [0.5])
     make_run(tmp_path / "run-random", [], sampler="random")
     page = text_of(write_report(folder))
@@ -138,34 +138,106 @@ def changed(text: str, diff: Iterator[str]) -> str:
     return text.replace(before, "".join(f"{line[1:]}\n" for line in lines if line[0] in " +"))
 
 
-def test_a_dimension_is_added_as_the_page_says(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "space.py", tmp_path)
-    shutil.copytree(ROOT / "train_core", tmp_path / "train_core")
-    diffs = blocks(DOCS / "space.md", "diff")
-    assert len(diffs) == 7
-    for diff in diffs:
+WALKTHROUGHS = {
+    "Adding a dimension of the recipe": """
+draws = [space.suggest(trial, space.Space(beta2=(0.99, 0.999))) for trial in trials]
+print(sorted({space.recipe(draw, epochs=1, seed=0, precision="fp32").beta2 for draw in draws}))
+""",
+    "Adding a dimension of the network": """
+pools = space.Space(head_pool=("mean", "max"))
+networks = [space.network(space.suggest(trial, pools), pools, 50_000, **TASK) for trial in trials]
+for network in networks:
+    check(network)
+print(sorted({network.head_pool for network in networks}))
+""",
+    "Adding a block": """
+bottle3 = space.Space(block="bottle3")
+networks = [space.network(space.suggest(trial, bottle3), bottle3, 50_000, **TASK) for trial in trials]
+for network in networks:
+    check(network)
+print(sorted({network.block for network in networks}))
+""",
+    "Adding an optimizer": """
+network = ResNetSpec(widths=(8, 16), blocks=(1, 1))
+draw = space.suggest(trials[0], space.Space(optimizer="nadam"))
+recipe = space.recipe(draw, epochs=1, seed=0, precision="fp32")
+torch.manual_seed(0)
+model = ResNet(network)
+optimizer = make_optimizer(model, recipe)
+images, labels = torch.randn(16, 3, 16, 16), torch.arange(16) % 10
+losses = []
+for _ in range(20):
+    loss = torch.nn.functional.cross_entropy(model(images), labels)
+    losses.append(loss.item())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+assert losses == sorted(losses, reverse=True), losses
+print([type(optimizer).__name__])
+""",
+}
+"""What is done with the changed code, for each section of docs/space.md that shows changes."""
+
+BEFORE = """
+import random
+import space, torch
+from train_core.models import ResNet
+from train_core.optim import make_optimizer
+from train_core.specs import ResNetSpec, num_madds, num_params
+
+TASK = {"in_channels": 3, "num_classes": 10}
+trials = [space.RandomTrial(random.Random(seed)) for seed in range(12)]
+
+
+def check(network):
+    model, counts = ResNet(network).eval(), []
+
+    def count(module, inputs, output):
+        kernel = getattr(module, "kernel_size", (1, 1))
+        counts.append(output[0].numel() * inputs[0].shape[1] * kernel[0] * kernel[1])
+
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.register_forward_hook(count)
+    assert model(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
+    assert num_params(network) == sum(each.numel() for each in model.parameters()) <= 50_000
+    assert num_madds(network, 16) == sum(counts)
+"""
+
+
+@pytest.mark.parametrize(
+    ("section", "printed"),
+    [*zip(WALKTHROUGHS, ("[0.99, 0.999]", "['max', 'mean']", "['bottle3']", "['NAdam']"), strict=True)],
+    ids=["recipe", "network", "block", "optimizer"],
+)
+def test_the_code_is_extended_as_the_page_says(tmp_path: Path, section: str, printed: str) -> None:
+    """The changes of the section are applied to a copy of the code; there, the commands that it shows are run."""
+    for folder in ("train_core", "search", "studies", "tests", "docs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("space.py", "pyproject.toml"):
+        shutil.copy(ROOT / file, tmp_path)
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## )", text_of(DOCS / "space.md"), re.M | re.S)
+    for diff in re.findall(r"^```diff\n(.*?)^```$", text, re.M | re.S):
         lines = iter(diff.splitlines())
         file = tmp_path / next(lines).removeprefix("--- ")
         file.write_text(changed(file.read_text(encoding="utf-8"), lines), encoding="utf-8")
-    code = """
-import optuna, space, torch
-from train_core.models import ResNet
-from train_core.specs import num_params
-optuna.logging.disable_default_handler()
-study, pools, betas = optuna.create_study(), set(), set()
-for _ in range(12):
-    draw = space.suggest(study.ask(), space.Space())
-    network = space.network(draw, space.Space(), 50_000, in_channels=3, num_classes=10)
-    model = ResNet(network)
-    assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
-    assert num_params(network) == sum(each.numel() for each in model.parameters()) <= 50_000
-    pools.add(network.head_pool)
-    betas.add(space.recipe(draw, epochs=1, seed=0, precision="fp32").beta2)
-print(sorted(pools), sorted(betas))
-"""
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert answer.stdout == "['max', 'mean'] [0.99, 0.999]\n", answer.stderr
+
+    def run(*arguments: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert run("-c", BEFORE + WALKTHROUGHS[section]) == f"{printed}\n"
+    before = text_of(tmp_path / "docs" / "study-files.md")
+    keys, tests = re.findall(r"^    python (.*)$", text, re.M)
+    run(*shlex.split(keys))
+    assert text_of(tmp_path / "docs" / "study-files.md") != before
+    # The first test of test_names.py imports a copy for each case, and a test of time needs an idle machine.
+    run(*shlex.split(tests), "-q", "-p", "no:cacheprovider", "-k", "not when_the_code_is_imported and not microseconds")
 
 
 def test_photos_become_a_model_within_the_limits_as_the_page_says(

@@ -80,12 +80,14 @@ def test_only_promotion_and_reproduction_read_the_test_split() -> None:
         for path in sources(room)
         if "test_of" in path.read_text(encoding="utf-8")
     } == {"search/session.py", "search/full_runs.py"}
-    assert functions_with("test_of", "search/full_runs.py") == {"_promoter", "reproduce"}
+    assert functions_with("test_of", "search/full_runs.py") == {"_full_runs", "reproduce"}
     readers = {
         path.relative_to(ROOT).as_posix()
         for room in ("search", "train_core", "space.py")
         for path in sources(room)
-        if any(name.startswith("train_core.sources") for name in imported(path))
+        if any(
+            name.startswith("train_core.sources") and name != "train_core.sources.Progress" for name in imported(path)
+        )
     }
     assert readers == {"train_core/data.py", "train_core/datasets.py"}  # what reads the sources sees their test images
     assert {
@@ -109,3 +111,71 @@ def test_no_test_imports_another() -> None:
     for path in sources("tests/support"):
         ours = [name for name in imported(path) if name.split(".")[0] in {"tests", "benchmarks"}]
         assert all(name.startswith("tests.support.") for name in ours), path
+
+
+LAYERS = {
+    "foundations": "errors version completion interrupt storage run_folder optuna_access trials ladder published spec "
+    "data_shape formatting",
+    "study": "checkpoints heartbeat retries pruner sampling drawing identity study trainer plan session",
+    "full runs": "long_run promotions promoter reproducer fidelity",
+    "export": "card export predict",
+    "view": "terminal colours results records inspection comparison plot tables charts diagram report notes dashboard "
+    "console",
+    "entry": "ray_workers api full_runs notebook cli __init__ __main__",
+}
+"""The modules of search/, the lowest layer first: each imports from its own layer and those below alone."""
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The modules of search/ that a file of it imports."""
+    names = [name.split(".") for name in imported(path) if name.split(".")[0] == "search"]
+    return {parts[1] for parts in names if len(parts) > 1 and (ROOT / "search" / f"{parts[1]}.py").exists()}
+
+
+def test_inside_search_imports_run_down_the_layers() -> None:
+    level = {module: i for i, modules in enumerate(LAYERS.values()) for module in modules.split()}
+    files = {path.stem: path for path in (ROOT / "search").glob("*.py")}
+    assert set(level) == set(files), "name each module of search/ in LAYERS"
+    upwards = {
+        f"{module} -> {other}"
+        for module, path in files.items()
+        for other in imported_rooms(path)
+        if level[other] > level[module] and module != "__init__"  # which offers the notebook, when it is asked for
+    }
+    assert not upwards
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    imports = {path.stem: imported_rooms(path) - {path.stem} for path in (ROOT / "search").glob("*.py")}
+    imports["__init__"] = set()
+    while free := {module for module, others in imports.items() if not others & imports.keys()}:
+        imports = {module: others for module, others in imports.items() if module not in free}
+    assert not imports, f"each of these imports another of them: {sorted(imports)}"
+
+
+def test_one_module_touches_what_optuna_calls_private() -> None:
+    private = {"_storage", "_trial_id", "_study_id"}
+    users = {
+        path.name
+        for path in sources("search")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in private and not _is_own(node)
+    }
+    assert users == {"optuna_access.py"}
+
+
+def _is_own(node: ast.Attribute) -> bool:
+    """Whether it is an attribute of `self`, and so not Optuna's."""
+    return isinstance(node.value, ast.Name) and node.value.id == "self"
+
+
+def test_few_functions_take_more_than_eight_parameters() -> None:
+    """The command line's own alone: their parameters are the flags."""
+    over = {
+        f"{path.relative_to(ROOT).as_posix()}:{node.name}"
+        for room in ("search", "train_core", "space.py")
+        for path in sources(room)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs) > 8
+    }
+    assert {each.split(":")[0] for each in over} <= {"search/cli.py"}

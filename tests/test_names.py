@@ -39,7 +39,7 @@ NEW = "no_such_name"
         ("train_core/optimizers.py", 'Literal["sgd"', f'Literal["{NEW}", "sgd"', f"optimizer '{NEW}' has no record"),
         ("train_core/datasets.py", 'Literal["cifar10"', f'Literal["{NEW}", "cifar10"', f"data set '{NEW}' has no"),
         ("train_core/examples.py", 'Literal["onnx"', f'Literal["{NEW}", "onnx"', f"format '{NEW}' has no record"),
-        ("search/sampling.py", 'Literal["tpe"', f'Literal["{NEW}", "tpe"', f"sampler '{NEW}' has no record"),
+        ("search/spec.py", 'Literal["tpe"', f'Literal["{NEW}", "tpe"', f"sampler '{NEW}' has no record"),
         (
             "train_core/optimizers.py",
             '        "sgd": OptimizerKind(',

@@ -45,7 +45,9 @@ class Augmenter:
         self._distorts = any(getattr(spec, name) != each.none for name, each in DISTORTIONS.items())
 
     def batch(self, indices: Tensor) -> Tensor:
-        """Augment images `indices` (int64 [B]) anew and normalise them: `dtype` [B, C, H, W], channels last.
+        """Augment images `indices` (int64 [B]) and normalise them: `dtype` [B, C, H, W], channels last.
+
+        Each call draws again.
 
         In this order: random crop and flip, enlargement and crop, random resized crop, rotation, perspective,
         brightness, contrast, saturation, hue, normalisation, cutout. (torchvision's ColorJitter draws the order of its

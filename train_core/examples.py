@@ -94,7 +94,7 @@ SAFETENSORS = (
 
 
 def network_source() -> str:
-    """The code of the network as it stands in `train_core.models`, without what it takes from this package.
+    """The code of the network in `train_core.models`, without its imports from this package.
 
     The specs are read from the model file, and each block's module is the one that its record builds.
     """

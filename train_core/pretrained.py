@@ -20,7 +20,7 @@ _NAMES = (
 
 
 def load_imagenet(model: ResNet) -> None:
-    """Give the model torchvision's ResNet-18 weights; its classifier stays as it is, but for 1,000 classes.
+    """Give the model torchvision's ResNet-18 weights; the classifier is replaced only if the model has 1,000 classes.
 
     They are kept in torch's cache ($TORCH_HOME, else ~/.cache/torch).
 

@@ -1,11 +1,11 @@
-"""What an epoch comes to. Imports no torch, so that a command line can read results in a moment."""
+"""The metrics of a training epoch. Imports no torch, so that read-only commands are fast."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """What one epoch came to. Accuracies are shares of 1; losses are mean cross-entropies in nats."""
+    """Metrics of one training epoch. Accuracies are shares of 1; losses are mean cross-entropies in nats."""
 
     epoch: int  # 1 for the first
     train_loss: float  # over the epoch's augmented batches, while the weights changed
@@ -15,4 +15,4 @@ class EpochResult:
     lr: float  # of the last step
     seconds: float  # wall time, evaluation included
     images: int  # trained on
-    accumulation_steps: int = 1  # that each batch went through the network in, for want of memory
+    accumulation_steps: int = 1  # micro-batches per step; more than 1 after an out-of-memory retry

@@ -40,7 +40,7 @@ Arrays = dict[str, NDArray[Any]]
 
 _DIGITS_TEST_PER_CLASS = 36  # 360 of 1,797 images
 _DIGITS_TEST_SEED = 0  # never the user's seed: a test split must not change
-_FOLDER_FORMAT = b"1"  # raise it when `decode` changes, so that folders are read anew
+_FOLDER_FORMAT = b"1"  # raise it when `decode` changes, so that folders are read again
 _NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, SSLError)
 _TIMEOUT_S = 60
 _CHUNK_BYTES = 1 << 20

@@ -26,11 +26,11 @@ Start = Literal["random", "imagenet"]
 Keep = Literal["last", "best"]
 
 ANNEALED = frozenset({"cosine", "one-cycle"})
-"""Schedules that reach zero at the end of a run."""
+"""Schedules whose rate reaches zero at the end of a run."""
 
 
 class Frozen(BaseModel):
-    """An immutable, keyword-only value that is checked where it is made and refuses unknown keys."""
+    """An immutable, keyword-only value that is validated when it is made and refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -46,44 +46,48 @@ class ResNetSpec(Frozen):
         description="output channels of each stage"
     )
     blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=5)] = Field(
-        description="residual blocks in each stage"
+        description="number of residual blocks in each stage"
     )
     strides: tuple[Stride, ...] = Field(
-        default=(), description="stride of each stage's first block; empty: 1, then 2 for every later stage"
+        default=(),
+        description="stride of the first block of each stage; empty: 1 for the first stage, 2 for the others",
     )
     in_channels: PositiveInt = Field(default=3, description="channels of the input images: 1 grey, 3 RGB")
-    num_classes: PositiveInt = Field(default=10, description="outputs of the classifier")
+    num_classes: PositiveInt = Field(default=10, description="number of outputs of the classifier")
     stem_width: PositiveInt | None = Field(
-        default=None, description="channels of the first convolution; none: as wide as the first stage"
+        default=None, description="channels of the first convolution; none: the width of the first stage"
     )
-    stem_kernel: Kernel = Field(default=3, description="kernel size of the first convolution")
+    stem_kernel: Kernel = Field(default=3, description="kernel size of the first convolution, in pixels")
     stem_stride: Stride = Field(default=1, description="stride of the first convolution")
     stem_pool: bool = Field(default=False, description="3x3 max pool of stride 2 after the first convolution")
     block: BlockName = Field(
         default="basic", description="; ".join(f"{name}: {block.description}" for name, block in BLOCKS.items())
     )
     final_norm: bool = Field(
-        default=False, description="norm and ReLU after the last stage of a preact network (He et al. 2016)"
+        default=False, description="adds norm and ReLU after the last stage of a preact network (He et al. 2016)"
     )
-    k1: Kernel = Field(default=3, description="kernel size of a block's first convolution")
-    k2: Kernel = Field(default=3, description="kernel size of a block's second convolution")
+    k1: Kernel = Field(default=3, description="kernel size of the first convolution of a block, in pixels")
+    k2: Kernel = Field(default=3, description="kernel size of the second convolution of a block, in pixels")
     shortcut: ShortcutType = Field(
         default="conv",
-        description="where a block changes the shape: a strided convolution, or a 3x3 max pool that takes the stride "
-        "and then a convolution of stride 1 (Duta et al. 2020, arXiv:2004.04989)",
+        description="shortcut of a block that changes the shape. conv: a convolution with the stride; max-pool: a 3x3 "
+        "max pool with the stride, then a convolution of stride 1 (Duta et al. 2020, arXiv:2004.04989)",
     )
-    shortcut_kernel: Kernel = Field(default=1, description="kernel size of the shortcut's convolution")
+    shortcut_kernel: Kernel = Field(default=1, description="kernel size of the convolution in the shortcut, in pixels")
     shortcut_norm: ShortcutNorm = Field(
-        default="after", description="where the shortcut's norm stands, seen from its convolution"
+        default="after", description="position of the norm in the shortcut: before or after its convolution, or none"
     )
     se_reduction: int = Field(
-        default=0, ge=0, description="squeeze-and-excitation with C // ratio hidden units (Hu et al. 2018); 0: none"
+        default=0,
+        ge=0,
+        description="reduction r of squeeze-and-excitation: C // r hidden units (Hu et al. 2018); 0: none",
     )
     block_dropout: Probability = Field(
-        default=0.0, description="dropout before a block's second convolution (Zagoruyko & Komodakis 2016)"
+        default=0.0,
+        description="dropout probability before the last convolution of a block (Zagoruyko & Komodakis 2016)",
     )
-    head_dropout: Probability = Field(default=0.0, description="dropout before the classifier")
-    norm: Norm = Field(default="batch", description="batch normalisation everywhere, or nowhere")
+    head_dropout: Probability = Field(default=0.0, description="dropout probability before the classifier")
+    norm: Norm = Field(default="batch", description="batch: batch normalisation; none: no normalisation")
 
     @model_validator(mode="before")
     @classmethod
@@ -138,95 +142,133 @@ class ResNetSpec(Frozen):
 
 
 class AugmentSpec(Frozen):
-    """Random changes to the training images, drawn anew for each image in each epoch. Zero (or one) means none."""
+    """Random changes to the training images, drawn for each image in each epoch. Zero (or one) means no change."""
 
     crop_padding: int = Field(
-        default=4, ge=0, le=1024, description="pixels of black border before a random crop back to size"
+        default=4,
+        ge=0,
+        le=1024,
+        description="width in pixels of a black border; a random crop of the original size follows",
     )
-    flip: bool = Field(default=True, description="horizontal flip of half of the images")
+    flip: bool = Field(default=True, description="flips half of the images horizontally")
     cutout: int = Field(
-        default=0, ge=0, le=1024, description="side in pixels of a square painted over (DeVries & Taylor 2017)"
+        default=0,
+        ge=0,
+        le=1024,
+        description="side in pixels of a square that is masked in each image (DeVries & Taylor 2017); 0: none",
     )
-    rotation: float = Field(default=0.0, ge=0, le=180, description="largest angle, in degrees either way")
+    rotation: float = Field(default=0.0, ge=0, le=180, description="largest rotation in degrees, in both directions")
     enlarge: float = Field(
-        default=1.0, ge=1, le=4, description="factor of size before a random crop back to it; 1: none"
+        default=1.0,
+        ge=1,
+        le=4,
+        description="factor by which images are enlarged; a random crop of the original size follows; 1: none",
     )
     resize_crop: float = Field(
-        default=1.0, gt=0, le=1, description="smallest share of the area that a random resized crop keeps; 1: none"
+        default=1.0, gt=0, le=1, description="smallest share of the area in a random resized crop; 1: none"
     )
     perspective: float = Field(
-        default=0.0, ge=0, le=1, description="distortion of a random perspective, on half of the images"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="strength of a random perspective distortion, applied to half of the images",
     )
-    brightness: float = Field(default=0.0, ge=0, le=1, description="factor drawn from 1 - x to 1 + x")
-    contrast: float = Field(default=0.0, ge=0, le=1, description="factor drawn from 1 - x to 1 + x")
-    saturation: float = Field(default=0.0, ge=0, le=1, description="factor drawn from 1 - x to 1 + x")
-    hue: float = Field(default=0.0, ge=0, le=0.5, description="shift drawn from -x to x, in turns of the colour wheel")
+    brightness: float = Field(
+        default=0.0, ge=0, le=1, description="strength x: the factor is drawn from 1 - x to 1 + x"
+    )
+    contrast: float = Field(default=0.0, ge=0, le=1, description="strength x: the factor is drawn from 1 - x to 1 + x")
+    saturation: float = Field(
+        default=0.0, ge=0, le=1, description="strength x: the factor is drawn from 1 - x to 1 + x"
+    )
+    hue: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="strength x: the shift is drawn from -x to x, in turns of the colour wheel",
+    )
 
 
 class CopySpec(AugmentSpec):
-    """One copy of all training images, each changed once and for all; by default not at all."""
+    """One fixed copy of all training images. By default, the images are not changed."""
 
     crop_padding: int = Field(default=0, ge=0, le=1024, description="as above")
     flip: bool = Field(default=False, description="as above")
-    mirror: bool = Field(default=False, description="horizontal flip of all images")
+    mirror: bool = Field(default=False, description="flips all images horizontally")
 
 
 class TrainSpec(Frozen):
-    """A recipe. Everything about time is a share of the run, so that a short run is the whole run made short."""
+    """A recipe. Every duration is a share of the run, so a short run is a complete run of fewer epochs."""
 
-    epochs: int = Field(ge=1, description="each of as many images as the training split has, or its copies together")
+    epochs: int = Field(
+        ge=1, description="number of epochs; an epoch has as many images as the training split, or as all its copies"
+    )
     data_fraction: float = Field(
-        default=1.0, gt=0, le=1, description="share of the training images that an epoch goes over, again and again"
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the training images that is used; an epoch passes over them several times",
     )
     copies: tuple[CopySpec, ...] = Field(
         default=(),
         max_length=32,
-        description="copies of the training images, drawn once by the seed, that stand in their place; empty: the "
-        "images themselves",
+        description="fixed copies that replace the training images, drawn once from the seed; empty: the images "
+        "themselves",
     )
     start: Start = Field(
-        default="random", description="first weights: random, or those of torchvision's ResNet-18 trained on ImageNet"
+        default="random", description="initial weights: random, or those of torchvision's ResNet-18 trained on ImageNet"
     )
     keep: Keep = Field(
-        default="last", description="the weights that the run ends with: the last epoch's, or the best's on validation"
+        default="last",
+        description="final weights: those of the last epoch, or of the epoch with the best validation accuracy",
     )
-    batch_size: int = Field(default=128, ge=1, description="images in a step")
+    batch_size: int = Field(default=128, ge=1, description="images per training step")
     optimizer: OptimizerName = Field(
         default="sgd", description="; ".join(f"{name}: {each.description}" for name, each in OPTIMIZERS.items())
     )
     lr: float = Field(default=0.1, gt=0, description="peak learning rate")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD; beta1 of Adam and AdamW")
     beta2: float = Field(default=0.999, ge=0, lt=1, description="beta2 of Adam and AdamW")
-    nesterov: bool = Field(default=False, description="Nesterov momentum (SGD)")
+    nesterov: bool = Field(default=False, description="uses Nesterov momentum (SGD only)")
     weight_decay: float = Field(
         default=5e-4,
         ge=0,
-        description="L2 penalty of SGD and Adam; decoupled decay of AdamW (Loshchilov & Hutter 2019)",
+        description="weight decay: an L2 penalty for SGD and Adam, decoupled for AdamW (Loshchilov & Hutter 2019)",
     )
-    decay_norm_and_bias: bool = Field(default=False, description="weight decay on norms and biases too")
+    decay_norm_and_bias: bool = Field(default=False, description="applies weight decay to norms and biases as well")
     schedule: ScheduleName = Field(
-        default="cosine", description="learning rate over the run, set anew before every batch"
+        default="cosine", description="learning-rate schedule over the run, updated before every batch"
     )
     warmup: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="share of the run in which the rate rises from zero (one-cycle has its own rise of .3)",
+        description="share of the run in which the rate rises from zero (one-cycle has its own warm-up of 0.3)",
     )
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        default=(0.3, 0.6, 0.8), description="multi-step: shares of the run after which the rate is multiplied by gamma"
+        default=(0.3, 0.6, 0.8),
+        description="multi-step: the rate is multiplied by gamma after each of these shares of the run",
     )
     step_every: float = Field(
-        default=0.25, gt=0, le=1, description="step: the rate is multiplied by gamma each time this share has passed"
+        default=0.25, gt=0, le=1, description="step: the rate is multiplied by gamma after each such share of the run"
     )
     gamma: float = Field(default=0.1, gt=0, le=1, description="factor of the multi-step and step schedules")
-    label_smoothing: Probability = Field(default=0.0, description="mass moved from the true class to all (0: none)")
-    clip_norm: float = Field(default=0.0, ge=0, description="largest L2 norm of all gradients together; 0: no clipping")
-    clip_value: float = Field(default=0.0, ge=0, description="largest absolute value of a gradient; 0: no clipping")
-    ema_decay: Probability = Field(
-        default=0.0, description="decay per step of the averaged weights, which then are scored; 0: last weights"
+    label_smoothing: Probability = Field(
+        default=0.0, description="probability mass moved from the true class to all classes; 0: none"
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of initialisation, order, augmentation and dropout")
+    clip_norm: float = Field(default=0.0, ge=0, description="largest L2 norm of the whole gradient; 0: no clipping")
+    clip_value: float = Field(
+        default=0.0, ge=0, description="largest absolute value of each element of the gradient; 0: no clipping"
+    )
+    ema_decay: Probability = Field(
+        default=0.0,
+        description="decay per step of the averaged weights, which are then scored; 0: the last weights are scored",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**32,
+        description="random seed for initialisation, order of the images, augmentation and dropout",
+    )
     precision: Precision = Field(default="fp32", description="fp32, or bf16 or fp16 autocast")
     augment: AugmentSpec = AugmentSpec()
 

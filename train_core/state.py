@@ -66,18 +66,18 @@ class TrainState:
 
     @property
     def final_model(self) -> ResNet:
-        """The weights that a finished run comes to: those of the last epoch, or of the best."""
+        """The weights that a run ends with: those of the last epoch, or of the best."""
         return self.best_model or self.eval_model
 
     @property
     def final_result(self) -> EpochResult:
-        """What the epoch came to whose weights are kept; of equally good ones the first."""
+        """The metrics of the epoch whose weights are kept; of equally good ones the first."""
         if self.recipe.keep == "last":
             return self.history[-1]
         return max(self.history, key=lambda result: result.val_accuracy)
 
     def add(self, result: EpochResult) -> None:
-        """Note what an epoch came to, and its weights if they are the best so far."""
+        """Add an epoch's metrics, and keep its weights if they are the best so far."""
         self.history.append(result)
         if self.best_model is not None and self.final_result is result:
             self.best_model.load_state_dict(self.eval_model.state_dict())

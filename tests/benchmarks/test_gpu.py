@@ -395,7 +395,7 @@ def test_nvidias_service_runs_in_a_folder_of_its_own_and_is_stopped(
 
 def test_a_service_that_does_not_quit_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path / "bin", nvidia_mps.CONTROL, SERVICE.replace("quit) kill", "quit) sleep 3; kill"), monkeypatch)
-    monkeypatch.setattr(nvidia_mps, "LOCK_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(nvidia_mps, "TIMEOUT_S", 1.0)
     with nvidia_mps.running(tmp_path / "mps"):
         pid = int((tmp_path / "mps" / f"{nvidia_mps.CONTROL}.pid").read_text())
     assert has_ended(pid)

@@ -1,11 +1,14 @@
-"""Runs that several files read."""
+"""Runs that several files read, and what is learnt from them once."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
+from optuna.importance import get_param_importances
 
-from search import fidelity
+from search import fidelity, results
 from search.run_folder import RunFolder
 from tests.support.runs import SOON, make_run, promoted
 from train_core.errors import DivergedError
@@ -26,8 +29,25 @@ def mixed(made_once: Path, tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def measured(mixed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """The same with a longer run of each complete trial, and three counted as enough for `fidelity`."""
+    """The same with a full run of each complete trial, and three counted as enough for `fidelity`."""
     monkeypatch.setattr(fidelity, "MIN_PAIRS", 3)
     for number, accuracy in ((0, 0.8), (1, 0.85), (5, 0.9)):
         promoted(mixed, number, val_accuracy=accuracy)
     return mixed
+
+
+LEARNT: dict[str, dict[str, float]] = {}
+"""Importances, by the trials and the parameters that they were learnt from."""
+
+
+@pytest.fixture(autouse=True)
+def _importances_are_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importances take half of the time of a report; from the same trials they are the same."""
+
+    def once(study: optuna.Study, *, params: list[str], **options: Any) -> dict[str, float]:
+        key = repr(([(trial.value, trial.params) for trial in study.trials], params))
+        if key not in LEARNT:
+            LEARNT[key] = get_param_importances(study, params=params, **options)
+        return dict(LEARNT[key])
+
+    monkeypatch.setattr(results, "get_param_importances", once)

@@ -53,7 +53,7 @@ MISTAKES = [
     ("run digits --ray-address auto", "--ray-address places workers on several machines: give a --storage"),
     ("run digits --ray-address auto --device cuda:1", "--device cuda:1 is a device of one machine, and --ray-address"),
     ("run digits --ray-address auto --device cuda:1", "places workers on several: give --device cuda"),
-    ("storage serve", "what is to be served? give --storage, or set SEARCH_STORAGE"),
+    ("storage serve", "no storage to serve: give --storage, or set SEARCH_STORAGE"),
     ("storage serve --storage grpc://here", "--storage is a gRPC proxy without host or port"),
     ("promote --workers 0", "Invalid value for '--workers'"),
     ("run digits --budget 500", "the smallest network of this space, [8,8] x [1,1] basic"),
@@ -94,9 +94,12 @@ MISTAKES = [
     ("export nowhere", "no run 'nowhere' in runs"),
     ("export --format no-such-format", "unknown format 'no-such-format': give one of onnx, "),
     ("export --trial -1", "Invalid value for '--trial'"),
-    ("predict model.pth 1.png", "model.pth is no model file: give one that ends in .onnx, .pt2 or .safetensors"),
+    (
+        "predict model.pth 1.png",
+        "model.pth is not a model file: give one that ends in one of .onnx, .pt2, .safetensors",
+    ),
     ("predict missing.onnx 1.png", "cannot read the model missing.onnx (No such file or directory): check the path"),
-    ("predict a-file 1.png", "a-file is no model file"),
+    ("predict a-file 1.png", "a-file is not a model file"),
     ("dashboard", "no run in runs: start one with `search run`"),
     ("dashboard --port 65536", "Invalid value for '--port'"),
     ("count digits --budget 12", "is less than the smallest network"),
@@ -141,13 +144,13 @@ def test_promoting_before_anything_is_finished(
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("promote --ladder 3x4 --top 2", "--ladder says how many and how long: leave out --top and --epochs"),
+        ("promote --ladder 3x4 --top 2", "--ladder says how many trials and epochs: leave out --top and --epochs"),
         ("promote --ladder 3x4,5x8", "ladder '3x4,5x8': 5x8 after 3x4 must have more epochs, and no more trials"),
         ("promote --ladder three", "ladder 'three': 'three' is no rung: write trials x epochs, as in 8x60,3x200"),
         ("fidelity --epochs 2", "2 epochs are no more than a short run's 6: give a larger --epochs"),
         ("fidelity", "4 trials are wanted, but 2 are complete: continue the search"),
         ("fidelity --trials 3", "3 trials are too few to compare ranks: give at least --trials 4, or 0"),
-        ("fidelity --trials 0", "has fewer than 4 trials with longer runs of one length: give --trials 12"),
+        ("fidelity --trials 0", "has fewer than 4 trials with full runs of one length: give --trials 12"),
     ],
 )
 def test_mistakes_about_longer_runs(
@@ -257,7 +260,8 @@ def test_a_disk_that_has_become_read_only_ends_the_command_at_once_with_one_line
     assert search("report", capsys, monkeypatch) == (
         1,
         "",
-        "search: runs/mine/trial.pt: Read-only file system: make room or mend it; the same command continues\n",
+        "search: runs/mine/trial.pt: Read-only file system: make room or fix the cause and run the same command to "
+        "continue\n",
     )
 
 
@@ -284,5 +288,5 @@ def test_a_proxy_that_others_can_reach_comes_with_a_warning(
     assert capsys.readouterr().out == (
         "serving postgresql on db/studies at grpc://127.0.0.1:13000; Ctrl-C ends it\n"
         "serving postgresql on db/studies at grpc://0.0.0.0:13000; Ctrl-C ends it\n"
-        "warning: whoever can reach this port can read, change and delete all studies: keep it in a private network\n"
+        "warning: anyone who can reach this port can read, change and delete all studies: use a private network\n"
     )

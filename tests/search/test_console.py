@@ -14,10 +14,11 @@ import search.console
 import search.terminal
 from search import api, full_runs
 from search.console import EpochBar, StudyProgress, epoch_bar
+from search.identity import open_study
 from search.plan import Estimate
-from search.run_folder import read_facts, write_json
-from search.study import open_study
-from search.trials import ended
+from search.run_folder import RunRef, note_promoted, read_facts
+from search.session import Placement
+from search.trials import finished_trials
 from tests.support.commands import search as searched
 from tests.support.runs import make_run, promoted
 from tests.support.tiny import NETWORK, tiny_recipe
@@ -93,12 +94,12 @@ best k only
 
  run       trials       Spearman        Kendall       k = 1       k = 3  k = 5
  ─────────────────────────────────────────────────────────────────────────────
- 2 epochs       4            .80            .67         0.0         0.0
+ 2 epochs       4           0.80           0.67         0.0         0.0
                    -1.00 to 1.00  -1.00 to 1.00  0.0 to 3.0  0.0 to 0.0
 
 Below each: its 95 % interval (bootstrap over the trials).
-Short runs of 2 epochs rank this space well enough, as far as so few trials
-tell: promote the best 1.
+Short runs of 2 epochs rank this space well enough, as far as so few trials can
+show: promote the best 1.
 report: runs/digits-20k/report.html
 """
 
@@ -107,25 +108,27 @@ report: runs/digits-20k/report.html
 def test_what_run_promote_and_fidelity_leave_behind(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "Trainer", lambda *_: FakeTrainer())
     monkeypatch.setattr(api, "estimate", lambda *_: Estimate(images_per_second=1234.5, seconds=90))
-    folder = api.run("digits", {"trials": 4, "epochs": 2}, runs=Path("runs"))
+    folder = api.run("digits", {"trials": 4, "epochs": 2}, RunRef(), Placement())
     assert terminal.shown == RUN.strip("\n")
 
     terminal.clear()
     for trial, seed, validation, test in ((0, 0, 0.9, 0.88), (0, 1, 0.92, 0.9), (2, 0, 0.85, 0.8), (2, 1, 0.87, 0.81)):
         promoted(folder, trial, seed=seed, val_accuracy=validation, test_accuracy=test, tested=True)
-    write_json(folder.facts, read_facts(folder) | {"promoted": "search promote digits-20k --top 1"})  # as older runs do
-    full_runs.promote(None, runs=Path("runs"), ladder="2x5", seeds=2)
+    note_promoted(folder, "search promote digits-20k --top 1")
+    full_runs.promote(RunRef(), Placement(), full_runs.PromoteFlags(ladder="2x5", seeds=2))
     assert terminal.shown == PROMOTE.strip("\n")
 
     terminal.clear()
     for trial in (1, 3):
         promoted(folder, trial, tested=False, test_accuracy=None, val_accuracy=0.8 + trial / 100)
-    full_runs.fidelity(None, runs=Path("runs"), trials=4, epochs=5)
+    full_runs.fidelity(RunRef(), Placement(), trials=4, epochs=5)
     assert terminal.shown == FIDELITY.strip("\n")
 
     terminal.clear()
-    api.run("digits", {"trials": 4, "epochs": 2}, runs=Path("runs"))
-    assert read_facts(folder)["promoted"] == [
+    api.run("digits", {"trials": 4, "epochs": 2}, RunRef(), Placement())
+    facts = read_facts(folder)
+    assert facts is not None
+    assert list(facts.promoted) == [
         "search promote digits-20k --top 1",
         "search promote digits-20k --ladder 2x5 --seeds 2",
         "search fidelity digits-20k --trials 4 --epochs 5",
@@ -165,7 +168,7 @@ max-pool shortcut
 
 
 def test_the_bars_of_a_search(terminal: Terminal, tmp_path: Path) -> None:
-    first, second = ended(open_study(make_run(tmp_path / "run", [0.5, 0.7])))
+    first, second = finished_trials(open_study(make_run(tmp_path / "run", [0.5, 0.7])))
     recipe = tiny_recipe(epochs=4)
     with StudyProgress([], 3, logs=False) as progress:
         progress.trial_started(0, NETWORK, recipe)
@@ -182,7 +185,7 @@ def test_the_bars_of_a_search(terminal: Terminal, tmp_path: Path) -> None:
 def test_the_bars_of_several_workers(terminal: Terminal, tmp_path: Path) -> None:
     study = open_study(make_run(tmp_path / "run", [0.5]))
     for curve in ({1: 0.3, 2: 0.4}, {}):
-        recipe = {"recipe": tiny_recipe(epochs=4).model_dump_json()}
+        recipe = {"recipe": tiny_recipe(epochs=4).model_dump_json(), "network": NETWORK.model_dump_json()}
         study.add_trial(optuna.trial.create_trial(state=RUNNING, user_attrs=recipe, intermediate_values=curve))
     with StudyProgress([], 6, logs=False) as progress:
         progress.catch_up(study)

@@ -8,7 +8,7 @@ import pytest
 
 from search.dashboard import open_browser
 from search.notes import publish
-from search.report import read_results
+from search.results import read_results
 from search.run_folder import RunFolder
 from tests.support.browser import Browser
 from tests.support.processes import get, run_folder, serving
@@ -54,7 +54,7 @@ def test_the_dashboard_has_the_study_its_notes_and_its_artifacts(url: str) -> No
 def test_a_promoted_trials_page_shows_its_note_and_pictures(url: str, browser: Browser) -> None:
     page = browser.load(f"{url}/dashboard/studies/1/trials?numbers=1")
     page.wait_for(LOADED)
-    for said in ("verdict: complete, 60.00 % on validation", "Trained for longer", "trial-1-network.svg"):
+    for said in ("verdict: complete, 60.00 % on validation", "Full runs", "trial-1-network.svg"):
         assert said in page.text, said
     assert "[//]" not in page.text
     widths = page.evaluate("[...document.images].map(each => each.clientWidth)")
@@ -65,7 +65,7 @@ def test_a_promoted_trials_page_shows_its_note_and_pictures(url: str, browser: B
 def test_the_studys_note_is_shown(url: str, browser: Browser) -> None:
     page = browser.load(f"{url}/dashboard/studies/1/note", dark=True)
     page.wait_for("document.body.innerText.includes('The best network found')")
-    assert "It goes on with search export digits-20k." in page.text
+    assert "Next: search export digits-20k." in page.text
     assert page.evaluate("document.querySelector('a[href*=numbers]').textContent") == "trial 1"
     assert page.errors == []
 
@@ -74,7 +74,7 @@ def test_the_browser_is_opened_and_other_machines_are_warned_of(folder: RunFolde
     opener, opened = tmp_path / "opener", tmp_path / "opened"
     opener.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
     opener.chmod(0o755)
-    warning = "warning: whoever can reach this port can change and delete all studies: keep it in a private network\n"
+    warning = "warning: anyone who can reach this port can change and delete all studies: use a private network\n"
     environment = {"DISPLAY": ":9", "BROWSER": f"{opener} %s", "SAYS": warning}
     with serving("--host 0.0.0.0", folder.root.parents[1], **environment) as (address, _):
         assert address.startswith("http://localhost:")

@@ -1,6 +1,7 @@
 """The real thing: the commands as processes, on real digits, killed and continued."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -15,10 +16,11 @@ import numpy as np
 import optuna_dashboard
 import pytest
 import torch
+from PIL import Image
 
 from search.charts import ALL_CHARTS
+from search.identity import open_study
 from search.promotions import Promotion, finished
-from search.study import open_study
 from tests.support.browser import Browser
 from tests.support.pages import DESKTOP, PHONE, check, check_plots, shown
 from tests.support.processes import ALWAYS_SAVES, SHORT, run_folder, search, serving, start, start_anew, wait_for
@@ -52,7 +54,7 @@ def test_the_search_says_what_it_will_do_and_what_it_did(searched: Path) -> None
         "CPU, 1 thread",
         "budget   20,000 parameters",
         "smallest: 514 parameters",
-        "trials   3 of 2 epochs, first 1 known network (lenet-sized)",
+        "trials   3 of 2 epochs, first 1 baseline (lenet-sized)",
         "images/s measured on",
         "1/3  trial 0 (lenet-sized)",
         "3/3  trial 2",
@@ -66,7 +68,7 @@ def test_the_run_folder_holds_what_is_needed_to_run_it_again(searched: Path) -> 
     facts = json.loads(folder.facts.read_text())
     assert facts["versions"]["torch"] == torch.__version__
     assert facts["device"] == "CPU, 1 thread"
-    assert facts["data"]["training images"] == 1150
+    assert facts["data"]["training_images"] == 1150
     again = search(f"run {folder.study_file} --name digits-20k", searched)
     assert "continuing" in again
     assert "3 of 3 trials" in again
@@ -117,7 +119,7 @@ def promoted(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the searched folder in which the best trial has been promoted without interruption."""
     folder = Path(shutil.copytree(searched, tmp_path_factory.mktemp("promoted") / "copy"))
     out = search(FULL, folder)
-    assert "Longer runs, the longest first, then the best on validation" in out
+    assert "Full runs, the longest first, then the best on validation" in out
     assert "best on validation: trial" in out
     assert "next: search export digits-20k" in out
     return folder
@@ -222,7 +224,7 @@ def test_fidelity_trains_trials_at_length_and_answers_from_ladders_at_no_cost(fe
     said = search("promote --ladder 3x4,1x5 --seeds 2 --refit", few)
     assert "the top 3 for 4 epochs, the best 1 of those for 5, with 2 seeds each, then the winner" in said
     assert "2 seeds, mean and standard deviation: validation" in said
-    assert "trained once more, on the validation images, too: test" in said
+    assert "trained once more, also on the validation images: test" in said
     runs = finished(run_folder(few))
     assert {(run.recipe.epochs, run.tested) for run in runs} == {(4, False), (5, True)}
 
@@ -242,3 +244,53 @@ def test_a_signal_ends_a_promotion_after_the_epoch_and_it_ends_with_the_same_wei
     search(FULL, copy)
     whole, pieces = final_weights(promoted), final_weights(copy)
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+
+
+PHOTOS = """
+data = "photos"
+budget = 10_000
+trials = 2
+epochs = 1
+
+[space]
+stages = 3
+blocks = 1
+block = ["basic", "preact"]
+k1 = 1
+k2 = 3
+shortcut = "conv"
+shortcut_kernel = 1
+stem_kernel = 1
+stem_stride = 2
+batch_size = 15
+"""
+"""A study of networks with 1x1 convolutions of stride 2; oneDNN's backward pass of these can end the process."""
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with a study of `photos`, JPEG files of two classes, of which the second is brighter."""
+    generator = np.random.default_rng(0)
+    for split, images in (("train", 25), ("test", 4)):
+        for darkest, label in ((0, "night"), (100, "noon")):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            for i in range(images):
+                pixels = generator.integers(darkest, darkest + 150, size=(48, 48, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    (tmp_path / "photos.toml").write_text(PHOTOS)
+    return tmp_path
+
+
+def test_photos_are_searched_and_promoted_in_odd_batches_with_the_threads_that_a_user_has(photos: Path) -> None:
+    for command in ("run photos.toml --name digits-20k", "promote --top 1 --epochs 2"):
+        process = start_anew(command, photos, all_threads=True)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, (command, process.returncode, err)
+        assert bool(re.search(r"CPU, 1 thread\b", out)) == (len(os.sched_getaffinity(0)) == 1)
+    assert [trial.state.name for trial in open_study(run_folder(photos)).trials] == ["COMPLETE"] * 2
+    result = result_of(photos)
+    assert result.recipe.batch_size == 15
+    assert (result.network.stem_kernel, result.network.stem_stride, result.network.shortcut_kernel) == (1, 2, 1)
+    assert result.test_images == 8
+    assert all(0 < epoch.train_loss < 10 for epoch in result.history)

@@ -16,20 +16,20 @@ import optuna
 import pytest
 import torch
 from hypothesis import given, settings
-from optuna.trial import FrozenTrial
 from PIL import Image
 
 from search import api
+from search.data_shape import data_shape_of
 from search.errors import CheckpointError, ModelError, RunError
 from search.export import chosen, export_model
 from search.formatting import percent
-from search.ladder import recipe_of
+from search.identity import open_study
 from search.predict import Guess, Prediction
 from search.promoter import Promoter
 from search.promotions import Promotion, finished
-from search.run_folder import RunFolder
+from search.run_folder import RunFolder, RunRef
 from search.spec import load_study
-from search.study import data_shape_of, open_study
+from search.trials import TrialRecord, records
 from tests.support.commands import search
 from tests.support.runs import add_trial, make_run, study_spec
 from tests.support.tiny import tiny_data
@@ -41,7 +41,7 @@ from train_core.deploy import Description, deployed
 from train_core.examples import network_code
 from train_core.formats import FORMATS, read
 from train_core.models import ResNet
-from train_core.specs import ResNetSpec, TrainSpec
+from train_core.specs import ResNetSpec
 
 SPEC = load_study("digits", {"trials": 2})
 NAME = "digits-20k"
@@ -62,7 +62,7 @@ def promoted(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Pa
     test = partial(load_test, "digits", fingerprint=data.fingerprint, cache=Path())
     promoter = Promoter(folder=folder, data=data, load_test=test, device_name="a test")
     for trial, epochs, seed in ((0, WHOLE, 0), (0, WHOLE, 1), (1, SHORT, 0)):
-        promoter.train(study.trials[trial], epochs, seed, lambda result: None, tests=trial == 0)
+        promoter.train(records(study)[trial], epochs, seed, lambda result: None, tests=trial == 0)
     return runs
 
 
@@ -76,7 +76,7 @@ def refit(folder: RunFolder, data: TrainingData) -> Promotion:
     """The first trial, trained on the validation images, too."""
     test = partial(load_test, "digits", fingerprint=data.fingerprint, cache=Path())
     promoter = Promoter(folder=folder, data=data, load_test=test, device_name="a test")
-    return promoter.train(open_study(folder).trials[0], WHOLE, 0, lambda result: None, refit=True)
+    return promoter.train(records(open_study(folder))[0], WHOLE, 0, lambda result: None, refit=True)
 
 
 def write_digit(data: TrainingData, name: str, index: int = 0) -> None:
@@ -104,12 +104,10 @@ def test_another_trial_is_exported_by_its_number(folder: RunFolder) -> None:
 def test_the_averaged_weights_are_exported_where_they_are_scored(
     folder: RunFolder, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def averaging(trial: FrozenTrial) -> TrainSpec:
-        return recipe_of(trial).model_copy(update={"ema_decay": 0.9})
-
-    monkeypatch.setattr("search.promoter.recipe_of", averaging)
+    recipe = records(open_study(folder))[1].recipe.model_copy(update={"ema_decay": 0.9})
+    monkeypatch.setattr(TrialRecord, "recipe", property(lambda trial: recipe))
     promoter = Promoter(folder=folder, data=data, load_test=lambda: None, device_name="a test")
-    run = promoter.train(open_study(folder).trials[1], WHOLE, 0, lambda result: None, tests=False)
+    run = promoter.train(records(open_study(folder))[1], WHOLE, 0, lambda result: None, tests=False)
     exported = export_model(folder, run, SPEC, data, "safetensors", trials=2)
     state = checkpoint.load(folder.promotion(1, WHOLE, 0).checkpoint, torch.device("cpu"))
     assert state.ema_model is not None
@@ -135,7 +133,7 @@ def python_of(card: str) -> str:
 def test_the_example_in_the_card_runs_without_this_package_and_says_what_predict_says(
     fmt: str, folder: RunFolder, data: TrainingData
 ) -> None:
-    exported = api.export(NAME, runs=folder.root.parent, fmt=fmt)
+    exported = api.export(RunRef(NAME, folder.root.parent), fmt=fmt)
     assert exported.file == folder.root / "exported" / f"{folder_name(exported.run)}.{fmt}"
     assert exported.difference <= 1e-5
     write_digit(data, "image.png")
@@ -202,7 +200,7 @@ def test_the_command_says_where_the_files_are(
 
 
 def test_the_numbers_in_the_card_are_those_of_the_run(folder: RunFolder, data: TrainingData) -> None:
-    exported = api.export(NAME, runs=folder.root.parent, fmt="safetensors")
+    exported = api.export(RunRef(NAME, folder.root.parent), fmt="safetensors")
     card, best = exported.card.read_text(), exported.run
     seeds = [run for run in finished(folder) if run.trial == 0]
     assert best.val_accuracy is not None
@@ -215,7 +213,7 @@ def test_the_numbers_in_the_card_are_those_of_the_run(folder: RunFolder, data: T
         f"| 360 test images | {percent(best.test_accuracy)} | this model; read once, after training |",
         f"| 287 validation images | {percent(best.short_score)} | the short run of 6 epochs",
         "mean and standard deviation of 2 seeds |",
-        "out of 2 short runs and 3 longer runs",
+        "out of 2 short runs and 3 full runs",
         "The test images had no part in the choice.",
         "this one was the best on validation",
         f"| data | digits, fingerprint {data.fingerprint} |",
@@ -235,12 +233,12 @@ def test_the_numbers_in_the_card_are_those_of_the_run(folder: RunFolder, data: T
 
 def test_the_card_of_a_refit_says_what_it_was_trained_on(folder: RunFolder, data: TrainingData) -> None:
     run = refit(folder, data)
-    exported = api.export(NAME, runs=folder.root.parent, fmt="safetensors")
+    exported = api.export(RunRef(NAME, folder.root.parent), fmt="safetensors")
     card = exported.card.read_text()
     assert exported.about.mean == data.with_validation_in_training().mean != data.mean
     assert "| trained on | 1,437 images, training and validation together |" in card
     assert f"| 360 test images | {percent(run.test_accuracy or 0)} | this model; read once, after training |" in card
-    assert "on the validation images, too" in card
+    assert "also on the validation images" in card
     assert "mean and standard deviation of 2 seeds, trained without the validation images |" in card
 
 
@@ -248,21 +246,21 @@ def test_the_card_of_a_refit_without_a_test_split_says_that_it_has_no_number(
     folder: RunFolder, data: TrainingData
 ) -> None:
     promoter = Promoter(folder=folder, data=data, load_test=lambda: None, device_name="a test")
-    promoter.train(open_study(folder).trials[1], SHORT, 0, lambda result: None, refit=True)
-    card = api.export(NAME, runs=folder.root.parent, trial=1, fmt="safetensors").card.read_text()
+    promoter.train(records(open_study(folder))[1], SHORT, 0, lambda result: None, refit=True)
+    card = api.export(RunRef(NAME, folder.root.parent), trial=1, fmt="safetensors").card.read_text()
     assert "it has no number of its own" in card
     assert "| the same network, trained without the validation images |" in card
 
 
 def test_the_card_of_a_run_that_was_not_tested_says_so(folder: RunFolder) -> None:
-    card = api.export(NAME, runs=folder.root.parent, trial=1, fmt="safetensors").card.read_text()
+    card = api.export(RunRef(NAME, folder.root.parent), trial=1, fmt="safetensors").card.read_text()
     assert "test images |" not in card
     assert "Its test images are not read yet." in card
-    assert "not the one that the validation images choose out of 2 short runs and 3 longer runs" in card
+    assert "not the one that the validation images choose out of 2 short runs and 3 full runs" in card
 
 
 def test_the_card_holds_no_path_of_this_machine(folder: RunFolder) -> None:
-    exported = api.export(NAME, runs=folder.root.parent.absolute(), fmt="safetensors")
+    exported = api.export(RunRef(NAME, folder.root.parent.absolute()), fmt="safetensors")
     assert str(Path.cwd()) not in exported.card.read_text()
     assert str(Path.cwd()).encode() not in exported.file.read_bytes()
 
@@ -272,13 +270,13 @@ def test_photos_with_named_classes(tmp_path: Path) -> None:
     add_trial(study, 0.5, "sgd")
     folder = RunFolder(tmp_path / "photos")
     promoter = Promoter(folder=folder, data=data, load_test=lambda: None, device_name="a test")
-    run = promoter.train(study.trials[0], 4, 0, lambda result: None)
+    run = promoter.train(records(study)[0], 4, 0, lambda result: None)
     exported = export_model(folder, run, study_spec(data="/home/anna/photos"), data, "safetensors", trials=1)
     card = exported.card.read_text()
     assert "It tells 3 classes of 8x8 RGB images apart." in card
     assert '["red", "green", "blue"]' in card
-    assert "This data has no test split, so that no number here is free of the choice." in card
-    assert "The licence of the images that it was trained on may bind the model, too" in card
+    assert "This data has no test split, so every number here was used for model selection." in card
+    assert "The licence of the images that it was trained on may bind the model too" in card
     assert "anna" not in card
     Image.fromarray(data.val.images[0].numpy()).save("colour.png")
     Image.fromarray(data.val.images[0, :, :, 0].numpy()).save("grey.png")
@@ -327,7 +325,7 @@ def test_a_checkpoint_that_is_gone_or_of_another_run_is_named(folder: RunFolder,
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("export --trial 7", "trial 7 of run 'digits-20k' has no finished longer run: those that have are 0, 1"),
+        ("export --trial 7", "trial 7 of run 'digits-20k' has no finished full run: give one of 0, 1"),
         ("export elsewhere", "no run 'elsewhere' in runs: there are digits-20k"),
         ("export --format no-such-format", "unknown format 'no-such-format': give one of onnx, "),
     ],
@@ -350,7 +348,7 @@ def test_exporting_before_anything_is_promoted(
     shutil.rmtree(folder.root / "promoted")
     for command, said in (
         ("export", "only short ones: train its best with `search promote digits-20k`"),
-        ("export --trial 0", "trial 0 of run 'digits-20k' has no finished longer run: start one with `search promote`"),
+        ("export --trial 0", "trial 0 of run 'digits-20k' has no finished full run: start one with `search promote`"),
     ):
         code, _, err = search(command, capsys, monkeypatch)
         assert (code, err.count("\n")) == (2, 1)
@@ -373,7 +371,7 @@ def test_without_its_package_onnx_says_what_to_install(
 def model(promoted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model of grey images."""
     runs = Path(shutil.copytree(promoted, tmp_path_factory.mktemp("model") / "runs"))
-    return api.export(NAME, runs=runs, fmt="safetensors").file
+    return api.export(RunRef(NAME, runs), fmt="safetensors").file
 
 
 def test_predict_prints_the_classes_of_each_image_and_says_where_it_was_resized(
@@ -451,4 +449,4 @@ def test_a_run_whose_data_has_changed_is_not_exported(folder: RunFolder) -> None
     changed = folder.study_file.read_text().replace("val_fraction = 0.2", "val_fraction = 0.3")
     folder.study_file.write_text(changed)
     with pytest.raises(RunError, match="was made with"):
-        api.export(NAME, runs=folder.root.parent, fmt="safetensors")
+        api.export(RunRef(NAME, folder.root.parent), fmt="safetensors")

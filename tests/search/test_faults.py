@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from search.study import open_study
-from search.trials import ended
+from search.identity import open_study
 from tests.support.processes import SHORT, run_folder, search, start
+from tests.support.runs import ended
 
 DEADLY = """
 import ctypes, os, signal
@@ -47,9 +47,9 @@ def traces(folder: Path) -> list[str]:
 def test_a_trial_that_ends_its_process_in_a_fault_twice_is_failed_and_the_search_goes_on(
     die: str, number: signal.Signals, fault: str, tmp_path: Path
 ) -> None:
-    again = f"trial 1 ended its process ({fault}): it is tried again\n"
+    again = f"trial 1 ended its process ({fault}): it is run again\n"
     failed = f"ended its process ({fault}) twice"
-    verdict = f"trial 1 (tried again as trial 2) {failed}: it counts as failed, and the search goes on\n"
+    verdict = f"trial 1 (run again as trial 2) {failed}: it counts as failed, and the search goes on\n"
 
     code, out = deadly(tmp_path, die)
     assert code == -number
@@ -88,7 +88,7 @@ def test_a_trial_whose_process_is_killed_is_tried_again_and_the_next_start_says_
     for start_number in range(3):
         code, out = deadly(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
         assert code == -signal.SIGKILL
-        again = "trial 1 lost its process (killed, or out of memory): it is tried again\n"
+        again = "trial 1 lost its process (killed, or out of memory): it is run again\n"
         assert out.count(again) == (start_number > 0)
     code, out = deadly(tmp_path, "pass")
     assert code == 0

@@ -6,11 +6,12 @@ import pytest
 from optuna.trial import TrialState
 from scipy.stats import kendalltau, spearmanr
 
-from search.console import fidelity_table, interval
-from search.fidelity import Agreement, Fidelity, Interval, Pair, advice, agreement, measure, pick
-from search.ladder import network_of, recipe_of
+from search.console import fidelity_table
+from search.fidelity import Agreement, Fidelity, Pair, advice, agreement, measure, pick
+from search.formatting import Interval, interval
 from search.promotions import Promotion
-from tests.support.runs import add_trial
+from search.trials import records
+from tests.support.runs import add_trial, network_of, recipe_of
 from tests.support.trainers import epoch_result
 
 SCORES = np.random.default_rng(3).uniform(0.4, 0.9, 12).round(3).tolist()
@@ -46,7 +47,7 @@ def longer(study: optuna.Study, number: int, accuracy: float | None, epochs: int
 
 
 def found(study: optuna.Study, promotions: list[Promotion], family: str | None = "optimizer") -> Fidelity | None:
-    return measure(study.trials, promotions, epochs=6, family=family, validation_images=1000)
+    return measure(records(study), promotions, epochs=6, family=family, validation_images=1000)
 
 
 def pairs(short: list[float], long: list[float]) -> list[Pair]:
@@ -54,12 +55,12 @@ def pairs(short: list[float], long: list[float]) -> list[Pair]:
 
 
 def test_the_trials_picked_cover_all_scores_and_all_families(study: optuna.Study) -> None:
-    picked = pick(study.trials, 6, "optimizer")
+    picked = pick(records(study), 6, "optimizer")
     ranked = sorted(range(12), key=lambda number: SCORES[number])
     strata = [set(ranked[i : i + 2]) for i in range(0, 12, 2)]
     assert [trial.number in stratum for trial, stratum in zip(picked, strata, strict=True)] == [True] * 6
-    assert {recipe_of(trial).optimizer for trial in picked} == {"sgd", "adam", "adamw"}
-    assert len(pick(study.trials, 20, None)) == 12
+    assert {trial.recipe.optimizer for trial in picked} == {"sgd", "adam", "adamw"}
+    assert len(pick(records(study), 20, None)) == 12
 
 
 def test_correlations_are_those_of_scipy_and_their_intervals_hold_them() -> None:
@@ -141,7 +142,7 @@ def test_too_few_runs_give_no_answer(study: optuna.Study) -> None:
         (
             (0.7, -0.1),
             {1: 0.1, 3: 0.001},
-            "rank this space well enough, as far as so few trials tell: promote the best 6.",
+            "rank this space well enough, as far as so few trials can show: promote the best 6.",
         ),
         (
             (0.3, -0.1),
@@ -162,5 +163,13 @@ def test_advice(spearman: tuple[float, float], regrets: dict[int, float], words:
     assert advice(fidelity) == f"Short runs of 6 epochs {words}"
 
 
+def test_without_the_number_of_validation_images_no_number_to_promote_is_given(study: optuna.Study) -> None:
+    promotions = [longer(study, number, SCORES[number]) for number in range(8)]
+    known = measure(records(study), promotions, epochs=6, family=None, validation_images=None)
+    assert known is not None
+    assert known.tolerance is None
+    assert "how many is not known, because the number of validation images is not known" in advice(known)
+
+
 def test_an_interval_is_written_as_in_papers() -> None:
-    assert interval(Interval(0.62, -0.1, 0.881)) == ".62 (-.10 to .88)"
+    assert interval(Interval(0.62, -0.1, 0.881)) == "0.62 (-0.10 to 0.88)"

@@ -11,14 +11,14 @@ from pathlib import Path
 import optuna
 import pytest
 from filelock import FileLock
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search import heartbeat
 from search.errors import RunError
 from search.heartbeat import BEAT, LEASE_S, Watch, Worker
 from search.run_folder import RunFolder
 from search.storage import Address
-from search.trials import DIED, KILLED
+from search.trials import DIED, KILLED, TrialRecord
 from tests.support.processes import until
 
 SHARED = Address("postgresql+psycopg://db/s")
@@ -35,18 +35,18 @@ def made(path: Path, storage: Address | None = None) -> RunFolder:
     return folder
 
 
-def running(study: optuna.Study, worker: str | None, beat: int | None = None) -> FrozenTrial:
+def running(study: optuna.Study, worker: str | None, beat: int | None = None) -> TrialRecord:
     trial = study.ask()
     if worker is not None:
         trial.set_user_attr("worker", worker)
     if beat is not None:
         study._storage.set_trial_system_attr(trial._trial_id, BEAT, beat)
-    return study.trials[-1]
+    return TrialRecord(study.trials[-1])
 
 
-def beating(study: optuna.Study, trial: FrozenTrial, beat: int) -> FrozenTrial:
-    study._storage.set_trial_system_attr(trial._trial_id, BEAT, beat)
-    return study.trials[trial.number]
+def beating(study: optuna.Study, trial: TrialRecord, beat: int) -> TrialRecord:
+    study._storage.set_trial_system_attr(trial.optuna._trial_id, BEAT, beat)
+    return TrialRecord(study.trials[trial.number])
 
 
 def test_on_one_machine_a_worker_is_dead_as_soon_as_its_lock_is_free(tmp_path: Path, study: optuna.Study) -> None:

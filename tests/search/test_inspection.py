@@ -19,12 +19,13 @@ from filelock import FileLock
 from optuna.trial import TrialState
 from rich.console import Console, RenderableType
 
-from search import inspection, storage, tables
+from search import comparison, inspection, plot, records, storage, tables
 from search.formatting import ago, rounded
+from search.identity import open_study
 from search.inspection import Reader
-from search.run_folder import RunFolder, write_json, write_text
+from search.run_folder import RunFolder, write_text
 from search.storage import Address, parse_address
-from search.study import open_study
+from search.trials import TrialRecord
 from tests.support.commands import search as searched
 from tests.support.postgres import Server
 from tests.support.runs import make_run, promoted, study_spec
@@ -36,7 +37,7 @@ Search = Callable[[str], str]
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
 TRIALS: list[tuple[TrialState, list[float], dict[str, Any]]] = [
     (COMPLETE, [0.2, 0.4, 0.5, 0.6], {"baseline": "lenet-sized"}),
-    (FAIL, [0.3, 0.5], {"reason": "its process died"}),
+    (FAIL, [0.3, 0.5], {"reason": "lost its process"}),
     (COMPLETE, [0.3, 0.5, 0.65, 0.7], {"retry_of": 1}),
     (PRUNED, [0.1, 0.15], {"reason": "below the median of its kind at epoch 2"}),
     (PRUNED, [], {"reason": "diverged: the loss is nan after 3 steps"}),
@@ -54,11 +55,11 @@ def made_up(name: str, made: int = len(TRIALS), storage: Address | None = None, 
     common = {
         "network": NETWORK.model_dump_json(),
         "recipe": tiny_recipe(optimizer="adamw", epochs=4).model_dump_json(),
-        "in words": str(NETWORK),
+        "network in words": str(NETWORK),
         "parameters": num_params(NETWORK),
         "multiply-adds": num_madds(NETWORK, 32),
         "worker": "host-12-abc",
-        "seconds": 12.3456,
+        "training time (s)": 12.3456,
     }
     drawn: Any = {"lr": optuna.distributions.FloatDistribution(0.001, 0.1)}
     for state, curve, special in TRIALS[:made]:
@@ -76,7 +77,7 @@ def made_up(name: str, made: int = len(TRIALS), storage: Address | None = None, 
 
 
 def promote(folder: RunFolder, trial: int, accuracies: list[float], **outcome: Any) -> None:
-    """Longer runs of a trial, a seed each."""
+    """Full runs of a trial, a seed each."""
     for seed, accuracy in enumerate(accuracies):
         promoted(folder, trial, seed=seed, val_accuracy=accuracy, test_accuracy=accuracy - 0.1, **outcome)
 
@@ -112,11 +113,11 @@ def make_runs() -> None:
     """A run of each kind, the first touched last."""
     good, other = made_up("good", max_madds=1_000_000), made_up("other", 1, trials=1)
     shared, broken = made_up("shared", 0), made_up("x")
-    write_json(good.facts, {"data": {"training images": 1150}})
+    write_text(good.facts, json.dumps({"data": {"training_images": 1150}}))
     promote(good, 2, [0.9, 0.92])
     promote(other, 0, [0.8])
     shared.database.unlink()
-    write_json(shared.facts, {"storage": "postgresql"})
+    write_text(shared.facts, json.dumps({"storage": "postgresql"}))
     broken.database.write_text("no database")
     for hours, folder in enumerate((good, other, shared, broken), start=2):
         touch(folder, time.time() - 3600 * hours - 60)
@@ -156,21 +157,21 @@ def contents() -> dict[Path, bytes]:
 
 STATUS = """
 good
-state     unfinished, last touched 2.0 h ago
-data      digits, budget 20,000 parameters, 1,000,000 multiply-adds, short runs
-          of 4 epochs
-trials    5 of 6: 2 complete, 1 pruned, 1 diverged, 1 failed; about 12 s of
-          training left
-speed     202 images/s by a worker, in the last trials
-best      70.00 %, trial 2: [4,8] x [1,1] basic, 3x3 stem, 1,391 parameters
-full run  91.00 ± 1.41 % on validation, 81.00 ± 1.41 % on test, trial 2: [4,8] x
-          [1,1] basic, 3x3 stem; 2 seeds, 5 epochs
-longer    2 runs finished
-          trial 0, seed 1, refit: 8 epochs, stopped
+state      unfinished, last touched 2.0 h ago
+data       digits, budget 20,000 parameters, 1,000,000 multiply-adds, short runs
+           of 4 epochs
+trials     5 of 6: 2 complete, 1 pruned, 1 diverged, 1 failed; about 12 s of
+           training left
+speed      202 images/s by a worker, in the last trials
+best       70.00 %, trial 2: [4,8] x [1,1] basic, 3x3 stem, 1,391 parameters
+full run   91.00 ± 1.41 % on validation, 81.00 ± 1.41 % on test, trial 2: [4,8]
+           x [1,1] basic, 3x3 stem; 2 seeds, 5 epochs
+full runs  2 finished
+           trial 0, seed 1, refit: 8 epochs, stopped
 Running (accuracy: on validation)
 trial  epoch  accuracy   time  parameters  worker
-────────────────────────────────────────────────────────────────────────────
-    7    2/4   45.00 %  2.0 h       1,391  died; `search run` tries it again
+───────────────────────────────────────────────────────────────────────────
+    7    2/4   45.00 %  2.0 h       1,391  died; `search run` runs it again
 """
 
 
@@ -228,8 +229,8 @@ def test_status_of_a_search_that_died(search: Search) -> None:
         ],
         "images_per_second": pytest.approx(11 * 1136 / (5 * 12.3456)),  # batches of 16: 1,136 images in an epoch
         "seconds_left": 12.3456,
-        "longer_runs": 2,
-        "longer_runs_ahead": [
+        "full_runs": 2,
+        "full_runs_pending": [
             {"trial": 0, "epochs": 8, "seed": 1, "refit": True, "seconds_since_epoch": pytest.approx(7260, abs=60)}
         ],
     }
@@ -274,7 +275,7 @@ size      1,391 parameters, 634,904 multiply-adds
 recipe    adamw, lr 0.05, cosine, batch 16, 4 epochs
 drawn     lr 0.01235
 trained   4 of 4 epochs in 12 s, by host-12-abc
-attempts  trial 1: 2 epochs, interrupted (its process died)
+attempts  trial 1: 2 epochs, interrupted (lost its process)
           trial 2: 4 epochs, complete
 
 validation accuracy of the short run
@@ -288,7 +289,7 @@ validation accuracy of the short run
  30.00 %  ⣀⠤⠒⠊⠁
    epoch  1                                                          4
 
-validation accuracy of the longest run, seed 1
+validation accuracy of the longest full run, seed 1
  50.00 %                                                       ⣀⣀⠤⠤⠒⠒⠉
                                                        ⢀⣀⡠⠤⠒⠒⠉⠉
                                                ⢀⣀⡠⠤⠔⠒⠊⠉⠁
@@ -299,7 +300,7 @@ validation accuracy of the longest run, seed 1
  10.00 %  ⣀⠤⠤⠒⠒⠉⠉
    epoch  1                                                          5
 
-Longer runs
+Full runs
 epochs  seed  full run     test  seconds
 ───────────────────────────────────────────
      5     1   92.00 %  82.00 %       12
@@ -311,11 +312,11 @@ def test_show_tells_all_of_a_trial(search: Search) -> None:
     make_runs()
     assert search("show 2 good") == SHOW.lstrip("\n")
     shown = json.loads(search("show 2 good --json"))
-    assert list(shown) == list(inspection.Trial.__dataclass_fields__)
+    assert list(shown) == list(records.Trial.__dataclass_fields__)
     assert shown["curve"] == [0.3, 0.5, 0.65, 0.7]
     assert (shown["outcome"], shown["rank"], shown["complete"], shown["validation"]) == ("complete", 1, 2, 0.7)
     assert [attempt["outcome"] for attempt in shown["attempts"]] == ["interrupted", "complete"]
-    assert [(run["seed"], run["validation"], len(run["curve"])) for run in shown["longer_runs"]] == [
+    assert [(run["seed"], run["validation"], len(run["curve"])) for run in shown["full_runs"]] == [
         (1, 0.92, 5),
         (0, 0.9, 5),
     ]
@@ -341,17 +342,17 @@ Best trials (score: validation accuracy after the short run)
 def test_the_best_trials_fit_into_80_columns(good: Reader) -> None:
     trials = [trial for trial in good.study.get_trials() if trial.state == COMPLETE]
     trials[0].user_attrs |= {
-        "in words": "[64,128,256,512] x [2,2,2,2] preact, kernels 3 and 1, 3x3 stem, max-pool shortcut, SE 16",
+        "network in words": "[64,128,256,512] x [2,2,2,2] preact, kernels 3 and 1, 3x3 stem, max-pool shortcut, SE 16",
         "parameters": 4_975_210,
         "multiply-adds": 556_651_530,
-        "seconds": 1234.5,
+        "training time (s)": 1234.5,
     }
-    assert in_a_terminal(tables.best_table(trials)) == BEST.strip("\n")
+    assert in_a_terminal(tables.best_table([TrialRecord(trial) for trial in trials])) == BEST.strip("\n")
 
 
 FIRST_LINES = {
-    0: ["outcome   complete, 60.00 %, number 2 of 2", "known as  lenet-sized"],
-    1: ["outcome   interrupted", "reason    its process died"],
+    0: ["outcome   complete, 60.00 %, number 2 of 2", "baseline  lenet-sized"],
+    1: ["outcome   interrupted", "reason    lost its process"],
     3: ["outcome  pruned", "reason   below the median of its kind at epoch 2"],
     4: ["outcome  diverged", "reason   diverged: the loss is nan after 3 steps"],
     5: ["outcome  failed", "reason   ValueError: no [room] left"],
@@ -380,12 +381,12 @@ COMPARE = """
 ────────────────────────────────────────────────────────────────────────────────
 state           unfinished                      finished
 trials          5 of 6                          1 of 1
-epochs          11 short, 0 long                4 short, 0 long
+epochs          11 short, 0 full                4 short, 0 full
 best short run  70.00 %, trial 2: [4,8] x       60.00 %, trial 0: [4,8] x [1,1]
                 [1,1] basic, 3x3 stem, 1,391    basic, 3x3 stem, 1,391
                 parameters                      parameters
 best full run   none yet                        none yet
-Made with
+Different settings
                   one                  two
 ───────────────────────────────────────────────────────
 budget            20,000               30,000
@@ -408,16 +409,16 @@ def test_compare_tells_two_runs_side_by_side(search: Search) -> None:
     }
     one = made_up("one")
     two = made_up("two", 1, trials=1, budget=30_000, space=space)
-    assert in_a_terminal(tables.comparison_view(inspection.compare(Reader(one), Reader(two)))) + "\n" == COMPARE.lstrip(
+    assert in_a_terminal(tables.comparison_view(comparison.compare(Reader(one), Reader(two)))) + "\n" == COMPARE.lstrip(
         "\n"
     )
     plain = search("compare one two")
     assert len(plain.splitlines()) == 17
     assert plain.splitlines()[-1] == COMPARE.splitlines()[-1]
     found = json.loads(search("compare one two --json"))
-    assert list(found) == list(inspection.Comparison.__dataclass_fields__)
+    assert list(found) == list(records.Comparison.__dataclass_fields__)
     assert found["differences"]["budget"] == [20_000, 30_000]
-    assert [(run["name"], run["epochs_short"], run["epochs_long"]) for run in found["runs"]] == [
+    assert [(run["name"], run["epochs_short"], run["epochs_full"]) for run in found["runs"]] == [
         ("one", 11, 0),
         ("two", 4, 0),
     ]
@@ -430,8 +431,8 @@ VERDICTS: dict[str, tuple[list[float], list[float], dict[str, Any], str | None, 
     "worse": (HIGH, LOW, {}, "one", "one is better, by 5.00 points on validation, more than the spread of 1.00"),
     "near": ([0.91, 0.95], HIGH, {}, None, "they differ by 2.50 points on validation, within the spread of 2.92"),
     "few images": (LOW, HIGH, {"images": 50}, None, "they differ by 5.00 points on validation, within the spread of "),
-    "one seed": ([0.9], HIGH, {}, None, "by one seed each, nobody knows what chance made: promote with --seeds 3"),
-    "lengths": (LOW, HIGH, {"epochs": 6}, None, "full runs of 5 and of 6 epochs are no rivals"),
+    "one seed": ([0.9], HIGH, {}, None, "one seed alone does not show what is chance: promote with --seeds 3"),
+    "lengths": (LOW, HIGH, {"epochs": 6}, None, "full runs of 5 and 6 epochs cannot be compared"),
     "not promoted": (LOW, [], {}, None, "no full run of two yet, and short runs alone decide nothing"),
 }
 
@@ -443,22 +444,31 @@ def test_nothing_is_called_better_for_what_may_be_chance() -> None:
         for folder, accuracies in ((one, first), (two, second)):
             shutil.rmtree(folder.root / "promoted", ignore_errors=True)
             promote(folder, 0, accuracies, epochs=changes.get("epochs", 5) if folder is two else 5)
-            write_json(folder.facts, {"data": {"validation images": changes.get("images", 100_000)}})
-        found = inspection.compare(*readers)
+            write_text(folder.facts, json.dumps({"data": {"validation_images": changes.get("images", 100_000)}}))
+        found = comparison.compare(*readers)
         assert found.better == better, case
         assert found.verdict.startswith(verdict if better else f"no verdict: {verdict}"), case
+
+
+def test_a_comparison_says_where_the_number_of_validation_images_is_not_known() -> None:
+    one, two = (made_up(name, 1, trials=1) for name in ("one", "two"))
+    promote(one, 0, LOW)
+    promote(two, 0, HIGH)
+    write_text(one.facts, json.dumps({"data": {"validation_images": 100_000}}))  # two has no run.json
+    verdict = comparison.compare(Reader(one), Reader(two)).verdict
+    assert verdict.endswith("more than the spread of 1.00 between seeds (the number of validation images is not known)")
 
 
 def test_runs_on_other_data_are_not_compared() -> None:
     one, two = made_up("one", 0), made_up("two", 0)
     open_study(two).set_user_attr("identity", {"data fingerprint": "another"})
-    assert inspection.compare(Reader(one), Reader(two)).verdict == "not to be compared: their data differ"
+    assert comparison.compare(Reader(one), Reader(two)).verdict == "not to be compared: their data differ"
 
 
 def test_a_curve_in_asterisks_where_there_is_no_utf_8() -> None:
-    assert list(tables.plotted([0, 1, 1, 0.5], 7, 3, braille=False)) == ["  **** ", " *    *", "*      "]
-    assert list(tables.plotted([0.5, 0.5], 4, 3, braille=False)) == ["    ", "****", "    "]
-    assert list(tables.plotted([0, 1], 2, 2, braille=True)) == [" ⡜", "⡰⠁"]
+    assert list(plot.plotted([0, 1, 1, 0.5], 7, 3, braille=False)) == ["  **** ", " *    *", "*      "]
+    assert list(plot.plotted([0.5, 0.5], 4, 3, braille=False)) == ["    ", "****", "    "]
+    assert list(plot.plotted([0, 1], 2, 2, braille=True)) == [" ⡜", "⡰⠁"]
 
 
 @pytest.mark.parametrize(
@@ -496,7 +506,7 @@ def test_mistakes_are_answered_in_one_line(capsys: pytest.CaptureFixture[str], m
 def test_runs_in_a_shared_storage(search: Search, postgres: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     url = postgres.new_database()
     shared = made_up("shared", storage=parse_address(url))
-    write_json(shared.facts, {"storage": "postgresql"})
+    write_text(shared.facts, json.dumps({"storage": "postgresql"}))
     made_up("good")
 
     def states() -> dict[str, tuple[str | None, int | None, str | None]]:

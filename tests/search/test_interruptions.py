@@ -11,12 +11,12 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from search.identity import open_study
 from search.interrupt import NOTICE
 from search.run_folder import RunFolder
-from search.study import open_study
 from search.trainer import Trainer
-from search.trials import ended
 from tests.support.processes import ALWAYS_SAVES, SHORT, run_folder, search, start, wait_for
+from tests.support.runs import ended
 from tests.support.tiny import NETWORK, tiny_data, tiny_recipe
 from train_core import checkpoint
 
@@ -63,7 +63,7 @@ def test_a_trial_whose_process_was_killed_goes_on_from_its_checkpoint(searched_l
     assert [trial.state for trial in open_study(run_folder(tmp_path)).trials[:1]] == [TrialState.RUNNING]
     done = checkpoint.load(run_folder(tmp_path).trial_checkpoint(0), torch.device("cpu")).history
     search(LONGER, tmp_path)
-    assert f"trial 0, tried again, goes on after epoch {len(done)}\n" in run_folder(tmp_path).log.read_text()
+    assert f"trial 0, run again, goes on after epoch {len(done)}\n" in run_folder(tmp_path).log.read_text()
     assert scores(tmp_path) == scores(searched_longer)
 
 
@@ -82,8 +82,8 @@ def test_what_was_trained_is_kept_where_it_is_stopped_and_not_where_another_work
 def test_a_signal_while_the_images_are_read_ends_with_the_usual_line(tmp_path: Path) -> None:
     slow = """
 import time
-from search import prepare
-prepare.load = lambda spec: (print("reads", flush=True), time.sleep(60))
+from search import session
+session.load = lambda spec, progress: (print("reads", flush=True), time.sleep(60))
 """
     process = start(SHORT, tmp_path, slow)
     assert process.stdout is not None
@@ -91,7 +91,7 @@ prepare.load = lambda spec: (print("reads", flush=True), time.sleep(60))
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err.strip() == "search: interrupted; the same command continues where it stopped"
+    assert err.strip() == "search: interrupted; run the same command to continue"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -104,8 +104,8 @@ def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_the
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == (
-        "\nsearch: stopping at the end of this epoch; once more stops at once\n"
-        "search: interrupted; the same command continues where it stopped\n"
+        "\nsearch: stopping at the end of this epoch; press Ctrl-C again to stop immediately\n"
+        "search: interrupted; run the same command to continue\n"
     )
     study = open_study(run_folder(tmp_path))
     assert {trial.state.is_finished() for trial in study.trials} == {True}
@@ -129,7 +129,7 @@ def test_a_second_signal_ends_the_search_at_once_and_the_same_command_continues(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "search: interrupted; the same command continues where it stopped\n"
+    assert err == "search: interrupted; run the same command to continue\n"
 
 
 def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: P
 def test_hours_stop_in_time_and_the_same_command_continues(tmp_path: Path) -> None:
     out = search(f"{SHORT} --trials 1000 --hours 0.002", tmp_path)
     assert "of 1000 trials" in out
-    assert "stopped in time; the same command continues digits-20k" in out
+    assert "stopped in time; run the same command to continue digits-20k" in out
     done = len(ended(open_study(run_folder(tmp_path))))
     assert done < 1000
     out = search(f"run digits --epochs 2 --trials {done + 1}", tmp_path)

@@ -2,11 +2,12 @@ from collections.abc import Sequence
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search.errors import RunError, SpecError
-from search.ladder import FAMILIES, Rung, choose, climb, family_of, parse_ladder, recipe_of
-from tests.support.runs import add_trial
+from search.ladder import FAMILIES, Rung, choose, climb, family_of, parse_ladder
+from search.trials import TrialRecord, records
+from tests.support.runs import add_trial, recipe_of
 
 
 @pytest.fixture
@@ -19,8 +20,8 @@ def study() -> optuna.Study:
     return made
 
 
-def scored(study: optuna.Study) -> list[tuple[FrozenTrial, float]]:
-    return [(trial, trial.value or 0.0) for trial in study.trials[:5]]
+def scored(study: optuna.Study) -> list[tuple[TrialRecord, float]]:
+    return [(TrialRecord(trial), trial.value or 0.0) for trial in study.trials[:5]]
 
 
 @pytest.mark.parametrize(
@@ -46,9 +47,9 @@ def test_asking_for_more_than_there_are_names_how_many_there_are(study: optuna.S
 
 
 def test_every_family_key_can_be_read_from_a_trial(study: optuna.Study) -> None:
-    values = [family_of(study.trials[0], key) for key in ("optimizer", "block", "flip")]
+    values = [family_of(TrialRecord(study.trials[0]), key) for key in ("optimizer", "block", "flip")]
     assert values == ["sgd", "basic", str(recipe_of(study.trials[0]).augment.flip)]
-    assert all(isinstance(family_of(study.trials[0], key), str) for key in FAMILIES)
+    assert all(isinstance(family_of(TrialRecord(study.trials[0]), key), str) for key in FAMILIES)
 
 
 def test_a_ladder_is_read_as_it_is_written() -> None:
@@ -74,10 +75,10 @@ def test_what_is_no_ladder_is_refused(text: str, message: str) -> None:
 def climbed(study: optuna.Study, ladder: str, later: dict[int, float], family: str | None = "optimizer") -> list[int]:
     """The trials of the last rung, and the check that each rung trained what the one below gave it."""
 
-    def train(trials: Sequence[FrozenTrial], epochs: int) -> list[float]:
+    def train(trials: Sequence[TrialRecord], epochs: int) -> list[float]:
         return [later[trial.number] + epochs / 1e4 for trial in trials]
 
-    return [trial.number for trial in climb(study.trials, parse_ladder(ladder), family, train)]
+    return [trial.number for trial in climb(records(study), parse_ladder(ladder), family, train)]
 
 
 def test_a_ladder_of_one_rung_keeps_each_family_s_best(study: optuna.Study) -> None:
@@ -94,9 +95,9 @@ def test_a_rung_between_keeps_each_family_s_best(study: optuna.Study) -> None:
     assert climbed(study, "5x30,3x60,1x200", later) == [4]
     trained: list[tuple[int, int]] = []
 
-    def train(trials: Sequence[FrozenTrial], epochs: int) -> list[float]:
+    def train(trials: Sequence[TrialRecord], epochs: int) -> list[float]:
         trained.extend((trial.number, epochs) for trial in trials)
         return [later[trial.number] for trial in trials]
 
-    climb(study.trials, parse_ladder("5x30,3x60,1x200"), "optimizer", train)
+    climb(records(study), parse_ladder("5x30,3x60,1x200"), "optimizer", train)
     assert trained == [(number, 30) for number in (1, 4, 3, 2, 0)] + [(number, 60) for number in (4, 2, 3)]

@@ -4,6 +4,7 @@ import inspect
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -13,9 +14,11 @@ import search
 from search import api, cli, notebook
 from search.errors import SpecError
 from search.promotions import Promotion
+from search.run_folder import RunRef
+from search.session import Placement
 from search.spec import StudySpec
-from search.trials import TRAINED, ended
-from tests.support.runs import make_run, promoted, run_study, study_spec
+from search.trials import TRAINING_S
+from tests.support.runs import ended, make_run, promoted, run_study, study_spec
 from tests.support.trainers import FakeTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +42,8 @@ def test_a_result_reads_what_a_run_came_to(tmp_path: Path) -> None:
     assert result.report() == folder.report
     assert folder.report.exists()
     longer = promoted(folder, 0)
-    assert result.best == longer
+    assert result.promotions == [longer]
+    assert isinstance(result.best, Promotion)
     assert result.promotions == [longer]
     assert "90.00 % on validation" in str(result), "what has come since is told, too"
 
@@ -51,11 +55,12 @@ def test_trials_are_a_table(tmp_path: Path) -> None:
     assert isinstance(table, pd.DataFrame)
     assert list(table["score"]) == [trial.value for trial in ended(study)]
     assert list(table["param budget_fraction"]) == [trial.params["budget_fraction"] for trial in ended(study)]
-    assert {"number", "state", "parameters", "multiply-adds", "in words", TRAINED} <= set(table.columns)
+    assert {"number", "outcome", "parameters", "multiply-adds", "network in words", TRAINING_S} <= set(table.columns)
 
 
 def test_run_takes_what_the_command_takes() -> None:
-    taken = inspect.signature(notebook.run).parameters.keys() | StudySpec.model_fields.keys()
+    in_parts = {field.name for field in fields(Placement)} | {field.name for field in fields(RunRef)}
+    taken = inspect.signature(notebook.run).parameters.keys() | StudySpec.model_fields.keys() | in_parts
     assert inspect.signature(api.run).parameters.keys() - {"flags"} <= taken
     options = inspect.signature(cli.run).parameters.keys() - {"images"}  # the study file's short_run_images
     assert options <= taken
@@ -81,4 +86,4 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     assert "on the test images" in answer.stdout
     (report,) = tmp_path.glob("runs/*/report.html")
     assert answer.stdout.splitlines()[-1] == str(report.relative_to(tmp_path))
-    assert isinstance(notebook.SearchResult(api.find(None, runs=tmp_path / "runs")).best, Promotion)
+    assert isinstance(notebook.SearchResult(RunRef(None, tmp_path / "runs").find()).best, Promotion)

@@ -12,12 +12,11 @@ from optuna.trial import TrialState
 
 from search import notes
 from search.formatting import percent
-from search.ladder import network_of, recipe_of
-from search.notes import OURS, NotedEvents, publish, study_note, trial_note
-from search.report import answer, read_results
+from search.identity import open_study
+from search.notes import OURS, NotedEvents, publish, study_note
+from search.results import headline, read_results
 from search.run_folder import RunFolder, write_text
-from search.study import open_study
-from tests.support.runs import SOON, make_run, promoted, raising, run_study, study_spec
+from tests.support.runs import SOON, make_run, network_of, promoted, raising, recipe_of, run_study, study_spec
 from tests.support.trainers import FakeTrainer, Recorder
 from train_core.errors import DivergedError
 from train_core.specs import num_madds, num_params
@@ -115,13 +114,13 @@ def test_the_studys_note_has_answer_progress_and_what_comes_next(tmp_path: Path)
     results = read_results(folder)
     note = optuna_dashboard.get_note(results.study)
     assert note == f"{OURS}\n\n{study_note(folder, results)}"
-    assert f"**{answer(results).replace('[', chr(92) + '[')}**" in note
+    assert f"**{headline(results).replace('[', chr(92) + '[')}**" in note
     assert "2 of 2 trials have ended (2 complete, 0 pruned, 0 failed or diverged)" in note
-    assert "It goes on with `search promote my_run`." in note
+    assert "Next: `search promote my_run`." in note
     more = replace(results, spec=results.spec.model_copy(update={"trials": 3}))
-    assert f"It goes on with `search run {folder.study_file} --name my_run`." in study_note(folder, more)
+    assert f"Next: `search run {folder.study_file} --name my_run`." in study_note(folder, more)
     promoted(folder, 1)
-    assert "It goes on with `search export my_run`." in study_note(folder, read_results(folder))
+    assert "Next: `search export my_run`." in study_note(folder, read_results(folder))
 
 
 def test_promoted_trials_have_curves_and_networks_once(tmp_path: Path) -> None:
@@ -140,7 +139,7 @@ def test_promoted_trials_have_curves_and_networks_once(tmp_path: Path) -> None:
     for said in (
         "- 5 epochs, seed 0: 90.00 % on validation, 80.00 % on test; 12 s of training",
         "- 5 epochs, seed 1: diverged, 80.00 % on test; 12 s of training",
-        "- 5 epochs, seed 0: validation images trained on, too, 83.00 % on test; 12 s of training",
+        "- 5 epochs, seed 0: trained also on the validation images, 83.00 % on test; 12 s of training",
         *(f"![{name}](/artifacts/{study._study_id}/2/{artifact})" for name, artifact in made.items()),
     ):
         assert said in note, said
@@ -182,15 +181,6 @@ def test_what_somebody_writes_into_a_note_stays(tmp_path: Path) -> None:
     assert note.startswith(f"Ask Ada about this one.\n\n{OURS}\n\n**The best network")
     assert note.count(OURS) == 1
     assert "90.00 % on validation" in note
-
-
-def test_a_trial_of_an_older_study_has_its_seconds(tmp_path: Path) -> None:
-    study = open_study(make_run(tmp_path / "run", [0.5]))
-    trial = study.trials[0]
-    del trial.user_attrs["training time (s)"]
-    assert "training" not in trial_note(trial, 20_000)
-    trial.user_attrs["seconds"] = 150.0
-    assert "- training: 2 min, 3 epochs" in trial_note(trial, 20_000)
 
 
 def test_notes_name_the_limit_on_multiply_adds(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from search import plan
+from search.data_shape import data_shape_of
 from search.plan import Pace, Survey, _seconds_an_image, estimate, fastest_precision, survey, time_steps
-from search.study import data_shape_of
 from tests.support.runs import study_spec
 from tests.support.tiny import NETWORK, tiny_data
 from train_core.data import TrainingData

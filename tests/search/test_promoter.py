@@ -12,6 +12,7 @@ from search.errors import CheckpointError, RunError
 from search.promoter import Promoter
 from search.promotions import Promotion, finished, refit_of, winner
 from search.run_folder import PromotionFolder, RunFolder, write_text
+from search.trials import TrialRecord
 from tests.support.runs import add_trial
 from tests.support.tiny import tiny_data, tiny_recipe
 from train_core import checkpoint
@@ -60,7 +61,7 @@ def promoted(
     promoter = Promoter(
         folder=RunFolder(root), data=DATA, load_test=test or TestSplit(), device_name="a test", mirrored=mirrored
     )
-    return promoter.train(trial, 4, seed, on_epoch, **options)
+    return promoter.train(TrialRecord(trial), 4, seed, on_epoch, **options)
 
 
 def folder_of(root: Path, trial: int = 0) -> PromotionFolder:
@@ -143,7 +144,7 @@ def test_a_diverged_promotion_is_finished_with_its_reason_and_never_tested(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wild = TrainSpec.model_validate({**tiny_recipe().model_dump(), "lr": 1e30})
-    monkeypatch.setattr(promoter, "recipe_of", lambda trial: wild)
+    monkeypatch.setattr(TrialRecord, "recipe", property(lambda trial: wild))
     test = TestSplit()
     result = promoted(study.trials[0], tmp_path / "p", test=test)
     assert result.diverged is not None

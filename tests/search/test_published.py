@@ -9,11 +9,12 @@ import torch
 
 import space
 from search.completion import complete_report, shipped_studies
+from search.data_shape import NAMED_SHAPES, data_shape_of, with_data_shape
 from search.errors import RunError, SpecError
+from search.identity import check, join
 from search.published import Published
 from search.run_folder import RunFolder
 from search.spec import StudySpec, load_study
-from search.study import NAMED_SHAPES, check, data_shape_of, fitted, join
 from train_core.data import Split, TrainingData, load_training
 from train_core.loop import train
 from train_core.specs import CopySpec, ResNetSpec, TrainSpec, num_params
@@ -38,7 +39,7 @@ def test_the_reports_are_the_studies_with_rows() -> None:
 def test_the_search_around_a_report_holds_every_network_of_it(name: str) -> None:
     spec, _ = report(name)
     for known, network in spec.baselines.items():
-        wanted = fitted(network, NAMED_SHAPES[spec.data])
+        wanted = with_data_shape(network, NAMED_SHAPES[spec.data])
         assert space.as_parameters(wanted, spec.baseline_recipe, spec.space, spec.budget) is not None, known
 
 
@@ -46,7 +47,7 @@ def test_the_search_around_a_report_holds_every_network_of_it(name: str) -> None
 def test_every_row_has_as_many_parameters_as_were_printed(name: str) -> None:
     spec, published = report(name)
     for row in published.rows.values():
-        assert num_params(fitted(spec.baselines[row.network], NAMED_SHAPES[spec.data])) == row.parameters
+        assert num_params(with_data_shape(spec.baselines[row.network], NAMED_SHAPES[spec.data])) == row.parameters
 
 
 def test_the_best_rows_are_those_that_the_reports_are_known_for() -> None:
@@ -158,7 +159,9 @@ def test_every_row_learns_from_its_first_steps(few_images: tuple[str, TrainingDa
         # are: of so few, other crops are other images.
         few = {"batch_size": IMAGES, "lr": recipe.lr * IMAGES / recipe.batch_size, "epochs": STEPS, "start": "random"}
         recipe = recipe.model_copy(update={**few, "copies": (), "augment": CopySpec()})
-        network = fitted(spec.baselines[published.rows[row].network], replace(data_shape_of(data), num_classes=100))
+        network = with_data_shape(
+            spec.baselines[published.rows[row].network], replace(data_shape_of(data), num_classes=100)
+        )
         if (network, recipe) in tried:
             continue  # of another batch size, or augmented otherwise
         tried.append((network, recipe))

@@ -3,7 +3,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,21 +13,16 @@ import torch
 
 from search import api, full_runs, ray_workers
 from search.errors import RunError, SpecError, UserError
+from search.identity import open_study
 from search.ray_workers import run_workers
 from search.run_folder import RunFolder
-from search.session import load
+from search.session import Session, load
 from search.spec import StudySpec
 from search.storage import parse_address
-from search.study import open_study
-from search.trials import ended
 from tests.support.commands import search
 from tests.support.postgres import PASSWORD, QUOTED, Server
-from tests.support.processes import run_folder, start_anew, until, wait_for
-from tests.support.runs import finished_run
-from train_core.data import TrainingData
-from train_core.specs import Precision
-
-SEARCH = "run digits --trials 6 --epochs 2 --workers 2"
+from tests.support.processes import run_folder, start_anew, wait_for
+from tests.support.runs import ended, finished_run
 
 
 def worker_processes(folder: Path) -> list[int]:
@@ -179,12 +174,12 @@ def test_workers_on_one_gpu_of_two_are_all_on_that_one(tmp_path: Path, monkeypat
 def second_gpu(monkeypatch: pytest.MonkeyPatch) -> GpuRay:
     """A machine with two GPUs, of which the second was chosen."""
 
-    def prepare(spec: StudySpec, device: str) -> tuple[torch.device, Precision, TrainingData]:
+    def session(spec: StudySpec, device: str, progress: object) -> Session:
         assert device == "cuda:1"
-        return torch.device(device), "fp32", load(spec)
+        return Session(device=torch.device(device), precision="fp32", data=load(spec))
 
     for module in (api, full_runs):
-        monkeypatch.setattr(module, "prepare", prepare)
+        monkeypatch.setattr(module, "open_session", session)
     monkeypatch.setattr(api, "estimate", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -204,7 +199,7 @@ def test_each_command_shares_the_gpu_that_was_chosen_and_names_a_flag_that_it_ha
     command: str, second_gpu: GpuRay, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished_run("few", 4)
-    monkeypatch.setattr(full_runs, "_promoter", no_promoter)
+    monkeypatch.setattr(full_runs._FullRuns, "train", no_training)
     command += " --device cuda:1 --workers 3"
     code, out, err = search(f"{command} --gpus-per-worker 0.5", capsys, monkeypatch)
     advice = "--gpus-per-worker 0.333"
@@ -222,14 +217,9 @@ def test_each_command_shares_the_gpu_that_was_chosen_and_names_a_flag_that_it_ha
     assert second_gpu.devices == ["cuda"] * 6  # the only one that they see
 
 
-@contextmanager
-def no_promoter(*_: object, **__: object) -> Iterator[tuple[Callable[..., None], Callable[[], bool]]]:
-    """What trains for longer, until the workers have done so."""
-
-    def train(*_: object, **__: object) -> None:
-        raise UserError("enough")
-
-    yield train, lambda: False
+def no_training(*_: object, **__: object) -> None:
+    """What trains one by one when the workers have trained ahead."""
+    raise UserError("enough")
 
 
 CPUS, GPUS = [{"CPU": 6.0}, {"CPU": 2.0}], [{"CPU": 64.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 2.0}]
@@ -285,21 +275,31 @@ def test_each_worker_has_a_gpu_of_its_own(cluster: str, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}
 
 
-def test_workers_share_the_trials_and_one_that_is_killed_is_started_again(postgres: Server, tmp_path: Path) -> None:
-    """And the password of the storage, which they have to learn, is in no title of theirs, and in no log."""
-    url = postgres.new_database()
+def test_workers_share_the_trials_and_each_that_is_killed_or_faults_is_started_again(
+    postgres: Server, tmp_path: Path
+) -> None:
+    """The log says why. And the storage's password, which workers have to learn, is in no title of theirs, no log."""
+    url, folder = postgres.new_database(), run_folder(tmp_path)
     sessions = set(Path("/tmp/ray").glob("session_2*"))
-    process = start_anew(SEARCH, tmp_path, SEARCH_STORAGE=url)
-    wait_for(run_folder(tmp_path).log, "trial 1  ")
+    process = start_anew("run digits --trials 6 --epochs 8 --workers 2", tmp_path, SEARCH_STORAGE=url)
+    wait_for(folder.log, "trial 1  ")  # an epoch
     titles = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    os.kill(until(lambda: worker_processes(tmp_path))[0], signal.SIGKILL)
+    (line, *_) = [line for line in folder.log.read_text().splitlines() if "trial 1  " in line]
+    faulty = int(line.split()[2])
+    os.kill(faulty, signal.SIGSEGV)
+    (other,) = set(worker_processes(tmp_path)) - {faulty}
+    os.kill(other, signal.SIGKILL)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "; 2 workers" in out
     assert sum(" trial " in line and "/6  " in line for line in out.splitlines()) == 6
-    study = open_study(RunFolder(run_folder(tmp_path).root, parse_address(url)))
+    assert "  trial 1 ended its process (segmentation fault): it is run again\n" in folder.log.read_text()
+    study = open_study(RunFolder(folder.root, parse_address(url)))
+    assert study.trials[1].user_attrs["reason"] == "ended its process (segmentation fault)"
     assert len(ended(study)) == 6
     assert all(trial.state.is_finished() for trial in study.trials)
+    trained_by = {trial.user_attrs["worker"] for trial in study.trials}
+    assert len(trained_by) == 4  # processes
     ours = set(Path("/tmp/ray").glob("session_2*")) - sessions
     logs = [path for session in ours for path in (session / "logs").rglob("*") if path.is_file()]
     logs += [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -310,30 +310,15 @@ def test_workers_share_the_trials_and_one_that_is_killed_is_started_again(postgr
         assert not [path for path in logs if secret.encode() in path.read_bytes()]
 
 
-def test_a_worker_that_ends_in_a_fault_is_started_again_and_the_log_says_why(tmp_path: Path) -> None:
-    process = start_anew("run digits --trials 3 --epochs 20 --workers 2", tmp_path)
-    log = run_folder(tmp_path).log
-    wait_for(log, "trial 1  ")  # an epoch
-    (line, *_) = [line for line in log.read_text().splitlines() if "trial 1  " in line]
-    os.kill(int(line.split()[2]), signal.SIGSEGV)
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert "  trial 1 ended its process (segmentation fault): it is tried again\n" in log.read_text()
-    study = open_study(run_folder(tmp_path))
-    assert study.trials[1].user_attrs["reason"] == "ended its process (segmentation fault)"
-    assert len(ended(study)) == 3
-    assert all(trial.state.is_finished() for trial in study.trials)
-
-
 def test_a_signal_ends_all_workers(tmp_path: Path) -> None:
-    process = start_anew(f"{SEARCH} --trials 1000", tmp_path)
+    process = start_anew("run digits --trials 1000 --epochs 2 --workers 2", tmp_path)
     wait_for(run_folder(tmp_path).log, "trial 1  ")
     processes = worker_processes(tmp_path)
     assert len(processes) == 2
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert err.endswith("search: interrupted; the same command continues where it stopped\n")
+    assert err.endswith("search: interrupted; run the same command to continue\n")
     assert all(trial.state.is_finished() for trial in open_study(run_folder(tmp_path)).trials)
     limit = time.monotonic() + 30
     while any(Path(f"/proc/{number}").exists() for number in processes):

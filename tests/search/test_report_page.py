@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from search.charts import ALL_CHARTS, parameters_of
+from search.charts import ALL_CHARTS
 from search.formatting import percent
-from search.report import read_results, write_report
+from search.report import write_report
+from search.results import read_results
 from search.run_folder import RunFolder
-from search.trials import seconds_of
 from tests.support.browser import Browser
 from tests.support.pages import CHARTS, DESKTOP, PHONE, check, shown
 
@@ -45,20 +45,20 @@ def test_the_numbers_on_the_page_are_those_in_the_storage(browser: Browser, meas
         return {*zip(*series, strict=True)}
 
     complete, runs = results.complete, results.promotions
-    assert points(history["complete"]) == {(trial.number, trial.value) for trial in complete}
-    assert points(sizes["short run"]) == {(parameters_of(trial), trial.value) for trial in complete}
-    assert points(sizes["longer run of 5 epochs"]) == {(run.parameters, run.val_accuracy) for run in runs}
+    assert points(history["complete"]) == {(trial.number, trial.score) for trial in complete}
+    assert points(sizes["short run"]) == {(trial.parameters, trial.score) for trial in complete}
+    assert points(sizes["full run of 5 epochs"]) == {(run.parameters, run.val_accuracy) for run in runs}
     for run in runs:
         epochs = {(epoch.epoch, epoch.val_accuracy) for epoch in run.history}
         assert points(curves[f"trial {run.trial}, 5 epochs"]) == epochs
     (shares,) = importances.values()
     assert dict(zip(*shares[::-1], strict=True)) == dict([*results.importances.items()][:15])
     (axes,) = space.values()
-    assert dict(zip(*axes, strict=True))["accuracy (%)"] == [100 * (trial.value or 0) for trial in complete[::-1]]
-    pairs = {(trial.value, run.val_accuracy) for run in runs for trial in complete if trial.number == run.trial}
+    assert dict(zip(*axes, strict=True))["accuracy (%)"] == [100 * (trial.score or 0) for trial in complete[::-1]]
+    pairs = {(trial.score, run.val_accuracy) for run in runs for trial in complete if trial.number == run.trial}
     assert {point for series in fidelity.values() for point in points(series)} == pairs
     (bars,) = time.values()
-    seconds = sum(seconds_of(trial) or 0 for trial in results.trials) + sum(run.seconds for run in runs)
+    seconds = sum(trial.seconds or 0 for trial in results.trials) + sum(run.seconds for run in runs)
     assert 3600 * sum(bars[0]) == pytest.approx(seconds)
     rows = page.evaluate(
         "[...document.querySelectorAll('tr:has(> td.split)')].map((row) => row.innerText.split('\\t'))"

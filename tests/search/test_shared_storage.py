@@ -9,12 +9,13 @@ import torch
 from optuna.trial import TrialState
 
 from benchmarks.many_workers import is_right, proxy, run, spec_of, storage_of
+from search.identity import open_study
 from search.run_folder import RunFolder
 from search.storage import parse_address
-from search.study import open_study
-from search.trials import ended, root_of
+from search.trials import TrialRecord
 from tests.support.postgres import PASSWORD, QUOTED, Server
 from tests.support.processes import ALWAYS_SAVES, get, run_folder, search, serving, start, wait_for
+from tests.support.runs import ended
 from train_core import checkpoint
 
 SEARCH = "run digits --trials 6 --epochs 2"
@@ -43,7 +44,7 @@ def test_two_machines_share_the_trials_of_a_study_and_write_its_password_nowhere
     assert "new study, kept in postgresql on 127.0.0.1" in printed
     study = open_study(shared(machines[0], url))
     trials = ended(study)
-    assert len(trials) == len(set(map(root_of, trials))) == 6
+    assert len(trials) == len({TrialRecord(trial).first_attempt for trial in trials}) == 6
     assert len({trial.user_attrs["worker"] for trial in trials}) == 2
     assert sum("baseline" in trial.user_attrs for trial in trials) == 1
     assert {trial.state.is_finished() for trial in study.trials} == {True}
@@ -84,10 +85,10 @@ def test_on_a_second_machine_with_the_same_run_folder_a_trial_goes_on_from_its_c
     done = len(checkpoint.load(run_folder(tmp_path).trial_checkpoint(0), torch.device("cpu")).history)
     log.unlink()
     elsewhere = (
-        "from search import worker; worker._kernel = lambda: 'another'"  # where the first one's lock says nothing
+        "from search import heartbeat; heartbeat._kernel = lambda: 'another'"  # where the first one's lock says nothing
     )
     second = start(LONG, tmp_path, elsewhere, SEARCH_STORAGE=url, SEARCH_LEASE_S="1")
-    wait_for(log, f"trial 0, tried again, goes on after epoch {done}\n")
+    wait_for(log, f"trial 0, run again, goes on after epoch {done}\n")
     out, err = second.communicate(timeout=240)
     assert second.returncode == 0, err
     assert "1 of 1 trials: 1 complete" in out
@@ -127,12 +128,12 @@ def test_a_database_that_is_gone_for_good_ends_the_search_and_what_was_trained_i
     assert process.returncode == 1
     assert not secrets_in(out + err + run_folder(tmp_path).log.read_text())
     assert err.startswith("search: the study's storage failed (")
-    assert err.endswith("): mend it; the same command continues\n")
+    assert err.endswith("): fix the cause and run the same command to continue\n")
     assert err.count("\n") == 1
     done = len(checkpoint.load(run_folder(tmp_path).trial_checkpoint(0), torch.device("cpu")).history)
     assert done > 0
     search(LONG, tmp_path, SEARCH_STORAGE=url)
-    assert f"trial 0, tried again, goes on after epoch {done}\n" in run_folder(tmp_path).log.read_text()
+    assert f"trial 0, run again, goes on after epoch {done}\n" in run_folder(tmp_path).log.read_text()
     study = open_study(shared(tmp_path, url))
     assert len(ended(study)) == 1
     assert [trial.user_attrs["reason"] for trial in study.trials if trial.state == TrialState.FAIL] == [

@@ -136,7 +136,7 @@ HEAD = 'budget = 10\ndata = "digits"\n'
             HEAD + '[promote]\nladder = "8x60,9x200"',
             "promote.ladder: ladder '8x60,9x200': 9x200 after 8x60 must have more",
         ),
-        (HEAD + '[promote]\nfamily = "optimiser"', "is nothing to tell trials apart by (did you mean 'optimizer'?)"),
+        (HEAD + '[promote]\nfamily = "optimiser"', "unknown family 'optimiser' (did you mean 'optimizer'?)"),
         (HEAD + '[pruner]\nlike = ["optimiser"]', "'pruner.like: optimiser' (did you mean 'optimizer'?)"),
         (HEAD + "[phases]\narchitecture = 0.5", "two phases need a [baseline_recipe]"),
         (
@@ -215,7 +215,7 @@ def test_the_spec_as_run_reads_back_as_the_same_spec(tmp_path: Path) -> None:
         ({"cutout": [0, 8]}, "auto", 0.15),
         ({"sgd_weight_decay": {"low": 1e-4, "high": 1e-2, "log": True}}, "auto", 0.15),
         ({"cutout": [0, 8]}, "all", 1.0),
-        ({}, "part", 0.15),
+        ({}, "subset", 0.15),
     ],
 )
 def test_short_runs_train_on_a_part_where_the_space_draws_regularisers(

@@ -14,7 +14,8 @@ from sqlalchemy import exc as database_errors
 
 from search import storage as storages
 from search.errors import RunError, SpecError, StorageError
-from search.run_folder import RunFolder, find_run, new_run, write_json
+from search.identity import open_study
+from search.run_folder import RunFolder, find_run, new_run, write_text
 from search.storage import (
     Address,
     RetryingStorage,
@@ -26,7 +27,6 @@ from search.storage import (
     redacted,
     with_retries,
 )
-from search.study import open_study
 from tests.support.runs import run_study, study_spec
 from tests.support.trainers import FakeTrainer
 
@@ -89,7 +89,7 @@ def test_a_process_that_was_handed_an_address_keeps_its_password_out_of_texts_to
 def test_a_storage_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storages, "FIRST_PATIENCE_S", 0.3)
     for kind, url in (("postgresql", "postgresql://me:pw2@127.0.0.1:1/s"), ("grpc", "grpc://127.0.0.1:1")):
-        with pytest.raises(StorageError, match=rf"^{kind} on 127.0.0.1:1.* cannot be opened \(.*\): mend") as caught:
+        with pytest.raises(StorageError, match=rf"^{kind} on 127.0.0.1:1.* cannot be opened \(.*\): check") as caught:
             connect(parse_address(url))
         assert "\n" not in str(caught.value)
         assert "pw2" not in str(caught.value)
@@ -228,7 +228,7 @@ def test_a_run_is_looked_for_where_it_is_kept(tmp_path: Path) -> None:
     kept = new_run(tmp_path, "shared", shared)
     kept.create()
     kept.study_file.touch()
-    write_json(kept.facts, {"storage": "postgresql"})
+    write_text(kept.facts, '{"storage": "postgresql"}')
     assert find_run(tmp_path, "shared", shared).address == shared
     with pytest.raises(RunError, match=r"keeps its study in a postgresql storage: give --storage, or set SEARCH_STOR"):
         find_run(tmp_path, None)

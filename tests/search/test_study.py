@@ -13,20 +13,25 @@ import pytest
 from optuna.trial import TrialState
 
 import space
+from search import retries
 from search import storage as storages
 from search import study as studies
 from search.console import logged_to
+from search.data_shape import DataShape
+from search.drawing import Setting, draw_trial
 from search.errors import RunError, StorageError, StudyFailedError
 from search.heartbeat import Worker
-from search.ladder import network_of, recipe_of
+from search.identity import check, claim, enqueue_baselines, open_study
+from search.optuna_access import fail
+from search.retries import MAX_DEATHS
 from search.run_folder import RunFolder
 from search.spec import StudySpec
 from search.storage import parse_address
-from search.study import claim, enqueue_baselines, open_study, run
-from search.trials import ended
+from search.study import run
+from search.trials import TrialRecord
 from tests.support.postgres import Server
 from tests.support.processes import until
-from tests.support.runs import TASK, raising, run_study, study_spec
+from tests.support.runs import TASK, ended, network_of, raising, recipe_of, run_study, study_spec
 from tests.support.trainers import FakeTrainer, Recorder
 from train_core.errors import DivergedError
 from train_core.specs import num_madds, num_params
@@ -62,7 +67,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def retry_interrupted(study: optuna.Study, folder: RunFolder) -> None:
     with Worker(folder, study) as worker, worker.alone():
-        studies.retry_interrupted(study, worker)
+        retries.retry_interrupted(study, worker)
 
 
 def test_every_trial_is_within_the_budget_and_says_what_it_was(folder: RunFolder) -> None:
@@ -73,7 +78,7 @@ def test_every_trial_is_within_the_budget_and_says_what_it_was(folder: RunFolder
         network = network_of(trial)
         assert trial.user_attrs["parameters"] == num_params(network) <= spec.budget
         assert trial.user_attrs["multiply-adds"] == num_madds(network, TASK.size)
-        assert trial.user_attrs["in words"] == str(network)
+        assert trial.user_attrs["network in words"] == str(network)
         assert trial.user_attrs["training time (s)"] >= 0
         assert set(trial.params) == set(space.parameters(spec.space))
 
@@ -116,7 +121,7 @@ def test_a_study_stopped_and_continued_is_the_study_run_in_one_go(tmp_path: Path
 
 def test_short_runs_on_a_part_see_each_image_as_often_as_a_full_run(folder: RunFolder) -> None:
     trainer = FakeTrainer()
-    spec = study_spec(trials=2, short_run_images="part", promote={"top": 1, "epochs": 16})
+    spec = study_spec(trials=2, short_run_images="subset", promote={"top": 1, "epochs": 16})
     run_study(folder, spec, trainer)
     assert {recipe.data_fraction for _, recipe in trainer.runs} == {0.25}
     claim(open_study(folder), spec, TASK, folder)
@@ -333,12 +338,10 @@ def test_a_trial_that_keeps_killing_its_process_is_failed_in_the_end(folder: Run
     spec = study_spec(baselines={"deadly": {"widths": [8, 16], "blocks": [1, 1]}})
     study = open_study(folder, create=True)
     enqueue_baselines(study, spec, TASK)
-    for _ in range(studies.MAX_DEATHS):
+    for _ in range(MAX_DEATHS):
         study.ask()  # and the process dies
         retry_interrupted(study, folder)
-    assert [trial.user_attrs["reason"] for trial in ended(study)] == [
-        f"given up: lost its process {studies.MAX_DEATHS} times"
-    ]
+    assert [trial.user_attrs["reason"] for trial in ended(study)] == [f"given up: lost its process {MAX_DEATHS} times"]
     assert len(ended(run_study(folder, spec, FakeTrainer()))) == 6
 
 
@@ -387,9 +390,9 @@ def test_a_trial_that_ends_its_process_in_a_fault_twice_is_failed(
         f"given up: {reason}",
     ]
     assert caplog.messages == [
-        "trial 0 ended its process (segmentation fault): it is tried again",
-        "trial 0 lost its process (killed, or out of memory): it is tried again",
-        f"trial 0 (tried again as trial 2) {reason}: it counts as failed, and the search goes on",
+        "trial 0 ended its process (segmentation fault): it is run again",
+        "trial 0 lost its process (killed, or out of memory): it is run again",
+        f"trial 0 (run again as trial 2) {reason}: it counts as failed, and the search goes on",
     ]
     assert [trial.number for trial in ended(study)] == [2]
 
@@ -407,11 +410,11 @@ def test_a_fault_after_a_new_epoch_is_the_first_one(folder: RunFolder) -> None:
 
 def test_deaths_that_nothing_explains_are_borne_for_longer(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     study = open_study(folder, create=True)
-    for death in range(studies.MAX_DEATHS):
+    for death in range(MAX_DEATHS):
         assert ended(study) == []
         dies(study, folder, SEGMENTATION_FAULT if death == 4 else KILL)
         retry_interrupted(study, folder)
-    reason = f"lost its process {studies.MAX_DEATHS} times (killed, or out of memory)"
+    reason = f"lost its process {MAX_DEATHS} times (killed, or out of memory)"
     assert [trial.user_attrs["reason"] for trial in ended(study)] == [f"given up: {reason}"]
     assert caplog.messages[-1].endswith(f"{reason}: it counts as failed, and the search goes on")
 
@@ -449,7 +452,7 @@ def test_a_trial_that_is_given_up_is_told_as_one_that_has_ended(folder: RunFolde
     recorder = Recorder()
     run_study(folder, study_spec(trials=3), FakeTrainer(), events=recorder)
     assert [trial.number for trial in recorder.ended] == [1, 2, 3]
-    assert recorder.ended[0].user_attrs["reason"] == "given up: ended its process (abort) twice"
+    assert recorder.ended[0].reason == "given up: ended its process (abort) twice"
 
 
 def test_a_study_in_which_every_trial_ends_its_process_stops_and_says_why(folder: RunFolder) -> None:
@@ -461,14 +464,14 @@ def test_a_study_in_which_every_trial_ends_its_process_stops_and_says_why(folder
         if len(ended(study)) < studies.ALL_FAILED_AFTER - 1:
             retry_interrupted(study, folder)
     trainer = FakeTrainer()
-    with pytest.raises(StudyFailedError, match=r"with: given up: ended its process \(abort\) twice; mend the data"):
+    with pytest.raises(StudyFailedError, match=r"with: given up: ended its process \(abort\) twice; fix the data"):
         run_study(folder, study_spec(trials=10), trainer)
     assert trainer.runs == []
 
 
 def test_an_interrupt_after_a_trial_is_told_leaves_it_told(folder: RunFolder) -> None:
     class Impatient(Recorder):
-        def trial_ended(self, trial: optuna.trial.FrozenTrial, ended: list[optuna.trial.FrozenTrial]) -> None:
+        def trial_ended(self, trial: TrialRecord, finished: list[TrialRecord]) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -609,7 +612,7 @@ def test_a_run_is_not_continued_with_another_study(folder: RunFolder, changes: d
 def test_a_run_is_not_continued_on_other_images(folder: RunFolder) -> None:
     study = open_study(folder, create=True)
     claim(study, study_spec(), TASK, folder)
-    other = studies.DataShape(fingerprint="other", in_channels=1, num_classes=10, size=(32, 32))
+    other = DataShape(fingerprint="other", in_channels=1, num_classes=10, size=(32, 32))
     with pytest.raises(RunError, match="made with data fingerprint"):
         claim(study, study_spec(), other, folder)
 
@@ -660,8 +663,8 @@ def begun(study: optuna.Study, worker: str = "another", **attributes: Any) -> op
 class NoDeaths(Worker):
     """A worker to whom all others are alive, but for the trials of those called dead."""
 
-    def is_dead(self, trial: optuna.trial.FrozenTrial) -> bool:
-        return trial.user_attrs.get("worker") == "dead"
+    def is_dead(self, trial: TrialRecord) -> bool:
+        return trial.worker == "dead"
 
 
 def test_a_worker_waits_for_those_before_it_to_decide_what_they_are(folder: RunFolder) -> None:
@@ -672,7 +675,7 @@ def test_a_worker_waits_for_those_before_it_to_decide_what_they_are(folder: RunF
     def work() -> None:
         mine = open_study(folder)
         with NoDeaths(folder, mine) as worker:
-            run(mine, study_spec(trials=2), TASK, FakeTrainer(), Recorder(), worker=worker, precision="fp32")
+            run(Setting(mine, study_spec(trials=2), TASK, "fp32", worker), FakeTrainer(), Recorder())
         done.append(mine)
 
     thread = threading.Thread(target=work)
@@ -693,21 +696,21 @@ def test_one_that_died_before_it_decided_is_not_waited_for(folder: RunFolder) ->
     study = open_study(folder, create=True)
     begun(study, "dead")
     with NoDeaths(folder, study) as worker:
-        run(study, study_spec(trials=2), TASK, FakeTrainer(), Recorder(), worker=worker, precision="fp32")
+        run(Setting(study, study_spec(trials=2), TASK, "fp32", worker), FakeTrainer(), Recorder())
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] + [TrialState.COMPLETE] * 2
     assert len(ended(study)) == 2
 
 
 def drawn(study: optuna.Study, spec: StudySpec, folder: RunFolder) -> object:
     with NoDeaths(folder, study) as worker:
-        return studies._draw(study, spec, TASK, "fp32", worker)
+        return draw_trial(Setting(study, spec, TASK, "fp32", worker))
 
 
 def test_of_two_that_begin_the_last_trial_one_is_surplus(folder: RunFolder) -> None:
     study = open_study(folder, create=True)
     begun(study, network="decided")
     assert drawn(study, study_spec(trials=1), folder) is None
-    assert study.trials[1].user_attrs["reason"] == "one more than there were to be"
+    assert study.trials[1].user_attrs["reason"] == "not needed: the study is complete"
     assert ended(study) == []
 
 
@@ -721,7 +724,7 @@ def test_of_two_retries_of_one_trial_the_first_counts(folder: RunFolder) -> None
         study.enqueue_trial(params, user_attrs={"retry_of": 0})
     begun(study, network="decided")  # the first of them is at work
     assert drawn(study, spec, folder) is None
-    assert study.trials[2].user_attrs["reason"] == "tried again as trial 1"
+    assert study.trials[2].user_attrs["reason"] == "run again as trial 1"
     study.tell(1, 0.5)
     assert len(ended(study)) == len(ended(run_study(folder, spec, FakeTrainer()))) == 1
 
@@ -745,11 +748,11 @@ def test_a_worker_whose_trial_was_given_to_another_goes_on_with_the_next(
 
     def asleep(run: int, epoch: int) -> None:
         if (run, epoch) == (1, 3):  # for so long that another worker takes it for dead
-            studies._end_without_verdict(other, other.trials[0]._trial_id, "lost its process")
+            fail(other, other.trials[0]._trial_id, "lost its process")
 
     trainer = FakeTrainer(misbehave=asleep)
     study = run_study(folder, study_spec(trials=2), trainer)
-    assert "a trial was taken from this worker, which gave no sign of life" in caplog.text
+    assert "a trial was taken from this worker, whose heartbeat had stopped" in caplog.text
     assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, 0, None]
     assert len(ended(study)) == 2
     assert trainer.forgotten == [0, 2]
@@ -773,7 +776,7 @@ def test_a_verdict_that_was_written_though_the_answer_was_lost_stands(
 def test_deaths_of_a_trial_that_gets_on_are_not_held_against_it(folder: RunFolder) -> None:
     spec = study_spec(trials=1)
     study = open_study(folder, create=True)
-    for epoch in range(1, 3 * studies.MAX_DEATHS):
+    for epoch in range(1, 3 * MAX_DEATHS):
         trial = study.ask()
         trial.suggest_float("budget_fraction", 0.1, 1.0)
         trial.set_user_attr("network", "decided")
@@ -781,12 +784,10 @@ def test_deaths_of_a_trial_that_gets_on_are_not_held_against_it(folder: RunFolde
         retry_interrupted(study, folder)
     assert ended(study) == []
     assert study.trials[-1].state == TrialState.WAITING
-    for _ in range(studies.MAX_DEATHS):
+    for _ in range(MAX_DEATHS):
         study.ask()
         retry_interrupted(study, folder)
-    assert [trial.user_attrs["reason"] for trial in ended(study)] == [
-        f"given up: lost its process {studies.MAX_DEATHS} times"
-    ]
+    assert [trial.user_attrs["reason"] for trial in ended(study)] == [f"given up: lost its process {MAX_DEATHS} times"]
     assert spec.trials == 1
 
 
@@ -802,6 +803,6 @@ def test_who_did_not_make_the_study_waits_for_what_it_is(postgres: Server, tmp_p
     claim(made, study_spec(), TASK, folder)
     joining.join()
     with pytest.raises(RunError, match="budget 20,000, not 30,000"):
-        studies.check(found[0], study_spec(budget=30_000), TASK, folder)
+        check(found[0], study_spec(budget=30_000), TASK, folder)
     with pytest.raises(RunError, match=r"^postgresql on .* has no study 'other': start it with `search run`$"):
         open_study(folder.named("other"))

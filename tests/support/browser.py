@@ -62,7 +62,7 @@ class Page:
         return str(self.evaluate("document.body.innerText"))
 
     def wait_for(self, script: str, seconds: float = 20) -> Any:
-        """Wait until the expression is true; returns what it comes to."""
+        """Wait until the expression is true; returns what it reaches."""
         until = time.monotonic() + seconds
         while not (found := self.evaluate(script)):
             assert time.monotonic() < until, f"{script} never came true; errors: {self.errors}; text: {self.text}"

@@ -29,12 +29,18 @@ def start(command: str, folder: Path, first: str = "", **environment: str) -> Fo
     return Forked(command.split(), first, folder, _environment(folder, environment))
 
 
-def start_anew(command: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """The same, not forked but as a user starts it: slower, and for `ps` a process with this command line."""
+def start_anew(command: str, folder: Path, *, all_threads: bool = False, **environment: str) -> subprocess.Popen[str]:
+    """The same, not forked but as a user starts it: slower, and for `ps` a process with this command line.
+
+    With `all_threads`, it takes the number of threads that torch chooses, as where OMP_NUM_THREADS is not set.
+    """
+    variables = _environment(folder, environment)
+    if all_threads:
+        del variables["OMP_NUM_THREADS"]
     return subprocess.Popen(
         [sys.executable, "-m", "search", *command.split()],
         cwd=folder,
-        env=_environment(folder, environment),
+        env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -12,21 +12,22 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 import space
-from search import study as studies
+from search.data_shape import NAMED_SHAPES, DataShape, data_shape_of
+from search.drawing import Setting
 from search.errors import StudyFailedError
 from search.heartbeat import Worker
-from search.ladder import network_of, recipe_of
+from search.identity import claim, open_study
 from search.promotions import Promotion
 from search.run_folder import RunFolder, write_text
 from search.spec import PrunerSpec, StudySpec, load_study
 from search.storage import Address
-from search.study import NAMED_SHAPES, DataShape, claim, data_shape_of, open_study, run
-from search.trials import TRAINED
+from search.study import run
+from search.trials import TRAINING_S, TrialRecord, attributes, finished_trials
 from space import RandomTrial
 from tests.support.tiny import NETWORK, tiny_recipe
 from tests.support.trainers import FakeTrainer, Recorder, epoch_result, in_turn
 from train_core.data import default_cache, load_training
-from train_core.specs import num_madds, num_params
+from train_core.specs import ResNetSpec, TrainSpec, num_madds, num_params
 
 TASK = NAMED_SHAPES["digits"]
 SMALL_SPACE = {"stages": {"low": 2, "high": 3}, "budget_fraction": {"low": 0.1, "high": 1.0}}
@@ -34,6 +35,21 @@ NEVER = PrunerSpec(startup_trials=1000)
 """Stops no trial."""
 SOON = PrunerSpec(startup_trials=2, warmup=0, min_values=1, like=())
 """Stops the third trial after its first epoch, if it is worse than the first two."""
+
+
+def ended(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that count and have ended, as Optuna holds them."""
+    return [trial.optuna for trial in finished_trials(study)]
+
+
+def network_of(trial: FrozenTrial) -> ResNetSpec:
+    """The network of a trial."""
+    return TrialRecord(trial).network
+
+
+def recipe_of(trial: FrozenTrial) -> TrainSpec:
+    """The recipe of a trial."""
+    return TrialRecord(trial).recipe
 
 
 def study_spec(**changes: Any) -> StudySpec:
@@ -46,16 +62,8 @@ def run_study(folder: RunFolder, spec: StudySpec, trainer: FakeTrainer, **option
     """Run the study's trials in the folder, as `search run` would; `options` are those of `search.study.run`."""
     study = open_study(folder, create=True)
     with Worker(folder, study) as worker:
-        run(
-            study,
-            spec,
-            options.pop("task", TASK),
-            trainer,
-            options.pop("events", Recorder()),
-            worker=worker,
-            precision="fp32",
-            **options,
-        )
+        setting = Setting(study, spec, options.pop("task", TASK), "fp32", worker)
+        run(setting, trainer, options.pop("events", Recorder()), **options)
     return study
 
 
@@ -165,9 +173,9 @@ def finished_trial(
         params={name: draw[name] for name in distributions},
         distributions=distributions,
         user_attrs={
-            **studies._attributes(network, recipe, task),
+            **attributes(network, recipe, task.size),
             "worker": "host-1234-abcdef",
-            TRAINED: 12.345,
+            TRAINING_S: 12.345,
         },
         system_attrs={},
         intermediate_values={epoch: score * epoch / spec.epochs for epoch in range(1, spec.epochs + 1)},

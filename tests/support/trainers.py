@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterable
 
-from optuna.trial import FrozenTrial
-
+from search.trials import TrialRecord
 from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec, num_params
 
@@ -57,11 +56,11 @@ class FakeTrainer:
         self.closed_by: list[type[BaseException]] = []
         self.epochs = 0
 
-    def forget(self, root: int) -> None:
+    def forget(self, first_attempt: int) -> None:
         """Note that the trial has its verdict."""
-        self.forgotten.append(root)
+        self.forgotten.append(first_attempt)
 
-    def __call__(self, network: ResNetSpec, recipe: TrainSpec, root: int) -> Generator[EpochResult]:
+    def __call__(self, network: ResNetSpec, recipe: TrainSpec, first_attempt: int) -> Generator[EpochResult]:
         """The curve, an epoch a step."""
         self.runs.append((network, recipe))
         run, score = len(self.runs), self.score(network, recipe)
@@ -89,7 +88,7 @@ class Silent:
     def epoch_ended(self, number: int, result: EpochResult) -> None:
         """Do nothing."""
 
-    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None:
+    def trial_ended(self, trial: TrialRecord, finished: list[TrialRecord]) -> None:
         """Do nothing."""
 
 
@@ -99,7 +98,7 @@ class Recorder:
     def __init__(self) -> None:
         self.started: list[int] = []
         self.epochs: list[tuple[int, int]] = []
-        self.ended: list[FrozenTrial] = []
+        self.ended: list[TrialRecord] = []
 
     def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None:
         """Note the trial's number."""
@@ -109,6 +108,6 @@ class Recorder:
         """Note the numbers of trial and epoch."""
         self.epochs.append((number, result.epoch))
 
-    def trial_ended(self, trial: FrozenTrial, ended: list[FrozenTrial]) -> None:
+    def trial_ended(self, trial: TrialRecord, finished: list[TrialRecord]) -> None:
         """Note the trial."""
         self.ended.append(trial)

@@ -10,7 +10,7 @@ budget   20,000 parameters
 and 1, 1x1/2 stem
   largest of 100 draws: 19,810 parameters, 772,416 multiply-adds: [8,16,32] x
 [1,1,1] basic, 3x3/2 stem, max-pool shortcut
-trials   4 of 2 epochs, first 1 known network (lenet-sized)
+trials   4 of 2 epochs, first 1 baseline (lenet-sized)
 time     at most 90 s, less what pruning saves (1,234 images/s measured on
 [8,24,24] x [1,1,1] basic, 1x1/2 stem, max-pool shortcut)
    1/4  trial 0 (lenet-sized)  68.11 %  19,810 parameters  N s  [8,16,32] x
@@ -46,8 +46,8 @@ report: runs/digits-20k/report.html
 """
 PROMOTE = """
 digits-20k: the top 2 for 5 epochs, with 2 seeds each, on CPU, 1 thread
-Longer runs, the longest first, then the best on validation (short and full
-run: validation accuracy)
+Full runs, the longest first, then the best on validation (short and full run:
+validation accuracy)
 trial  parameters  optimizer  seed  epochs    short     full     test  seconds
 ──────────────────────────────────────────────────────────────────────────────
     0      19,810      adamw     1       5  68.11 %  92.00 %  90.00 %       12

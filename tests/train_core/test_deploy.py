@@ -279,7 +279,7 @@ def test_an_onnx_model_of_somebody_else_is_refused(files: Callable[[FormatName],
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("model.pth", "model.pth is no model file: give one that ends in .onnx, .pt2 or .safetensors"),
+        ("model.pth", "model.pth is not a model file: give one that ends in one of .onnx, .pt2, .safetensors"),
         ("folder.onnx", "cannot read the model folder.onnx (Is a directory): check the path"),
         ("gone.pt2", "cannot read the model gone.pt2 (No such file or directory): check the path"),
     ],
@@ -295,7 +295,7 @@ def test_missing_packages_are_named_with_the_extra_that_has_them(monkeypatch: py
     for name in ("onnxscript", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(
-        ModelError, match=r"^ONNX needs onnxscript and onnxruntime: pip install '\.\[onnx\]' in the checkout$"
+        ModelError, match=r"^onnx files need onnxscript and onnxruntime: pip install '\.\[onnx\]' in the checkout$"
     ):
         check_installed("onnx")
     with pytest.raises(ModelError, match="ONNX needs onnxruntime: "):

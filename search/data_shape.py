@@ -1,0 +1,46 @@
+"""What data asks of a network: channels, classes and size."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import space as search_space
+from search.spec import StudySpec
+from train_core.datasets import DATASETS
+from train_core.specs import ResNetSpec
+
+if TYPE_CHECKING:  # it loads torch, which read-only commands do not need
+    from train_core.data import TrainingData
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataShape:
+    """What the data asks of a network, and which data it is."""
+
+    fingerprint: str
+    in_channels: int
+    num_classes: int
+    size: tuple[int, int]  # height and width of the images, in pixels
+
+
+def data_shape_of(data: "TrainingData") -> DataShape:
+    """What these images ask of a network."""
+    return DataShape(
+        fingerprint=data.fingerprint, in_channels=data.in_channels, num_classes=data.num_classes, size=data.size
+    )
+
+
+NAMED_SHAPES = {
+    str(name): DataShape(fingerprint="", in_channels=each.in_channels, num_classes=each.num_classes, size=each.size)
+    for name, each in DATASETS.items()
+}
+"""What the named data sets ask, for counting without loading them."""
+
+
+def with_data_shape(network: ResNetSpec, shape: DataShape) -> ResNetSpec:
+    """The network with the data's channels and classes."""
+    return network.model_copy(update={"in_channels": shape.in_channels, "num_classes": shape.num_classes})
+
+
+def madds_limit(spec: StudySpec, shape: DataShape) -> search_space.Madds | None:
+    """The study's limit on multiply-adds, which the size of the images gives its meaning."""
+    return search_space.Madds(spec.max_madds, shape.size) if spec.max_madds is not None else None

@@ -1,0 +1,199 @@
+"""Draws the next trial: one that is not the same as an earlier one, and not one too many.
+
+Several workers need no lock for it where the storage numbers trials and hands out enqueued ones one at a time, as all
+but SQLite do: trials are decided in the order of their numbers (`_wait_for_turn`), and each decision depends on the
+trials with lower numbers alone, which all workers see alike.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+import space as search_space
+from search.data_shape import DataShape, madds_limit
+from search.heartbeat import Worker
+from search.optuna_access import fail, trial_id
+from search.retries import retry_interrupted
+from search.sampling import sampler_for
+from search.spec import StudySpec
+from search.trials import (
+    BASELINE,
+    DUPLICATE,
+    NETWORK,
+    RECIPE,
+    REPEATED,
+    RETRY_OF,
+    SURPLUS,
+    WORKER,
+    Attempts,
+    attributes,
+    by_first_attempt,
+    finished_trials,
+    records,
+)
+from train_core.specs import Precision, ResNetSpec, TrainSpec
+
+TURN_POLL_S = 0.02  # between looks at whether the trials before have been decided
+MAX_DUPLICATES = 50  # draws in a row; then the space holds nothing new
+RANDOM_AFTER = 10  # duplicates in a row, draws are random: TPE would go on proposing what it likes best
+
+# Names of the study's attributes.
+FIRST_PHASE = "first phase"  # number of trials of the first of two phases
+USED_UP = "used up"  # whether the space holds nothing new
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every decision about a trial depends on, besides the trials before it."""
+
+    study: optuna.Study
+    spec: StudySpec
+    shape: DataShape
+    precision: Precision
+    worker: Worker
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A trial that is decided and has not begun to train."""
+
+    trial: Trial
+    network: ResNetSpec
+    recipe: TrainSpec
+
+    @property
+    def first_attempt(self) -> int:
+        """The number of the first attempt at it: its own, unless it is run again after an interruption."""
+        number: int = self.trial.user_attrs.get(RETRY_OF, self.trial.number)
+        return number
+
+
+def is_used_up(study: optuna.Study) -> bool:
+    """Whether draw after draw gave what was tried before."""
+    return bool(study.user_attrs.get(USED_UP))
+
+
+def has_room(study: optuna.Study, spec: StudySpec) -> bool:
+    """Whether another trial can begin within the study's total."""
+    trials = records(study)
+    if len(trials) < spec.trials:  # the shortest way, however many of them count
+        return True
+    counted = [attempts for attempts in by_first_attempt(trials).values() if attempts.is_counted]
+    waiting = sum(attempts.last.is_waiting for attempts in counted)
+    # An enqueued trial takes the place that it already has.
+    return len(counted) - waiting < spec.trials and (waiting > 0 or len(counted) < spec.trials)
+
+
+def draw_trial(setting: Setting) -> Drawn | None:
+    """Ask for the next trial that is not the same as an earlier one, and write down what it is.
+
+    None if the space seems to hold nothing new, or if other workers have the trial, or the study's last place, already.
+    A first phase that finds nothing new is over; after that so is the study, which is written down.
+    """
+    study, spec = setting.study, setting.spec
+    if spec.phases.architecture and FIRST_PHASE not in study.user_attrs:
+        # Written down once: a larger total later does not begin it again.
+        study.set_user_attr(FIRST_PHASE, round(spec.phases.architecture * spec.trials))
+    if is_used_up(study) and not records(study, TrialState.WAITING):
+        return None
+    for attempt in range(MAX_DUPLICATES):
+        drawn, reason = _try_to_draw(setting, random=attempt >= RANDOM_AFTER)
+        if drawn is not None:
+            return drawn
+        if not reason.startswith(DUPLICATE):
+            return None
+    counted = len(finished_trials(study))
+    if counted < study.user_attrs.get(FIRST_PHASE, 0):
+        study.set_user_attr(FIRST_PHASE, counted)
+        return draw_trial(setting)
+    study.set_user_attr(USED_UP, True)
+    return None
+
+
+def _try_to_draw(setting: Setting, *, random: bool) -> tuple[Drawn | None, str]:
+    """A decided trial, or None and the reason for which the one that was asked for has been ended."""
+    study, spec = setting.study, setting.spec
+    trial = study.ask()
+    setting.worker.has(trial_id(trial))
+    trial.set_user_attr(WORKER, setting.worker.id)
+    others = _wait_for_turn(study, trial.number, setting.worker)
+    # Another attempt at a trial that was cut off while it was drawn is drawn as that was.
+    first_attempt = trial.user_attrs.get(RETRY_OF, trial.number)
+    before = [attempts for attempts in others if attempts.number < first_attempt]
+    reason = _rejection_reason(trial, others, sum(attempts.is_counted for attempts in before), spec)
+    if reason is None:
+        first_phase = study.user_attrs.get(FIRST_PHASE, 0)
+        study.sampler = sampler_for(spec, before, first_phase=first_phase, random=random)
+        network, recipe = _design(trial, setting)
+        decided = attributes(network, recipe, setting.shape.size)
+        reason = _duplicate_reason({name: decided[name] for name in (NETWORK, RECIPE)}, trial, others)
+        if reason is None:
+            for name, value in decided.items():
+                trial.set_user_attr(name, value)
+            return Drawn(trial, network, recipe), ""
+    fail(study, trial_id(trial), reason)
+    return None, reason
+
+
+def _wait_for_turn(study: optuna.Study, number: int, worker: Worker) -> Sequence[Attempts]:
+    """Wait until each trial with a lower number is decided, or has lost its worker; returns all other trials."""
+    while True:
+        others = [trial for trial in records(study) if trial.number != number]
+        undecided = [trial for trial in others if trial.number < number and trial.is_running and not trial.is_decided]
+        if not undecided:
+            return list(by_first_attempt(others).values())
+        if any(worker.is_dead(trial) for trial in undecided):
+            retry_interrupted(study, worker)
+        time.sleep(TURN_POLL_S)
+
+
+def _rejection_reason(trial: Trial, others: Sequence[Attempts], place: int, spec: StudySpec) -> str | None:
+    """The reason to end this trial undrawn, or None.
+
+    Another worker runs the same retry or baseline, or no place is left: `place` trials before it count.
+    """
+    if RETRY_OF in trial.user_attrs:
+        first_attempt = next(each for each in others if each.number == trial.user_attrs[RETRY_OF])
+        earlier = (each.number for each in first_attempt.attempts if each.is_counted and each.number < trial.number)
+        first = next(earlier, None)
+        return f"{REPEATED}{first}" if first is not None else None
+    baseline = trial.user_attrs.get(BASELINE)
+    for other in others if baseline is not None else ():
+        if other.number < trial.number and other.is_counted and other.last.baseline == baseline:
+            return f"{DUPLICATE}{other.last.number}"
+    return SURPLUS if place >= spec.trials else None
+
+
+def _duplicate_reason(drawn: dict[str, str], trial: Trial, others: Sequence[Attempts]) -> str | None:
+    """The reason to end a trial whose network and recipe were tried before, or None.
+
+    Different draws can be the same network: by a parameter that it does not use, or a slightly larger budget fraction.
+    """
+    first_attempt = trial.user_attrs.get(RETRY_OF)
+    for other in others:
+        if other.number != first_attempt and other.is_counted and drawn.items() <= other.last.optuna.user_attrs.items():
+            return f"{DUPLICATE}{other.last.number}"
+    return None
+
+
+def _design(trial: Trial, setting: Setting) -> tuple[ResNetSpec, TrainSpec]:
+    """The network and the recipe that the trial draws."""
+    spec, shape = setting.spec, setting.shape
+    # Everything is suggested before anything can end the trial: a trial that lacks a parameter would take that
+    # parameter out of the sampler's joint model for good.
+    draw = search_space.suggest(trial, spec.space)
+    network = search_space.network(
+        draw,
+        spec.space,
+        spec.budget,
+        in_channels=shape.in_channels,
+        num_classes=shape.num_classes,
+        madds=madds_limit(spec, shape),
+    )
+    recipe = search_space.recipe(
+        draw, epochs=spec.epochs, seed=spec.seed, precision=setting.precision, data_fraction=spec.data_fraction
+    )
+    return network, recipe

@@ -1,0 +1,163 @@
+"""A run's Optuna study: how it is made, opened and joined, and what makes it the same study."""
+
+import contextlib
+import json
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+
+import space as search_space
+from search.data_shape import DataShape, madds_limit, with_data_shape
+from search.errors import RunError, StorageError
+from search.run_folder import RunFolder, write_text
+from search.spec import StudySpec
+from search.storage import STORAGE_ERRORS, connect, reason_of
+from search.trials import BASELINE, records
+from train_core.specs import Precision
+
+CLAIM_TIMEOUT_S = 10.0  # for the worker that makes a study to write down what it is
+CLAIM_POLL_S = 0.1
+
+# Names of the study's attributes.
+IDENTITY, PRECISION = "identity", "precision"
+
+
+def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
+    """The run's Optuna study.
+
+    Raises:
+        RunError: there is no such study.
+        StorageError: the storage cannot be opened.
+
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if not create and not folder.address.is_shared and not folder.database.exists():
+        raise RunError(f"{folder.root} holds no study: continue it with `search run`")
+    storage = connect(folder.address)
+    try:
+        names = [] if folder.address.is_shared else optuna.get_all_study_names(storage)
+        if create and not names:
+            with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
+                return optuna.create_study(storage=storage, study_name=folder.name, direction="maximize")
+        # A folder that was renamed holds its study under the old name.
+        study = optuna.load_study(storage=storage, study_name=names[0] if len(names) == 1 else folder.name)
+    except KeyError as error:
+        raise RunError(f"{folder.address} has no study {folder.name!r}: start it with `search run`") from error
+    except STORAGE_ERRORS as error:
+        raise StorageError(
+            f"{folder.address} cannot be opened as a study ({reason_of(error)}): fix the cause and run it again"
+        ) from error
+    if folder.address.is_shared:  # and another worker may be making it
+        until = time.monotonic() + CLAIM_TIMEOUT_S
+        while create and IDENTITY not in study.user_attrs and time.monotonic() < until:
+            time.sleep(CLAIM_POLL_S)
+    return study
+
+
+def join(folder: RunFolder, spec: StudySpec, shape: DataShape) -> tuple[optuna.Study, dict[str, bool]]:
+    """The run's study, made if there is none, for a worker to join; and which baselines are among its trials.
+
+    Raises:
+        RunError: the run was made with another budget, space or data; the message says which.
+        StorageError: the storage cannot be opened.
+
+    """
+    with contextlib.nullcontext() if folder.address.is_shared else folder.alone():
+        study = open_study(folder, create=True)
+        check(study, spec, shape, folder)
+        write_text(folder.study_file, spec.as_toml())
+        baselines = enqueue_baselines(study, spec, shape)
+        claim(study, spec, shape, folder)  # last: other workers wait for it
+    return study, baselines
+
+
+def claim(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFolder) -> None:
+    """Write down what this study is, or check that it is the study that was written down.
+
+    Raises:
+        RunError: the run was made with another budget, space or data; the message says which.
+
+    """
+    if IDENTITY in study.user_attrs:
+        check(study, spec, shape, folder)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it labels the dashboard's axis
+        study.set_metric_names(["validation accuracy"])
+    study.set_user_attr(IDENTITY, _identity(spec, shape))
+
+
+def check(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFolder) -> None:
+    """Check that this study is the one that was written down, if one was.
+
+    Raises:
+        RunError: the run was made with another budget, space or data; the message says which.
+
+    """
+    given = _identity(spec, shape)
+    stored = study.user_attrs.get(IDENTITY, given)
+    for key in given:
+        if given[key] != stored.get(key):
+            raise RunError(
+                f"run {folder.name!r} was made with {key} {_shown(stored.get(key))}, not {_shown(given[key])}: "
+                "give the same, or another --name"
+            )
+
+
+def identity(study: optuna.Study) -> dict[str, Any]:
+    """All that makes two trials of the study comparable, one value for each name; empty before it is written down."""
+    stored: dict[str, Any] = study.user_attrs.get(IDENTITY, {})
+    return stored
+
+
+def agreed_precision(study: optuna.Study, measure: Callable[[], Precision]) -> Precision:
+    """The precision that all trials of the study train in: what the first worker has measured."""
+    if PRECISION not in study.user_attrs:
+        study.set_user_attr(PRECISION, measure())
+    agreed: Precision = study.user_attrs[PRECISION]
+    return agreed
+
+
+def _identity(spec: StudySpec, shape: DataShape) -> dict[str, Any]:
+    """All that makes two trials of a study comparable; the space by its dimensions."""
+    others = {"trials", "promote", "baselines", "baseline_recipe", "data", "published"}
+    values = spec.model_dump(mode="json", exclude=others)
+    dimensions = values.pop("space")
+    del values["short_run_images"]
+    if spec.phases.architecture:
+        values["baseline_recipe"] = spec.baseline_recipe  # architectures are compared by it
+    return {
+        "budget": values.pop("budget"),
+        "data fingerprint": shape.fingerprint,
+        "short_run_images and promote.epochs, which make short runs train on a share of the images of": (
+            spec.data_fraction
+        ),
+        **values,
+        **{f"space.{name}": dimension for name, dimension in dimensions.items()},
+    }
+
+
+def _shown(value: Any) -> str:
+    return (
+        f"{value:,}" if isinstance(value, int) else json.dumps(value) if isinstance(value, dict | list) else str(value)
+    )
+
+
+def enqueue_baselines(study: optuna.Study, spec: StudySpec, shape: DataShape) -> dict[str, bool]:
+    """Enqueue the baselines that budget and space allow as the first trials; says of each whether they allow it.
+
+    Done once in a study's life: a name that is among the trials already is not enqueued again.
+    """
+    enqueued = {trial.baseline for trial in records(study) if not trial.is_surplus}
+    allowed = {}
+    for name, network in spec.baselines.items():
+        parameters = search_space.as_parameters(
+            with_data_shape(network, shape), spec.baseline_recipe, spec.space, spec.budget, madds_limit(spec, shape)
+        )
+        allowed[name] = parameters is not None
+        if parameters is not None and name not in enqueued:
+            study.enqueue_trial(parameters, user_attrs={BASELINE: name})
+    return allowed

@@ -1,0 +1,45 @@
+"""The one place that uses what Optuna calls private: ids of trials and studies, and a study's storage.
+
+Optuna's public interface has no way to end a trial by its number from another process, to write a trial's system
+attributes, or to read one trial again. A release of Optuna that changes these names is followed here.
+"""
+
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+if TYPE_CHECKING:
+    from search.trials import TrialRecord
+
+
+def storage_of(study: optuna.Study) -> BaseStorage:
+    """The storage of the study."""
+    return study._storage
+
+
+def study_id(study: optuna.Study) -> int:
+    """The study's id in its storage, by which the dashboard's pages are called."""
+    return study._study_id
+
+
+def trial_id(trial: "Trial | FrozenTrial | TrialRecord") -> int:
+    """The trial's id in its storage, which is not its number in the study."""
+    return trial._trial_id if isinstance(trial, Trial | FrozenTrial) else trial.optuna._trial_id
+
+
+def trial_again(study: optuna.Study, id_: int) -> FrozenTrial:
+    """The trial as it is now."""
+    return storage_of(study).get_trial(id_)
+
+
+def fail(study: optuna.Study, id_: int, reason: str) -> bool:
+    """Mark the trial as failed for this reason. Returns False if it had already finished."""
+    from search.trials import REASON
+
+    try:
+        storage_of(study).set_trial_user_attr(id_, REASON, reason)
+        return storage_of(study).set_trial_state_values(id_, TrialState.FAIL)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return False

@@ -1,0 +1,171 @@
+"""The records of `list`, `status`, `show` and `compare`: their JSON documents, field by field.
+
+Accuracies are shares of 1, times are seconds or ISO 8601. Imports no torch.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+SEARCHING, PROMOTING, UNFINISHED, FINISHED, PROMOTED = "searching", "promoting", "unfinished", "finished", "promoted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortRun:
+    """The best trial by its short run."""
+
+    trial: int
+    validation: float
+    parameters: int
+    network: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullRun:
+    """The best network by its full runs, over their seeds. Deviations are standard deviations; none: of one seed."""
+
+    trial: int
+    epochs: int
+    seeds: int
+    validation: float
+    validation_deviation: float | None
+    test: float | None
+    test_deviation: float | None
+    parameters: int
+    network: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run in a few words. None: not known, as of a broken run, or of a study in a storage elsewhere."""
+
+    name: str
+    folder: str
+    touched: str  # when something was last done in it
+    storage: str  # what keeps the study: sqlite, postgresql, ...
+    state: str | None = None  # searching, promoting, unfinished, finished (not promoted yet), promoted
+    workers: int = 0  # that have a trial now
+    data: str | None = None
+    budget: int | None = None
+    max_madds: int | None = None  # the limit on multiply-adds; none: also where there is none
+    trials: int | None = None  # that have ended
+    trials_wanted: int | None = None
+    best_short: ShortRun | None = None
+    best_full: FullRun | None = None
+    problem: str | None = None  # why the rest is not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningTrial:
+    """A trial that is being trained."""
+
+    trial: int
+    worker: str | None
+    alive: bool | None  # none: its worker is on another machine
+    epoch: int  # the last that ended; 0: none yet
+    validation: float | None  # after that
+    seconds: float | None  # since it began
+    parameters: int | None
+    network: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingFullRun:
+    """A full run that is not finished, as its folder shows it."""
+
+    trial: int
+    epochs: int
+    seed: int
+    refit: bool
+    seconds_since_epoch: float | None  # since its last epoch ended; none: none has
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(Run):
+    """The state of a run and of its trials."""
+
+    epochs: int  # of a short run
+    outcomes: dict[str, int]  # trials that have ended, by `OUTCOMES`
+    used_up: bool  # the space has no new network left
+    running: tuple[RunningTrial, ...]
+    images_per_second: float | None  # that a worker trains on, over its last trials; none: nobody knows
+    seconds_left: float | None  # of the search, at the pace of its trials so far; none: nobody knows, or it is over
+    full_runs: int  # finished
+    full_runs_pending: tuple[PendingFullRun, ...]
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether anything may change soon."""
+        return self.state in (SEARCHING, PROMOTING) or (self.state == UNFINISHED and self.storage != "sqlite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One of the attempts at a trial."""
+
+    trial: int
+    outcome: str
+    reason: str | None
+    epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedFullRun:
+    """A finished full run of a trial."""
+
+    epochs: int
+    seed: int
+    refit: bool
+    validation: float | None
+    test: float | None
+    mirrored_test: float | None
+    seconds: float
+    diverged: str | None
+    curve: tuple[float, ...]  # validation accuracy after each epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """All that is known of one trial."""
+
+    run: str
+    trial: int
+    outcome: str
+    reason: str | None
+    validation: float | None  # its score; none: it is not complete
+    rank: int | None  # by that, among the complete ones; 1: the best
+    complete: int  # trials that are
+    baseline: str | None  # the baseline that it is
+    attempts: tuple[Attempt, ...]  # at this trial, this one included
+    network_words: str | None
+    recipe_words: str | None
+    parameters: int | None
+    multiply_adds: int | None
+    drawn: dict[str, Any]  # what the sampler drew
+    network: dict[str, Any] | None
+    recipe: dict[str, Any] | None
+    worker: str | None
+    started: str | None
+    seconds: float | None
+    epochs: int | None  # that it was to have
+    curve: tuple[float, ...]  # validation accuracy after each epoch
+    full_runs: tuple[FinishedFullRun, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared(Run):
+    """One of two runs that are compared."""
+
+    epochs_short: int  # trained in all, by trials that have ended
+    epochs_full: int  # trained in all, by full runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two runs, side by side."""
+
+    runs: tuple[Compared, Compared]
+    differences: dict[str, tuple[Any, Any]]  # of their study files and data, by name
+    difference: float | None  # the second's validation accuracy less the first's; none: not to be compared
+    spread: float | None  # what such a difference may be by chance; none: not known
+    better: str | None  # the run that is, by more than the spread
+    verdict: str  # the same in words

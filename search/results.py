@@ -1,0 +1,173 @@
+"""A run's outcome, read from its folder and its study, and in a sentence or two."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeVar, get_args
+
+import optuna
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+from search.fidelity import Fidelity, measure
+from search.formatting import count, duration, limits, mean_and_deviation, percent, short_run
+from search.identity import open_study
+from search.promotions import Promotion, diverged_of, finished, refit_of, winner
+from search.run_folder import RunFolder, read_facts
+from search.spec import StudySpec, load_study
+from search.trials import TrialRecord, finished_trials, ranked, records, score_of
+
+MAX_LEARNT = 500  # trials that the importances are learnt from: 10,000 take minutes, these some seconds
+
+Verdict = Literal["complete", "pruned", "failed or diverged"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """All that a report is made from."""
+
+    name: str
+    spec: StudySpec
+    study: optuna.Study
+    trials: Sequence[TrialRecord]  # those that have ended, by number
+    promotions: Sequence[Promotion]  # the finished full runs, the longest and best on validation first
+    fidelity: Fidelity | None = None  # none: there are too few full runs to measure it
+
+    @property
+    def compared(self) -> list[Promotion]:
+        """The full runs that have a validation accuracy: those that were not trained on the validation images."""
+        return [run for run in self.promotions if not run.refit]
+
+    @property
+    def complete(self) -> list[TrialRecord]:
+        """The complete trials, the best first."""
+        return ranked(self.trials)
+
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """Share of the short scores' spread that each parameter explains by itself; the largest first.
+
+        Raises:
+            ValueError: these trials are too few or too similar.
+
+        """
+        learnt = thinned(self.complete, MAX_LEARNT)
+        varied = varied_parameters({name for trial in learnt for name in trial.draw}, learnt)
+        if len({score_of(trial) for trial in learnt}) < 2 or not varied:
+            number = count(len(learnt), "complete trial")
+            raise ValueError(f"it takes two complete trials of different scores, and there is {number}.")
+        study = optuna.create_study(direction="maximize")
+        study.add_trials([trial.optuna for trial in learnt])
+        try:
+            # fANOVA learns from every score; Optuna's default compares the best tenth with the rest: too few here.
+            return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=varied)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+
+
+def read_results(folder: RunFolder) -> Results:
+    """A run's outcome so far."""
+    study, spec = open_study(folder), load_study(str(folder.study_file), {})
+    return Results(
+        name=folder.name,
+        spec=spec,
+        study=study,
+        trials=finished_trials(study),
+        promotions=finished(folder),
+        fidelity=fidelity_of(folder, spec, study),
+    )
+
+
+def fidelity_of(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> Fidelity | None:
+    """How well the run's short scores predict its full runs; none where there are too few."""
+    facts = read_facts(folder)
+    return measure(
+        records(study),
+        finished(folder),
+        epochs=spec.epochs,
+        family=spec.promote.families,
+        validation_images=facts.data.validation_images if facts is not None else None,
+    )
+
+
+def headline(results: Results) -> str:
+    """What the search found. The winner is chosen on validation, never on test."""
+    spec, runs, trials = results.spec, winner(results.promotions), results.complete
+    if not runs and not trials:
+        stage = "No trial is complete yet" if results.trials else "No trial has ended yet"
+        return f"{stage}: for {spec.data_name} within {limits(spec)}, no network is known so far."
+    network = str(runs[0].network) if runs else trials[0].network_words
+    size = runs[0].parameters if runs else trials[0].parameters
+    text = f"The best network found for {spec.data_name} within {limits(spec)} is {network}: "
+    text += f"{size:,} parameters, {percent(size / spec.budget)} of the budget"
+    madds = runs[0].multiply_adds if runs else trials[0].multiply_adds
+    text += f", and {madds:,} multiply-adds. " if spec.max_madds is not None else ". "
+    if not runs:
+        diverged = "every full run so far diverged, and " if results.promotions else ""
+        text += f"Its short run of {short_run(spec)} reached {percent(score_of(trials[0]))} on validation; "
+        return text + f"{diverged}short runs find the good third but cannot order it: full runs decide."
+    return text + _of_full_runs(results, runs)
+
+
+def _of_full_runs(results: Results, runs: Sequence[Promotion]) -> str:
+    """The outcome of the best network's full runs, one for each seed."""
+    mean = f" (mean and standard deviation of {len(runs)} seeds)" if len(runs) > 1 else ""
+    accuracies = [run.val_accuracy for run in runs if run.val_accuracy is not None]
+    text = f"Trained for {count(runs[0].recipe.epochs, 'epoch')}, it reaches "
+    text += f"{mean_and_deviation(accuracies)}{mean} on validation, by which it was chosen; "
+    tested = [run.test_accuracy for run in runs if run.test_accuracy is not None]
+    if not all(run.tested for run in runs):
+        text += "it is not tested yet: `search promote` reads the test split for the runs of its last rung."
+    elif not tested:
+        text += "it was never tested: this data has no test split, so every number here was used for model selection."
+    else:
+        text += (
+            f"{mean_and_deviation(tested)} on the {runs[0].test_images:,} test images, which had no part in the choice."
+        )
+    if diverged := len(diverged_of(results.promotions, runs)):
+        text += f" {diverged} of {count(diverged + len(runs), 'seed')} diverged, and is not in these numbers."
+    if (refit := refit_of(results.promotions, runs)) and refit.test_accuracy is not None:
+        text += f" Trained once more, also on the validation images, it reaches {percent(refit.test_accuracy)} on test."
+    return text
+
+
+def progress(results: Results) -> str:
+    """How many trials and full runs are done, and how long they took."""
+    trials = results.trials
+    counts = (f"{sum(verdict_of(trial) == verdict for trial in trials):,} {verdict}" for verdict in VERDICTS)
+    seconds = seconds_of(trials)
+    text = f"{len(trials):,} of {results.spec.trials:,} trials have ended ({', '.join(counts)}), "
+    text += f"after {duration(seconds)} of training. "
+    if trials and all(trial.failed_or_diverged for trial in trials):
+        text += f"All of them failed or diverged, the last with: {trials[-1].reason or 'no reason'}. "
+    full_runs = results.promotions
+    text += f"{count(len(full_runs), 'full run')} {'is' if len(full_runs) == 1 else 'are'} done"
+    if full_runs:
+        spent = sum(run.seconds for run in full_runs)
+        text += f", after {duration(spent)} of training: {duration(seconds + spent)} in all"
+    return text + "."
+
+
+def verdict_of(trial: TrialRecord) -> Verdict:
+    """How a finished trial ended, in three kinds."""
+    if trial.failed_or_diverged:
+        return "failed or diverged"
+    return "pruned" if trial.is_pruned else "complete"
+
+
+def seconds_of(trials: Iterable[TrialRecord]) -> float:
+    """Seconds of training and validation, summed over the trials that came so far."""
+    return sum(trial.seconds for trial in trials if trial.seconds is not None)
+
+
+def thinned(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the items (two at least), evenly spread, the first and the last among them."""
+    last, steps = len(items) - 1, max(most, 2) - 1
+    return list(items) if last <= steps else [items[round(i * last / steps)] for i in range(steps + 1)]
+
+
+def varied_parameters(names: Iterable[str], trials: Sequence[TrialRecord]) -> list[str]:
+    """The parameters, in order, that have more than one value; those that only some trials have are among them."""
+    return [name for name in names if len({trial.draw.get(name) for trial in trials}) > 1]
