@@ -89,7 +89,7 @@ def alike(text: str) -> str:
 
 @pytest.mark.parametrize(
     ("page", "begins", "printed"),
-    [(DOCS / "index.md", "runs/digits-20k: new study", RUN), (ROOT / "README.md", "Longer runs, the longest", PROMOTE)],
+    [(DOCS / "index.md", "runs/digits-20k: new study", RUN), (ROOT / "README.md", "Full runs, the longest", PROMOTE)],
     ids=["run", "promote"],
 )
 def test_what_a_page_says_that_a_command_prints_is_what_it_prints(page: Path, begins: str, printed: str) -> None:
