@@ -53,7 +53,7 @@ def test_a_trial_that_ends_its_process_in_a_fault_twice_is_failed_and_the_search
 
     code, out = deadly(tmp_path, die)
     assert code == -number
-    assert "is tried again" not in out
+    assert "is run again" not in out
     code, out = deadly(tmp_path, die)
     assert code == -number
     assert out.count(again) == 1
@@ -65,7 +65,7 @@ def test_a_trial_that_ends_its_process_in_a_fault_twice_is_failed_and_the_search
 
     log = run_folder(tmp_path).log.read_text()
     assert (log.count(again), log.count(verdict)) == (1, 1)
-    assert f"2/3  trial 2  fail: given up: {failed}  " in log
+    assert f"2/3  trial 2  failed: given up: {failed}  " in log
     study = open_study(run_folder(tmp_path))
     assert [trial.user_attrs.get("reason") for trial in study.trials] == [
         None,
