@@ -220,9 +220,9 @@ _check_dimensions(Space)
 class Trial(Protocol):
     """What `suggest` needs of an Optuna trial; the methods are documented there."""
 
-    def suggest_categorical(self, name: str, choices: Any) -> Any: ...  # noqa: D102  # as the class says
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...  # noqa: D102
-    def suggest_float(  # noqa: D102
+    def suggest_categorical(self, name: str, choices: Any) -> Any: ...  # noqa: D102  # see Optuna
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...  # noqa: D102  # see Optuna
+    def suggest_float(  # noqa: D102  # see Optuna
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float: ...
 

@@ -52,7 +52,7 @@ PEAKS = {
     "A100": (312.0, 156.0),
 }
 """Dense TFLOP/s of tensor cores by a part of the card's name, from its maker's data sheets: in bf16 and fp16, and in
-TF32, in which cuDNN computes fp32 convolutions unless told otherwise."""
+TF32, in which cuDNN computes fp32 convolutions unless another precision is set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ def attempt(row: Row, work: Callable[[], Row]) -> Row:
     """The row with what the work measures, or with why it failed: the next row may be measured all the same."""
     try:
         return row | work()
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is told
+    except Exception as error:  # noqa: BLE001  # any error becomes the row, and the next row is measured
         return row | {"failed": in_a_line(error)}
 
 

@@ -208,7 +208,7 @@ def _ours(setting: Setting, data: TrainingData, device: torch.device) -> Iterato
 
 
 def _serve(connection: Connection, setting: Setting) -> None:
-    """Warm up when told to; then answer each number of seconds with the images per second of training that long."""
+    """Warm up when asked to; then answer each number of seconds with the images per second of training that long."""
     if setting.threads:
         torch.set_num_threads(setting.threads)
     device = pick_device(setting.device)

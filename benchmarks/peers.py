@@ -22,7 +22,7 @@ tpe-constraint Optuna's TPE with the width drawn, and `trial.set_constraint` for
 tpe-pruned     the same, but a network that is too large is pruned
 asha-3, asha-6 Ray Tune's ASHAScheduler with random draws, four trials at a time, reduction factor 3, grace period 3 or
                6, on the curves of 40-epoch runs (see `asha`)
-smac           SMAC3's MultiFidelityFacade: Hyperband with a random forest, at 4, 13 and 40 epochs. It begins anew at
+smac           SMAC3's MultiFidelityFacade: Hyperband with a random forest, at 4, 13 and 40 epochs. It starts again at
                each length; so each run is annealed in its own length, and paid for in whole
 """
 
@@ -78,7 +78,7 @@ PLAIN: dict[str, bool | int | float | str] = {"optimizer": "sgd", "sgd_lr": 0.1,
 WIDTHS = (8, 64, 8)  # of the first stage, where it is drawn: least, most, step
 DRAWS = 5_000  # at most, of those that may cost nothing
 ETA = 3  # ASHA and Hyperband go on with one in three
-TIMES = 9  # that random draws are tried in each world, to say what they come to there
+TIMES = 9  # that random draws are tried in each world, to measure their result there
 SAMPLES = 2_000  # of the bootstrap
 
 
@@ -323,7 +323,7 @@ def widened(draw: space.Draw, width: int) -> ResNetSpec:
 
 
 def tpe_constraint(account: Account) -> None:
-    """Networks over the budget are told as infeasible."""
+    """Networks over the budget are reported as infeasible."""
     tpe_drawn_width(account, constraint=True)
 
 
@@ -376,7 +376,7 @@ def asha_6(account: Account) -> None:
 
 
 def smac(account: Account, *, shortest: int = 3) -> None:
-    """SMAC3's multi-fidelity facade with its own defaults, asked and told."""
+    """SMAC3's multi-fidelity facade with its own defaults, through its ask-and-tell interface."""
     api, manager = import_module("smac"), import_module("smac.runhistory.dataclasses")
     trials = max(20, account.budget // 12)  # about as many as the epochs last for; a quarter are drawn at random
     with tempfile.TemporaryDirectory() as folder:
@@ -482,7 +482,7 @@ def curve(peer: Peer, surrogate: Surrogate, seed: int, budget: int) -> Curve:
 
 
 def random_ends(surrogate: Surrogate, seeds: int, budget: int) -> list[float]:
-    """For the world of each seed, what random draws come to with all epochs: the median of several times."""
+    """For the world of each seed, the result of random draws with all epochs: the median of several times."""
     ends = []
     for seed in range(seeds):
         times = [Account(surrogate.world(seed), seeds * time + seed, budget) for time in range(1, TIMES + 1)]
@@ -520,15 +520,15 @@ class Row:
 
     name: str
     quality: dict[int, Spread]  # by epochs spent
-    gain: Spread  # of the quality in the end over what random draws come to in that world
-    epochs: Spread  # to what random draws come to with all of them; all, where it does not get there
+    gain: Spread  # of the quality in the end over the result of random draws in that world
+    epochs: Spread  # to reach the result of random draws with all of them; all, where it does not get there
     share: float  # of random's epochs
     reached: float  # share of the seeds that got there
     worse_than_ours: float | None  # share of the seeds with which it ends below ours
 
 
 def table(curves: Mapping[str, Sequence[Curve]], ends: Sequence[float], budget: int) -> list[Row]:
-    """A line for each method, best first. `ends`: what random draws come to in the world of each seed."""
+    """A line for each method, best first. `ends`: the result of random draws in the world of each seed."""
     rows = []
     for name, each in curves.items():
         rivals = zip(each, curves.get("ours", ()), strict=False)

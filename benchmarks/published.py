@@ -1,4 +1,4 @@
-"""The table of published systems: what each report printed, what its network comes to here, and what a search finds.
+"""The table of published systems: what each report printed, what its network reaches here, and what a search finds.
 
     python -m benchmarks.published
         every report's best row, at its length, on all images: for a GPU

@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def searched(data: str, seed: int, method: str) -> dict[str, Any]:
-    """What a search and a promotion come to."""
+    """The result of a search and its promotion."""
     images = "subset" if method == "ours" else "all"
     with tempfile.TemporaryDirectory() as folder:
         flags = {"data": data, "trials": TRIALS, "seed": seed, "short_run_images": images}
@@ -66,7 +66,7 @@ def searched(data: str, seed: int, method: str) -> dict[str, Any]:
 
 
 def at_random(data: str, seed: int) -> dict[str, Any]:
-    """What the best of some random draws comes to at full length."""
+    """The accuracy of the best of some random draws after its full run."""
     spec = load_study(str(STUDY), {"data": data})
     device = pick_device("cpu")
     set_up(device)

@@ -55,7 +55,7 @@ RUNS: dict[str, tuple[int, int, float]] = {  # epochs, seed, share of the traini
 STEADY = {"schedule": "multi-step", "milestones": (0.75, 0.9), "gamma": 0.1}
 OPTIMIZERS: dict[
     str, dict[str, Any]
-] = {  # at 30 epochs of 200 they came to 83.84, 89.71 and 90.6 %; at 200 the first came to 95.25, above the last
+] = {  # at 30 epochs of 200 they reached 83.84, 89.71 and 90.6 %; at 200 the first reached 95.25, above the last
     "sgd, momentum": {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9},
     "sgd, plain": {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0},
     "adam": {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0},

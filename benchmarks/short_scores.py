@@ -3,7 +3,7 @@
     python -m benchmarks.short_scores [runs.jsonl ...] [--out scores.json]
     python -m benchmarks.short_scores --recipes recipes.jsonl ...
 
-Each score is compared with the accuracy that the same draw comes to on the test images after its full run. Intervals
+Each score is compared with the accuracy of the same draw on the test images after its full run. Intervals
 are 95 % bootstrap intervals over the draws.
 """
 

@@ -185,8 +185,8 @@ def soak(root: Path, kills: int, rounds_at_a_time: int, seed: int = 0) -> dict[s
                 resumed += run_folder(root / f"round-{number}").log.read_text().count("goes on after epoch")
                 wrong = [key for key in expected if found[key] != expected[key]]
                 differences += [(number, key, expected[key], found[key]) for key in wrong]
-            told = f"{fell.total()} kills in {rounds} rounds, {len(differences)} differences"
-            print(told, file=sys.stderr, flush=True)
+            summary = f"{fell.total()} kills in {rounds} rounds, {len(differences)} differences"
+            print(summary, file=sys.stderr, flush=True)
     return {
         "kills": fell.total(),
         "rounds": rounds,

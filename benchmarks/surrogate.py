@@ -9,9 +9,9 @@ fitted to the lines that `short_runs.py` wrote. Of several models the one is tak
 than that.
 
 A regression is smoother than training, and one that only adds up the effects of the parameters would make it easy to
-change one at a time. So each seed of a comparison has a world of its own (`Surrogate.world`): the regression, and what
-it was measured to miss, made up anew as a smooth random function of the configuration. The noise of a seed has the size
-that it has between two short runs, everywhere.
+change one at a time. So each seed of a comparison has a world of its own (`Surrogate.world`): the regression, and a
+smooth random function of the configuration, as large as the error that was measured for the regression. The noise of a
+seed has the size that it has between two short runs, everywhere.
 """
 
 import argparse

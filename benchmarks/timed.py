@@ -204,7 +204,7 @@ def _measure(
         end = _End("measured")
     except OutOfTimeError as error:
         end = _End("measured in part", str(error))
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is told, and the other sections go on
+    except Exception as error:  # noqa: BLE001  # any error is reported, and the other sections go on
         end = _End("failed", in_a_line(error), traceback.format_exc())
     connection.send(end)
 

@@ -156,7 +156,7 @@ class Worker:
                 self._watch.look(map(TrialRecord, running), time.monotonic())
             except optuna.exceptions.UpdateFinishedTrialError:
                 pass  # the thread that trains it will notice
-            except Exception as error:  # noqa: BLE001  # whatever it is, it may pass; who trains says so when it does not
+            except Exception as error:  # noqa: BLE001  # it may pass; if not, the training thread raises it
                 log.debug("no beat: %s", type(error).__name__)
 
 

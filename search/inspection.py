@@ -130,7 +130,7 @@ def list_runs(runs: Path, storage: str | None) -> list[Run]:
                 raise out_of_reach[0]
             status = Reader(as_kept(root, address)).status()
             return Run(**{name: getattr(status, name) for name in Run.__dataclass_fields__})
-        except Exception as error:  # noqa: BLE001  # whatever is wrong with one run, the others are listed
+        except Exception as error:  # noqa: BLE001  # a faulty run is listed as such, beside the others
             if isinstance(error, StorageError) and kind != "sqlite":
                 out_of_reach.append(error)
             return Run(
@@ -155,7 +155,7 @@ def show_trial(run: Reader, number: int) -> Trial:
         raise RunError(f"run {run.folder.name!r} has no trial {number}: {numbers}")
     complete = ranked(trials)
     attempts = by_first_attempt(trials)[trial.first_attempt].attempts
-    began = trial.optuna.datetime_start
+    began = trial.started
     return Trial(
         run=run.folder.name,
         trial=number,
@@ -235,7 +235,7 @@ def _summary_fields(folder: RunFolder) -> dict[str, Any]:
 
 
 def _running(trial: TrialRecord, folder: RunFolder, alive: set[str]) -> RunningTrial:
-    began, worker = trial.optuna.datetime_start, trial.worker
+    began, worker = trial.started, trial.worker
     is_elsewhere = folder.address.is_shared and worker not in alive
     return RunningTrial(
         trial=trial.number,

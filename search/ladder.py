@@ -11,7 +11,7 @@ from search.trials import TrialRecord
 from train_core.specs import AugmentSpec, Frozen, ResNetSpec, TrainSpec
 
 FAMILIES = sorted({*ResNetSpec.model_fields, *TrainSpec.model_fields, *AugmentSpec.model_fields} - {"augment"})
-"""What trials can be told apart by."""
+"""Fields by whose values a ladder can group trials into families."""
 
 Scored = tuple[TrialRecord, float]
 """A trial and what it is chosen by: a validation accuracy, of its short run or of a longer one."""

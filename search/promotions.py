@@ -42,11 +42,16 @@ class Promotion(Frozen):
     diverged: str | None = Field(default=None, description="why the run ended early")
     history: tuple[EpochResult, ...]
 
+    @property
+    def ranking_accuracy(self) -> float:
+        """The validation accuracy, by which runs are compared; 0 for one that diverged or is a refit."""
+        return self.val_accuracy or 0.0
+
 
 def finished(folder: RunFolder) -> list[Promotion]:
     """All finished promotions of a run: the longest first, of those the best on validation; refits behind them."""
     results = [each.read(Promotion) for each in folder.promotions() if each.result.exists()]
-    return sorted(results, key=lambda run: (not run.refit, run.recipe.epochs, run.val_accuracy or 0), reverse=True)
+    return sorted(results, key=lambda run: (not run.refit, run.recipe.epochs, run.ranking_accuracy), reverse=True)
 
 
 def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
@@ -63,7 +68,7 @@ def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
         rivals = [run for run in rivals if run.trial in tested and (run.test_accuracy is not None or run.diverged)]
     by_trial = groupby(sorted(rivals, key=lambda run: run.trial), key=lambda run: run.trial)
     best = max(
-        (list(runs) for _, runs in by_trial), key=lambda runs: fmean(run.val_accuracy or 0 for run in runs), default=[]
+        (list(runs) for _, runs in by_trial), key=lambda runs: fmean(run.ranking_accuracy for run in runs), default=[]
     )
     return [run for run in best if run.diverged is None]
 

@@ -43,27 +43,18 @@ def run_workers(
         _start(ray, address)
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = sum(node.get("GPU", 0.0) for node in nodes)
-        # A share lies on one GPU: as many as fit whole.
-        fair = 1 / math.ceil(count / gpus) if gpus else 0.0
-        if gpus_each is None:
-            gpus_each = fair
-        if gpus_each and gpus * _times(1, gpus_each) < count:
-            raise SpecError(
-                f"{count} workers with {gpus_each:g} of a GPU each need more than the {gpus:g} there are: "
-                f"give --gpus-per-worker {math.floor(1000 * fair) / 1000:g}"
-            )
-        each = _part_of(nodes, count, gpus_each)
+        gpus_each = _gpu_share(nodes, count, gpus_each)
+        cpus_each = _cpu_share(nodes, count, gpus_each)
         # Retried when its process dies, not when it raises.
-        task = ray.remote(num_cpus=each, num_gpus=gpus_each, max_retries=MAX_DEATHS)(_with_threads)
-        running = [task.remote(work, max(1, int(each))) for _ in range(count)]
+        task = ray.remote(num_cpus=cpus_each, num_gpus=gpus_each, max_retries=MAX_DEATHS)(_with_threads)
+        running = [task.remote(work, max(1, int(cpus_each))) for _ in range(count)]
         interrupted, first_error = False, None
         while running:
             ended, running = ray.wait(running, timeout=POLL_S)
             try:
                 poll()
             except Exception:
-                if not stop():  # else it was cut short, and the workers are still to be told
+                if not stop():  # else it was cut short, and the workers must still be interrupted
                     raise
             for one in ended:
                 first_error = first_error or (None if interrupted else _error_of(ray, one))
@@ -77,7 +68,26 @@ def run_workers(
         ray.shutdown()
 
 
-def _part_of(nodes: Sequence[Mapping[str, float]], count: int, gpus_each: float) -> float:
+def _gpu_share(nodes: Sequence[Mapping[str, float]], count: int, wanted: float | None) -> float:
+    """The share of a GPU that each of `count` workers has: the one that is wanted; none: an equal one, at most 1.
+
+    Raises:
+        SpecError: the nodes have too few GPUs for the share that is wanted.
+
+    """
+    gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    # A share lies on one GPU: as many as fit whole.
+    equal = 1 / math.ceil(count / gpus) if gpus else 0.0
+    share = equal if wanted is None else wanted
+    if share and gpus * _times(1, share) < count:
+        raise SpecError(
+            f"{count} workers with {share:g} of a GPU each need more than the {gpus:g} there are: "
+            f"give --gpus-per-worker {math.floor(1000 * equal) / 1000:g}"
+        )
+    return share
+
+
+def _cpu_share(nodes: Sequence[Mapping[str, float]], count: int, gpus_each: float) -> float:
     """The most processors that each of `count` workers can have, every one of them on a single node."""
 
     def held_by(node: Mapping[str, float], part: float) -> float:

@@ -231,9 +231,7 @@ def _reproducibility_note(folder: RunFolder, results: Results) -> str:
 
 def _overlapping(trials: Sequence[TrialRecord]) -> bool:
     """Whether some trials were trained at the same time, which takes several workers."""
-    spans = sorted(
-        (trial.optuna.datetime_start, trial.optuna.datetime_complete) for trial in trials if trial.optuna.datetime_start
-    )
+    spans = sorted((trial.started, trial.ended) for trial in trials if trial.started)
     return any(start < end for (_, end), (start, _) in pairwise(spans) if end)
 
 

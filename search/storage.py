@@ -24,7 +24,7 @@ from search.errors import RunError, SpecError, StorageError
 
 RETRY_TIMEOUT_S = float(os.environ.get("SEARCH_PATIENCE_S", "600"))
 """Seconds for which a storage that does not answer, or a full disk, is tried again."""
-FIRST_PATIENCE_S = min(10.0, RETRY_TIMEOUT_S)  # while a study is opened: a wrong address is to be told at once
+FIRST_PATIENCE_S = min(10.0, RETRY_TIMEOUT_S)  # while a study is opened: a wrong address is reported at once
 LONGEST_WAIT_S = 15.0  # between two tries
 QUIET_S = 1.0  # less than that is not worth a line
 ANSWER_S = 30  # a server that says nothing for so long is taken to be gone
@@ -289,11 +289,11 @@ def _patient(name: str) -> Callable[..., Any]:
 # All of the interface, whatever an Optuna release adds to it.
 for _name in [name for name, each in vars(BaseStorage).items() if callable(each) and not name.startswith("__")]:
     setattr(RetryingStorage, _name, _patient(_name))
-abc.update_abstractmethods(RetryingStorage)  # type: ignore[type-abstract]  # no longer
+abc.update_abstractmethods(RetryingStorage)  # type: ignore[type-abstract]  # the loop above has defined every method
 
 
 def _patient_with(storage: BaseStorage, close: Callable[[], None]) -> RetryingStorage:
-    return RetryingStorage(storage, close)  # type: ignore[abstract]  # see above
+    return RetryingStorage(storage, close)  # type: ignore[abstract]  # its methods are defined by the loop above
 
 
 def serve(address: Address, host: str, port: int) -> None:

@@ -58,9 +58,9 @@ class Trainer(Protocol):
 class Events(Protocol):
     """Receives what happens in a study; each method's name says when it is called."""
 
-    def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None: ...  # noqa: D102  # as the class says
-    def epoch_ended(self, number: int, result: EpochResult) -> None: ...  # noqa: D102  # as the class says
-    def trial_ended(self, trial: TrialRecord, finished: list[TrialRecord]) -> None: ...  # noqa: D102  # as the class says
+    def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None: ...  # noqa: D102  # its name says it
+    def epoch_ended(self, number: int, result: EpochResult) -> None: ...  # noqa: D102  # its name says it
+    def trial_ended(self, trial: TrialRecord, finished: list[TrialRecord]) -> None: ...  # noqa: D102  # its name says it
 
 
 class _StoppedError(Exception):
@@ -205,12 +205,12 @@ def _tell(study: optuna.Study, trial: Trial, score: float | None, state: TrialSt
 
     """
     try:
-        told = TrialRecord(study.tell(trial, score, state, skip_if_finished=True))
+        record = TrialRecord(study.tell(trial, score, state, skip_if_finished=True))
     except optuna.exceptions.UpdateFinishedTrialError:  # as when it was written down, and the answer was lost
-        told = TrialRecord(trial_again(study, trial_id(trial)))
-    if told.was_interrupted:
+        record = TrialRecord(trial_again(study, trial_id(trial)))
+    if record.was_interrupted:
         raise optuna.exceptions.UpdateFinishedTrialError
-    return told
+    return record
 
 
 def _stop_if_nothing_works(study: optuna.Study) -> None:

@@ -6,6 +6,7 @@ attempt stands for all of them. Everything here follows from the trials alone, s
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import optuna
@@ -132,6 +133,16 @@ class TrialRecord:
     def last_epoch(self) -> int:
         """The last epoch that it has finished; 0: none."""
         return self.optuna.last_step or 0
+
+    @property
+    def started(self) -> datetime | None:
+        """When a worker started it, in local time; none: it waits."""
+        return self.optuna.datetime_start
+
+    @property
+    def ended(self) -> datetime | None:
+        """When it ended, in local time; none: it has not."""
+        return self.optuna.datetime_complete
 
     @property
     def score(self) -> float | None:

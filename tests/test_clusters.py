@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]  # Ray brings it, without its types
 
-from tests.support.documents import accept
+from tests.support.documents import assert_accepted
 
 FILES = Path(__file__).parents[1] / "docs" / "clusters"
 SLURM = FILES / "slurm.sh"
@@ -54,13 +54,13 @@ def test_the_array_job_gives_a_command_that_the_command_line_takes(slurm: Any) -
     code, told = slurm(SEARCH_STORAGE="an address")
     assert code == 0
     assert told == ["srun --cpus-per-task=4 search run cifar10 --trials 200", "search run cifar10 --trials 200"]
-    accept(told[1].split())
+    assert_accepted(told[1].split())
 
 
 def test_the_array_job_takes_study_trials_and_flags_from_outside(slurm: Any) -> None:
     _, told = slurm("--budget", "2M", SEARCH_STORAGE="an address", STUDY="cifar100", TRIALS="500")
     assert told[1] == "search run cifar100 --trials 500 --budget 2M"
-    accept(told[1].split())
+    assert_accepted(told[1].split())
 
 
 def test_the_array_job_wants_a_storage(slurm: Any) -> None:
@@ -80,7 +80,7 @@ def test_the_pods_give_a_command_that_the_command_line_takes() -> None:
     (container,) = parts()["Job"]["spec"]["template"]["spec"]["containers"]
     assert all(isinstance(word, str) for word in container["command"])  # 5e6 without quotes is a number
     assert container["command"][0] == "search"
-    accept(container["command"])
+    assert_accepted(container["command"])
 
 
 def test_the_pods_use_the_secret_and_the_claim_of_the_file() -> None:

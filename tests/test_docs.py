@@ -21,7 +21,7 @@ from search.records import Comparison, Run, Status, Trial
 from search.report import write_report
 from search.spec import load_study
 from tests.support.commands import search
-from tests.support.documents import DOCS, PAGES, ROOT, accept, blocks, commands, text_of
+from tests.support.documents import DOCS, PAGES, ROOT, assert_accepted, blocks, commands, text_of
 from tests.support.runs import make_run
 from tests.support.transcripts import PROMOTE, RUN
 
@@ -30,7 +30,7 @@ from tests.support.transcripts import PROMOTE, RUN
 def test_every_command_shown_is_one_the_command_line_takes(page: Path) -> None:
     for command in commands(page):
         # Raises, or fails its own assertion, on a mistake.
-        accept(shlex.split(command.replace("...", "").replace("TRIAL", "0")))
+        assert_accepted(shlex.split(command.replace("...", "").replace("TRIAL", "0")))
 
 
 def test_the_readme_shows_the_owners_command_and_the_whole_loop() -> None:

@@ -115,7 +115,7 @@ def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_the
     assert "2 of 2 trials" in search(LONGER, tmp_path)
     assert scores(tmp_path) == scores(searched_longer)
     assert list((run_folder(tmp_path).root / "trials").iterdir()) == []
-    # The epochs from before are told again with their old pace, which no new epoch has to the last digit.
+    # The epochs from before are printed again with their old pace, which no new epoch has to the last digit.
     log_after = run_folder(tmp_path).log.read_text().removeprefix(log_before)
     assert f"{done[0].images / done[0].seconds:,.0f} images/s" in log_after
 

@@ -45,7 +45,7 @@ def test_a_result_reads_what_a_run_came_to(tmp_path: Path) -> None:
     assert result.promotions == [longer]
     assert isinstance(result.best, Promotion)
     assert result.promotions == [longer]
-    assert "90.00 % on validation" in str(result), "what has come since is told, too"
+    assert "90.00 % on validation" in str(result), "what was added since is shown"
 
 
 def test_trials_are_a_table(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ CPUS, GPUS = [{"CPU": 6.0}, {"CPU": 2.0}], [{"CPU": 64.0}, {"CPU": 4.0, "GPU": 2
 def test_each_worker_has_what_some_node_can_give(
     nodes: list[dict[str, float]], count: int, gpus_each: float, part: float
 ) -> None:
-    assert ray_workers._part_of(nodes, count, gpus_each) == part
+    assert ray_workers._cpu_share(nodes, count, gpus_each) == part
 
 
 def test_without_ray_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,4 +97,4 @@ def test_a_terminal_that_wants_no_colours_gets_none(searching: tuple[Path, Forke
     shown, code = in_a_terminal("status", folder, TERM="dumb")
     assert code == 0
     assert "\x1b" not in shown
-    assert shown.count("searching") == 1, "a terminal that cannot go back is told once"
+    assert shown.count("searching") == 1, "a terminal that cannot go back prints it once"

@@ -1,4 +1,4 @@
-"""A page as a browser shows it: Debian's Chromium without a screen, told what to do over a pipe.
+"""A page as a browser shows it: Debian's Chromium without a screen, controlled over a pipe.
 
 Nothing has to be installed beside Chromium: its protocol (https://chromedevtools.github.io/devtools-protocol/) has a
 JSON object for each message, ended by a zero byte, on the file descriptors 3 and 4.
@@ -45,7 +45,7 @@ class Page:
     errors: list[str] = field(default_factory=list)  # of its scripts, and what it could not load
 
     def evaluate(self, script: str) -> Any:
-        """What the JavaScript expression comes to; a promise is waited for.
+        """The value of the JavaScript expression; of a promise, what it resolves to.
 
         Raises:
             RuntimeError: it throws.

@@ -35,7 +35,7 @@ def commands(page: Path, program: str = "search(?= [a-z])") -> list[str]:
     return [match[1].strip() for match in found if match] + spoken
 
 
-def accept(arguments: list[str]) -> None:
+def assert_accepted(arguments: list[str]) -> None:
     """Raises if the command line does not take this."""
     found: Any = typer.main.get_command(app)
     name, *arguments = arguments

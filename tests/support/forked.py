@@ -102,7 +102,7 @@ class Forked:
 
 
 def _run(arguments: list[str], first: str, cwd: str, env: dict[str, str], *ends: Any) -> None:
-    """In the process: be what the command would be if it were started anew."""
+    """In the process: be what the command would be if it were started again."""
     for number, end in enumerate(ends, start=1):
         os.dup2(end.detach(), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -68,7 +68,7 @@ def wait_for(path: Path, text: str = "", seconds: float = 120) -> None:
 
 
 def until(check: Callable[[], T], seconds: float = 120) -> T:
-    """Wait until the check comes to something; returns that."""
+    """Wait until the check returns something true; return that."""
     limit = time.monotonic() + seconds
     while not (found := check()):
         assert time.monotonic() < limit

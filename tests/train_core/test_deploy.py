@@ -175,7 +175,7 @@ class Bomb:
         return Path.touch, (Path("boom"),)
 
 
-def refused(path: Path) -> None:
+def assert_refused(path: Path) -> None:
     with pytest.raises(ModelError, match=rf"{path.name} is damaged, or no model that `search export` wrote"):
         read(path)
     assert not Path("boom").exists()
@@ -185,9 +185,9 @@ def refused(path: Path) -> None:
 def test_a_pickle_under_another_name_is_refused_and_not_run(fmt: FormatName) -> None:
     path = Path(f"model.{fmt}")
     path.write_bytes(pickle.dumps(Bomb()))
-    refused(path)
+    assert_refused(path)
     torch.save(Bomb(), path)
-    refused(path)
+    assert_refused(path)
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -196,7 +196,7 @@ def test_a_damaged_file_is_refused(fmt: FormatName, files: Callable[[FormatName]
     content = files(fmt).read_bytes()
     for damaged in (b"", b"\0" * 64, content[: len(content) // 2]):
         path.write_bytes(damaged)
-        refused(path)
+        assert_refused(path)
 
 
 def rewritten(path: Path, changes: dict[str, Callable[[bytes], bytes]], compression: int = zipfile.ZIP_STORED) -> Path:
@@ -226,7 +226,7 @@ def test_a_program_with_a_pickle_inside_is_refused_where_torch_would_run_it(
             ),
         },
     )
-    refused(path)
+    assert_refused(path)
     with suppress(Exception):
         torch.export.load(path)
     assert Path("boom").exists()  # it was a real one
@@ -249,7 +249,7 @@ def test_a_program_with_code_in_its_graph_is_read_without_it(files: Callable[[Fo
 
 def test_a_file_that_would_grow_when_it_is_read_is_refused(files: Callable[[FormatName], Path]) -> None:
     padded = {"extra/origin": lambda text: text + b" " * 10_000_000}
-    refused(rewritten(files("pt2"), padded, zipfile.ZIP_DEFLATED))
+    assert_refused(rewritten(files("pt2"), padded, zipfile.ZIP_DEFLATED))
 
 
 @pytest.mark.parametrize("fmt", ["pt2", "safetensors"])
@@ -261,19 +261,19 @@ def test_a_network_that_is_described_larger_than_it_is_takes_no_memory(
     huge = described(spec.model_copy(update={"widths": (10**6, 10**6)}), data)
     if fmt == "safetensors":
         Path("model.safetensors").write_bytes(FORMATS[fmt].write(model, huge))
-        refused(Path("model.safetensors"))
+        assert_refused(Path("model.safetensors"))
     else:
         (tmp_path / "honest").mkdir()
         honest = tmp_path / "honest" / "model.pt2"
         honest.write_bytes(FORMATS[fmt].write(model, described(spec, data)))
-        refused(rewritten(honest, {"extra/network": lambda _: huge.network.model_dump_json().encode()}))
+        assert_refused(rewritten(honest, {"extra/network": lambda _: huge.network.model_dump_json().encode()}))
 
 
 def test_an_onnx_model_of_somebody_else_is_refused(files: Callable[[FormatName], Path]) -> None:
     model = onnx.load(files("onnx"))
     del model.metadata_props[:]
     onnx.save(model, "model.onnx")
-    refused(Path("model.onnx"))
+    assert_refused(Path("model.onnx"))
 
 
 @pytest.mark.parametrize(
