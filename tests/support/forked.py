@@ -49,10 +49,13 @@ _context.set_forkserver_preload(LARGE)
 
 
 class Forked:
-    """`python -m <module> <arguments>`, the code `first` before it; with what `subprocess.Popen` has that tests use."""
+    """`python -m <module> <arguments>`, the code `first` before it, or that alone.
+
+    It has those methods of `subprocess.Popen` that tests use.
+    """
 
     def __init__(
-        self, arguments: list[str], first: str, cwd: Path, env: dict[str, str], module: str = "search"
+        self, arguments: list[str], first: str, cwd: Path, env: dict[str, str], module: str | None = "search"
     ) -> None:
         # Read when torch and NumPy are imported: here, for all processes. NumPy would start its threads at once, and a
         # process that has threads should not be forked.
@@ -67,7 +70,7 @@ class Forked:
         self._process.start()
         os.close(out_end)
         os.close(err_end)
-        self.args = [module, *arguments]
+        self.args = [module or "python", *arguments]
         self.pid = self._process.pid or 0
         self.stdout, self.stderr = os.fdopen(out, encoding="utf-8"), os.fdopen(err, encoding="utf-8")
 
@@ -117,7 +120,7 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(module: str, arguments: list[str], first: str, cwd: str, env: dict[str, str], *ends: Any) -> None:
+def _run(module: str | None, arguments: list[str], first: str, cwd: str, env: dict[str, str], *ends: Any) -> None:
     """In the process: be what the command would be if it were started anew."""
     for number, end in enumerate(ends, start=1):
         os.dup2(end.detach(), number)
@@ -131,11 +134,12 @@ def _run(module: str, arguments: list[str], first: str, cwd: str, env: dict[str,
         torch.set_num_threads(int(threads))
     os.chdir(cwd)
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # it may have children
-    sys.argv = [module, *arguments]
+    sys.argv = [module or "-c", *arguments]
     try:
         if first:
             exec(first, {"__name__": "__main__"})
-        runpy.run_module(module, run_name="__main__")
+        if module:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()
         sys.stdout.flush()

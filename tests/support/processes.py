@@ -21,6 +21,7 @@ from search.run_folder import RunFolder
 from tests.support.forked import ASLEEP, Forked
 from train_core.sources import digits
 
+ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
 FEW = "--data few.npz --name digits-20k"
 """For `search run digits`: a few of the images, which are trained on in a moment (see `with_few`)."""
@@ -49,6 +50,23 @@ def start_anew(command: str, folder: Path, **environment: str) -> subprocess.Pop
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def python(arguments: list[str], folder: Path) -> Forked:
+    """`python <arguments>` in a folder that has a copy of the code, which is used instead of ours."""
+    first = f"""
+import runpy, sys
+sys.path[:] = [{str(folder)!r}, *(path for path in sys.path if path != {str(ROOT)!r})]
+for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+    del sys.modules[name]
+"""
+    what, *rest = arguments
+    module = rest.pop(0) if what == "-m" else None
+    if what == "-c":
+        first += rest.pop(0)
+    elif not module:
+        first += f"runpy.run_path({what!r}, run_name='__main__')"
+    return Forked(rest, first, folder, _environment(folder, {"PYTHONPATH": str(folder)}), module)
 
 
 def _environment(folder: Path, more: dict[str, str]) -> dict[str, str]:
