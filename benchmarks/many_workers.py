@@ -16,16 +16,15 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 from optuna.trial import TrialState
@@ -40,6 +39,7 @@ from search.spec import StudySpec, load_study
 from search.storage import Address, parse_address
 from search.trials import DUPLICATE, REPEATED, SURPLUS, finished_trials, records
 from tests.support.postgres import server
+from tests.support.processes import proxy
 from tests.support.trainers import FakeTrainer, Silent
 from train_core.specs import ResNetSpec, TrainSpec, num_params
 
@@ -115,20 +115,39 @@ def storage_of(kind: str) -> Iterator[Address | None]:
         yield parse_address(url)
 
 
-@contextmanager
-def proxy(url: str, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A `search storage serve` before the storage: its address, and its process."""
-    if port is None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "search", "storage", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, env={**os.environ, "SEARCH_STORAGE": url}, stdout=subprocess.DEVNULL)
-    try:
-        yield f"grpc://127.0.0.1:{port}", process
-    finally:
-        process.kill()
-        process.wait()
+def command_of(folder: RunFolder, trials: int, epoch_s: float) -> list[str]:
+    """The command of a process that works on the study."""
+    command = [sys.executable, "-m", "benchmarks.many_workers", "--work", str(folder.root)]
+    return [*command, "--trials", str(trials), "--epoch-s", str(epoch_s)]
+
+
+def environment_of(folder: RunFolder) -> dict[str, str]:
+    """The environment of such a process."""
+    return {
+        **os.environ,
+        "SEARCH_STORAGE": folder.storage.url if folder.storage else "",
+        "SEARCH_LEASE_S": str(LEASE_S),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def start_anew(folder: RunFolder, trials: int, epoch_s: float) -> subprocess.Popen[bytes]:
+    """Start such a process."""
+    command = command_of(folder, trials, epoch_s)
+    return subprocess.Popen(command, cwd=Path(__file__).parents[1], env=environment_of(folder))
+
+
+class Process(Protocol):
+    """What is asked of a process."""
+
+    def poll(self) -> int | None:
+        """Look whether it has ended; returns the exit code then."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send it a signal."""
+
+    def wait(self) -> int:
+        """Wait for it to end."""
 
 
 def run(
@@ -141,6 +160,7 @@ def run(
     kill_every: float,
     apart: bool,
     most_kills: float = float("inf"),
+    start: Callable[[RunFolder, int, float], Process] = start_anew,
 ) -> dict[str, Any]:
     """Have the processes work until all have ended; some are killed, and started again."""
     generator = random.Random(0)
@@ -158,26 +178,11 @@ def run(
                 alive[victim].wait()
                 kills += 1
                 alive[victim] = start(folders[victim], trials, epoch_s)
-    codes = [process.returncode for process in alive]
+    codes = [process.wait() for process in alive]
     seconds = time.monotonic() - started
     found = verdict(open_study(folders[0]))
     how = {"processes": processes, "kills": kills, "exit codes": sorted(set(codes)), "seconds": round(seconds)}
     return how | found
-
-
-def start(folder: RunFolder, trials: int, epoch_s: float) -> subprocess.Popen[bytes]:
-    """A process that works on the study."""
-    command = [sys.executable, "-m", "benchmarks.many_workers", "--work", str(folder.root), "--trials", str(trials)]
-    return subprocess.Popen(
-        [*command, "--epoch-s", str(epoch_s)],
-        cwd=Path(__file__).parents[1],
-        env={
-            **os.environ,
-            "SEARCH_STORAGE": folder.storage.url if folder.storage else "",
-            "SEARCH_LEASE_S": str(LEASE_S),
-            "OMP_NUM_THREADS": "1",
-        },
-    )
 
 
 def main() -> None:

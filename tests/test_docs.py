@@ -22,6 +22,7 @@ from search.report import write_report
 from search.spec import load_study
 from tests.support.commands import search
 from tests.support.documents import DOCS, PAGES, ROOT, assert_accepted, blocks, commands, text_of
+from tests.support.processes import python
 from tests.support.runs import make_run
 from tests.support.transcripts import PROMOTE, RUN
 
@@ -223,13 +224,10 @@ def test_the_code_is_extended_as_the_page_says(tmp_path: Path, section: str, pri
         file.write_text(changed(file.read_text(encoding="utf-8"), lines), encoding="utf-8")
 
     def run(*arguments: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        process = python([*arguments], tmp_path)
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, out + err
+        return out
 
     assert run("-c", BEFORE + WALKTHROUGHS[section]) == f"{printed}\n"
     before = text_of(tmp_path / "docs" / "study-files.md")

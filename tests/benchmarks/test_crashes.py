@@ -1,13 +1,13 @@
 """Training ends no process, whatever the images' size, the batch and the number of threads."""
 
 import os
-import subprocess
 import sys
 from collections import Counter
 
 import pytest
 
 from benchmarks.crashes import BATCHES, ROOT, SIDES, Case, cases, run
+from tests.support.forked import Forked
 
 # Each of these ended in a signal, before 1x1 convolutions of stride 2 were computed otherwise in training.
 DEADLY = """
@@ -39,10 +39,9 @@ print("all done")
 @pytest.mark.parametrize("isa", ["", "AVX2"])
 def test_what_once_ended_the_process_does_so_no_more(isa: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
-    done = subprocess.run(
-        [sys.executable, "-c", DEADLY], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "all done\n"), done.stderr
+    process = Forked([], DEADLY, ROOT, environment, module=None)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, "all done\n"), err
 
 
 def test_a_group_of_drawn_networks_ends_well_and_what_does_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The real thing: the commands as processes, on real digits, killed and continued."""
+"""The real thing: the commands as processes, on a few real digits, with a user's threads, killed and continued."""
 
 import json
 import os
@@ -23,17 +23,28 @@ from search.identity import open_study
 from search.promotions import Promotion, finished
 from tests.support.browser import Browser
 from tests.support.pages import DESKTOP, PHONE, check, check_plots, shown
-from tests.support.processes import ALWAYS_SAVES, SHORT, run_folder, search, serving, start, start_anew, wait_for
+from tests.support.processes import (
+    ALWAYS_SAVES,
+    SHORT,
+    run_folder,
+    search,
+    serving,
+    start,
+    start_anew,
+    wait_for,
+    with_few,
+)
 from train_core import checkpoint
-from train_core.sources import digits
 
-FULL = "promote --top 1 --epochs 5"
+EPOCHS = 10
+FULL = f"promote --top 1 --epochs {EPOCHS}"
+THREADS = r"CPU, \d+ threads?"
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a short search of digits has run."""
-    folder = tmp_path_factory.mktemp("searched")
+    """A folder in which a short search of a few digits has run."""
+    folder = with_few(tmp_path_factory.mktemp("searched"))
     process = start_anew(SHORT, folder)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
@@ -50,8 +61,7 @@ def test_the_search_says_what_it_will_do_and_what_it_did(searched: Path) -> None
     log = run_folder(searched).log.read_text()
     for said in (
         "new study",
-        "1,150 training and 287 validation images, 32x32 grey, 10 classes, a test split that only `promote` reads",
-        "CPU, 1 thread",
+        "160 training and 40 validation images, 32x32 grey, 10 classes, a test split that only `promote` reads",
         "budget   20,000 parameters",
         "smallest: 514 parameters",
         "trials   3 of 2 epochs, first 1 baseline (lenet-sized)",
@@ -61,14 +71,15 @@ def test_the_search_says_what_it_will_do_and_what_it_did(searched: Path) -> None
         "next: search promote digits-20k   or: search dashboard digits-20k",
     ):
         assert said in log, said
+    assert re.search(f"device   {THREADS}", log)
 
 
 def test_the_run_folder_holds_what_is_needed_to_run_it_again(searched: Path) -> None:
     folder = run_folder(searched)
     facts = json.loads(folder.facts.read_text())
     assert facts["versions"]["torch"] == torch.__version__
-    assert facts["device"] == "CPU, 1 thread"
-    assert facts["data"]["training_images"] == 1150
+    assert re.fullmatch(THREADS, facts["device"])
+    assert facts["data"]["training_images"] == 160
     again = search(f"run {folder.study_file} --name digits-20k", searched)
     assert "continuing" in again
     assert "3 of 3 trials" in again
@@ -81,14 +92,14 @@ def test_every_trial_stayed_within_the_budget(searched: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_study_in_another_process(searched: Path, tmp_path: Path) -> None:
-    search(SHORT, tmp_path)
+    search(SHORT, with_few(tmp_path))
     first, second = (open_study(run_folder(folder)).trials for folder in (searched, tmp_path))
     assert [trial.params for trial in first] == [trial.params for trial in second]
     assert [trial.intermediate_values for trial in first] == [trial.intermediate_values for trial in second]
 
 
 def test_running_again_continues_to_a_larger_total(copy: Path) -> None:
-    out = search("run digits --trials 4 --epochs 2", copy)
+    out = search(f"{SHORT} --trials 4", copy)
     assert "trials   4 of 2 epochs, 3 done" in out
     assert "4 of 4 trials" in out
     assert len(open_study(run_folder(copy)).trials) == 4
@@ -134,8 +145,8 @@ def dashboard(promoted: Path) -> Iterator[str]:
 
 def test_a_promotion_has_a_test_accuracy_and_a_report(promoted: Path) -> None:
     result = result_of(promoted)
-    assert len(result.history) == 5
-    assert result.test_images == 360
+    assert len(result.history) == EPOCHS
+    assert result.test_images == 200
     assert result.test_accuracy is not None
     page = run_folder(promoted).report.read_text()
     assert f"{100 * result.test_accuracy:.2f} %" in page
@@ -173,7 +184,7 @@ def test_a_promotion_killed_at_random_instants_ends_with_the_weights_of_one_that
     generator = random.Random(0)
     for _ in range(3):
         process = start(FULL, copy, first=ALWAYS_SAVES)
-        wait_for(run_folder(copy).log, "the top 1 for 5 epochs")
+        wait_for(run_folder(copy).log, f"the top 1 for {EPOCHS} epochs")
         time.sleep(generator.uniform(0.05, 0.5))
         process.kill()
         process.communicate()
@@ -184,33 +195,29 @@ def test_a_promotion_killed_at_random_instants_ends_with_the_weights_of_one_that
     assert result_of(copy).test_accuracy == result_of(promoted).test_accuracy
 
 
-def test_candidates_are_promoted_several_at_a_time_as_they_would_be_one_by_one(promoted: Path, copy: Path) -> None:
-    process = start_anew("promote --top 2 --epochs 5 --workers 2", copy)
+def test_candidates_are_promoted_several_at_a_time_as_they_would_be_one_by_one(copy: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(copy, tmp_path / "alone"))
+    process = start(FULL.replace("--top 1", "--top 2 --workers 2"), copy)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-    assert "the top 2 for 5 epochs, once each, on CPU, 1 thread, 2 at a time" in out
+    assert re.search(f"the top 2 for {EPOCHS} epochs, once each, on {THREADS}, 2 at a time", " ".join(out.split()))
     log = run_folder(copy).log.read_text()
-    trainers = {line.split()[2] for line in log.splitlines() if "epoch 5/5" in line}
+    trainers = {line.split()[2] for line in log.splitlines() if f"epoch {EPOCHS}/{EPOCHS}" in line}
     assert len(trainers) == 2  # processes
     ours = {result.trial: result for result in finished(run_folder(copy))}
     assert len(ours) == 2
     assert all(result.test_accuracy is not None for result in ours.values())
-    alone = result_of(promoted)
-    assert [result.val_accuracy for result in ours[alone.trial].history] == [
-        result.val_accuracy for result in alone.history
+    # Each of the two had half of the processors.
+    search(FULL, alone, OMP_NUM_THREADS=str(max(1, len(os.sched_getaffinity(0)) // 2)))
+    expected = result_of(alone)
+    assert [result.val_loss for result in ours[expected.trial].history] == [
+        result.val_loss for result in expected.history
     ]
 
 
-@pytest.fixture
-def few(tmp_path: Path) -> Path:
-    """A folder with `few.npz`: a few of the digits, which are trained on in a moment."""
-    arrays: dict[str, Any] = {key: values[:200] for key, values in digits().items()}
-    np.savez(tmp_path / "few.npz", **arrays)
-    return tmp_path
-
-
-def test_fidelity_trains_trials_at_length_and_answers_from_ladders_at_no_cost(few: Path) -> None:
-    search(f"{SHORT} --trials 5 --epochs 1 --data few.npz --name digits-20k", few)
+def test_fidelity_trains_trials_at_length_and_answers_from_ladders_at_no_cost(tmp_path: Path) -> None:
+    few = with_few(tmp_path)
+    search(f"{SHORT} --trials 5 --epochs 1", few)
     said = search("fidelity --trials 4 --epochs 4", few)
     assert "4 trials of every score for 4 epochs" in said
     assert re.search(r"1 epoch +4 +(-?\d?\.\d\d|nan) ", said), said
@@ -233,8 +240,8 @@ def test_a_signal_ends_a_promotion_after_the_epoch_and_it_ends_with_the_same_wei
     promoted: Path, copy: Path
 ) -> None:
     process = start(FULL, copy)
-    wait_for(run_folder(copy).log, "the top 1 for 5 epochs")
-    wait_for(run_folder(copy).log, "epoch 1/5")
+    wait_for(run_folder(copy).log, f"the top 1 for {EPOCHS} epochs")
+    wait_for(run_folder(copy).log, f"epoch 1/{EPOCHS}")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -284,7 +291,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_photos_are_searched_and_promoted_in_odd_batches_with_the_threads_that_a_user_has(photos: Path) -> None:
     for command in ("run photos.toml --name digits-20k", "promote --top 1 --epochs 2"):
-        process = start_anew(command, photos, all_threads=True)
+        process = start(command, photos)
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, (command, process.returncode, err)
         assert bool(re.search(r"CPU, 1 thread\b", out)) == (len(os.sched_getaffinity(0)) == 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from search.identity import open_study
-from tests.support.processes import SHORT, run_folder, search, start
+from tests.support.processes import SHORT, run_folder, search, start, with_few
 from tests.support.runs import ended
 
 DEADLY = """
@@ -27,7 +27,7 @@ api.estimate = lambda *_: None
 
 def deadly(folder: Path, die: str) -> tuple[int, str]:
     """Exit code and output of a search whose trial 1 does this to its process."""
-    process = start(SHORT, folder, DEADLY.replace("DIE", die))
+    process = start(SHORT, with_few(folder), DEADLY.replace("DIE", die))
     out, _ = process.communicate(timeout=240)
     assert process.returncode is not None
     return process.returncode, out

@@ -28,7 +28,7 @@ from search.storage import Address, parse_address
 from search.trials import TrialRecord
 from tests.support.commands import search as searched
 from tests.support.postgres import Server
-from tests.support.runs import make_run, promoted, study_spec
+from tests.support.runs import SMALL_SPACE, make_run, promoted, study_spec
 from tests.support.tiny import NETWORK, tiny_recipe
 from train_core.specs import num_madds, num_params
 
@@ -400,12 +400,11 @@ no verdict: no full run of one and two yet, and short runs alone decide nothing
 
 
 def test_compare_tells_two_runs_side_by_side(search: Search) -> None:
-    space = {
+    space = SMALL_SPACE | {
         "stages": 2,
         "growth": {"low": 1.0, "high": 2.0, "step": 0.5},
         "final_norm": True,
         "sgd_lr": {"low": 0.01, "high": 0.2, "log": True},
-        "budget_fraction": {"low": 0.1, "high": 1.0},
     }
     one = made_up("one")
     two = made_up("two", 1, trials=1, budget=30_000, space=space)

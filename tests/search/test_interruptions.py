@@ -15,7 +15,7 @@ from search.identity import open_study
 from search.interrupt import NOTICE
 from search.run_folder import RunFolder
 from search.trainer import Trainer
-from tests.support.processes import ALWAYS_SAVES, SHORT, run_folder, search, start, wait_for
+from tests.support.processes import ALWAYS_SAVES, FEW, SHORT, run_folder, search, start, wait_for, with_few
 from tests.support.runs import ended
 from tests.support.tiny import NETWORK, tiny_data, tiny_recipe
 from train_core import checkpoint
@@ -25,7 +25,7 @@ def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: 
     generator = random.Random(1)
     log = run_folder(tmp_path).log
     for kill in range(2):
-        process = start(SHORT, tmp_path)
+        process = start(SHORT, with_few(tmp_path))
         wait_for(log, "images/s measured on")
         time.sleep(generator.uniform(0, 1.0))
         process.kill()
@@ -41,12 +41,12 @@ def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: 
     assert len(baselines) == 1
 
 
-LONGER = "run digits --trials 2 --epochs 8"  # so that a signal after the first epoch leaves some to do
+LONGER = f"run digits {FEW} --trials 2 --epochs 12"  # so that a signal after the first epoch leaves some to do
 
 
 @pytest.fixture(scope="module")
 def searched_longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("searched-longer")
+    folder = with_few(tmp_path_factory.mktemp("searched-longer"))
     search(LONGER, folder)
     return folder
 
@@ -56,7 +56,7 @@ def scores(folder: Path) -> list[tuple[float, dict[int, float]]]:
 
 
 def test_a_trial_whose_process_was_killed_goes_on_from_its_checkpoint(searched_longer: Path, tmp_path: Path) -> None:
-    process = start(LONGER, tmp_path, ALWAYS_SAVES)
+    process = start(LONGER, with_few(tmp_path), ALWAYS_SAVES)
     wait_for(run_folder(tmp_path).trial_checkpoint(0))
     process.kill()
     process.communicate()
@@ -85,7 +85,7 @@ import time
 from search import session
 session.load = lambda spec, progress: (print("reads", flush=True), time.sleep(60))
 """
-    process = start(SHORT, tmp_path, slow)
+    process = start(SHORT, with_few(tmp_path), slow)
     assert process.stdout is not None
     assert process.stdout.readline() == "reads\n"
     process.send_signal(signal.SIGTERM)
@@ -98,7 +98,7 @@ session.load = lambda spec, progress: (print("reads", flush=True), time.sleep(60
 def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_there(
     number: signal.Signals, searched_longer: Path, tmp_path: Path
 ) -> None:
-    process = start(LONGER, tmp_path)
+    process = start(LONGER, with_few(tmp_path))
     wait_for(run_folder(tmp_path).log, "trial 0  ")  # an epoch
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -121,7 +121,7 @@ def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_the
 
 
 def test_a_second_signal_ends_the_search_at_once_and_the_same_command_continues(tmp_path: Path) -> None:
-    process = start(f"{SHORT} --trials 1000 --epochs 1000", tmp_path)
+    process = start(f"{SHORT} --trials 1000 --epochs 1000", with_few(tmp_path))
     wait_for(run_folder(tmp_path).log, "trial 0  ")
     assert process.stderr is not None
     process.send_signal(signal.SIGINT)
@@ -133,7 +133,7 @@ def test_a_second_signal_ends_the_search_at_once_and_the_same_command_continues(
 
 
 def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: Path) -> None:
-    many = f"{SHORT} --trials 9"
+    many = "run digits --trials 9 --epochs 2"
     first = start(many, tmp_path)
     wait_for(run_folder(tmp_path).log, "images/s measured on")
     others = [start(many, tmp_path) for _ in range(2)]
@@ -155,10 +155,10 @@ def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: P
 
 
 def test_hours_stop_in_time_and_the_same_command_continues(tmp_path: Path) -> None:
-    out = search(f"{SHORT} --trials 1000 --hours 0.002", tmp_path)
+    out = search(f"{SHORT} --trials 1000 --hours 0.001", with_few(tmp_path))
     assert "of 1000 trials" in out
     assert "stopped in time; run the same command to continue digits-20k" in out
     done = len(ended(open_study(run_folder(tmp_path))))
     assert done < 1000
-    out = search(f"run digits --epochs 2 --trials {done + 1}", tmp_path)
+    out = search(f"{SHORT} --trials {done + 1}", tmp_path)
     assert f"{done + 1} of {done + 1} trials" in out

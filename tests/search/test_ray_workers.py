@@ -21,7 +21,7 @@ from search.spec import StudySpec
 from search.storage import parse_address
 from tests.support.commands import search
 from tests.support.postgres import PASSWORD, QUOTED, Server
-from tests.support.processes import run_folder, start_anew, wait_for
+from tests.support.processes import FEW, SHORT, run_folder, start, wait_for, with_few
 from tests.support.runs import ended, finished_run
 
 
@@ -281,7 +281,7 @@ def test_workers_share_the_trials_and_each_that_is_killed_or_faults_is_started_a
     """The log says why. And the storage's password, which workers have to learn, is in no title of theirs, no log."""
     url, folder = postgres.new_database(), run_folder(tmp_path)
     sessions = set(Path("/tmp/ray").glob("session_2*"))
-    process = start_anew("run digits --trials 6 --epochs 8 --workers 2", tmp_path, SEARCH_STORAGE=url)
+    process = start(f"run digits {FEW} --trials 6 --epochs 20 --workers 2", with_few(tmp_path), SEARCH_STORAGE=url)
     wait_for(folder.log, "trial 1  ")  # an epoch
     titles = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     (line, *_) = [line for line in folder.log.read_text().splitlines() if "trial 1  " in line]
@@ -311,7 +311,7 @@ def test_workers_share_the_trials_and_each_that_is_killed_or_faults_is_started_a
 
 
 def test_a_signal_ends_all_workers(tmp_path: Path) -> None:
-    process = start_anew("run digits --trials 1000 --epochs 2 --workers 2", tmp_path)
+    process = start(f"{SHORT} --trials 1000 --workers 2", with_few(tmp_path))
     wait_for(run_folder(tmp_path).log, "trial 1  ")
     processes = worker_processes(tmp_path)
     assert len(processes) == 2

@@ -8,18 +8,30 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from benchmarks.many_workers import is_right, proxy, run, spec_of, storage_of
+from benchmarks.many_workers import command_of, environment_of, is_right, run, spec_of, storage_of
 from search.identity import open_study
 from search.run_folder import RunFolder
 from search.storage import parse_address
 from search.trials import TrialRecord
+from tests.support.forked import Forked
 from tests.support.postgres import PASSWORD, QUOTED, Server
-from tests.support.processes import ALWAYS_SAVES, get, run_folder, search, serving, start, wait_for
+from tests.support.processes import (
+    ALWAYS_SAVES,
+    FEW,
+    get,
+    proxy,
+    run_folder,
+    search,
+    serving,
+    start,
+    wait_for,
+    with_few,
+)
 from tests.support.runs import ended
 from train_core import checkpoint
 
-SEARCH = "run digits --trials 6 --epochs 2"
-LONG = "run digits --trials 1 --epochs 10"
+SEARCH = f"run digits {FEW} --trials 6 --epochs 2"
+LONG = f"run digits {FEW} --trials 1 --epochs 25"
 
 
 def shared(folder: Path, url: str) -> RunFolder:
@@ -30,7 +42,7 @@ def machine(tmp_path: Path, name: str) -> Path:
     """What stands in for a machine: a folder that shares nothing with the others."""
     folder = tmp_path / name
     folder.mkdir()
-    return folder
+    return with_few(folder)
 
 
 def test_two_machines_share_the_trials_of_a_study_and_write_its_password_nowhere(
@@ -50,14 +62,14 @@ def test_two_machines_share_the_trials_of_a_study_and_write_its_password_nowhere
     assert {trial.state.is_finished() for trial in study.trials} == {True}
 
     printed += search("promote --top 1 --epochs 3", machines[0], SEARCH_STORAGE=url)
-    printed += search(f"{SEARCH} --budget 1e4 --name digits-20k", machines[1], 2, SEARCH_STORAGE=url)
+    printed += search(f"{SEARCH} --budget 1e4", machines[1], 2, SEARCH_STORAGE=url)
     assert (
         "search: run 'digits-20k' was made with budget 20,000, not 10,000: give the same, or another --name" in printed
     )
     with serving("digits-20k --no-browser", machines[0], SEARCH_STORAGE=url) as (address, _):
         shown = get(f"{address}/api/studies/1")
         printed += json.dumps([shown, get(f"{address}/api/studies"), get(f"{address}/api/meta")])
-    assert "The best network found for digits" in shown["note"]["body"]
+    assert "The best network found for few" in shown["note"]["body"]
     assert all("verdict: " in trial["note"]["body"] for trial in shown["trials"] if trial["state"] != "Fail")
     assert sum(len(trial["artifacts"]) for trial in shown["trials"]) == 2
 
@@ -78,7 +90,7 @@ def test_on_a_second_machine_with_the_same_run_folder_a_trial_goes_on_from_its_c
     postgres: Server, tmp_path: Path
 ) -> None:
     url, log = postgres.new_database(), run_folder(tmp_path).log
-    first = start(LONG, tmp_path, ALWAYS_SAVES, SEARCH_STORAGE=url)
+    first = start(LONG, with_few(tmp_path), ALWAYS_SAVES, SEARCH_STORAGE=url)
     wait_for(run_folder(tmp_path).trial_checkpoint(0))
     first.kill()
     first.communicate()
@@ -97,7 +109,7 @@ def test_on_a_second_machine_with_the_same_run_folder_a_trial_goes_on_from_its_c
 
 def test_a_database_that_is_gone_for_a_while_is_waited_for(postgres: Server, tmp_path: Path) -> None:
     url = postgres.new_database()
-    process = start(LONG, tmp_path, SEARCH_STORAGE=url)
+    process = start(LONG, with_few(tmp_path), SEARCH_STORAGE=url)
     log = run_folder(tmp_path).log
     wait_for(log, "trial 0  ")
     postgres.stop()
@@ -111,14 +123,14 @@ def test_a_database_that_is_gone_for_a_while_is_waited_for(postgres: Server, tmp
     assert "1 of 1 trials: 1 complete" in out
     assert "the study's storage answers again" in out
     trials = open_study(shared(tmp_path, url)).trials
-    assert [len(trial.intermediate_values) for trial in trials if trial.state == TrialState.COMPLETE] == [10]
+    assert [len(trial.intermediate_values) for trial in trials if trial.state == TrialState.COMPLETE] == [25]
 
 
 def test_a_database_that_is_gone_for_good_ends_the_search_and_what_was_trained_is_kept(
     postgres: Server, tmp_path: Path
 ) -> None:
     url = postgres.new_database()
-    process = start(LONG, tmp_path, SEARCH_STORAGE=url, SEARCH_PATIENCE_S="2")
+    process = start(LONG, with_few(tmp_path), SEARCH_STORAGE=url, SEARCH_PATIENCE_S="2")
     wait_for(run_folder(tmp_path).log, "trial 0  ")
     postgres.stop()
     try:
@@ -144,7 +156,7 @@ def test_a_database_that_is_gone_for_good_ends_the_search_and_what_was_trained_i
 def test_a_proxy_stands_in_for_a_database_and_may_be_killed_itself(postgres: Server, tmp_path: Path) -> None:
     url = postgres.new_database()
     with proxy(url) as (address, server):
-        process = start(LONG, tmp_path, SEARCH_STORAGE=address)
+        process = start(LONG, with_few(tmp_path), SEARCH_STORAGE=address)
         wait_for(run_folder(tmp_path).log, "trial 0  ")
         server.kill()
         wait_for(run_folder(tmp_path).log, "the study's storage does not answer (")
@@ -157,9 +169,26 @@ def test_a_proxy_stands_in_for_a_database_and_may_be_killed_itself(postgres: Ser
 
 @pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
 def test_processes_that_are_killed_lose_and_double_nothing(kind: str, postgres: Server, tmp_path: Path) -> None:
+    started = []
+
+    def start(folder: RunFolder, trials: int, epoch_s: float) -> Forked:
+        _, _, module, *arguments = command_of(folder, trials, epoch_s)
+        started.append(Forked(arguments, "", tmp_path, environment_of(folder), module=module))
+        return started[-1]
+
     with storage_of(postgres.new_database() if kind == "postgresql" else kind) as address:
-        apart = kind == "postgresql"
-        found = run(address, tmp_path, processes=3, trials=24, epoch_s=0.02, kill_every=2, most_kills=2, apart=apart)
-    assert is_right(found, spec_of(24)), found
+        found = run(
+            address,
+            tmp_path,
+            processes=3,
+            trials=24,
+            epoch_s=0.08,
+            kill_every=1.2,
+            most_kills=2,
+            apart=kind == "postgresql",
+            start=start,
+        )
+    said = [process.communicate() for process in started]
+    assert is_right(found, spec_of(24)), (found, said)
     assert found["kills"] == 2
-    assert found["known networks"] == 20
+    assert found["baselines"] == 20

@@ -2,6 +2,8 @@
 
 To read torch and the others takes five to eight seconds of each process; half of the tests' time went into it. What is
 ours is read by each process itself, with its own environment.
+
+A process has as many threads as torch would choose, or as OMP_NUM_THREADS says in its environment.
 """
 
 import atexit
@@ -19,13 +21,17 @@ from threading import Thread
 from typing import Any
 from unittest import mock
 
+import torch
+
 LARGE = [
     "torch._dynamo",
     "torchvision",
+    "optuna.artifacts",
     "optuna.importance",
     "optuna_dashboard",
-    "alembic",
+    "alembic.command",
     "sqlalchemy.dialects.sqlite",
+    "sqlalchemy.orm",
     "scipy.stats",
     "sklearn.ensemble",
     "pandas",
@@ -35,23 +41,36 @@ LARGE = [
     "rich.progress",
 ]
 
+ASLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Torch's threads sleep while they wait: by default they keep the processors busy, which other tests need."""
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(LARGE)
 
 
 class Forked:
-    """`python -m search <arguments>`, the code `first` before it; with what `subprocess.Popen` has that tests use."""
+    """`python -m <module> <arguments>`, the code `first` before it, or that alone.
 
-    def __init__(self, arguments: list[str], first: str, cwd: Path, env: dict[str, str]) -> None:
-        with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):  # which torch reads when it is read itself
+    It has those methods of `subprocess.Popen` that tests use.
+    """
+
+    def __init__(
+        self, arguments: list[str], first: str, cwd: Path, env: dict[str, str], module: str | None = "search"
+    ) -> None:
+        # Read when torch and NumPy are imported: here, for all processes. NumPy would start its threads at once, and a
+        # process that has threads should not be forked.
+        with mock.patch.dict(os.environ, {"OPENBLAS_NUM_THREADS": "1", **ASLEEP}):
+            os.environ.pop("OMP_NUM_THREADS", None)
             forkserver.ensure_running()
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
         ends = [DupFd(out_end), DupFd(err_end)]
-        self._process = _context.Process(target=_run, args=(arguments, first, str(cwd), env, *ends), daemon=True)
+        self._process = _context.Process(
+            target=_run, args=(module, arguments, first, str(cwd), env, *ends), daemon=True
+        )
         self._process.start()
         os.close(out_end)
         os.close(err_end)
-        self.args = ["search", *arguments]
+        self.args = [module or "python", *arguments]
         self.pid = self._process.pid or 0
         self.stdout, self.stderr = os.fdopen(out, encoding="utf-8"), os.fdopen(err, encoding="utf-8")
 
@@ -101,7 +120,7 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(arguments: list[str], first: str, cwd: str, env: dict[str, str], *ends: Any) -> None:
+def _run(module: str | None, arguments: list[str], first: str, cwd: str, env: dict[str, str], *ends: Any) -> None:
     """In the process: be what the command would be if it were started again."""
     for number, end in enumerate(ends, start=1):
         os.dup2(end.detach(), number)
@@ -111,13 +130,16 @@ def _run(arguments: list[str], first: str, cwd: str, env: dict[str, str], *ends:
     sys.stderr = io.TextIOWrapper(io.BufferedWriter(io.FileIO(2, "w")), encoding="utf-8", line_buffering=True)
     os.environ.clear()
     os.environ.update(env)
+    if threads := env.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
     os.chdir(cwd)
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # it may have children
-    sys.argv = ["search", *arguments]
+    sys.argv = [module or "-c", *arguments]
     try:
         if first:
             exec(first, {"__name__": "__main__"})
-        runpy.run_module("search", run_name="__main__")
+        if module:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()
         sys.stdout.flush()

@@ -4,20 +4,28 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.request import urlopen
 
-from search.run_folder import RunFolder
-from tests.support.forked import Forked
+import numpy as np
 
+from search.run_folder import RunFolder
+from tests.support.forked import ASLEEP, Forked
+from train_core.sources import digits
+
+ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
-SHORT = "run digits --trials 3 --epochs 2"
+FEW = "--data few.npz --name digits-20k"
+"""For `search run digits`: a few of the images, which are trained on in a moment (see `with_few`)."""
+SHORT = f"run digits {FEW} --trials 3 --epochs 2"
 ALWAYS_SAVES = (  # after each epoch
     "from search import checkpoints, long_run, trainer; checkpoints.MIN_INTERVAL_S = 0; "
     "trainer.CHECKPOINT_SHARE = long_run.CHECKPOINT_SHARE = 1e9"
@@ -25,30 +33,56 @@ ALWAYS_SAVES = (  # after each epoch
 
 
 def start(command: str, folder: Path, first: str = "", **environment: str) -> Forked:
-    """`search <command>` in `folder`, as a process of its own, which does `first` before."""
+    """`search <command>` in `folder`, as a process of its own, which does `first` before.
+
+    It has the threads that a user's has: as many as torch chooses, whatever OMP_NUM_THREADS is for the tests.
+    """
     return Forked(command.split(), first, folder, _environment(folder, environment))
 
 
-def start_anew(command: str, folder: Path, *, all_threads: bool = False, **environment: str) -> subprocess.Popen[str]:
-    """The same, not forked but as a user starts it: slower, and for `ps` a process with this command line.
-
-    With `all_threads`, it takes the number of threads that torch chooses, as where OMP_NUM_THREADS is not set.
-    """
-    variables = _environment(folder, environment)
-    if all_threads:
-        del variables["OMP_NUM_THREADS"]
+def start_anew(command: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """The same, not forked but as a user starts it: slower, and for `ps` a process with this command line."""
     return subprocess.Popen(
         [sys.executable, "-m", "search", *command.split()],
         cwd=folder,
-        env=variables,
+        env=_environment(folder, environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
+def python(arguments: list[str], folder: Path) -> Forked:
+    """`python <arguments>` in a folder that has a copy of the code, which is used instead of ours."""
+    first = f"""
+import runpy, sys
+sys.path[:] = [{str(folder)!r}, *(path for path in sys.path if path != {str(ROOT)!r})]
+for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+    del sys.modules[name]
+"""
+    what, *rest = arguments
+    module = rest.pop(0) if what == "-m" else None
+    if what == "-c":
+        first += rest.pop(0)
+    elif not module:
+        first += f"runpy.run_path({what!r}, run_name='__main__')"
+    return Forked(rest, first, folder, _environment(folder, {"PYTHONPATH": str(folder)}), module)
+
+
 def _environment(folder: Path, more: dict[str, str]) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "SEARCH_CACHE": str(folder / "cache"), **more}
+    ours = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    return {**ours, **ASLEEP, "SEARCH_CACHE": str(folder / "cache"), **more}
+
+
+def with_few(folder: Path) -> Path:
+    """The folder, with 200 training and 200 test images of the digits in it, as `few.npz`."""
+    np.savez(folder / "few.npz", **_few_digits())
+    return folder
+
+
+@cache
+def _few_digits() -> dict[str, Any]:
+    return {name: values[:200] for name, values in digits().items()}
 
 
 def search(command: str, folder: Path, code: int = 0, **environment: str) -> str:
@@ -96,6 +130,21 @@ def serving(command: str, folder: Path, **environment: str) -> Iterator[tuple[st
         # Not by `communicate`, which knows nothing of what `readline` has read ahead.
         out, err = process.stdout.read(), process.stderr.read()
         assert (process.returncode, out, err) == (0, environment.get("SAYS", ""), "")  # nothing else is ever said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def proxy(url: str, port: int | None = None) -> Iterator[tuple[str, Forked]]:
+    """The address of a `search storage serve` before the storage at `url`, and its process; killed at the end."""
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+    process = start(f"storage serve --port {port}", Path.cwd(), SEARCH_STORAGE=url)
+    try:
+        yield f"grpc://127.0.0.1:{port}", process
     finally:
         process.kill()
         process.communicate()

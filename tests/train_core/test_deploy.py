@@ -298,7 +298,7 @@ def test_missing_packages_are_named_with_the_extra_that_has_them(monkeypatch: py
         ModelError, match=r"^onnx files need onnxscript and onnxruntime: pip install '\.\[onnx\]' in the checkout$"
     ):
         check_installed("onnx")
-    with pytest.raises(ModelError, match="ONNX needs onnxruntime: "):
+    with pytest.raises(ModelError, match=r"^onnx files need onnxruntime: "):
         read(Path("model.onnx"))
     check_installed("pt2")
     check_installed("safetensors")
