@@ -27,6 +27,7 @@ from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 from train_core.blocks import BLOCKS, BlockName
 from train_core.optimizers import OPTIMIZERS, OptimizerName
 from train_core.specs import (
+    PREACT_ONLY,
     AugmentSpec,
     Frozen,
     Kernel,
@@ -34,8 +35,10 @@ from train_core.specs import (
     Precision,
     ResNetSpec,
     ScheduleName,
+    ShortcutInput,
     ShortcutNorm,
     ShortcutType,
+    StemEnd,
     Stride,
     TrainSpec,
     num_madds,
@@ -139,10 +142,12 @@ class Space(Frozen):
     shortcut: Choice[ShortcutType] = ("conv", "max-pool")
     shortcut_kernel: Choice[Kernel] = (1, 3, 5)
     shortcut_norm: Choice[ShortcutNorm] = "after"
+    shortcut_input: Choice[ShortcutInput] = "block"  # "activated" where the block allows it, like `stem_end`
     stem_width: Choice[Count] = 0  # channels; 0: as wide as the first stage
     stem_kernel: Choice[Kernel] = (1, 3, 5)
     stem_stride: Choice[Stride] = 1
     stem_pool: Choice[bool] = False
+    stem_end: Choice[StemEnd] = "norm-relu"
     se_reduction: Choice[Count] = (0, 16)
     norm: Choice[Norm] = "batch"
 
@@ -373,7 +378,7 @@ def smallest(space: Space, *, in_channels: int, num_classes: int) -> ResNetSpec:
 def _smallest(space: Space) -> Draw:
     """The shape of the smallest network: every number at its least, and of the unordered choices the cheapest."""
     # Of the ratios, 0 costs nothing, and the least most; of the stem's widths, 0 is that of the first stage.
-    unordered = ("block", "shortcut_norm", "norm", "se_reduction", "stem_width")
+    unordered = ("block", "shortcut_norm", "norm", "se_reduction", "stem_width", "stem_end")
     shapes = (
         {**_lowest(space), **dict(zip(unordered, values, strict=True))}
         for values in product(*(_values(getattr(space, name)) for name in unordered))
@@ -476,6 +481,8 @@ def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
         exact *= shape[f"growth_{stage}"] if stage > 1 else 1
         widths.append(WIDTH_STEP * math.floor(exact / WIDTH_STEP + 0.5))
     as_drawn = {name: shape[name] for name in ResNetSpec.model_fields if name in shape}
+    if not BLOCKS[shape["block"]].preactivates:
+        as_drawn |= PREACT_ONLY
     return ResNetSpec(
         **task,
         **as_drawn
@@ -483,7 +490,6 @@ def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
             "widths": tuple(widths),
             "blocks": tuple(shape[f"blocks_{stage}"] for stage in range(1, shape["stages"] + 1)),
             "stem_width": shape["stem_width"] or None,
-            "final_norm": shape["final_norm"] and BLOCKS[shape["block"]].may_end_in_norm,
         },
     )
 

@@ -83,7 +83,8 @@ def _parts(network: ResNetSpec, size: tuple[int, int]) -> Iterator[_Part]:
     sizes = sizes_by_part(network, size)
     norm = ", norm" if network.norm == "batch" else ""
     strided = f", stride {network.stem_stride}" if network.stem_stride != 1 else ""
-    lines = [f"{_by(network.stem_kernel, network.stem_kernel)} convolution{strided}{norm}, ReLU"]
+    after = f"{norm}, ReLU" if network.stem_end == "norm-relu" else ""
+    lines = [f"{_by(network.stem_kernel, network.stem_kernel)} convolution{strided}{after}"]
     lines += ["3x3 max pool, stride 2"] if network.stem_pool else []
     yield _Part(
         title=_titled("Stem", network.stem_channels, sizes[0]),
@@ -130,6 +131,8 @@ def _shortcut(network: ResNetSpec, stride: int, changes: bool) -> str:
     steps += [f"stride {stride}"] if stride != 1 and not pools else []
     if network.norm == "batch" and network.shortcut_norm != "none":
         steps.insert(len(steps) if network.shortcut_norm == "after" else 0, "norm")
+    if network.shortcut_input == "activated":
+        steps.insert(0, "norm and ReLU of the block")
     return ", ".join(steps)
 
 

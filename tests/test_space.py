@@ -24,7 +24,7 @@ from space import (
     smallest,
     suggest,
 )
-from train_core.specs import num_madds, num_params
+from train_core.specs import ResNetSpec, num_madds, num_params
 
 TASK: Any = {"in_channels": 3, "num_classes": 10}
 
@@ -263,3 +263,31 @@ def test_an_impossible_space_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_a_space_survives_json() -> None:
     assert Space.model_validate(Space().model_dump(mode="json")) == Space()
+
+
+def test_a_wide_residual_network_is_drawn_where_the_block_allows_it() -> None:
+    space = Space(
+        stages=3,
+        stem_width=16,
+        stem_end=("norm-relu", "none"),
+        shortcut_input=("block", "activated"),
+        shortcut_norm="none",
+        se_reduction=0,
+    )
+    wanted = ResNetSpec(
+        widths=(64, 128, 256),
+        blocks=(2, 2, 2),
+        block="preact",
+        stem_width=16,
+        stem_end="none",
+        shortcut_input="activated",
+        shortcut_norm="none",
+        final_norm=True,
+    )
+    assert num_params(wanted) == 2_748_890  # WRN-16-4
+    values = as_parameters(wanted, {}, space, 3_000_000)
+    assert values is not None
+    drawn = {**suggest(RecordingTrial(0), space), **values}
+    assert network(drawn, space, 3_000_000, **TASK) == wanted
+    basic = network({**drawn, "block": "basic"}, space, 3_000_000, **TASK)
+    assert (basic.stem_end, basic.shortcut_input, basic.final_norm) == ("norm-relu", "block", False)

@@ -44,7 +44,7 @@ class Block:
     module: str  # the name of its class in `train_core.models`
     convolutions: Callable[[ResNetSpec, int, int], Sequence[Convolution]]  # of the branch, in their order
     norms: Callable[[int, int], Sequence[int]]  # channels of each norm of the branch
-    may_end_in_norm: bool  # whether a norm and ReLU may follow the last stage (`final_norm`)
+    preactivates: bool  # a norm and ReLU come before each convolution, so the stem may lack them (`PREACT_ONLY`)
 
     def build(self, spec: ResNetSpec, inputs: int, width: int, stride: int) -> ResidualBlock:
         """A block of this kind, with its first weights."""
@@ -67,14 +67,14 @@ BLOCKS: dict[BlockName, Block] = table(
             module="BasicBlock",
             convolutions=_two_convolutions,
             norms=lambda inputs, width: (width, width),
-            may_end_in_norm=False,
+            preactivates=False,
         ),
         "preact": Block(
             description="norm and ReLU before each conv",
             module="PreActBlock",
             convolutions=_two_convolutions,
             norms=lambda inputs, width: (inputs, width),
-            may_end_in_norm=True,
+            preactivates=True,
         ),
     },
 )

@@ -15,11 +15,9 @@ class ResNet(nn.Module):
 
     def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
-        stem: list[nn.Module] = [
-            Conv(spec.in_channels, spec.stem_channels, spec.stem_kernel, spec.stem_stride),
-            _norm(spec, spec.stem_channels),
-            nn.ReLU(inplace=True),
-        ]
+        stem: list[nn.Module] = [Conv(spec.in_channels, spec.stem_channels, spec.stem_kernel, spec.stem_stride)]
+        if spec.stem_end == "norm-relu":
+            stem += [_norm(spec, spec.stem_channels), nn.ReLU(inplace=True)]
         if spec.stem_pool:
             stem.append(_pool())
         self.stem = nn.Sequential(*stem)
@@ -98,7 +96,11 @@ class BasicBlock(ResidualBlock):
 
 
 class PreActBlock(ResidualBlock):
-    """norm-ReLU-conv-norm-ReLU-conv, added to the shortcut of the raw input (He et al. 2016, arXiv:1603.05027)."""
+    """norm-ReLU-conv-norm-ReLU-conv, added to the shortcut (He et al. 2016, arXiv:1603.05027).
+
+    The shortcut takes the input of the block, or where it changes the shape and the spec asks, that after the first
+    norm and ReLU, as in the paper and in wide residual networks (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
+    """
 
     def __init__(self, spec: ResNetSpec, inputs: int, width: int, stride: int) -> None:
         super().__init__(spec, inputs, width, stride)
@@ -109,6 +111,7 @@ class PreActBlock(ResidualBlock):
         self.conv2 = Conv(width, width, spec.k2)
         self.se = SqueezeExcitation(width, spec.se_reduction) if spec.se_reduction else nn.Identity()
         self.shortcut = _shortcut(spec, inputs, width, stride)
+        self.shares_activation = spec.shortcut_input == "activated" and not isinstance(self.shortcut, nn.Identity)
 
     @property
     def last_convolution(self) -> "Conv":
@@ -116,9 +119,10 @@ class PreActBlock(ResidualBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         # Not in place on `norm1(x)`: without norms that is `x` itself, which the shortcut still needs.
-        out: Tensor = self.conv1(F.relu(self.norm1(x)))
+        activated = F.relu(self.norm1(x))
+        out: Tensor = self.conv1(activated)
         out = self.se(self.conv2(self.dropout(F.relu(self.norm2(out), inplace=True))))
-        out += self.shortcut(x)
+        out += self.shortcut(activated if self.shares_activation else x)
         return out
 
 

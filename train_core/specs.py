@@ -18,6 +18,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 ShortcutType = Literal["conv", "max-pool"]
 ShortcutNorm = Literal["after", "before", "none"]
+ShortcutInput = Literal["block", "activated"]
+StemEnd = Literal["norm-relu", "none"]
 Norm = Literal["batch", "none"]
 Stride = Literal[1, 2]
 ScheduleName = Literal["cosine", "one-cycle", "multi-step", "step", "constant"]
@@ -60,6 +62,11 @@ class ResNetSpec(Frozen):
     stem_kernel: Kernel = Field(default=3, description="kernel size of the first convolution, in pixels")
     stem_stride: Stride = Field(default=1, description="stride of the first convolution")
     stem_pool: bool = Field(default=False, description="3x3 max pool of stride 2 after the first convolution")
+    stem_end: StemEnd = Field(
+        default="norm-relu",
+        description="what follows the first convolution. none: nothing, as in the original preact networks, whose "
+        "first block begins with norm and ReLU",
+    )
     block: BlockName = Field(
         default="basic", description="; ".join(f"{name}: {block.description}" for name, block in BLOCKS.items())
     )
@@ -76,6 +83,11 @@ class ResNetSpec(Frozen):
     shortcut_kernel: Kernel = Field(default=1, description="kernel size of the convolution in the shortcut, in pixels")
     shortcut_norm: ShortcutNorm = Field(
         default="after", description="position of the norm in the shortcut: before or after its convolution, or none"
+    )
+    shortcut_input: ShortcutInput = Field(
+        default="block",
+        description="input of the shortcut of a block that changes the shape. block: the block's own; activated: "
+        "that after the first norm and ReLU of a preact block (He et al. 2016, arXiv:1603.05027)",
     )
     se_reduction: int = Field(
         default=0,
@@ -103,9 +115,15 @@ class ResNetSpec(Frozen):
                 f"widths, blocks and strides must name the same number of stages, "
                 f"not {len(self.widths)}, {len(self.blocks)} and {len(self.strides)}"
             )
-        if self.final_norm and not BLOCKS[self.block].may_end_in_norm:
-            kinds = " or ".join(f'"{name}"' for name, block in BLOCKS.items() if block.may_end_in_norm)
-            raise ValueError(f"final_norm belongs to block = {kinds}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_block(self) -> Self:
+        if not BLOCKS[self.block].preactivates:
+            for name, default in PREACT_ONLY.items():
+                if getattr(self, name) != default:
+                    kinds = " or ".join(f'"{name}"' for name, block in BLOCKS.items() if block.preactivates)
+                    raise ValueError(f"{name} = {str(getattr(self, name)).lower()} belongs to block = {kinds}")
         return self
 
     @property
@@ -123,6 +141,7 @@ class ResNetSpec(Frozen):
         kernel = f"{self.stem_kernel}x{self.stem_kernel}"
         stem = f"{kernel} stem" if self.stem_stride == 1 else f"{kernel}/{self.stem_stride} stem"
         stem += f" of {self.stem_channels}" if self.stem_channels != self.widths[0] else ""
+        stem += " without norm" if self.stem_end == "none" else ""
         words.append(stem + (" and pool" if self.stem_pool else ""))
         if self.shortcut == "max-pool":
             words.append("max-pool shortcut")
@@ -132,6 +151,8 @@ class ResNetSpec(Frozen):
             words.append(f"SE {self.se_reduction}")
         if self.shortcut_norm != "after":
             words.append("no shortcut norm" if self.shortcut_norm == "none" else "norm before shortcuts")
+        if self.shortcut_input == "activated":
+            words.append("activated shortcut")
         if self.final_norm:
             words.append("final norm")
         if self.norm == "none":
@@ -139,6 +160,10 @@ class ResNetSpec(Frozen):
         if self.block_dropout or self.head_dropout:
             words.append(f"dropout {self.block_dropout:g} and {self.head_dropout:g}")
         return ", ".join(words)
+
+
+PREACT_ONLY = {name: ResNetSpec.model_fields[name].default for name in ("stem_end", "final_norm", "shortcut_input")}
+"""Fields that only blocks which preactivate can change, with the value that all others have."""
 
 
 class AugmentSpec(Frozen):
@@ -298,7 +323,8 @@ def num_params(spec: ResNetSpec) -> int:
 def params_by_part(spec: ResNetSpec) -> list[int]:
     """Trainable parameters of the stem, of each stage, and of the head: the final norm and the classifier."""
     norm = 2 if spec.norm == "batch" else 0  # scale and shift of a channel
-    parts = [spec.in_channels * spec.stem_channels * spec.stem_kernel**2 + norm * spec.stem_channels]
+    stem_norm = norm * spec.stem_channels if spec.stem_end == "norm-relu" else 0
+    parts = [spec.in_channels * spec.stem_channels * spec.stem_kernel**2 + stem_norm]
     inputs, kind = spec.stem_channels, BLOCKS[spec.block]
     for width, blocks, stride in zip(spec.widths, spec.blocks, spec.strides, strict=True):
         stage = blocks * _excitation(spec, width)

@@ -30,6 +30,8 @@ def test_specs_are_frozen_keyword_only_and_refuse_unknown_keys() -> None:
         {"widths": (8, 8), "blocks": (1, 1), "k1": 2},
         {"widths": (8, 8), "blocks": (1, 1), "strides": (1, 3)},
         {"widths": (8, 8), "blocks": (1, 1), "final_norm": True},
+        {"widths": (8, 8), "blocks": (1, 1), "stem_end": "none"},
+        {"widths": (8, 8), "blocks": (1, 1), "shortcut_input": "activated"},
         {"widths": (8, 8), "blocks": (1, 1), "head_dropout": 1.0},
     ],
 )
@@ -82,6 +84,8 @@ def test_networks_that_differ_have_different_words() -> None:
         "se_reduction": 4,
         "block_dropout": 0.2,
         "head_dropout": 0.2,
+        "stem_end": "none",
+        "shortcut_input": "activated",
         "norm": "none",
     }
     assert others.keys() == ResNetSpec.model_fields.keys() - {"in_channels", "num_classes"}
