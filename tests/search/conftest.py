@@ -8,8 +8,9 @@ import optuna
 import pytest
 from optuna.importance import get_param_importances
 
-from search import fidelity, results
+from search import fidelity, identity, results
 from search.run_folder import RunFolder
+from tests.search.lines import connect_to_lines
 from tests.support.runs import SOON, make_run, promoted
 from train_core.errors import DivergedError
 
@@ -51,3 +52,13 @@ def _importances_are_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return dict(LEARNT[key])
 
     monkeypatch.setattr(results, "get_param_importances", once)
+
+
+@pytest.fixture
+def in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies that the test makes are kept in a file of lines: most of a study's time goes into SQLAlchemy.
+
+    For tests of what is decided, in this process. That the decisions are kept in databases too is shown where real
+    commands run: in `test_e2e`, `test_interruptions` and `test_shared_storage`.
+    """
+    monkeypatch.setattr(identity, "connect", connect_to_lines)
