@@ -19,11 +19,13 @@ from train_core.errors import DivergedError
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `mixed` copies."""
     scores: list[float | Exception] = [0.6, 0.5, 0.1, DivergedError("nan"), ValueError("no <room> left"), 0.7]
-    return make_run(tmp_path_factory.mktemp("runs") / "mixed", scores, pruner=SOON).root
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identity, "connect", connect_to_lines)
+        return make_run(tmp_path_factory.mktemp("runs") / "mixed", scores, pruner=SOON).root
 
 
 @pytest.fixture
-def mixed(made_once: Path, tmp_path: Path) -> RunFolder:
+def mixed(made_once: Path, tmp_path: Path, in_lines: None) -> RunFolder:
     """A run with two complete trials, a pruned, a diverged and a failed one, then a better complete one."""
     return RunFolder(shutil.copytree(made_once, tmp_path / "mixed"))
 

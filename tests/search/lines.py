@@ -17,7 +17,8 @@ class Lines(BaseJournalBackend):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._path.touch()
+        if not path.exists():
+            path.touch()  # of one that is there, it would be news
         self._lines: list[bytes] = []
         self._bytes = 0
 
