@@ -1,15 +1,13 @@
 """A name that is added to a closed set, and nothing else, is noticed at once: a message says what is missing."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from space import REGULARISERS, Space
+from tests.support.processes import python
 from train_core import models
 from train_core.blocks import BLOCKS
 from train_core.optimizers import OPTIMIZERS
@@ -64,18 +62,12 @@ def test_a_name_without_its_record_is_named_when_the_code_is_imported(
     assert source.count(old) == 1
     (checkout / file).write_text(source.replace(old, new))
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", "import search.api"],
-            cwd=checkout,
-            env={**os.environ, "PYTHONPATH": str(checkout)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = python(["-c", "import search.api"], checkout)
+        _, said = done.communicate(timeout=240)
     finally:
         (checkout / file).write_text(source)
     assert done.returncode == 1
-    assert message in done.stderr.splitlines()[-1]
+    assert message in said.splitlines()[-1]
 
 
 def test_a_table_holds_its_names_in_their_order() -> None:

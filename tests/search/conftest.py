@@ -8,8 +8,9 @@ import optuna
 import pytest
 from optuna.importance import get_param_importances
 
-from search import fidelity, results
+from search import fidelity, identity, results
 from search.run_folder import RunFolder
+from tests.search.lines import connect_to_lines
 from tests.support.runs import SOON, make_run, promoted
 from train_core.errors import DivergedError
 
@@ -18,11 +19,13 @@ from train_core.errors import DivergedError
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `mixed` copies."""
     scores: list[float | Exception] = [0.6, 0.5, 0.1, DivergedError("nan"), ValueError("no <room> left"), 0.7]
-    return make_run(tmp_path_factory.mktemp("runs") / "mixed", scores, pruner=SOON).root
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identity, "connect", connect_to_lines)
+        return make_run(tmp_path_factory.mktemp("runs") / "mixed", scores, pruner=SOON).root
 
 
 @pytest.fixture
-def mixed(made_once: Path, tmp_path: Path) -> RunFolder:
+def mixed(made_once: Path, tmp_path: Path, in_lines: None) -> RunFolder:
     """A run with two complete trials, a pruned, a diverged and a failed one, then a better complete one."""
     return RunFolder(shutil.copytree(made_once, tmp_path / "mixed"))
 
@@ -51,3 +54,13 @@ def _importances_are_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return dict(LEARNT[key])
 
     monkeypatch.setattr(results, "get_param_importances", once)
+
+
+@pytest.fixture
+def in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies that the test makes are kept in a file of lines: most of a study's time goes into SQLAlchemy.
+
+    For tests of what is decided, in this process. That the decisions are kept in databases too is shown where real
+    commands run: in `test_e2e`, `test_interruptions` and `test_shared_storage`.
+    """
+    monkeypatch.setattr(identity, "connect", connect_to_lines)

@@ -19,7 +19,7 @@ from filelock import FileLock
 from optuna.trial import TrialState
 from rich.console import Console, RenderableType
 
-from search import comparison, inspection, plot, records, storage, tables
+from search import comparison, identity, inspection, plot, records, storage, tables
 from search.formatting import ago, rounded
 from search.identity import open_study
 from search.inspection import Reader
@@ -33,6 +33,8 @@ from tests.support.tiny import NETWORK, tiny_recipe
 from train_core.specs import num_madds, num_params
 
 Search = Callable[[str], str]
+
+pytestmark = pytest.mark.usefixtures("in_lines")
 
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
 TRIALS: list[tuple[TrialState, list[float], dict[str, Any]]] = [
@@ -541,7 +543,8 @@ def as_a_process(command: str, **environment: str) -> subprocess.CompletedProces
     )
 
 
-def test_looking_needs_no_torch_and_old_terminals_get_plain_signs() -> None:
+def test_looking_needs_no_torch_and_old_terminals_get_plain_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "connect", storage.connect)  # a database, which other processes read
     made_up("good")
     for command in ("list", "status", "show 2", "compare good good"):
         answer = as_a_process(command, PYTHONIOENCODING="ascii")

@@ -48,6 +48,8 @@ from tests.support.trainers import FakeTrainer, in_turn
 from train_core.errors import DivergedError
 from train_core.specs import num_madds, num_params
 
+pytestmark = pytest.mark.usefixtures("in_lines")
+
 
 class Page(HTMLParser):
     """A page's words, the figures in it, and whatever it would load."""

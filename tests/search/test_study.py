@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 import space
-from search import retries
+from search import identity, retries
 from search import storage as storages
 from search import study as studies
 from search.console import logged_to
@@ -35,6 +35,8 @@ from tests.support.runs import TASK, ended, network_of, raising, recipe_of, run_
 from tests.support.trainers import FakeTrainer, Recorder
 from train_core.errors import DivergedError
 from train_core.specs import num_madds, num_params
+
+pytestmark = pytest.mark.usefixtures("in_lines")
 
 ONE_NETWORK = {  # and one recipe
     "budget_fraction": 1.0,
@@ -189,6 +191,7 @@ def test_the_traceback_of_a_trial_that_raises_is_in_the_run_folder(folder: RunFo
 def test_a_database_that_another_process_has_locked_is_waited_for(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(identity, "connect", storages.connect)
     monkeypatch.setitem(storages.CONNECTING, "pysqlite", {"timeout": 0.05})  # of SQLite's own patience
     monkeypatch.setattr(storages, "QUIET_S", 0.3)
     said = "the study's storage does not answer (database is locked): trying again for 10 minutes"
@@ -495,10 +498,10 @@ def test_a_storage_that_fails_is_not_the_networks_fault(folder: RunFolder, monke
     def locked(*_: object) -> None:
         raise optuna.exceptions.StorageInternalError("database is locked")
 
-    monkeypatch.setattr(optuna.trial.Trial, "report", locked)
-    with pytest.raises(optuna.exceptions.StorageInternalError):
-        run_study(folder, study_spec(), FakeTrainer())
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.trial.Trial, "report", locked)
+        with pytest.raises(optuna.exceptions.StorageInternalError):
+            run_study(folder, study_spec(), FakeTrainer())
     assert ended(open_study(folder)) == []
 
 
