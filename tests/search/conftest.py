@@ -6,9 +6,10 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna import importance
 from optuna.importance import get_param_importances
 
-from search import fidelity, results
+from search import fidelity
 from search.run_folder import RunFolder
 from tests.support.runs import SOON, make_run, promoted
 from train_core.errors import DivergedError
@@ -50,4 +51,4 @@ def _importances_are_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
             LEARNT[key] = get_param_importances(study, params=params, **options)
         return dict(LEARNT[key])
 
-    monkeypatch.setattr(results, "get_param_importances", once)
+    monkeypatch.setattr(importance, "get_param_importances", once)
