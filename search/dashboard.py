@@ -10,7 +10,6 @@ from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
-import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
 
 from search.errors import RunError
@@ -42,6 +41,8 @@ def listening(study: optuna.Study, folder: RunFolder, host: str, port: int) -> I
         RunError: host or port cannot be listened on.
 
     """
+    import optuna_dashboard  # takes seconds, which no other command needs
+
     storage = storage_of(study)
     impatient = (
         storage.storage if isinstance(storage, RetryingStorage) else storage

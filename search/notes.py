@@ -1,6 +1,7 @@
 """Writes notes for Optuna's dashboard: one for each trial and for the study, and pictures of the promoted trials.
 
-Nothing is read back from them: where one cannot be written, the work goes on.
+Nothing is read back from them: where one cannot be written, the work goes on. The dashboard, which takes seconds to
+import, is imported when the first of them is written.
 """
 
 import json
@@ -18,8 +19,6 @@ from uuid import NAMESPACE_URL, uuid5
 import optuna
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna_dashboard import get_note, save_note
-from optuna_dashboard.artifact import get_artifact_path
 
 from search.diagram import curve, diagram
 from search.drawing import is_used_up
@@ -83,6 +82,8 @@ def publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None:
 
 
 def _publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None:
+    from optuna_dashboard import get_note
+
     study = results.study
     storage = _Storage(study, storage_of(study).get_study_system_attrs(study_id(study)))
     by_trial = groupby(sorted(results.promotions, key=lambda run: run.trial), key=lambda run: run.trial)
@@ -162,6 +163,8 @@ def _quoted(text: str) -> str:
 
 def _uploaded(folder: RunFolder, trial: "_Trial", runs: Sequence[Promotion], size: tuple[int, int]) -> dict[str, str]:
     """Give the dashboard the trial's pictures that it lacks; returns the paths of all, by their file names."""
+    from optuna_dashboard.artifact import get_artifact_path
+
     folder.artifacts.mkdir(parents=True, exist_ok=True)
     store, paths = FileSystemArtifactStore(folder.artifacts), {}
     for name, draw in _pictures(runs, size):
@@ -233,6 +236,8 @@ class _Trial:
 
 def _write(noted: optuna.Study | _Trial, body: str) -> None:
     """Write a note below what people have written into it, unless it is the same as before."""
+    from optuna_dashboard import get_note, save_note
+
     old = get_note(noted)
     by_hand = old.partition(OURS)[0].strip()
     note = "\n\n".join([*([by_hand] if by_hand else []), OURS, body])

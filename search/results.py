@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Literal, TypeVar, get_args
 
 import optuna
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from search.fidelity import Fidelity, measure
 from search.formatting import count, duration, limits, mean_and_deviation, percent, short_run
@@ -53,6 +52,9 @@ class Results:
             ValueError: these trials are too few or too similar.
 
         """
+        # Takes seconds to import, which a search needs at its end only.
+        from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
         learnt = thinned(self.complete, MAX_LEARNT)
         varied = varied_parameters({name for trial in learnt for name in trial.draw}, learnt)
         if len({score_of(trial) for trial in learnt}) < 2 or not varied:

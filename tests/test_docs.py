@@ -206,36 +206,66 @@ def check(network):
 """
 
 
+AFTER = """
+import runpy
+runpy.run_path("docs/study_keys.py", run_name="__main__")
+"""
+
+
+def copy_of_the_code(folder: Path) -> None:
+    for name in ("train_core", "search", "studies", "tests", "docs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("space.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+
+
+def extended(folder: Path, section: str) -> tuple[str, list[str]]:
+    """Apply the changes of a section to a copy of the code; returns its two `python` commands, the second in words."""
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## )", text_of(DOCS / "space.md"), re.M | re.S)
+    for diff in re.findall(r"^```diff\n(.*?)^```$", text, re.M | re.S):
+        lines = iter(diff.splitlines())
+        file = folder / next(lines).removeprefix("--- ")
+        file.write_text(changed(file.read_text(encoding="utf-8"), lines), encoding="utf-8")
+    keys, tests = re.findall(r"^    python (.*)$", text, re.M)
+    return keys, shlex.split(tests)
+
+
+def run_in(folder: Path, *arguments: str) -> str:
+    process = python([*arguments], folder)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, out + err
+    return out
+
+
 @pytest.mark.parametrize(
     ("section", "printed"),
     [*zip(WALKTHROUGHS, ("[0.99, 0.999]", "['max', 'mean']", "['bottle3']", "['NAdam']"), strict=True)],
     ids=["recipe", "network", "block", "optimizer"],
 )
 def test_the_code_is_extended_as_the_page_says(tmp_path: Path, section: str, printed: str) -> None:
-    """The changes of the section are applied to a copy of the code; there, the commands that it shows are run."""
-    for folder in ("train_core", "search", "studies", "tests", "docs"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("space.py", "pyproject.toml"):
-        shutil.copy(ROOT / file, tmp_path)
-    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## )", text_of(DOCS / "space.md"), re.M | re.S)
-    for diff in re.findall(r"^```diff\n(.*?)^```$", text, re.M | re.S):
-        lines = iter(diff.splitlines())
-        file = tmp_path / next(lines).removeprefix("--- ")
-        file.write_text(changed(file.read_text(encoding="utf-8"), lines), encoding="utf-8")
-
-    def run(*arguments: str) -> str:
-        process = python([*arguments], tmp_path)
-        out, err = process.communicate(timeout=600)
-        assert process.returncode == 0, out + err
-        return out
-
-    assert run("-c", BEFORE + WALKTHROUGHS[section]) == f"{printed}\n"
+    """The changes of the section are applied to a copy of the code, which does what it could not do before."""
+    copy_of_the_code(tmp_path)
+    keys, _ = extended(tmp_path, section)
+    assert keys == "docs/study_keys.py"
     before = text_of(tmp_path / "docs" / "study-files.md")
-    keys, tests = re.findall(r"^    python (.*)$", text, re.M)
-    run(*shlex.split(keys))
+    assert run_in(tmp_path, "-c", BEFORE + WALKTHROUGHS[section] + AFTER) == f"{printed}\n"
     assert text_of(tmp_path / "docs" / "study-files.md") != before
+
+
+def test_the_extended_code_passes_the_tests_that_the_page_names(tmp_path: Path) -> None:
+    """The changes of all sections together; in that copy, each test file that one of them names is run once."""
+    copy_of_the_code(tmp_path)
+    named = [extended(tmp_path, section)[1] for section in WALKTHROUGHS]
+    assert all(command[:2] == ["-m", "pytest"] for command in named)
+    files = list(dict.fromkeys(file for command in named for file in command[2:]))
+    for file in map(tmp_path.joinpath, files):  # a tenth of the examples: all are drawn from the code as it is
+        file.write_text(re.sub(r"(max_examples=\d+)0\b", r"\1", text_of(file)), encoding="utf-8")
+    run_in(tmp_path, "docs/study_keys.py")
     # The first test of test_names.py imports a copy for each case, and a test of time needs an idle machine.
-    run(*shlex.split(tests), "-q", "-p", "no:cacheprovider", "-k", "not when_the_code_is_imported and not microseconds")
+    left_out = "not when_the_code_is_imported and not microseconds"
+    out = run_in(tmp_path, "-m", "pytest", *files, "-q", "-p", "no:cacheprovider", "-k", left_out)
+    assert " passed" in out
+    assert "bottle3" in text_of(tmp_path / "docs" / "study-files.md")
 
 
 def test_photos_become_a_model_within_the_limits_as_the_page_says(

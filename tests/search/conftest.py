@@ -6,9 +6,10 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna import importance
 from optuna.importance import get_param_importances
 
-from search import fidelity, identity, results
+from search import fidelity, identity
 from search.run_folder import RunFolder
 from tests.search.lines import connect_to_lines
 from tests.support.runs import SOON, make_run, promoted
@@ -53,7 +54,7 @@ def _importances_are_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
             LEARNT[key] = get_param_importances(study, params=params, **options)
         return dict(LEARNT[key])
 
-    monkeypatch.setattr(results, "get_param_importances", once)
+    monkeypatch.setattr(importance, "get_param_importances", once)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_a_note_that_cannot_be_written_ends_nothing_and_is_written_later(
 
     folder = make_run(tmp_path / "run", [])
     with monkeypatch.context() as broken, caplog.at_level(logging.WARNING):
-        broken.setattr(notes, "save_note", fail)
+        broken.setattr(optuna_dashboard, "save_note", fail)
         study, recorder = noted_run(folder, FakeTrainer(), trials=3)
         publish(folder, read_results(folder), SIZE)
     assert len(recorder.ended) == 3

@@ -45,6 +45,12 @@ def fail() -> None:
     raise UserError("this cannot be done: do something else")
 
 
+@pytest.fixture
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray's workers do is done without torch, which takes seconds to import."""
+    monkeypatch.setattr(ray_workers, "_with_threads", lambda work, threads: work())
+
+
 def run(
     count: int, work: Callable[[], None] = no_work, gpus_each: float | None = None, address: str | None = None
 ) -> None:
@@ -155,7 +161,9 @@ def test_ray_sees_the_gpu_that_was_chosen_and_no_other(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_workers_on_one_gpu_of_two_are_all_on_that_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_on_one_gpu_of_two_are_all_on_that_one(
+    tmp_path: Path, without_torch: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the real Ray, to which the driver of a machine with two GPUs is played."""
     from ray._private.accelerators import NvidiaGPUAcceleratorManager
 
@@ -261,13 +269,18 @@ def test_more_gpus_than_there_are_are_refused(cluster: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_a_worker_raises_is_raised(cluster: str) -> None:
+def test_what_a_worker_raises_is_raised(cluster: str, without_torch: None) -> None:
+    def fail() -> None:  # sent to the worker as it is; what a module holds, it would import, and torch with it
+        from search.errors import UserError
+
+        raise UserError("this cannot be done: do something else")
+
     with pytest.raises(UserError, match=r"^this cannot be done: do something else$"):
         run(1, fail, address=cluster)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_each_worker_has_a_gpu_of_its_own(cluster: str, tmp_path: Path) -> None:
+def test_each_worker_has_a_gpu_of_its_own(cluster: str, without_torch: None, tmp_path: Path) -> None:
     def note() -> None:
         (tmp_path / os.environ["CUDA_VISIBLE_DEVICES"]).touch(exist_ok=False)
 

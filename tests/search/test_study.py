@@ -110,7 +110,10 @@ def test_the_same_seed_gives_the_same_study_and_another_seed_another(tmp_path: P
     assert found[0] != found[2]
 
 
-def test_a_study_stopped_and_continued_is_the_study_run_in_one_go(tmp_path: Path) -> None:
+def test_a_study_stopped_and_continued_is_the_study_run_in_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "connect", storages.connect)  # to SQLite, as for a user
     whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
     whole.create()
     pieces.create()
@@ -297,7 +300,8 @@ def test_asked_to_stop_it_stops_after_the_epoch_and_the_trial_is_tried_again(fol
     assert trainer.forgotten == [1, 3, 4, 5, 6]  # the second attempt at trial 1 is trial 2
 
 
-def test_a_retried_trial_does_not_change_what_is_drawn_later(tmp_path: Path) -> None:
+def test_a_retried_trial_does_not_change_what_is_drawn_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "connect", storages.connect)  # to SQLite, as for a user
     whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
     whole.create()
     pieces.create()
@@ -313,6 +317,7 @@ def test_a_trial_cut_off_while_it_was_drawn_is_drawn_again_as_it_would_have_been
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A known network that leaves something to draw, one of the random trials, and one of the sampler's model."""
+    monkeypatch.setattr(identity, "connect", storages.connect)  # to SQLite, as for a user
     spec = study_spec(trials=15, baselines={"known": {"widths": [8, 16], "blocks": [1, 1]}})
     whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
     for folder in (whole, pieces):
