@@ -292,7 +292,7 @@ def test_the_page_says_how_to_get_the_same_again(mixed: RunFolder) -> None:
 
 
 def test_importances_are_optunas_and_say_what_they_rest_on(mixed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results_room, "get_param_importances", get_param_importances)  # computed again each time
+    monkeypatch.setattr(optuna.importance, "get_param_importances", get_param_importances)  # computed again each time
     chart = charts.importance_chart(read_results(mixed))
     assert chart.figure is not None
     bars = chart.figure.data[0]
