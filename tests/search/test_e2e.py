@@ -217,7 +217,7 @@ def test_candidates_are_promoted_several_at_a_time_as_they_would_be_one_by_one(c
 
 def test_fidelity_trains_trials_at_length_and_answers_from_ladders_at_no_cost(tmp_path: Path) -> None:
     few = with_few(tmp_path)
-    search(f"{SHORT} --trials 5 --epochs 1", few)
+    search(f"{SHORT} --trials 4 --epochs 1", few)
     said = search("fidelity --trials 4 --epochs 4", few)
     assert "4 trials of every score for 4 epochs" in said
     assert re.search(r"1 epoch +4 +(-?\d?\.\d\d|nan) ", said), said
@@ -228,8 +228,8 @@ def test_fidelity_trains_trials_at_length_and_answers_from_ladders_at_no_cost(tm
     again = search("fidelity --trials 0", few)
     assert again.splitlines()[-6:-1] == said.splitlines()[-6:-1]
     assert "Can the short runs be trusted?" in run_folder(few).report.read_text()
-    said = search("promote --ladder 3x4,1x5 --seeds 2 --refit", few)
-    assert "the top 3 for 4 epochs, the best 1 of those for 5, with 2 seeds each, then the winner" in said
+    said = search("promote --ladder 2x4,1x5 --seeds 2 --refit", few)
+    assert "the top 2 for 4 epochs, the best 1 of those for 5, with 2 seeds each, then the winner" in said
     assert "2 seeds, mean and standard deviation: validation" in said
     assert "trained once more, also on the validation images: test" in said
     runs = finished(run_folder(few))
