@@ -39,7 +39,7 @@ from search.spec import CONTROLS, StudySpec, load_study, short_count
 from search.storage import address_of, is_loopback, serve
 from search.terminal import console, say
 from search.trainer import Trainer
-from search.trials import TrialRecord, finished_trials
+from search.trials import TrialRecord, finished_trials, has_begun
 from search.version import version
 from train_core import checkpoint
 from train_core.data import NAMED
@@ -90,6 +90,7 @@ def run(
                     session=session,
                     survey=space_survey,
                     baselines=baselines,
+                    begun=has_begun(optuna_study),
                     done=len(finished),
                     expected=None if is_complete else estimate(spec, space_survey, session.data, session.precision),
                     workers=placement.workers,
@@ -127,7 +128,7 @@ def _named(
 ) -> tuple[StudySpec, RunFolder]:
     """The spec of the study with the flags, and the folder of its run."""
     spec = load_study(study, flags)
-    name = ref.name or _default_name(study, spec, flags)
+    name = _default_name(study, spec, flags) if ref.name is None else ref.name
     if control is not None:
         if control not in CONTROLS:
             raise SpecError(f"unknown control {control!r}: give one of {', '.join(CONTROLS)}")

@@ -29,10 +29,13 @@ app = typer.Typer(
 
 Study = Annotated[
     str,
-    typer.Argument(help="A shipped study (cifar10, cifar100, digits) or a .toml file.", autocompletion=complete_study),
+    typer.Argument(
+        help="A shipped study (cifar10, cifar100, cifar10-small, digits) or a .toml file.",
+        autocompletion=complete_study,
+    ),
 ]
 Run = Annotated[
-    str | None, typer.Argument(help="A run's name; none: the one worked on last.", autocompletion=complete_run)
+    str | None, typer.Argument(help="A run's name; default: the run used last.", autocompletion=complete_run)
 ]
 ThatRun = Annotated[str, typer.Argument(help="A run's name.", autocompletion=complete_run)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
@@ -43,7 +46,7 @@ Runs = Annotated[Path, typer.Option(envvar="SEARCH_RUNS", help="Folder of all ru
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 GpusPerWorker = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="Share of a GPU for each worker; none: an equal share, at most a whole one."),
+    typer.Option(min=0, max=1, help="Share of a GPU for each worker; default: an equal share, at most one GPU."),
 ]
 Storage = Annotated[
     str | None,
@@ -68,20 +71,22 @@ def run(
         typer.Option(help="What short runs train on: all, subset (seen as often as in a full run), or auto."),
     ] = None,
     data: Data = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run; none: study and budget.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of split, sampler and training.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; default: study and budget.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Random seed of the split, the sampler and the training.")
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, or random as a control.")] = None,
     control: Annotated[
         str | None, typer.Option(help="random or one-epoch: a random-search baseline, which the report then compares.")
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option(min=0, help="Stop in time; the same command continues."),
+        typer.Option(min=0, help="Stop after this many hours; the same command continues."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, placed by Ray if more than 1.")] = 1,
     gpus_per_worker: GpusPerWorker = None,
     ray_address: Annotated[
-        str | None, typer.Option(help="A Ray cluster for the workers: auto, or host:port; none: this machine.")
+        str | None, typer.Option(help="A Ray cluster for the workers: auto, or host:port; default: this machine.")
     ] = None,
     storage: Storage = None,
     device: Device = "auto",
@@ -144,7 +149,7 @@ def promote(
 def fidelity(
     run: Run = None,
     trials: Annotated[int, typer.Option(min=0, help="Trials to train in full; 0: use the full runs that exist.")] = 12,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each; none: those of a full run.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each; default: those of a full run.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trials at a time (needs Ray if more than 1).")] = 1,
     gpus_per_worker: GpusPerWorker = None,
     storage: Storage = None,
@@ -165,14 +170,14 @@ def reproduce(
     report: Annotated[
         str, typer.Argument(help="A shipped study with a report, or a .toml file.", autocompletion=complete_report)
     ],
-    rows: Annotated[list[str] | None, typer.Argument(help="Rows, or patterns as A5*; none: all.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each; none: as published.")] = None,
+    rows: Annotated[list[str] | None, typer.Argument(help="Rows, or patterns as A5*; default: all.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each; default: as published.")] = None,
     protocol: Annotated[
         str, typer.Option(help="held-out, or published: as the report did it, chosen by the test split.")
     ] = "held-out",
     list_: Annotated[bool, typer.Option("--list", help="Show the rows, and train nothing.")] = False,
     data: Data = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of split and training.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Random seed of the split and the training.")] = None,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     as_json: AsJson = False,
@@ -206,7 +211,9 @@ def report(run: Run = None, storage: Storage = None, runs: Runs = RUNS) -> None:
 @app.command()
 def export(
     run: Run = None,
-    trial: Annotated[int | None, typer.Option(min=0, help="A trial's longest full run; none: the best model.")] = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="A trial's longest full run; default: the best model.")
+    ] = None,
     format: Annotated[str, typer.Option(help=", ".join(FORMAT_NAMES))] = "onnx",  # noqa: A002  # the flag
     storage: Storage = None,
     runs: Runs = RUNS,

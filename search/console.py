@@ -85,6 +85,7 @@ class Plan:
     session: Session
     survey: Survey
     baselines: Mapping[str, bool]  # by name: whether budget and space allow it
+    begun: bool  # whether a trial was started before, though it may not have ended
     done: int  # trials that have ended before
     expected: Estimate | None  # none: nothing is left to do
     workers: int  # that this command starts
@@ -100,7 +101,7 @@ def say_plan(plan: Plan) -> None:
     test = "a test split that only `promote` reads" if data.has_test else "no test split"
     joining = f"joining {plan.others} other search{'es' if plan.others > 1 else ''}"
     kept = f", kept in {folder.storage}" if folder.storage else ""
-    say(f"{folder.root}: {joining if plan.others else 'continuing' if plan.done else 'new study'}{kept}")
+    say(f"{folder.root}: {joining if plan.others else 'continuing' if plan.begun else 'new study'}{kept}")
     say(
         f"data     {spec.data}: {len(data.train):,} training and {len(data.val):,} validation images, {height}x{width} "
         f"{colours}, {data.num_classes} classes, {test}"

@@ -208,7 +208,7 @@ def _check_complete(study: optuna.Study, top: int) -> None:
     if complete < top:
         raise RunError(
             f"{top} trials are wanted, but {complete} {'is' if complete == 1 else 'are'} complete: "
-            "continue the search with `search run`, or ask for fewer"
+            f"continue the search with `search run`, or ask for at most {complete}"
         )
 
 

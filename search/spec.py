@@ -220,6 +220,8 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SpecError(f"study file {path} cannot be read, because there is none: check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"study file {path} cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:

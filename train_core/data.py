@@ -184,7 +184,7 @@ def _load(source: str, cache: Path, progress: Progress | None) -> _Source:
         return _check(path.stem, source, read_npz(path, "write it again with numpy.savez"))
     close = difflib.get_close_matches(source.lower(), NAMED, n=1)
     hint = f"did you mean {close[0]}?" if close else f"the names are {', '.join(NAMED)};"
-    raise data_error(f"unknown data set {source!r}: {hint} A path of an .npz file or of a folder of images works too")
+    raise data_error(f"unknown data set {source!r}: {hint} there is no folder of images or .npz file of that name")
 
 
 def _check(name: str, origin: str, arrays: Arrays) -> _Source:

@@ -27,9 +27,9 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        if device.type not in {"cpu", "cuda", "mps"}:
+        if name.partition(":")[0] not in {"cpu", "cuda", "mps"}:  # torch would list devices that nothing here uses
             raise RuntimeError("neither cpu, cuda nor mps")
+        device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

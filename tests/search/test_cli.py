@@ -68,6 +68,8 @@ MISTAKES = [
     ("run digits --seed 99999999999999999999", "seed: should be less than 2147483648"),
     ("run digits --budget 1e15", "budget: should be less than or equal to 10000000000"),
     ("run digits --name ../elsewhere", "a run cannot be called"),
+    ("run digits --name=-x", "a run cannot be called '-x'"),
+    ("run digits --name=", "a run cannot be called ''"),
     ("run digits --name .hidden", "give --name"),
     ("run digits --runs what?", "has a ? in its path: choose another with --runs"),
     ("run digit", "unknown study 'digit' (did you mean 'digits'?)"),
@@ -180,7 +182,7 @@ def test_promoting_more_than_there_are(capsys: pytest.CaptureFixture[str], monke
     finished_run("few", 2)
     code, _, err = search("promote --top 3", capsys, monkeypatch)
     assert (code, err.count("\n")) == (2, 1)
-    assert "3 trials are wanted, but 2 are complete: continue the search with `search run`, or ask for fewer" in err
+    assert "3 trials are wanted, but 2 are complete: continue the search with `search run`, or ask for at most 2" in err
     assert not Path("runs/few/promoted").exists()
 
 

@@ -28,7 +28,7 @@ from search.run_folder import RunFolder
 from search.spec import StudySpec
 from search.storage import parse_address
 from search.study import run
-from search.trials import TrialRecord
+from search.trials import TrialRecord, has_begun
 from tests.support.postgres import Server
 from tests.support.processes import until
 from tests.support.runs import TASK, ended, network_of, raising, recipe_of, run_study, study_spec
@@ -814,3 +814,11 @@ def test_who_did_not_make_the_study_waits_for_what_it_is(postgres: Server, tmp_p
         check(found[0], study_spec(budget=30_000), TASK, folder)
     with pytest.raises(RunError, match=r"^postgresql on .* has no study 'other': start it with `search run`$"):
         open_study(folder.named("other"))
+
+
+def test_a_study_has_begun_when_a_trial_was_started_though_none_has_ended() -> None:
+    study = optuna.create_study()
+    study.enqueue_trial({})
+    assert not has_begun(study)
+    study.ask()
+    assert has_begun(study)

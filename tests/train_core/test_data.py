@@ -860,7 +860,7 @@ def test_a_class_that_train_lacks_is_refused(pets: Path, cache: Path, split: str
 def test_an_unknown_name_is_answered_with_the_nearest(cache: Path, source: str, expected: str) -> None:
     message = refusal(source, cache)
     assert expected in message
-    assert "an .npz file or of a folder" in message
+    assert "there is no folder of images or .npz file of that name" in message
 
 
 def test_a_missing_npz_is_named(tmp_path: Path, cache: Path) -> None:
