@@ -170,7 +170,7 @@ COPIED = {
     "trial_intermediate_values": "trial_id, step, intermediate_value, intermediate_value_type",
     "trial_user_attributes": "trial_id, key, value_json",
 }
-"""The columns of Optuna's tables, but for the keys that count up by themselves."""
+"""The columns of Optuna's tables, without the keys that the database numbers."""
 
 
 def run_to(study: optuna.Study, spec: StudySpec, trainer: Clock, worker: Worker) -> None:

@@ -61,7 +61,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curves:
-    """What a configuration scores without the noise of a seed: accuracies on validation images, but for `test`."""
+    """What a configuration scores without the noise of a seed: accuracies on validation (or `test`) images."""
 
     short: Array  # each of 6 epochs, annealed inside them
     double: float  # after 12 epochs, annealed inside them

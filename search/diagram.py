@@ -132,7 +132,7 @@ def _shortcut(network: ResNetSpec, stride: int, changes: bool) -> str:
     if network.norm == "batch" and network.shortcut_norm != "none":
         steps.insert(len(steps) if network.shortcut_norm == "after" else 0, "norm")
     if network.shortcut_input == "activated":
-        steps.insert(0, "norm and ReLU of the block")
+        steps.insert(0, "norm and ReLU of the block" if network.norm == "batch" else "ReLU of the block")
     return ", ".join(steps)
 
 

@@ -266,7 +266,9 @@ def new_run(runs: Path, name: str, storage: Address | None = None) -> RunFolder:
 
     """
     if re.fullmatch(r"[\w+][\w.+-]*", name) is None:
-        raise RunError(f"a run cannot be called {name!r}: give --name with letters, digits, _ + and, not first, . -")
+        raise RunError(
+            f"a run cannot be called {name!r}: give --name with letters, digits and . _ + -, and none of . - first"
+        )
     # They would end the path in the address of the study's storage.
     if special := set("?%#") & set(str(runs.absolute())):
         raise RunError(f"the folder {str(runs)!r} has a {min(special)} in its path: choose another with --runs")

@@ -16,7 +16,7 @@ SLURM = FILES / "slurm.sh"
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> Any:
-    """Runs the array job as one of its tasks would, with programs that only note what they are told."""
+    """Runs the array job as one of its tasks would, with programs that only write down their arguments."""
     for name, does in {"srun": 'shift; exec "$@"', "search": 'exit "$CODE"', "scontrol": ""}.items():
         program = tmp_path / name
         program.write_text(f'#!/bin/bash\nprintf "%s\\n" "{name} $*" >>"$TOLD"\n{does}\n')

@@ -24,7 +24,8 @@ from space import (
     smallest,
     suggest,
 )
-from train_core.specs import ResNetSpec, num_madds, num_params
+from tests.support.networks import wide_resnet
+from train_core.specs import num_madds, num_params
 
 TASK: Any = {"in_channels": 3, "num_classes": 10}
 
@@ -82,7 +83,7 @@ def test_a_limit_on_multiply_adds_makes_the_network_the_widest_within_it() -> No
         network(drawn, Space(), 5_000_000, **TASK, madds=Madds(100, (32, 32)))
 
 
-@settings(max_examples=50, deadline=None)  # of a thousand widths each
+@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 10**6), budget=st.integers(10_000, 5_000_000))
 def test_the_width_is_the_largest_that_fits(seed: int, budget: int) -> None:
     drawn = suggest(RecordingTrial(seed), Space())
@@ -274,17 +275,7 @@ def test_a_wide_residual_network_is_drawn_where_the_block_allows_it() -> None:
         shortcut_norm="none",
         se_reduction=0,
     )
-    wanted = ResNetSpec(
-        widths=(64, 128, 256),
-        blocks=(2, 2, 2),
-        block="preact",
-        stem_width=16,
-        stem_end="none",
-        shortcut_input="activated",
-        shortcut_norm="none",
-        final_norm=True,
-    )
-    assert num_params(wanted) == 2_748_890  # WRN-16-4
+    wanted = wide_resnet(16, 4)
     values = as_parameters(wanted, {}, space, 3_000_000)
     assert values is not None
     drawn = {**suggest(RecordingTrial(0), space), **values}

@@ -11,7 +11,7 @@ from optuna.importance import get_param_importances
 
 from search import fidelity, identity
 from search.run_folder import RunFolder
-from tests.search.lines import connect_to_lines
+from tests.support.lines import connect_to_lines
 from tests.support.runs import SOON, make_run, promoted
 from train_core.errors import DivergedError
 

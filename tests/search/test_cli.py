@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import socket
 import subprocess
 import sys
@@ -292,3 +293,16 @@ def test_a_proxy_that_others_can_reach_comes_with_a_warning(
         "serving postgresql on db/studies at grpc://0.0.0.0:13000; Ctrl-C ends it\n"
         "warning: anyone who can reach this port can read, change and delete all studies: use a private network\n"
     )
+
+
+@pytest.mark.parametrize("command", ["run", "count"])
+def test_the_help_names_each_shipped_study_that_is_no_report(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = search(f"{command} --help", capsys, monkeypatch)
+    files = (Path(__file__).parents[2] / "studies").glob("*.toml")
+    own = {path.stem for path in files if "\n[published" not in path.read_text(encoding="utf-8")}
+    assert "digits" in own
+    (line,) = [line for line in out.splitlines() if "A shipped study" in line]
+    assert own <= set(re.findall(r"[\w-]+", line))

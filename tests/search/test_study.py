@@ -669,7 +669,7 @@ def begun(study: optuna.Study, worker: str = "another", **attributes: Any) -> op
 
 
 class NoDeaths(Worker):
-    """A worker to whom all others are alive, but for the trials of those called dead."""
+    """A worker that takes all other workers to be alive, except one called dead."""
 
     def is_dead(self, trial: TrialRecord) -> bool:
         return trial.worker == "dead"

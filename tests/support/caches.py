@@ -34,7 +34,7 @@ def _sqlite_does_not_wait_for_the_disk() -> Iterator[None]:
 
     def do_not_wait(connection: object, record: object) -> None:
         if isinstance(connection, sqlite3.Connection):
-            with contextlib.suppress(sqlite3.DatabaseError):  # the file is no database: whoever reads it is told so
+            with contextlib.suppress(sqlite3.DatabaseError):  # no database: the reader of the file reports that
                 connection.execute("PRAGMA synchronous = OFF")
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "connect", do_not_wait)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.support.networks import wide_resnet
 from tests.train_core.strategies import resnet_specs
 from train_core.models import BatchNorm, Conv, ResNet
 from train_core.specs import ResNetSpec, num_madds, num_params
@@ -115,8 +116,8 @@ def test_it_equals_torchvisions_resnet18_given_its_weights() -> None:
     torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
 
 
-def wide_logits(weights: dict[str, Tensor], x: Tensor, widths: tuple[int, ...], blocks: int) -> Tensor:
-    """What a wide residual network says of images, from the papers' words, by torch's functions alone.
+def wide_logits(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The logits of WRN-16-k for images, written from the papers' descriptions with torch's functions.
 
     He et al. 2016 (arXiv:1603.05027, section 4.1 and appendix) and Zagoruyko & Komodakis 2016 (arXiv:1605.07146).
     """
@@ -126,8 +127,8 @@ def wide_logits(weights: dict[str, Tensor], x: Tensor, widths: tuple[int, ...], 
         return F.batch_norm(x, mean, var, weights[f"{norm}.weight"], weights[f"{norm}.bias"]).relu()
 
     x = F.conv2d(x, weights["stem.0.weight"], padding=1)
-    for stage in range(len(widths)):
-        for block in range(blocks):
+    for stage in range(3):
+        for block in range(2):
             name, stride = f"stages.{stage}.{block}", 2 if stage > 0 and block == 0 else 1
             first = activated(x, f"{name}.norm1")
             branch = F.conv2d(first, weights[f"{name}.conv1.weight"], stride=stride, padding=1)
@@ -140,24 +141,14 @@ def wide_logits(weights: dict[str, Tensor], x: Tensor, widths: tuple[int, ...], 
 
 
 def test_a_wide_residual_network_is_that_of_the_papers() -> None:
-    widths = (32, 64, 128)
-    spec = ResNetSpec(
-        widths=widths,
-        blocks=(2, 2, 2),
-        block="preact",
-        stem_width=16,
-        stem_end="none",
-        shortcut_input="activated",
-        shortcut_norm="none",
-        final_norm=True,
-    )
+    spec = wide_resnet(16, 2)
     model, images = ResNet(spec), torch.randn(4, 3, 16, 16)
     with torch.no_grad():
         for norm in (each for each in model.modules() if isinstance(each, nn.BatchNorm2d)):
             for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
                 values.uniform_(0.5, 1.5)  # type: ignore[union-attr]  # they are tensors: it counts statistics
         model.eval()
-        expected = wide_logits(dict(model.state_dict()), images, widths, 2)
+        expected = wide_logits(dict(model.state_dict()), images)
         torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5)
 
 

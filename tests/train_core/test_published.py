@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.support.networks import wide_resnet
 from train_core.specs import ResNetSpec, num_params
 
 FOUR = {"widths": (32, 64, 128, 256)}
@@ -49,25 +50,13 @@ PUBLISHED = {
 }
 
 
-def wide(depth: int, factor: int) -> dict[str, object]:
-    """WRN-depth-factor for CIFAR-10 (Zagoruyko & Komodakis 2016, arXiv:1605.07146, table 1)."""
-    return {
-        "widths": (16 * factor, 32 * factor, 64 * factor),
-        "blocks": ((depth - 4) // 6,) * 3,
-        "stem_width": 16,
-        "stem_end": "none",
-        "shortcut_input": "activated",
-        "shortcut_norm": "none",
-        "final_norm": True,
-        **PRE,
-    }
-
-
 WIDE = {  # of public implementations; the paper prints 2.2, 8.9, 11.0 and 36.5 million
-    "WRN-40-2": (wide(40, 2), 2_243_546),
-    "WRN-40-4": (wide(40, 4), 8_949_210),
-    "WRN-16-8": (wide(16, 8), 10_961_370),
-    "WRN-28-10": (wide(28, 10), 36_479_194),
+    "WRN-16-4": (wide_resnet(16, 4), 2_748_890),
+    "WRN-28-2": (wide_resnet(28, 2), 1_467_610),
+    "WRN-40-2": (wide_resnet(40, 2), 2_243_546),
+    "WRN-40-4": (wide_resnet(40, 4), 8_949_210),
+    "WRN-16-8": (wide_resnet(16, 8), 10_961_370),
+    "WRN-28-10": (wide_resnet(28, 10), 36_479_194),
 }
 
 
@@ -79,5 +68,5 @@ def test_the_closed_form_gives_the_published_count(row: str) -> None:
 
 @pytest.mark.parametrize("row", WIDE)
 def test_the_closed_form_gives_the_count_of_wide_residual_networks(row: str) -> None:
-    values, published = WIDE[row]
-    assert num_params(ResNetSpec.model_validate(values)) == published
+    spec, published = WIDE[row]
+    assert num_params(spec) == published
