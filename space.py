@@ -19,15 +19,15 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
+from itertools import accumulate, product
+from operator import mul
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
-from train_core.blocks import BLOCKS, BlockName
+from train_core.blocks import BlockName
 from train_core.optimizers import OPTIMIZERS, OptimizerName
 from train_core.specs import (
-    PREACT_ONLY,
     AugmentSpec,
     Frozen,
     Kernel,
@@ -41,11 +41,16 @@ from train_core.specs import (
     StemEnd,
     Stride,
     TrainSpec,
+    block_shapes,
     num_madds,
     num_params,
+    unused,
+    width_step,
 )
 
 WIDTH_STEP = 8  # widths are multiples of this, as tensor cores and vector units want them
+Widening = Literal["stages", "blocks"]
+
 BASE_STEP = 0.25  # channels; in smaller steps, no more of the budget is used (median share at 5 M: 97 %, with 1: 96 %)
 
 T = TypeVar("T")
@@ -135,20 +140,28 @@ class Space(Frozen):
     growth: Number[Growth] = _described(
         Range(low=1.0, high=2.5, step=0.25), "width of a stage divided by the width of the stage before it"
     )
+    widening: Choice[Widening] = _described(
+        "stages",
+        "where the width grows. stages: all blocks of a stage are equally wide; blocks: each block is wider than the "
+        "one before it by the same number of channels, from the stem to the last block (Han et al. 2017)",
+    )
     block: Choice[BlockName] = ("basic", "preact")
-    final_norm: Choice[bool] = (False, True)  # where the block allows it: preact networks
+    final_norm: Choice[bool] = (False, True)  # in blocks that use it, as some other dimensions (`unused`)
     k1: Choice[Kernel] = (1, 3, 5, 7)
     k2: Choice[Kernel] = (1, 3, 5, 7)
+    expansion: Choice[Positive] = 4
+    groups: Choice[Positive] = 1
     shortcut: Choice[ShortcutType] = ("conv", "max-pool")
     shortcut_kernel: Choice[Kernel] = (1, 3, 5)
     shortcut_norm: Choice[ShortcutNorm] = "after"
-    shortcut_input: Choice[ShortcutInput] = "block"  # "activated" where the block allows it, like `stem_end`
+    shortcut_input: Choice[ShortcutInput] = "block"
     stem_width: Choice[Count] = 0  # channels; 0: as wide as the first stage
     stem_kernel: Choice[Kernel] = (1, 3, 5)
     stem_stride: Choice[Stride] = 1
     stem_pool: Choice[bool] = False
     stem_end: Choice[StemEnd] = "norm-relu"
     se_reduction: Choice[Count] = (0, 16)
+    zero_init: Choice[bool] = False
     norm: Choice[Norm] = "batch"
 
     # The optimizer and its schedule
@@ -171,6 +184,7 @@ class Space(Frozen):
     label_smoothing: Number[Probability] = 0.1
     block_dropout: Number[Probability] = 0.0
     head_dropout: Number[Probability] = 0.0
+    drop_path: Number[Probability] = 0.0
     crop_padding: Number[Count] = 4
     flip: Choice[bool] = True
     cutout: Number[Count] = 8
@@ -295,6 +309,7 @@ REGULARISERS = (
     "label_smoothing",
     "block_dropout",
     "head_dropout",
+    "drop_path",
     *AugmentSpec.model_fields,
 )
 """Parameters that short runs misjudge: they prefer less of each than full runs do."""
@@ -378,7 +393,10 @@ def smallest(space: Space, *, in_channels: int, num_classes: int) -> ResNetSpec:
 def _smallest(space: Space) -> Draw:
     """The shape of the smallest network: every number at its least, and of the unordered choices the cheapest."""
     # Of the ratios, 0 costs nothing, and the least most; of the stem's widths, 0 is that of the first stage.
-    unordered = ("block", "shortcut_norm", "norm", "se_reduction", "stem_width", "stem_end")
+    unordered = (
+        *("widening", "block", "expansion", "groups", "shortcut", "shortcut_norm"),
+        *("norm", "se_reduction", "stem_width", "stem_end"),
+    )
     shapes = (
         {**_lowest(space), **dict(zip(unordered, values, strict=True))}
         for values in product(*(_values(getattr(space, name)) for name in unordered))
@@ -394,7 +412,9 @@ def as_parameters(
     None where the space, the budget or `madds` does not hold that network, or the space a value of its recipe.
     """
     dimensions = dict(_dimensions(space))
-    stages = len(wanted.widths)
+    stages = len(wanted.blocks)
+    ends = [stage[-1].width for stage in block_shapes(wanted)]
+    by_block = any(len({shape.width for shape in stage}) > 1 for stage in block_shapes(wanted))
     # Dropout and the recipe's values are the study's where it holds them.
     free = set(parameters(space))
     values = {
@@ -402,8 +422,15 @@ def as_parameters(
         for name, value in (wanted.model_dump() | {"stem_width": wanted.stem_width or 0}).items()
         if name in dimensions and (name in free or name not in _SETTINGS)
     }
+    # What has no effect in this network may be anything.
+    for name in unused(wanted.model_dump()):
+        if not _holds(dimensions[name], values[name]):
+            del values[name]
     values |= {"stages": stages} | {f"blocks_{i}": wanted.blocks[i - 1] for i in range(1, stages + 1)}
-    values |= {f"growth_{i}": wanted.widths[i - 1] / wanted.widths[i - 2] for i in range(2, stages + 1)}
+    growth = {f"growth_{i}": ends[i - 1] / ends[i - 2] for i in range(2, stages + 1)}
+    # Only the product of these counts where each block is wider than the one before: any that the space holds.
+    values |= {name: _nearest(dimensions[name], value) if by_block else value for name, value in growth.items()}
+    values |= {"widening": "blocks" if by_block else "stages"}
     # Half a parameter more than it has: the widest network within that is this one.
     costs = _costs(budget, madds)
     share = max((cost(wanted) + 0.5) / most for cost, most in costs)
@@ -448,8 +475,9 @@ def _smaller(draw: Draw, space: Space) -> Iterator[Draw]:
             yield shape
 
 
-_SETTINGS = frozenset({"block_dropout", "head_dropout"})  # of a network, that do not change its shape
-_SHRINKS = frozenset(ResNetSpec.model_fields) - _SETTINGS
+_SETTINGS = frozenset({"block_dropout", "head_dropout", "drop_path", "zero_init"})
+"""Of a network, what does not change its shape."""
+_SHRINKS = (frozenset(ResNetSpec.model_fields) | {"widening"}) - _SETTINGS
 """What `_smaller` may change of a network, apart from its stages, blocks and growth."""
 
 
@@ -474,24 +502,27 @@ def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
     """The network of a shape: each stage as wide as `base` times the growth so far, in multiples of `WIDTH_STEP`.
 
     `base` moves in small steps and each stage is rounded by itself: so the later stages take up what is left of the
-    budget when the first cannot grow by 8 more.
+    budget when the first cannot grow by 8 more. Where each block has a width of its own, that of the last is `base`
+    times the growth, and the others lie on a line from the stem's to it, rounded to whole channels.
     """
-    widths, exact = [], base
-    for stage in range(1, shape["stages"] + 1):
-        exact *= shape[f"growth_{stage}"] if stage > 1 else 1
-        widths.append(WIDTH_STEP * math.floor(exact / WIDTH_STEP + 0.5))
-    as_drawn = {name: shape[name] for name in ResNetSpec.model_fields if name in shape}
-    if not BLOCKS[shape["block"]].preactivates:
-        as_drawn |= PREACT_ONLY
-    return ResNetSpec(
-        **task,
-        **as_drawn
-        | {
-            "widths": tuple(widths),
-            "blocks": tuple(shape[f"blocks_{stage}"] for stage in range(1, shape["stages"] + 1)),
-            "stem_width": shape["stem_width"] or None,
-        },
-    )
+    fields = {name: shape[name] for name in ResNetSpec.model_fields if name in shape}
+    fields |= unused(fields)
+    blocks = [shape[f"blocks_{stage}"] for stage in range(1, shape["stages"] + 1)]
+    step = width_step(fields)
+    exact = list(accumulate((shape[f"growth_{i}"] for i in range(2, shape["stages"] + 1)), mul, initial=base))
+    widths = [_rounded(width, math.lcm(WIDTH_STEP, step)) for width in exact]
+    stem = shape["stem_width"] or None
+    if shape["widening"] == "blocks":
+        stem = stem or _rounded(base, WIDTH_STEP)
+        # In a bottleneck, the channels inside begin with as many as the stem has.
+        first, last = stem * step // fields["groups"], _rounded(exact[-1], step)
+        widths = [_rounded(first + (last - first) * i / sum(blocks), step) for i in range(1, sum(blocks) + 1)]
+    return ResNetSpec(**task, **fields | {"widths": tuple(widths), "blocks": tuple(blocks), "stem_width": stem})
+
+
+def _rounded(width: float, step: int) -> int:
+    """The nearest multiple of `step`, halves up, but `step` at least."""
+    return step * max(1, math.floor(width / step + 0.5))
 
 
 def _lowest(space: Space) -> dict[str, Any]:
@@ -517,6 +548,16 @@ def _below(dimension: Any, value: int) -> int | None:
         lower = value - int(dimension.step or 1)
         return lower if lower >= dimension.low else None
     return max((each for each in _values(dimension) if each < value), default=None)
+
+
+def _nearest(dimension: Any, value: float) -> Any:
+    """The value nearest to this one that a dimension of numbers can take."""
+    if not isinstance(dimension, Range):
+        return min(_values(dimension), key=lambda each: abs(each - value))
+    inside = min(max(value, dimension.low), dimension.high)
+    if dimension.step is None:
+        return inside
+    return dimension.low + dimension.step * round((inside - dimension.low) / dimension.step)
 
 
 def not_held(values: Mapping[str, Any], space: Space) -> str | None:

@@ -13,7 +13,17 @@ from textwrap import wrap
 
 from search.colours import BLUE, GREEN, ORANGE, PURPLE
 from train_core.blocks import BLOCKS
-from train_core.specs import ResNetSpec, madds_by_part, num_madds, num_params, params_by_part, sizes_by_part
+from train_core.specs import (
+    BlockShape,
+    ResNetSpec,
+    block_shapes,
+    convolves,
+    madds_by_part,
+    num_madds,
+    num_params,
+    params_by_part,
+    sizes_by_part,
+)
 
 WIDTH = 480  # of a picture; its text is as large as that of a page, and still readable on a phone, at 320
 LINE, LETTERS = 19, 38  # of text: the height of a line, and how many letters fit into one
@@ -34,8 +44,8 @@ class _Part:
 
     title: str
     lines: Sequence[str]
-    colours: Sequence[str]  # of its bars: a block each
-    channels: int
+    colours: Sequence[str]  # of each bar: a block
+    channels: Sequence[int]  # of each bar
     size: tuple[int, int]  # height and width, in pixels, of what it gives
 
 
@@ -45,7 +55,7 @@ def diagram(network: ResNetSpec, size: tuple[int, int], *, standalone: bool = Fa
     `size` is the height and width of the images, in pixels.
     """
     parts = list(_parts(network, size))
-    most = max(part.channels for part in parts)
+    most = max(max(part.channels) for part in parts)
     drawn, y = [], 8.0
     for part in parts:
         bars, height = _stacked(part, most, size)
@@ -73,7 +83,7 @@ def _parts(network: ResNetSpec, size: tuple[int, int]) -> Iterator[_Part]:
         title=f"Images, {_by(*size)}",
         lines=[colours],
         colours=["currentColor"],
-        channels=network.in_channels,
+        channels=[network.in_channels],
         size=size,
     )
     costs = [
@@ -83,48 +93,51 @@ def _parts(network: ResNetSpec, size: tuple[int, int]) -> Iterator[_Part]:
     sizes = sizes_by_part(network, size)
     norm = ", norm" if network.norm == "batch" else ""
     strided = f", stride {network.stem_stride}" if network.stem_stride != 1 else ""
-    after = f"{norm}, ReLU" if network.stem_end == "norm-relu" else ""
+    after = {"norm-relu": f"{norm}, ReLU", "norm": norm, "none": ""}[network.stem_end]
     lines = [f"{_by(network.stem_kernel, network.stem_kernel)} convolution{strided}{after}"]
     lines += ["3x3 max pool, stride 2"] if network.stem_pool else []
     yield _Part(
         title=_titled("Stem", network.stem_channels, sizes[0]),
         lines=[*lines, *costs[0]],
         colours=[GREEN],
-        channels=network.stem_channels,
+        channels=[network.stem_channels],
         size=sizes[0],
     )
-    inputs = network.stem_channels
-    stages = zip(network.widths, network.blocks, network.strides, sizes[1:], costs[1:-1], strict=True)
-    for i, (width, blocks, stride, stage_size, cost) in enumerate(stages, 1):
-        changes = inputs != width or stride != 1
-        words = f"{blocks} {network.block} {'block' if blocks == 1 else 'blocks'}: "
-        convolutions = BLOCKS[network.block].convolutions(network, inputs, width)
-        words += ", ".join(_by(convolution.kernel, convolution.kernel) for convolution in convolutions)
+    for i, (stage, stage_size, cost) in enumerate(zip(block_shapes(network), sizes[1:], costs[1:-1], strict=True), 1):
+        inputs, width, stride = stage[0]
+        words = f"{len(stage)} {network.block} {'block' if len(stage) == 1 else 'blocks'}: "
+        words += ", ".join(map(str, BLOCKS[network.block].convolutions(network, inputs, width)))
         lines = [words + (f", stride {stride}" if stride != 1 else "")]
         lines += [f"squeeze-and-excitation, ratio {network.se_reduction}"] if network.se_reduction else []
+        widths = dict.fromkeys((width, stage[-1].width))
         yield _Part(
-            title=_titled(f"Stage {i}", width, stage_size),
-            lines=[*lines, f"shortcut: {_shortcut(network, stride, changes)}", *cost],
-            colours=[ORANGE if changes else BLUE, *[BLUE] * (blocks - 1)],
-            channels=width,
+            title=_titled(f"Stage {i}", " to ".join(map(str, widths)), stage_size),
+            lines=[*lines, f"shortcut: {_shortcut(network, stage)}", *cost],
+            colours=[ORANGE if convolves(network, shape) else BLUE for shape in stage],
+            channels=[shape.width for shape in stage],
             size=stage_size,
         )
-        inputs = width
     head = ["norm, ReLU" if norm else "ReLU"] if network.final_norm else []
     head += ["mean over all pixels"] + ([f"dropout {network.head_dropout:g}"] if network.head_dropout else [])
     yield _Part(
         title=f"Head, {network.num_classes} classes",
         lines=[", ".join([*head, "linear"]), *costs[-1]],
         colours=[PURPLE],
-        channels=network.num_classes,
+        channels=[network.num_classes],
         size=(1, 1),
     )
 
 
-def _shortcut(network: ResNetSpec, stride: int, changes: bool) -> str:
-    """The shortcut of a stage's first block; those of the other blocks are the identity."""
-    if not changes:
+def _shortcut(network: ResNetSpec, stage: Sequence[BlockShape]) -> str:
+    """The shortcut of a stage's first block; those of blocks that do not change the shape are the identity."""
+    inputs, width, stride = stage[0]
+    if inputs == width and stride == 1:
         return "identity"
+    if network.shortcut == "none":
+        return "none in the first block" if len(stage) > 1 else "none"
+    if network.shortcut == "pad":
+        steps = ["2x2 mean pool"] if stride != 1 else []
+        return ", ".join([*steps, "zero channels" if width >= inputs else "fewer channels"])
     pools = network.shortcut == "max-pool" and stride == 2
     steps = ["max pool"] if pools else []
     steps.append(f"{_by(network.shortcut_kernel, network.shortcut_kernel)} conv")
@@ -138,14 +151,16 @@ def _shortcut(network: ResNetSpec, stride: int, changes: bool) -> str:
 
 def _stacked(part: _Part, most: int, size: tuple[int, int]) -> tuple[str, float]:
     """A part's bars, one above the other, and how high they are together; `most` channels are the widest."""
-    width = max(WIDEST * part.channels / most, 3)
     height = LOWEST + (HIGHEST - LOWEST) * math.sqrt(math.prod(part.size) / math.prod(size))
     pitch = min(height + 4, TALLEST / len(part.colours))
-    bar = (
-        f'<rect x="{5 + (WIDEST - width) / 2:.1f}" width="{width:.1f}" height="{pitch - min(4, pitch / 3):.2f}" rx="2"'
-    )
-    bars = (f'{bar} y="{i * pitch:.2f}" fill="{colour}"/>' for i, colour in enumerate(part.colours))
-    return "".join(bars), pitch * len(part.colours)
+    bars = []
+    for i, (channels, colour) in enumerate(zip(part.channels, part.colours, strict=True)):
+        width = max(WIDEST * channels / most, 3)
+        bars.append(
+            f'<rect x="{5 + (WIDEST - width) / 2:.1f}" width="{width:.1f}" height="{pitch - min(4, pitch / 3):.2f}" '
+            f'rx="2" y="{i * pitch:.2f}" fill="{colour}"/>'
+        )
+    return "".join(bars), pitch * len(bars)
 
 
 def curve(points: Sequence[tuple[int, float]], title: str, *, standalone: bool = False) -> str:
@@ -206,7 +221,7 @@ def _text(x: float, y: float, words: str, *, bold: bool = False, faint: bool = F
     return f'<text x="{x:.1f}" y="{y:.1f}" fill="currentColor"{style}>{escape(words)}</text>'
 
 
-def _titled(name: str, channels: int, size: tuple[int, int]) -> str:
+def _titled(name: str, channels: object, size: tuple[int, int]) -> str:
     return f"{name}, {channels} channels, {_by(*size)}"
 
 

@@ -2,16 +2,18 @@
 
 import shutil
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+import torch
+from pydantic import ValidationError
 
 from space import REGULARISERS, Space
 from tests.support.processes import python
 from train_core import models
-from train_core.blocks import BLOCKS
+from train_core.blocks import BLOCKS, OPTIONAL, BlockName
 from train_core.optimizers import OPTIMIZERS
-from train_core.specs import AugmentSpec
+from train_core.specs import AugmentSpec, ResNetSpec
 from train_core.tables import table
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +35,7 @@ NEW = "no_such_name"
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("train_core/blocks.py", 'Literal["basic"', f'Literal["{NEW}", "basic"', f"block '{NEW}' has no record"),
+        ("train_core/blocks.py", '    "basic", "preact"', f'    "{NEW}", "basic", "preact"', f"block '{NEW}' has no"),
         ("train_core/optimizers.py", 'Literal["sgd"', f'Literal["{NEW}", "sgd"', f"optimizer '{NEW}' has no record"),
         ("train_core/datasets.py", 'Literal["cifar10"', f'Literal["{NEW}", "cifar10"', f"data set '{NEW}' has no"),
         ("train_core/examples.py", 'Literal["onnx"', f'Literal["{NEW}", "onnx"', f"format '{NEW}' has no record"),
@@ -80,6 +82,35 @@ def test_a_table_holds_its_names_in_their_order() -> None:
 def test_the_module_of_each_block_is_a_residual_block() -> None:
     for block in BLOCKS.values():
         assert issubclass(getattr(models, block.module), models.ResidualBlock)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_block_uses_the_fields_that_its_record_names_and_no_others(name: BlockName) -> None:
+    """Other values of these change what the network computes; other values of the rest are refused."""
+    others = {
+        "k2": 5,
+        "stem_end": "none",
+        "final_norm": True,
+        "shortcut_input": "activated",
+        "expansion": 2,
+        "groups": 2,
+    }
+    assert others.keys() == OPTIONAL
+    first: dict[str, Any] = {"widths": (8, 16), "blocks": (1, 1), "block": name}
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def outputs(spec: ResNetSpec) -> torch.Tensor:
+        torch.manual_seed(0)
+        logits: torch.Tensor = models.ResNet(spec)(images)
+        return logits
+
+    usual = outputs(ResNetSpec(**first))
+    for field, value in others.items():
+        if field in BLOCKS[name].uses:
+            assert not torch.equal(outputs(ResNetSpec(**first, **{field: value})), usual), field
+        else:
+            with pytest.raises(ValidationError, match=f'{field} = .* has no effect with block = "{name}": leave it'):
+                ResNetSpec(**first, **{field: value})
 
 
 def test_what_regularises_is_known_of_every_optimizer_and_augmentation() -> None:

@@ -24,8 +24,8 @@ from space import (
     smallest,
     suggest,
 )
-from tests.support.networks import wide_resnet
-from train_core.specs import num_madds, num_params
+from tests.support.networks import pyramidnet, wide_resnet
+from train_core.specs import ResNetSpec, num_madds, num_params
 
 TASK: Any = {"in_channels": 3, "num_classes": 10}
 
@@ -166,6 +166,18 @@ def test_shrinking_takes_blocks_from_the_deepest_stage_first() -> None:
             {3, 4, 5},
             set(range(9)),
         ),
+        (
+            {
+                "block": ["bottleneck", "preact-bottleneck", "pyramid-bottleneck", "inverted-residual", "pyramid"],
+                "widening": ["stages", "blocks"],
+                "expansion": [2, 4, 6],
+                "groups": [1, 8],
+                "shortcut": ["pad", "conv", "none"],
+                "stem_width": [0, 16],
+            },
+            {3, 4, 5},
+            set(range(9)),
+        ),
     ],
 )
 def test_shrinking_never_leaves_the_space(changes: dict[str, Any], stages: set[int], blocks: set[int]) -> None:
@@ -175,9 +187,10 @@ def test_shrinking_never_leaves_the_space(changes: dict[str, Any], stages: set[i
         budget = least + 37 * seed
         found = network(suggest(RecordingTrial(seed), space), space, budget, **TASK)
         assert num_params(found) <= budget
-        assert len(found.widths) in stages
+        assert len(found.blocks) in stages
         assert set(found.blocks) <= blocks
         assert found.final_norm or "final_norm" not in changes
+        assert found.shortcut in changes.get("shortcut", ["conv", "max-pool"])
         assert found.se_reduction in changes.get("se_reduction", [0, 16])
 
 
@@ -212,6 +225,44 @@ def test_every_published_network_comes_back_from_its_parameters(name: str) -> No
         assert network(drawn, spec.space, spec.budget, **TASK) == wanted
     made = recipe(drawn, epochs=30, seed=0, precision="fp32")
     assert (made.optimizer, made.lr, made.schedule, made.batch_size) == ("sgd", 0.1, "cosine", 128)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "budget"),
+    [
+        (pyramidnet(110, 64, bottleneck=True), 3_000_000),
+        (pyramidnet(110, 84, bottleneck=False), 5_000_000),
+        (ResNetSpec(widths=(64, 128, 256), blocks=(3, 5, 3)), 5_000_000),
+        (ResNetSpec(widths=(128, 256), blocks=(3, 3), block="bottleneck", expansion=2, groups=8), 500_000),
+    ],
+    ids=str,
+)
+def test_networks_of_all_kinds_come_back_from_their_parameters(wanted: ResNetSpec, budget: int) -> None:
+    space = Space.model_validate(
+        {
+            "stages": [2, 3],
+            "blocks": {"low": 1, "high": 18},
+            "block": ["basic", "bottleneck", "pyramid", "pyramid-bottleneck"],
+            "widening": ["stages", "blocks"],
+            "expansion": [2, 4],
+            "groups": [1, 8],
+            "shortcut": ["conv", "pad"],
+            "stem_width": [0, 16],
+            "stem_end": ["norm-relu", "norm"],
+        }
+    )
+    found = as_parameters(wanted, {}, space, budget)
+    assert found is not None
+    for seed in range(5):  # whatever is drawn for the rest
+        assert network({**suggest(RecordingTrial(seed), space), **found}, space, budget, **TASK) == wanted
+
+
+def test_a_network_comes_back_where_the_space_holds_another_value_of_what_it_does_not_use() -> None:
+    space = Space(block=("bottleneck", "basic"), k2=5, shortcut_kernel=3, shortcut=("pad", "conv"), final_norm=True)
+    wanted = ResNetSpec(widths=(64, 128, 256), blocks=(2, 2, 2), block="bottleneck", shortcut="pad")
+    found = as_parameters(wanted, {}, space, 200_000)
+    assert found is not None
+    assert network({**suggest(RecordingTrial(0), space), **found}, space, 200_000, **TASK) == wanted
 
 
 def test_a_network_outside_the_space_or_the_budget_has_no_parameters() -> None:

@@ -4,22 +4,24 @@ Imports no torch, so that a command line can count parameters in a moment.
 """
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from train_core.blocks import BLOCKS, BlockName
+from train_core.blocks import BLOCKS, OPTIONAL, BlockName
 from train_core.optimizers import OPTIMIZERS, OptimizerName
 
 Kernel = Literal[1, 3, 5, 7]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
-ShortcutType = Literal["conv", "max-pool"]
+ShortcutType = Literal["conv", "max-pool", "pad", "none"]
 ShortcutNorm = Literal["after", "before", "none"]
 ShortcutInput = Literal["block", "activated"]
-StemEnd = Literal["norm-relu", "none"]
+StemEnd = Literal["norm-relu", "norm", "none"]
 Norm = Literal["batch", "none"]
 Stride = Literal[1, 2]
 ScheduleName = Literal["cosine", "one-cycle", "multi-step", "step", "constant"]
@@ -41,11 +43,12 @@ class ResNetSpec(Frozen):
     """A residual network for images (He et al. 2016, arXiv:1512.03385 and arXiv:1603.05027).
 
     Stage i has `blocks[i]` residual blocks of `widths[i]` output channels; its first block has stride `strides[i]`.
-    Convolutions have no bias; the linear classifier has one. Padding keeps the size at stride 1.
+    Where every block has a width of its own, `widths` lists them all. Convolutions have no bias; the linear classifier
+    has one. Padding keeps the size at stride 1.
     """
 
-    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=5)] = Field(
-        description="output channels of each stage"
+    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=1000)] = Field(
+        description="output channels of each stage, or of each block (Han et al. 2017, arXiv:1610.02915)"
     )
     blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=5)] = Field(
         description="number of residual blocks in each stage"
@@ -64,21 +67,39 @@ class ResNetSpec(Frozen):
     stem_pool: bool = Field(default=False, description="3x3 max pool of stride 2 after the first convolution")
     stem_end: StemEnd = Field(
         default="norm-relu",
-        description="what follows the first convolution. none: nothing, as in the original preact networks, whose "
-        "first block begins with norm and ReLU",
+        description="what follows the first convolution. norm: no ReLU, as in the original pyramid networks; none: "
+        "nothing, as in the original preact networks, whose first block begins with norm and ReLU",
     )
     block: BlockName = Field(
         default="basic", description="; ".join(f"{name}: {block.description}" for name, block in BLOCKS.items())
     )
     final_norm: bool = Field(
-        default=False, description="adds norm and ReLU after the last stage of a preact network (He et al. 2016)"
+        default=False,
+        description="adds norm and ReLU after the last stage, where no ReLU follows its last block (He et al. 2016)",
     )
-    k1: Kernel = Field(default=3, description="kernel size of the first convolution of a block, in pixels")
-    k2: Kernel = Field(default=3, description="kernel size of the second convolution of a block, in pixels")
+    k1: Kernel = Field(
+        default=3,
+        description="kernel size of the first convolution of a block, in pixels; of the middle one if there are three",
+    )
+    k2: Kernel = Field(
+        default=3, description="kernel size of the second convolution of a block with two of them, in pixels"
+    )
+    expansion: PositiveInt = Field(
+        default=4,
+        description="bottleneck blocks: output channels divided by the channels inside (He et al. 2016: 4; Xie et al. "
+        "2017: 2); inverted-residual blocks: channels inside divided by input channels (Sandler et al. 2018: 6)",
+    )
+    groups: PositiveInt = Field(
+        default=1,
+        description="groups of the middle convolution of bottleneck blocks (Xie et al. 2017, ResNeXt, "
+        "arXiv:1611.05431)",
+    )
     shortcut: ShortcutType = Field(
         default="conv",
         description="shortcut of a block that changes the shape. conv: a convolution with the stride; max-pool: a 3x3 "
-        "max pool with the stride, then a convolution of stride 1 (Duta et al. 2020, arXiv:2004.04989)",
+        "max pool with the stride, then a convolution of stride 1 (Duta et al. 2020, arXiv:2004.04989); pad: a 2x2 "
+        "mean pool with the stride, and channels of zeros (Han et al. 2017); none: no shortcut there (Sandler et al. "
+        "2018)",
     )
     shortcut_kernel: Kernel = Field(default=1, description="kernel size of the convolution in the shortcut, in pixels")
     shortcut_norm: ShortcutNorm = Field(
@@ -99,31 +120,50 @@ class ResNetSpec(Frozen):
         description="dropout probability before the last convolution of a block (Zagoruyko & Komodakis 2016)",
     )
     head_dropout: Probability = Field(default=0.0, description="dropout probability before the classifier")
+    drop_path: Probability = Field(
+        default=0.0,
+        description="stochastic depth: probability that an image skips the branch of the last block, falling linearly "
+        "to 0 before the first (Huang et al. 2016, arXiv:1603.09382)",
+    )
+    zero_init: bool = Field(
+        default=False,
+        description="each block starts as its shortcut: the branch's last norm, or its last convolution where no norm "
+        "follows, has weights of zero (Goyal et al. 2017, arXiv:1706.02677)",
+    )
     norm: Norm = Field(default="batch", description="batch: batch normalisation; none: no normalisation")
 
     @model_validator(mode="before")
     @classmethod
     def _default_strides(cls, values: object) -> object:
-        if isinstance(values, dict) and not values.get("strides") and isinstance(values.get("widths"), list | tuple):
-            return {**values, "strides": (1, *[2] * (len(values["widths"]) - 1))}
+        if isinstance(values, dict) and not values.get("strides") and isinstance(values.get("blocks"), list | tuple):
+            return {**values, "strides": (1, *[2] * (len(values["blocks"]) - 1))}
         return values
 
     @model_validator(mode="after")
     def _same_stages(self) -> Self:
-        if not len(self.widths) == len(self.blocks) == len(self.strides):
+        if len(self.blocks) != len(self.strides) or len(self.widths) not in (len(self.blocks), sum(self.blocks)):
             raise ValueError(
-                f"widths, blocks and strides must name the same number of stages, "
-                f"not {len(self.widths)}, {len(self.blocks)} and {len(self.strides)}"
+                f"widths, blocks and strides must name the same number of stages, not {len(self.widths)}, "
+                f"{len(self.blocks)} and {len(self.strides)}; or widths one for each of the {sum(self.blocks)} blocks"
             )
         return self
 
     @model_validator(mode="after")
-    def _fits_the_block(self) -> Self:
-        if not BLOCKS[self.block].preactivates:
-            for name, default in PREACT_ONLY.items():
-                if getattr(self, name) != default:
-                    kinds = " or ".join(f'"{name}"' for name, block in BLOCKS.items() if block.preactivates)
-                    raise ValueError(f"{name} = {str(getattr(self, name)).lower()} belongs to block = {kinds}")
+    def _uses_all_that_is_set(self) -> Self:
+        values = self.__dict__
+        for name, (owner, _) in _unused(values).items():
+            if values[name] != type(self).model_fields[name].default:
+                value = str(values[name]).lower()
+                raise ValueError(f'{name} = {value} has no effect with {owner} = "{values[owner]}": leave it out')
+        return self
+
+    @model_validator(mode="after")
+    def _widths_divide(self) -> Self:
+        step = width_step(self.__dict__)
+        if wrong := [width for width in self.widths if width % step]:
+            raise ValueError(
+                f"widths of {self.block} blocks must be multiples of expansion x groups = {step}, not {wrong[0]}"
+            )
         return self
 
     @property
@@ -133,18 +173,22 @@ class ResNetSpec(Frozen):
 
     def __str__(self) -> str:
         """The network in a few words: `[32,64,128] x [2,2,2] preact, 1x1 stem`, and whatever is not the default."""
-        words = [f"[{','.join(map(str, self.widths))}] x [{','.join(map(str, self.blocks))}] {self.block}"]
-        if self.strides != (1, *[2] * (len(self.widths) - 1)):
+        widths = [dict.fromkeys((stage[0].width, stage[-1].width)) for stage in block_shapes(self)]
+        words = [f"[{','.join('-'.join(map(str, ends)) for ends in widths)}] x [{','.join(map(str, self.blocks))}]"]
+        words[0] += f" {self.block}"
+        if BLOCKS[self.block].uses & {"expansion", "groups"}:
+            words[0] += f" x{self.expansion}" + (f" in {self.groups} groups" if self.groups != 1 else "")
+        if self.strides != (1, *[2] * (len(self.blocks) - 1)):
             words.append(f"strides [{','.join(map(str, self.strides))}]")
         if (self.k1, self.k2) != (3, 3):
             words.append(f"kernels {self.k1} and {self.k2}")
         kernel = f"{self.stem_kernel}x{self.stem_kernel}"
         stem = f"{kernel} stem" if self.stem_stride == 1 else f"{kernel}/{self.stem_stride} stem"
         stem += f" of {self.stem_channels}" if self.stem_channels != self.widths[0] else ""
-        stem += " without norm" if self.stem_end == "none" else ""
+        stem += {"norm-relu": "", "norm": " without ReLU", "none": " without norm"}[self.stem_end]
         words.append(stem + (" and pool" if self.stem_pool else ""))
-        if self.shortcut == "max-pool":
-            words.append("max-pool shortcut")
+        if self.shortcut != "conv":
+            words.append("no shortcut of changed shape" if self.shortcut == "none" else f"{self.shortcut} shortcut")
         if self.shortcut_kernel != 1:
             words.append(f"{self.shortcut_kernel}x{self.shortcut_kernel} shortcut")
         if self.se_reduction:
@@ -159,11 +203,52 @@ class ResNetSpec(Frozen):
             words.append("no norm")
         if self.block_dropout or self.head_dropout:
             words.append(f"dropout {self.block_dropout:g} and {self.head_dropout:g}")
+        if self.drop_path:
+            words.append(f"stochastic depth {self.drop_path:g}")
+        if self.zero_init:
+            words.append("zero-initialised blocks")
         return ", ".join(words)
 
 
-PREACT_ONLY = {name: ResNetSpec.model_fields[name].default for name in ("stem_end", "final_norm", "shortcut_input")}
-"""Fields that only blocks which preactivate can change, with the value that all others have."""
+def unused(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `ResNetSpec` that have no effect beside these values of the others, and their defaults."""
+    return {name: default for name, (_, default) in _unused(values).items()}
+
+
+def _unused(values: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """The same; each with the field that is the reason, and its default."""
+    names = dict.fromkeys(OPTIONAL - BLOCKS[values["block"]].uses, "block")
+    if values["shortcut"] in ("pad", "none"):
+        names |= dict.fromkeys(("shortcut_kernel", "shortcut_norm", "shortcut_input"), "shortcut")
+    return {name: (owner, ResNetSpec.model_fields[name].default) for name, owner in names.items()}
+
+
+def width_step(values: Mapping[str, Any]) -> int:
+    """Every width of a network with these fields is a multiple of this, so that the channels inside are whole."""
+    step: int = values["expansion"] * values["groups"] if BLOCKS[values["block"]].narrows else 1
+    return step
+
+
+class BlockShape(NamedTuple):
+    """Channels of a block's input and output, and its stride."""
+
+    inputs: int
+    width: int
+    stride: int
+
+
+def block_shapes(spec: ResNetSpec) -> list[list[BlockShape]]:
+    """The shapes of the blocks of each stage."""
+    widths = list(spec.widths)
+    if len(widths) == len(spec.blocks):  # one for each stage
+        widths = [width for width, blocks in zip(spec.widths, spec.blocks, strict=True) for _ in range(blocks)]
+    inputs, stages = spec.stem_channels, []
+    for blocks, stride in zip(spec.blocks, spec.strides, strict=True):
+        stage, widths = widths[:blocks], widths[blocks:]
+        strides = [stride, *[1] * (blocks - 1)]
+        stages.append([BlockShape(*shape) for shape in zip([inputs, *stage], stage, strides, strict=False)])
+        inputs = stage[-1]
+    return stages
 
 
 class AugmentSpec(Frozen):
@@ -323,22 +408,26 @@ def num_params(spec: ResNetSpec) -> int:
 def params_by_part(spec: ResNetSpec) -> list[int]:
     """Trainable parameters of the stem, of each stage, and of the head: the final norm and the classifier."""
     norm = 2 if spec.norm == "batch" else 0  # scale and shift of a channel
-    stem_norm = norm * spec.stem_channels if spec.stem_end == "norm-relu" else 0
+    stem_norm = norm * spec.stem_channels if spec.stem_end != "none" else 0
     parts = [spec.in_channels * spec.stem_channels * spec.stem_kernel**2 + stem_norm]
-    inputs, kind = spec.stem_channels, BLOCKS[spec.block]
-    for width, blocks, stride in zip(spec.widths, spec.blocks, spec.strides, strict=True):
-        stage = blocks * _excitation(spec, width)
-        # The first block takes the stage before; the others are all alike.
-        for block_inputs, count in ((inputs, 1), (width, blocks - 1)):
-            convolutions = sum(each.parameters for each in kind.convolutions(spec, block_inputs, width))
-            stage += count * (convolutions + norm * sum(kind.norms(block_inputs, width)))
-        if inputs != width or stride != 1:
-            stage += inputs * width * spec.shortcut_kernel**2
-            stage += norm * {"after": width, "before": inputs, "none": 0}[spec.shortcut_norm]
-        parts.append(stage)
-        inputs = width
-    final_norm = norm * inputs if spec.final_norm else 0
-    return [*parts, final_norm + inputs * spec.num_classes + spec.num_classes]
+    kind = BLOCKS[spec.block]
+    for stage in _different_blocks(spec):
+        total = 0
+        for shape, count in stage.items():
+            inputs, width, _ = shape
+            block = norm * sum(kind.norms(spec, inputs, width))
+            for each in kind.convolutions(spec, inputs, width):
+                block += each.parameters
+            if spec.se_reduction:
+                block += _excitation(spec, shape)
+            if convolves(spec, shape):
+                block += inputs * width * spec.shortcut_kernel**2
+                block += norm * {"after": width, "before": inputs, "none": 0}[spec.shortcut_norm]
+            total += count * block
+        parts.append(total)
+    channels = spec.widths[-1]
+    final_norm = norm * channels if spec.final_norm else 0
+    return [*parts, final_norm + channels * spec.num_classes + spec.num_classes]
 
 
 def num_madds(spec: ResNetSpec, side: int | tuple[int, int]) -> int:
@@ -353,17 +442,36 @@ def madds_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[int]:
     """Multiply-adds of the stem, of each stage, and of the head."""
     before_pool = math.prod(_after(each, spec.stem_stride) for each in _height_and_width(side))
     parts = [before_pool * spec.in_channels * spec.stem_channels * spec.stem_kernel**2]
-    inputs, kind, sizes = spec.stem_channels, BLOCKS[spec.block], sizes_by_part(spec, side)[1:]
-    for width, blocks, stride, size in zip(spec.widths, spec.blocks, spec.strides, sizes, strict=True):
-        pixels = math.prod(size)
-        stage = blocks * _excitation(spec, width)
-        for block_inputs, count in ((inputs, 1), (width, blocks - 1)):
-            stage += count * pixels * sum(each.parameters for each in kind.convolutions(spec, block_inputs, width))
-        if inputs != width or stride != 1:
-            stage += pixels * inputs * width * spec.shortcut_kernel**2
-        parts.append(stage)
+    kind = BLOCKS[spec.block]
+    for stage, (before, after) in zip(_different_blocks(spec), pairwise(sizes_by_part(spec, side)), strict=True):
+        total, pixels = 0, math.prod(after)
+        for shape, count in stage.items():
+            inputs, width, stride = shape
+            block = _excitation(spec, shape) if spec.se_reduction else 0
+            for each in kind.convolutions(spec, inputs, width):
+                block += each.parameters * (math.prod(before) if each.before_stride and stride != 1 else pixels)
+            if convolves(spec, shape):
+                block += pixels * inputs * width * spec.shortcut_kernel**2
+            total += count * block
+        parts.append(total)
+    return [*parts, spec.widths[-1] * spec.num_classes]
+
+
+def _different_blocks(spec: ResNetSpec) -> list[dict[BlockShape, int]]:
+    """Of each stage the shapes of its blocks, and how many have each: most are alike."""
+    if len(spec.widths) != len(spec.blocks):
+        return [Counter(stage) for stage in block_shapes(spec)]
+    stages, inputs = [], spec.stem_channels
+    for width, blocks, stride in zip(spec.widths, spec.blocks, spec.strides, strict=True):
+        first, others = BlockShape(inputs, width, stride), BlockShape(width, width, 1)
+        stages.append({first: 1, others: blocks - 1} if first != others else {first: blocks})
         inputs = width
-    return [*parts, inputs * spec.num_classes]
+    return stages
+
+
+def convolves(spec: ResNetSpec, shape: BlockShape) -> bool:
+    """Whether the shortcut of a block of this shape is a convolution."""
+    return (shape.inputs != shape.width or shape.stride != 1) and spec.shortcut in ("conv", "max-pool")
 
 
 def sizes_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[tuple[int, int]]:
@@ -380,9 +488,10 @@ def _height_and_width(side: int | tuple[int, int]) -> tuple[int, int]:
     return (side, side) if isinstance(side, int) else side
 
 
-def _excitation(spec: ResNetSpec, width: int) -> int:
+def _excitation(spec: ResNetSpec, shape: BlockShape) -> int:
     """Parameters of a block's squeeze-and-excitation, and its multiply-adds."""
-    return 2 * width * squeezed(width, spec.se_reduction) if spec.se_reduction else 0
+    channels = BLOCKS[spec.block].excited(spec, shape.inputs, shape.width)
+    return 2 * channels * squeezed(channels, spec.se_reduction)
 
 
 def squeezed(width: int, ratio: int) -> int:

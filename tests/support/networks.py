@@ -1,5 +1,7 @@
 """Published networks that several tests use."""
 
+from typing import Any
+
 from train_core.specs import ResNetSpec
 
 
@@ -14,4 +16,23 @@ def wide_resnet(depth: int, factor: int) -> ResNetSpec:
         shortcut_input="activated",
         shortcut_norm="none",
         final_norm=True,
+    )
+
+
+def pyramidnet(depth: int, alpha: int, *, bottleneck: bool, **values: Any) -> ResNetSpec:
+    """PyramidNet-depth with alpha channels added, for CIFAR (Han et al. 2017, arXiv:1610.02915, section 2.1).
+
+    Widths are rounded as in the authors' PyTorch code, which is that of CutMix (Yun et al. 2019), too.
+    """
+    blocks = (depth - 2) // (9 if bottleneck else 6)
+    inside = [round(16 + alpha * i / (3 * blocks)) for i in range(1, 3 * blocks + 1)]
+    return ResNetSpec(
+        widths=tuple((4 if bottleneck else 1) * width for width in inside),
+        blocks=(blocks,) * 3,
+        block="pyramid-bottleneck" if bottleneck else "pyramid",
+        stem_width=16,
+        stem_end="norm",
+        shortcut="pad",
+        final_norm=True,
+        **values,
     )

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.support.networks import wide_resnet
+from tests.support.networks import pyramidnet, wide_resnet
 from tests.train_core.strategies import resnet_specs
-from train_core.models import BatchNorm, Conv, ResNet
-from train_core.specs import ResNetSpec, num_madds, num_params
+from train_core.blocks import BLOCKS, BlockName
+from train_core.models import BatchNorm, Conv, ResidualBlock, ResNet
+from train_core.specs import Norm, ResNetSpec, num_madds, num_params
 
 
 def counted_madds(model: nn.Module, images: Tensor) -> int:
@@ -21,7 +22,7 @@ def counted_madds(model: nn.Module, images: Tensor) -> int:
         nonlocal total
         if isinstance(module, nn.Conv2d):
             kernel = module.kernel_size[0] * module.kernel_size[1]
-            total += output[0].numel() * module.in_channels * kernel
+            total += output[0].numel() * (module.in_channels // module.groups) * kernel
         elif isinstance(module, nn.Linear):
             total += module.in_features * module.out_features
 
@@ -143,13 +144,147 @@ def wide_logits(weights: dict[str, Tensor], x: Tensor) -> Tensor:
 def test_a_wide_residual_network_is_that_of_the_papers() -> None:
     spec = wide_resnet(16, 2)
     model, images = ResNet(spec), torch.randn(4, 3, 16, 16)
+    with_random_norms(model.eval())
+    with torch.no_grad():
+        expected = wide_logits(dict(model.state_dict()), images)
+        torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5)
+
+
+def with_random_norms(model: nn.Module) -> None:
+    """Give norms other weights and statistics than those that change nothing."""
     with torch.no_grad():
         for norm in (each for each in model.modules() if isinstance(each, nn.BatchNorm2d)):
             for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
                 values.uniform_(0.5, 1.5)  # type: ignore[union-attr]  # they are tensors: it counts statistics
-        model.eval()
-        expected = wide_logits(dict(model.state_dict()), images)
-        torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("theirs", ["resnet50", "resnext50_32x4d", "wide_resnet50_2"])
+def test_bottlenecks_equal_torchvisions_given_their_weights(theirs: str) -> None:
+    import torchvision
+
+    reference = getattr(torchvision.models, theirs)(num_classes=10).eval()
+    with_random_norms(reference)
+    spec = ResNetSpec(
+        widths=(256, 512, 1024, 2048),
+        blocks=(3, 4, 6, 3),
+        block="bottleneck",
+        expansion=4 if theirs == "resnet50" else 2,
+        groups=32 if "x4d" in theirs else 1,
+        stem_width=64,
+        stem_kernel=7,
+        stem_stride=2,
+        stem_pool=True,
+    )
+    ours = ResNet(spec).eval()
+    ours.load_state_dict(dict(zip(ours.state_dict(), reference.state_dict().values(), strict=True)))
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), reference(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("inputs", "width", "stride"), [(16, 16, 1), (16, 24, 1), (16, 24, 2)])
+def test_inverted_residuals_equal_torchvisions_given_their_weights(inputs: int, width: int, stride: int) -> None:
+    from torchvision.models.mobilenetv2 import InvertedResidual
+
+    theirs = InvertedResidual(inputs, width, stride, expand_ratio=6)
+    with_random_norms(theirs)
+    spec = ResNetSpec(
+        widths=(width, 32), blocks=(1, 1), block="inverted-residual", expansion=6, shortcut="none", stem_width=inputs
+    )
+    ours = BLOCKS[spec.block].build(spec, inputs, width, stride)
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    features = torch.randn(2, inputs, 9, 9)
+    for mode in (True, False):
+        torch.testing.assert_close(ours.train(mode)(features), theirs.train(mode)(features))
+
+
+def pyramid_logits(weights: dict[str, Tensor], x: Tensor, convolutions: int) -> Tensor:
+    """The logits of a PyramidNet, written from the paper's description with torch's functions.
+
+    Han et al. 2017 (arXiv:1610.02915): figure 6 d for the block, section 3.2 for the zero-padded shortcut, table 1 for
+    the network. A block is bn-conv, then bn-relu-conv for each other convolution, then bn.
+    """
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        mean, var = weights[f"{name}.running_mean"], weights[f"{name}.running_var"]
+        return F.batch_norm(x, mean, var, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    x = norm(F.conv2d(x, weights["stem.0.weight"], padding=1), "stem.1")
+    strided = 1 if convolutions == 2 else 2  # the 3x3 one
+    for stage, block in ((stage, block) for stage in range(3) for block in range(2)):
+        name, out = f"stages.{stage}.{block}", x
+        for i in range(1, convolutions + 1):
+            out = norm(out, f"{name}.norm{i}")
+            kernels = weights[f"{name}.conv{i}.weight"]
+            stride = 2 if stage > 0 and block == 0 and i == strided else 1
+            out = F.conv2d(out if i == 1 else out.relu(), kernels, stride=stride, padding=kernels.shape[-1] // 2)
+        out = norm(out, f"{name}.norm{convolutions + 1}")
+        if stage > 0 and block == 0:
+            x = F.avg_pool2d(x, 2, ceil_mode=True)
+        x = out + torch.cat([x, x.new_zeros(len(x), out.shape[1] - x.shape[1], *x.shape[2:])], 1)
+    x = norm(x, "final_norm.0").relu().mean((2, 3))
+    logits: Tensor = F.linear(x, weights["classifier.weight"], weights["classifier.bias"])
+    return logits
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_a_pyramid_is_that_of_the_paper(bottleneck: bool) -> None:
+    spec = pyramidnet(20 if bottleneck else 14, 20, bottleneck=bottleneck)
+    model = ResNet(spec).eval()
+    with_random_norms(model)
+    images = torch.randn(3, 3, 17, 13)
+    with torch.no_grad():
+        expected = pyramid_logits(dict(model.state_dict()), images, 3 if bottleneck else 2)
+        torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_blocks_that_start_at_zero_are_their_shortcuts(block: BlockName, norm: Norm) -> None:
+    spec = ResNetSpec(widths=(8, 8), blocks=(2, 2), block=block, norm=norm, zero_init=norm == "batch", shortcut="pad")
+    features = torch.randn(2, 8, 6, 6).relu()
+    for each in ResNet(spec).stages[0]:  # type: ignore[attr-defined]  # a Sequential of Sequentials
+        torch.testing.assert_close(each.train()(features.clone()), features)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_stochastic_depth_skips_the_branch_of_some_images_and_is_right_on_average(block: BlockName) -> None:
+    spec = ResNetSpec(widths=(8, 8), blocks=(1, 2), block=block, drop_path=0.5, shortcut="pad", norm="none")
+    torch.manual_seed(0)
+    model = ResNet(spec)
+    blocks = [each for each in model.modules() if isinstance(each, ResidualBlock)]
+    assert [each.drop_path for each in blocks] == [0, 0.25, 0.5]
+    last = blocks[-1]
+    nn.init.normal_(last.last_layer.weight)  # type: ignore[arg-type]  # a tensor
+    features = torch.randn(1, 8, 4, 4).relu().expand(4000, -1, -1, -1).contiguous()
+    with torch.no_grad():
+        shortcut, whole, found = features, last.eval()(features), last.train()(features)
+    skipped = (found == shortcut).flatten(1).all(1)
+    assert 0.46 < skipped.float().mean() < 0.54
+    doubled = found[~skipped][0]
+    if spec.block not in ("basic", "bottleneck"):  # which end with a ReLU
+        torch.testing.assert_close(doubled - shortcut[0], 2 * (whole - shortcut)[0])
+    torch.testing.assert_close(last.eval()(features), whole)
+
+
+def test_a_block_without_a_shortcut_is_never_skipped_and_does_not_start_at_zero() -> None:
+    spec = ResNetSpec(widths=(8, 16), blocks=(1, 1), shortcut="none", drop_path=0.9, zero_init=True)
+    block = ResNet(spec).stages[1][0]  # type: ignore[index]
+    assert block.shortcut is None
+    assert block.train()(torch.rand(64, 8, 4, 4)).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("width", [4, 8, 12])
+def test_a_padded_shortcut_keeps_the_channels_that_fit(width: int) -> None:
+    spec = ResNetSpec(widths=(8, width), blocks=(1, 1), shortcut="pad")
+    shortcut = ResNet(spec).stages[1][0].shortcut  # type: ignore[index]
+    x = torch.rand(2, 8, 5, 4)
+    found = shortcut(x)
+    assert found.shape == (2, width, 3, 2)
+    kept = min(width, 8)
+    torch.testing.assert_close(found[:, :kept, 0, 0], x[:, :kept, :2, :2].mean((2, 3)))
+    torch.testing.assert_close(found[:, :kept, 2, 1], x[:, :kept, 4, 2:].mean(2))  # what is at the edge, alone
+    assert not found[:, kept:].any()
 
 
 @pytest.mark.parametrize("kernel", [1, 3])

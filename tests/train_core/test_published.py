@@ -1,8 +1,10 @@
-"""Every parameter count printed in the five published reports, against the closed form."""
+"""Parameter counts as published, against the closed form."""
+
+from typing import Any
 
 import pytest
 
-from tests.support.networks import wide_resnet
+from tests.support.networks import pyramidnet, wide_resnet
 from train_core.specs import ResNetSpec, num_params
 
 FOUR = {"widths": (32, 64, 128, 256)}
@@ -60,10 +62,37 @@ WIDE = {  # of public implementations; the paper prints 2.2, 8.9, 11.0 and 36.5 
 }
 
 
+IMAGENET: dict[str, Any] = {
+    "widths": (256, 512, 1024, 2048),
+    "blocks": (3, 4, 6, 3),
+    "block": "bottleneck",
+    "stem_width": 64,
+    "stem_kernel": 7,
+    "stem_stride": 2,
+    "stem_pool": True,
+    "num_classes": 1000,
+}
+OTHERS: dict[str, tuple[ResNetSpec, float]] = {  # exact counts of torchvision; millions of CutMix's table 6 and hysts
+    "PyramidNet-110-a64": (pyramidnet(110, 64, bottleneck=True), 1.7),
+    "PyramidNet-200-a240": (pyramidnet(200, 240, bottleneck=True, num_classes=100), 26.8),
+    "PyramidNet-110-a84": (pyramidnet(110, 84, bottleneck=False), 3.9),
+    "ResNet-50": (ResNetSpec(**IMAGENET), 25_557_032),
+    "ResNeXt-50 32x4d": (ResNetSpec(**IMAGENET, expansion=2, groups=32), 25_028_904),
+    "Wide ResNet-50-2": (ResNetSpec(**IMAGENET, expansion=2), 68_883_240),
+}
+
+
 @pytest.mark.parametrize("row", PUBLISHED)
 def test_the_closed_form_gives_the_published_count(row: str) -> None:
     values, published = PUBLISHED[row]
     assert num_params(ResNetSpec.model_validate(values)) == published
+
+
+@pytest.mark.parametrize("row", OTHERS)
+def test_the_closed_form_gives_the_count_of_pyramids_and_bottlenecks(row: str) -> None:
+    spec, published = OTHERS[row]
+    counted = num_params(spec)
+    assert counted == published if published > 1000 else round(counted / 1e6, 1) == published
 
 
 @pytest.mark.parametrize("row", WIDE)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from train_core.specs import ResNetSpec, TrainSpec, num_madds, num_params
+from train_core.specs import ResNetSpec, TrainSpec, block_shapes, num_madds, num_params
 
 A5 = ResNetSpec(widths=(32, 64, 128, 256), blocks=(8, 6, 4, 3), block="preact", stem_kernel=1, shortcut="max-pool")
 
@@ -32,12 +32,41 @@ def test_specs_are_frozen_keyword_only_and_refuse_unknown_keys() -> None:
         {"widths": (8, 8), "blocks": (1, 1), "final_norm": True},
         {"widths": (8, 8), "blocks": (1, 1), "stem_end": "none"},
         {"widths": (8, 8), "blocks": (1, 1), "shortcut_input": "activated"},
+        {"widths": (8, 8), "blocks": (1, 1), "stem_end": "norm"},
+        {"widths": (8, 8), "blocks": (2, 2), "strides": (1, 2, 2)},
+        {"widths": (8, 8, 8), "blocks": (2, 2)},
+        {"widths": (8, 12), "blocks": (1, 1), "block": "bottleneck", "groups": 2},
+        {"widths": (8, 8), "blocks": (1, 1), "block": "inverted-residual", "groups": 2},
+        {"widths": (8, 8), "blocks": (1, 1), "shortcut": "pad", "shortcut_kernel": 3},
+        {"widths": (8, 8), "blocks": (1, 1), "drop_path": 1.0},
         {"widths": (8, 8), "blocks": (1, 1), "head_dropout": 1.0},
     ],
 )
 def test_impossible_networks_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ResNetSpec.model_validate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"widths": (8, 8, 8)}, "or widths one for each of the 4 blocks"),
+        ({"groups": 3, "block": "bottleneck"}, "widths of bottleneck blocks must be multiples of expansion x groups ="),
+        ({"shortcut": "none", "shortcut_norm": "none"}, 'shortcut_norm = none has no effect with shortcut = "none": '),
+        ({"final_norm": True}, 'final_norm = true has no effect with block = "basic": leave it out'),
+    ],
+)
+def test_an_error_says_what_does_not_go_together(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ResNetSpec.model_validate({"widths": (16, 32), "blocks": (2, 2), **wrong})
+
+
+def test_widths_of_one_stage_each_are_those_of_its_blocks() -> None:
+    by_stage = ResNetSpec(widths=(8, 16), blocks=(2, 3))
+    by_block = ResNetSpec(widths=(8, 8, 16, 16, 16), blocks=(2, 3))
+    assert block_shapes(by_stage) == block_shapes(by_block) == [[(8, 8, 1)] * 2, [(8, 16, 2), *[(16, 16, 1)] * 2]]
+    assert num_params(by_stage) == num_params(by_block)
+    assert num_madds(by_stage, 20) == num_madds(by_block, 20)
 
 
 @pytest.mark.parametrize(
@@ -86,11 +115,17 @@ def test_networks_that_differ_have_different_words() -> None:
         "head_dropout": 0.2,
         "stem_end": "none",
         "shortcut_input": "activated",
+        "drop_path": 0.2,
+        "zero_init": True,
         "norm": "none",
     }
-    assert others.keys() == ResNetSpec.model_fields.keys() - {"in_channels", "num_classes"}
-    words = {str(ResNetSpec.model_validate({**A5.model_dump(), key: value})) for key, value in others.items()}
-    assert len(words | {str(A5)}) == len(others) + 1
+    of_bottlenecks: dict[str, Any] = {"block": "preact-bottleneck", "expansion": 2, "groups": 2}
+    assert (others | of_bottlenecks).keys() == ResNetSpec.model_fields.keys() - {"in_channels", "num_classes"}
+    made = [{**A5.model_dump(), key: value} for key, value in others.items()]
+    made += [{**made[0], "block": "preact-bottleneck", key: value} for key, value in of_bottlenecks.items()]
+    made += [{**made[0], "stem_end": "norm"}, {**made[0], "shortcut": "pad"}, {**made[0], "shortcut": "none"}]
+    words = {str(ResNetSpec.model_validate(values)) for values in made}
+    assert len(words | {str(A5)}) == len(made) + 1
 
 
 def test_counting_takes_microseconds() -> None:
