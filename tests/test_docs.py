@@ -152,8 +152,8 @@ for network in networks:
 print(sorted({network.head_pool for network in networks}))
 """,
     "Adding a block": """
-bottle3 = space.Space(block="bottle3")
-networks = [space.network(space.suggest(trial, bottle3), bottle3, 50_000, **TASK) for trial in trials]
+single = space.Space(block="single")
+networks = [space.network(space.suggest(trial, single), single, 50_000, **TASK) for trial in trials]
 for network in networks:
     check(network)
 print(sorted({network.block for network in networks}))
@@ -239,7 +239,7 @@ def run_in(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.parametrize(
     ("section", "printed"),
-    [*zip(WALKTHROUGHS, ("[0.99, 0.999]", "['max', 'mean']", "['bottle3']", "['NAdam']"), strict=True)],
+    [*zip(WALKTHROUGHS, ("[0.99, 0.999]", "['max', 'mean']", "['single']", "['NAdam']"), strict=True)],
     ids=["recipe", "network", "block", "optimizer"],
 )
 def test_the_code_is_extended_as_the_page_says(tmp_path: Path, section: str, printed: str) -> None:
@@ -265,7 +265,7 @@ def test_the_extended_code_passes_the_tests_that_the_page_names(tmp_path: Path) 
     left_out = "not when_the_code_is_imported and not microseconds"
     out = run_in(tmp_path, "-m", "pytest", *files, "-q", "-p", "no:cacheprovider", "-k", left_out)
     assert " passed" in out
-    assert "bottle3" in text_of(tmp_path / "docs" / "study-files.md")
+    assert "single: conv-norm, add" in text_of(tmp_path / "docs" / "study-files.md")
 
 
 def test_photos_become_a_model_within_the_limits_as_the_page_says(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from search.diagram import LETTERS, WIDTH, _ticks, curve, diagram
 from space import RandomTrial, Space, network, suggest
 from tests.support.browser import Browser
+from tests.support.networks import pyramidnet
 from train_core.specs import ResNetSpec, num_madds, num_params
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -60,14 +61,23 @@ def test_the_draws_hold_every_kind_of_block_and_shortcut() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [ResNetSpec(widths=(8, 8), blocks=(1, 1), norm="none"), LARGE, *drawn_networks()], ids=str
+    "spec",
+    [
+        ResNetSpec(widths=(8, 8), blocks=(1, 1), norm="none"),
+        LARGE,
+        pyramidnet(110, 64, bottleneck=True),
+        ResNetSpec(widths=(64, 128), blocks=(2, 2), block="bottleneck", groups=16),
+        ResNetSpec(widths=(16, 24), blocks=(2, 2), block="inverted-residual", shortcut="none", se_reduction=4),
+        *drawn_networks(),
+    ],
+    ids=str,
 )
 def test_the_parts_come_to_the_whole_and_every_block_has_its_bar(spec: ResNetSpec) -> None:
     svg = diagram(spec, (32, 24))
     lines = words(svg)
     for unit, whole in (("parameters", num_params(spec)), ("multiply-adds", num_madds(spec, (32, 24)))):
         *parts, total = numbers(lines, unit)
-        assert len(parts) == len(spec.widths) + 2
+        assert len(parts) == len(spec.blocks) + 2
         assert sum(parts) == total == whole
     bars = ElementTree.fromstring(svg).findall(f".//{SVG}rect")
     assert len(bars) == sum(spec.blocks) + 3  # images, stem, head
@@ -95,6 +105,19 @@ def test_a_stage_says_what_it_is() -> None:
     basic = words(diagram(ResNetSpec(widths=(16, 32), blocks=(1, 1), in_channels=1), (32, 32)))
     assert basic[1] == "grey"
     assert "shortcut: 1x1 conv, stride 2, norm" in basic
+
+
+def test_a_stage_of_another_kind_says_what_it_is() -> None:
+    pyramid = words(diagram(pyramidnet(110, 64, bottleneck=True), (32, 32)))
+    assert {"3x3 convolution, norm", "Stage 2, 156 to 236 channels, 16x16"} <= set(pyramid)
+    assert {"12 pyramid-bottleneck blocks: 1x1,", "3x3, 1x1, stride 2"} <= set(pyramid)
+    assert "shortcut: 2x2 mean pool, zero channels" in pyramid
+    assert "shortcut: zero channels" in pyramid
+    grouped = ResNetSpec(widths=(64, 128), blocks=(1, 2), block="bottleneck", groups=16, stem_width=64)
+    assert {"1 bottleneck block: 1x1, 3x3 in 16", "groups, 1x1"} <= set(words(diagram(grouped, (32, 32))))
+    spec = ResNetSpec(widths=(16, 24), blocks=(1, 2), block="inverted-residual", shortcut="none")
+    inverted = words(diagram(spec, (32, 32)))
+    assert {"3x3 depthwise, 1x1, stride 2", "shortcut: none in the first block"} <= set(inverted)
 
 
 def test_wider_and_larger_stages_have_wider_and_higher_bars() -> None:
