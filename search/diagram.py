@@ -112,7 +112,7 @@ def _parts(network: ResNetSpec, size: tuple[int, int]) -> Iterator[_Part]:
         widths = dict.fromkeys((width, stage[-1].width))
         yield _Part(
             title=_titled(f"Stage {i}", " to ".join(map(str, widths)), stage_size),
-            lines=[*lines, f"shortcut: {_shortcut(network, stage)}", *cost],
+            lines=[*lines, f"shortcut: {_shortcut(network, stage, first=i == 1)}", *cost],
             colours=[ORANGE if convolves(network, shape) else BLUE for shape in stage],
             channels=[shape.width for shape in stage],
             size=stage_size,
@@ -128,11 +128,12 @@ def _parts(network: ResNetSpec, size: tuple[int, int]) -> Iterator[_Part]:
     )
 
 
-def _shortcut(network: ResNetSpec, stage: Sequence[BlockShape]) -> str:
+def _shortcut(network: ResNetSpec, stage: Sequence[BlockShape], *, first: bool) -> str:
     """The shortcut of a stage's first block; those of blocks that do not change the shape are the identity."""
     inputs, width, stride = stage[0]
+    activated = "norm and ReLU of the block" if network.norm == "batch" else "ReLU of the block"
     if inputs == width and stride == 1:
-        return "identity"
+        return activated if first and network.shortcut_input == "activated" else "identity"
     if network.shortcut == "none":
         return "none in the first block" if len(stage) > 1 else "none"
     if network.shortcut == "pad":
@@ -145,7 +146,7 @@ def _shortcut(network: ResNetSpec, stage: Sequence[BlockShape]) -> str:
     if network.norm == "batch" and network.shortcut_norm != "none":
         steps.insert(len(steps) if network.shortcut_norm == "after" else 0, "norm")
     if network.shortcut_input == "activated":
-        steps.insert(0, "norm and ReLU of the block" if network.norm == "batch" else "ReLU of the block")
+        steps.insert(0, activated)
     return ", ".join(steps)
 
 

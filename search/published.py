@@ -22,8 +22,11 @@ class Row(Frozen):
 
     network: str = Field(description="name of its network in `[baselines]`")
     parameters: Positive = Field(description="number of parameters, as printed")
-    accuracy: Annotated[float, Field(ge=0, le=100)] = Field(description="test accuracy in per cent, as printed")
+    accuracy: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        default=None, description="test accuracy in per cent, as printed; none: the source printed none"
+    )
     epochs: Positive = Field(description="number of training epochs")
+    source: str = Field(default="", description="where the row is from, if the report collects several sources")
     recipe: dict[str, Any] = Field(default={}, description="values that differ from `[published.recipe]` in this row")
 
 
@@ -80,7 +83,7 @@ class Published(Frozen):
 
     def best(self) -> str:
         """The row with the highest accuracy."""
-        return max(self.rows, key=lambda row: self.rows[row].accuracy)
+        return max(self.rows, key=lambda row: self.rows[row].accuracy or 0)
 
 
 class Reproduction(Frozen):

@@ -260,7 +260,10 @@ def known_results(data: str, budget: int) -> list[Known]:
         spec = load_study(study, {})
         for name, row in spec.published.rows.items() if spec.published and spec.data == data else ():
             assert spec.published is not None
-            known = Known(name, spec.published.title, row.parameters, row.accuracy / 100, row.epochs)
+            if row.accuracy is None:
+                continue
+            title = row.source or spec.published.title
+            known = Known(name, title, row.parameters, row.accuracy / 100, row.epochs)
             if (
                 known.parameters <= budget
                 and known.accuracy > best.get(row.network, known._replace(accuracy=0)).accuracy

@@ -13,7 +13,7 @@ from rich.text import Text
 from search.formatting import ago, count, duration, percent, points, rounded
 from search.plot import Curve
 from search.promotions import Promotion
-from search.published import Published, Reproduction
+from search.published import Published, Reproduction, Row
 from search.records import Comparison, FinishedFullRun, FullRun, Run, RunningTrial, ShortRun, Status, Trial
 from search.trials import TrialRecord, score_of
 from train_core.specs import ResNetSpec
@@ -83,7 +83,7 @@ def reproduction_table(published: Published, done: Sequence[Reproduction]) -> Ta
             here.row,
             f"{'~' if published.rounded else ''}{row.parameters:,}",
             f"{here.parameters:,}",
-            f"{row.accuracy:.2f}",
+            _printed(row),
             _accuracy_here(here),
             str(row.epochs),
             str(here.recipe.epochs),
@@ -101,8 +101,14 @@ def published_table(published: Published, rows: Sequence[str], networks: Mapping
         row = published.rows[name]
         about = f"{'~' if published.rounded else ''}{row.parameters:,}"
         network = Text(str(networks[row.network]))
-        table.add_row(name, about, f"{row.accuracy:.2f}", str(row.epochs), network, Text(_words(row.recipe)))
+        words = ": ".join(filter(None, (row.source, _words(row.recipe))))
+        table.add_row(name, about, _printed(row), str(row.epochs), network, Text(words))
     return table
+
+
+def _printed(row: Row) -> str:
+    """A row's accuracy in per cent."""
+    return "not printed" if row.accuracy is None else f"{row.accuracy:.2f}"
 
 
 def _words(recipe: Mapping[str, Any]) -> str:

@@ -29,6 +29,8 @@ class ResNet(nn.Module):
         stages = [[build(spec, *shape) for shape in stage] for stage in block_shapes(spec)]
         self.stages = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
         blocks = [block for stage in stages for block in stage]
+        if isinstance(blocks[0], PreActBlock):
+            blocks[0].shares_activation = spec.shortcut_input == "activated"
         for i, block in enumerate(blocks):
             block.drop_path = spec.drop_path * i / max(len(blocks) - 1, 1)
 
@@ -126,8 +128,9 @@ class BasicBlock(ResidualBlock):
 class PreActBlock(ResidualBlock):
     """norm-ReLU-conv-norm-ReLU-conv, added to the shortcut (He et al. 2016, arXiv:1603.05027).
 
-    The shortcut takes the input of the block, or where it changes the shape and the spec asks, that after the first
-    norm and ReLU, as in the paper and in wide residual networks (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
+    The shortcut takes the input of the block. If the spec asks, it takes what the first norm and ReLU give: where it
+    changes the shape, and in the network's first block, as in the paper's appendix and in wide residual networks
+    (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
     """
 
     last_layers = ("conv2",)

@@ -107,8 +107,8 @@ class ResNetSpec(Frozen):
     )
     shortcut_input: ShortcutInput = Field(
         default="block",
-        description="input of the shortcut of a block that changes the shape. block: the block's own; activated: "
-        "that after the first norm and ReLU of a preact block (He et al. 2016, arXiv:1603.05027)",
+        description="input of the shortcut. block: that of the block; activated: in the first block, and in blocks "
+        "that change the shape, what the first norm and ReLU of the block give (He et al. 2016, arXiv:1603.05027)",
     )
     se_reduction: int = Field(
         default=0,

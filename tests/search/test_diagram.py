@@ -113,8 +113,8 @@ def test_a_stage_of_another_kind_says_what_it_is() -> None:
     assert {"12 pyramid-bottleneck blocks: 1x1,", "3x3, 1x1, stride 2"} <= set(pyramid)
     assert "shortcut: 2x2 mean pool, zero channels" in pyramid
     assert "shortcut: zero channels" in pyramid
-    grouped = ResNetSpec(widths=(64, 128), blocks=(1, 2), block="bottleneck", groups=16, stem_width=64)
-    assert {"1 bottleneck block: 1x1, 3x3 in 16", "groups, 1x1"} <= set(words(diagram(grouped, (32, 32))))
+    grouped = ResNetSpec(widths=(64, 128), blocks=(1, 2), block="bottleneck", groups=8, stem_width=64)
+    assert {"1 bottleneck block: 1x1, 3x3 in 8", "groups, 1x1"} <= set(words(diagram(grouped, (32, 32))))
     spec = ResNetSpec(widths=(16, 24), blocks=(1, 2), block="inverted-residual", shortcut="none")
     inverted = words(diagram(spec, (32, 32)))
     assert {"3x3 depthwise, 1x1, stride 2", "shortcut: none in the first block"} <= set(inverted)

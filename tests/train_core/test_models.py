@@ -120,7 +120,8 @@ def test_it_equals_torchvisions_resnet18_given_its_weights() -> None:
 def wide_logits(weights: dict[str, Tensor], x: Tensor) -> Tensor:
     """The logits of WRN-16-k for images, written from the papers' descriptions with torch's functions.
 
-    He et al. 2016 (arXiv:1603.05027, section 4.1 and appendix) and Zagoruyko & Komodakis 2016 (arXiv:1605.07146).
+    He et al. 2016 (arXiv:1603.05027, section 4.1; by its appendix, the first block activates before it splits) and
+    Zagoruyko & Komodakis 2016 (arXiv:1605.07146).
     """
 
     def activated(x: Tensor, norm: str) -> Tensor:
@@ -128,21 +129,23 @@ def wide_logits(weights: dict[str, Tensor], x: Tensor) -> Tensor:
         return F.batch_norm(x, mean, var, weights[f"{norm}.weight"], weights[f"{norm}.bias"]).relu()
 
     x = F.conv2d(x, weights["stem.0.weight"], padding=1)
-    for stage in range(3):
-        for block in range(2):
-            name, stride = f"stages.{stage}.{block}", 2 if stage > 0 and block == 0 else 1
-            first = activated(x, f"{name}.norm1")
-            branch = F.conv2d(first, weights[f"{name}.conv1.weight"], stride=stride, padding=1)
-            branch = F.conv2d(activated(branch, f"{name}.norm2"), weights[f"{name}.conv2.weight"], padding=1)
-            changes = f"{name}.shortcut.0.weight"
-            x = branch + (F.conv2d(first, weights[changes], stride=stride) if block == 0 else x)
+    for stage, block in ((stage, block) for stage in range(3) for block in range(2)):
+        name, stride = f"stages.{stage}.{block}", 2 if stage > 0 and block == 0 else 1
+        first = activated(x, f"{name}.norm1")
+        branch = F.conv2d(first, weights[f"{name}.conv1.weight"], stride=stride, padding=1)
+        branch = F.conv2d(activated(branch, f"{name}.norm2"), weights[f"{name}.conv2.weight"], padding=1)
+        shortcut = weights.get(f"{name}.shortcut.0.weight")
+        if shortcut is not None:
+            x = F.conv2d(first, shortcut, stride=stride)
+        x = branch + (first if stage == block == 0 and shortcut is None else x)
     x = activated(x, "final_norm.0").mean((2, 3))
     logits: Tensor = F.linear(x, weights["classifier.weight"], weights["classifier.bias"])
     return logits
 
 
-def test_a_wide_residual_network_is_that_of_the_papers() -> None:
-    spec = wide_resnet(16, 2)
+@pytest.mark.parametrize("stem_width", [16, 32])  # 32: as wide as the first stage, as in PreResNets
+def test_a_wide_residual_network_is_that_of_the_papers(stem_width: int) -> None:
+    spec = wide_resnet(16, 2).model_copy(update={"stem_width": stem_width})
     model, images = ResNet(spec), torch.randn(4, 3, 16, 16)
     with_random_norms(model.eval())
     with torch.no_grad():
