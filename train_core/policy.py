@@ -10,9 +10,11 @@ As in `train_core/augment.py`, nothing here waits for the device or lets a shape
 
 import math
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -52,8 +54,8 @@ class TrivialAugment:
     """
 
     def __init__(self, size: tuple[int, int], channels: int, device: torch.device) -> None:
-        tables = _tables(size, channels)
-        self._operations, self._matrices, self._values, self._weights = (each.to(device) for each in tables)
+        tables = [torch.tensor(each, device=device) for each in _tables(size, channels)]
+        self._operations, self._matrices, self._values, self._weights = tables
         self._size, self._channels = size, channels
         height, width = size
         x = (torch.arange(width, device=device) - (width - 1) / 2).expand(height, width)  # from the image's centre
@@ -73,10 +75,10 @@ class TrivialAugment:
         operation = self._operations[settings]
         moved = self._move(pixels, self._matrices[settings])
         # A plane for each channel from here on: what differs between images is then the same for a whole row of memory.
-        planes = moved.permute(0, 2, 1).contiguous()  # [B, C, HW]
+        planes = torch.stack(moved.unbind(2), 1)  # [B, C, HW]
         planes = self._map(planes, operation, self._values[settings])
         planes = self._blend(planes, operation, self._weights[settings])
-        return planes.permute(0, 2, 1).contiguous().view(pixels.shape)
+        return torch.stack(planes.unbind(1), 2).view(pixels.shape)
 
     def _move(self, pixels: Tensor, matrices: Tensor) -> Tensor:
         """Take each pixel from where its image's matrix says, the nearest one: [B, H, W, C], [B, 2, 3] -> [B, HW, C]."""
@@ -96,7 +98,7 @@ class TrivialAugment:
         count, channels, device = len(planes), self._channels, planes.device
         # A table of 256 values for each plane, and the place of each pixel in all of them.
         starts = torch.arange(count * channels, device=device).view(count, channels, 1) * VALUES
-        places = (planes + starts).view(-1)
+        places = planes.long().add_(starts).view(-1)
         histogram = torch.zeros(count * channels * VALUES, device=device)
         histogram = histogram.scatter_add_(0, places, torch.ones_like(histogram[:1]).expand(len(places)))
         histogram = histogram.view(count, channels, VALUES)
@@ -127,36 +129,39 @@ def setting(index: int) -> Setting:
     if name not in _MAGNITUDES:
         return Setting(name, 0.0)
     magnitudes, is_signed = _MAGNITUDES[name]
-    magnitude = float(magnitudes[strength])
+    magnitude = magnitudes[strength]
     return Setting(name, -magnitude if is_signed and is_negative else magnitude)
 
 
-_MAGNITUDES = {  # and whether their sign is random
-    "ShearX": (torch.linspace(0, 0.99, STRENGTHS), True),
-    "ShearY": (torch.linspace(0, 0.99, STRENGTHS), True),
-    "TranslateX": (torch.linspace(0, 32, STRENGTHS), True),  # pixels
-    "TranslateY": (torch.linspace(0, 32, STRENGTHS), True),
-    "Rotate": (torch.linspace(0, 135, STRENGTHS), True),  # degrees
-    "Brightness": (torch.linspace(0, 0.99, STRENGTHS), True),
-    "Color": (torch.linspace(0, 0.99, STRENGTHS), True),
-    "Contrast": (torch.linspace(0, 0.99, STRENGTHS), True),
-    "Sharpness": (torch.linspace(0, 0.99, STRENGTHS), True),
-    "Posterize": (8 - (torch.arange(STRENGTHS) / ((STRENGTHS - 1) / 6)).round(), False),  # bits that stay
-    "Solarize": (torch.linspace(255, 0, STRENGTHS), False),  # the least value that is inverted
+_UP_TO_1 = tuple(torch.linspace(0, 0.99, STRENGTHS).tolist())
+_PIXELS = tuple(torch.linspace(0, 32, STRENGTHS).tolist())
+_MAGNITUDES: dict[str, tuple[tuple[float, ...], bool]] = {  # and whether their sign is random
+    "ShearX": (_UP_TO_1, True),
+    "ShearY": (_UP_TO_1, True),
+    "TranslateX": (_PIXELS, True),
+    "TranslateY": (_PIXELS, True),
+    "Rotate": (tuple(torch.linspace(0, 135, STRENGTHS).tolist()), True),  # degrees
+    "Brightness": (_UP_TO_1, True),
+    "Color": (_UP_TO_1, True),
+    "Contrast": (_UP_TO_1, True),
+    "Sharpness": (_UP_TO_1, True),
+    "Posterize": (tuple(8 - round(i / ((STRENGTHS - 1) / 6)) for i in range(STRENGTHS)), False),  # bits that stay
+    "Solarize": (tuple(torch.linspace(255, 0, STRENGTHS).tolist()), False),  # the least value that is inverted
 }
 
 
 @cache
-def _tables(size: tuple[int, int], channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Give for each setting: operation int64, matrix float [2, 3], values uint8 [256], weights float [2]."""
+def _tables(size: tuple[int, int], channels: int) -> tuple[NDArray[Any], ...]:
+    """Give for each setting: operation int64, matrix float32 [2, 3], values uint8 [256], weights float32 [2]."""
     height, width = size
     settings = [setting(index) for index in range(SETTINGS)]
-    to_pixels = torch.tensor([[0, 0, (width - 1) / 2], [0, 0, (height - 1) / 2]])  # from the centre of pixel (0, 0)
+    to_pixels = [[0, 0, (width - 1) / 2], [0, 0, (height - 1) / 2]]  # from the centre of pixel (0, 0)
+    matrices = np.reshape([_matrix(each, size) for each in settings], (-1, 2, 3)) + to_pixels
     return (
-        torch.arange(SETTINGS) // (2 * STRENGTHS),
-        torch.tensor([_matrix(each, size) for each in settings]).view(-1, 2, 3) + to_pixels,
-        torch.stack([_values(each) for each in settings]),
-        torch.tensor([_weights(each, size, channels) for each in settings]),
+        np.arange(SETTINGS) // (2 * STRENGTHS),
+        matrices.astype(np.float32),
+        np.stack([_values(each) for each in settings]),
+        np.array([_weights(each, size, channels) for each in settings], np.float32),
     )
 
 
@@ -183,18 +188,19 @@ def _matrix(setting: Setting, size: tuple[int, int]) -> tuple[float, ...]:
             return 1, 0, 0, 0, 1, 0
 
 
-def _values(setting: Setting) -> Tensor:
+def _values(setting: Setting) -> NDArray[np.uint8]:
     """Give the new value of each of the 256 pixel values: uint8 [256]."""
-    values = torch.arange(VALUES)
+    values = np.arange(VALUES)
     name, magnitude = setting
     match name:
-        case "Brightness":
-            values = ((1 + magnitude) * values).clamp(max=VALUES - 1)
+        case "Brightness":  # in float32, as torchvision rounds
+            factors = np.float32(1 + magnitude) * values.astype(np.float32)
+            values = np.minimum(factors, VALUES - 1).astype(np.int64)
         case "Posterize":
             values = values & -(2 ** (8 - int(magnitude)))
         case "Solarize":
-            values = torch.where(values >= magnitude, VALUES - 1 - values, values)
-    return values.to(torch.uint8)
+            values = np.where(values >= magnitude, VALUES - 1 - values, values)
+    return values.astype(np.uint8)
 
 
 def _weights(setting: Setting, size: tuple[int, int], channels: int) -> tuple[float, float]:
@@ -218,19 +224,24 @@ def _grey(planes: Tensor) -> Tensor:
 
 
 def _blurred(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average each pixel (weight 5) with its 8 neighbours (weight 1), rounded; pixels at the edges stay. [B, C, HW]."""
-    height, width = size
+    """Average each pixel (weight 5) with its 8 neighbours (weight 1), rounded; pixels at the edges stay. [B, C, HW].
+
+    Whole planes are added up, shifted by rows and by pixels, since short rows would be slow. What is wrong then are the
+    pixels at the left and right edges, which stay as they were.
+    """
+    width, pixels = size[1], x.shape[2]
     if min(size) <= 2:
         return x
-    images = x.unflatten(2, size)
-    rows = images[:, :, :-2] + images[:, :, 1:-1]
-    rows += images[:, :, 2:]
-    sums = 4 * images[:, :, 1:-1, 1:-1]
-    for first in range(3):
-        sums += rows[..., first : first + width - 2]
-    blurred = images.clone()
-    blurred[:, :, 1:-1, 1:-1] = sums.div_(13).round_()
-    return blurred.flatten(2)
+    rows = x[..., : -2 * width] + x[..., width:-width]
+    rows += x[..., 2 * width :]
+    sums = rows[..., :-2] + rows[..., 1:-1]
+    sums += rows[..., 2:]
+    inner = slice(width + 1, pixels - width - 1)  # from the second pixel of the second row
+    column = torch.arange(pixels, device=x.device)[inner] % width
+    sums = sums.add_(4 * x[..., inner]).div_(13).round_()
+    blurred = x.clone()
+    blurred[..., inner] = torch.where((column > 0) & (column < width - 1), sums, x[..., inner])
+    return blurred
 
 
 def _autocontrast(least: Tensor, most: Tensor) -> Tensor:
