@@ -35,6 +35,7 @@ NEW = "no_such_name"
     [
         ("train_core/blocks.py", 'Literal["basic"', f'Literal["{NEW}", "basic"', f"block '{NEW}' has no record"),
         ("train_core/optimizers.py", 'Literal["sgd"', f'Literal["{NEW}", "sgd"', f"optimizer '{NEW}' has no record"),
+        ("train_core/mix.py", 'Literal["none"', f'Literal["{NEW}", "none"', f"mix '{NEW}' has no record"),
         ("train_core/datasets.py", 'Literal["cifar10"', f'Literal["{NEW}", "cifar10"', f"data set '{NEW}' has no"),
         ("train_core/examples.py", 'Literal["onnx"', f'Literal["{NEW}", "onnx"', f"format '{NEW}' has no record"),
         ("search/spec.py", 'Literal["tpe"', f'Literal["{NEW}", "tpe"', f"sampler '{NEW}' has no record"),
@@ -53,7 +54,7 @@ NEW = "no_such_name"
         ),
         ("space.py", "    adam_lr: Number[Rate]", "    other_lr: Number[Rate]", "no dimension adam_lr in Space"),
     ],
-    ids=["block", "optimizer", "data set", "format", "sampler", "record", "augmentation", "dimension"],
+    ids=["block", "optimizer", "mix", "data set", "format", "sampler", "record", "augmentation", "dimension"],
 )
 def test_a_name_without_its_record_is_named_when_the_code_is_imported(
     checkout: Path, file: str, old: str, new: str, message: str
@@ -85,4 +86,5 @@ def test_the_module_of_each_block_is_a_residual_block() -> None:
 def test_what_regularises_is_known_of_every_optimizer_and_augmentation() -> None:
     assert {f"{name}_weight_decay" for name in OPTIMIZERS} <= set(REGULARISERS)
     assert set(AugmentSpec.model_fields) <= set(REGULARISERS)
+    assert {"mix", "mix_share", "mix_off"} <= set(REGULARISERS)
     assert set(REGULARISERS) <= set(Space.model_fields)

@@ -303,7 +303,7 @@ def draw_erased(count: int, size: tuple[int, int], probability: float, device: t
 
     As torchvision's RandomErasing: areas uniform from 0.02 to 0.33 of the image's, ratios of height to width log-uniform
     from 0.3 to 3.3, positions uniform. The first of ten tries that is lower and narrower than the image counts. The
-    boxes of images that keep all pixels have no height.
+    boxes of images that keep all pixels are empty.
     """
     height, width = size
     tries = (10, count)
@@ -312,10 +312,10 @@ def draw_erased(count: int, size: tuple[int, int], probability: float, device: t
     box_height, box_width = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
     fits = (box_height < height) & (box_width < width)
     first = fits.to(torch.uint8).argmax(0, keepdim=True)
-    box_height, box_width = box_height.gather(0, first)[0], box_width.gather(0, first)[0]
+    is_erased = draw_chosen(count, probability, device) & fits.any(0)
+    box_height, box_width = (each.gather(0, first)[0] * is_erased for each in (box_height, box_width))
     top = (torch.rand(count, device=device) * (height - box_height + 1)).floor()
     left = (torch.rand(count, device=device) * (width - box_width + 1)).floor()
-    box_height = box_height * (draw_chosen(count, probability, device) & fits.any(0))
     return torch.stack((top, left, box_height, box_width), 1).long()
 
 

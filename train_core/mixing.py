@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from train_core.errors import RecipeError
-from train_core.mix import MIXES
+from train_core.mix import MIXES, MixName
 from train_core.specs import TrainSpec
 
 
@@ -83,14 +83,14 @@ class Mixer:
         return self._function(images, labels, self._recipe.alpha, self._probability)
 
 
-def check_size(mix: str, size: tuple[int, int]) -> None:
+def check_size(mix: MixName, size: tuple[int, int]) -> None:
     """Check that images of height and width `size` can be mixed in this way.
 
     Raises:
         RecipeError: they are too small to be cut.
 
     """
-    if next(kind for name, kind in MIXES.items() if name == mix).needs_area and min(size) < 2:
+    if MIXES[mix].needs_area and min(size) < 2:
         raise RecipeError(
             f"mix = {mix!r} cuts images, and these have only {size[0]}x{size[1]} pixels: use mix = 'mixup' or 'none'"
         )
@@ -180,7 +180,10 @@ def draw_shares(alpha: float, count: int, device: torch.device) -> Tensor:
 
 
 def draw_permutation(count: int, device: torch.device) -> Tensor:
-    """Draw an order of `count` images: int64 [count]. (It can be captured, which `torch.randperm` does not promise.)"""
+    """Draw an order of `count` images: int64 [count].
+
+    By sorting, since `torch.randperm` does not promise that it can be captured.
+    """
     return torch.rand(count, device=device).argsort()
 
 

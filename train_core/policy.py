@@ -81,10 +81,13 @@ class TrivialAugment:
         return torch.stack(planes.unbind(1), 2).view(pixels.shape)
 
     def _move(self, pixels: Tensor, matrices: Tensor) -> Tensor:
-        """Take each pixel from where its image's matrix says, the nearest one: [B, H, W, C], [B, 2, 3] -> [B, HW, C]."""
+        """Take each pixel from where its image's matrix ([B, 2, 3]) says: [B, H, W, C] -> [B, HW, C].
+
+        The nearest pixel is taken, and black outside.
+        """
         count, (height, width) = len(pixels), self._size
         col, row = (matrices.view(-1, 3) @ self._points).round_().view(count, 2, -1).unbind(1)  # [B, HW]
-        # What is outside comes from a black border of one pixel.
+        # What is outside comes from a border of one pixel.
         pixel = row.clamp(-1, height).add_(1).mul_(width + 2).add_(col.clamp(-1, width).add_(1)).long()
         pixel += torch.arange(count, device=pixels.device)[:, None] * ((height + 2) * (width + 2))
         bordered = F.pad(pixels, (0, 0, 1, 1, 1, 1)).view(-1, self._channels)
