@@ -248,7 +248,7 @@ def test_mixed_images_are_drawn_and_their_settings_have_no_effect_without_them()
     mixed, single = (recipe({**drawn, "mix": mix}, epochs=7, seed=3, precision="fp32") for mix in ("cutmix", "none"))
     assert (mixed.mix, mixed.mix_share, mixed.mix_off) == ("cutmix", 0.5, drawn["mix_off"])
     assert single == recipe(
-        suggest(RecordingTrial(0), Space()) | dict((name, drawn[name]) for name in parameters(Space())),
+        suggest(RecordingTrial(0), Space()) | {name: drawn[name] for name in parameters(Space())},
         epochs=7,
         seed=3,
         precision="fp32",

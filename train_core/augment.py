@@ -301,9 +301,9 @@ def draw_boxes(count: int, size: tuple[int, int], least_area: float, device: tor
 def draw_erased(count: int, size: tuple[int, int], probability: float, device: torch.device) -> Tensor:
     """Draw boxes for `erase` (Zhong et al. 2020, arXiv:1708.04896): int64 [count, 4].
 
-    As torchvision's RandomErasing: areas uniform from 0.02 to 0.33 of the image's, ratios of height to width log-uniform
-    from 0.3 to 3.3, positions uniform. The first of ten tries that is lower and narrower than the image counts. The
-    boxes of images that keep all pixels are empty.
+    As torchvision's RandomErasing: areas uniform from 0.02 to 0.33 of the image's, ratios of height to width
+    log-uniform from 0.3 to 3.3, positions uniform. The first of ten tries that is lower and narrower than the image
+    counts. The boxes of images that keep all pixels are empty.
     """
     height, width = size
     tries = (10, count)

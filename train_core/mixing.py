@@ -42,7 +42,7 @@ class Targets:
         return losses[0] if self.shares is None else (torch.stack(losses) * self.shares).sum()
 
     def correct(self, logits: Tensor) -> Tensor:
-        """The number of right answers; the answer to a mixed image counts as the share of the images it is right for."""
+        """The number of right answers; one to a mixed image counts as the share of the images that it is right for."""
         right = logits.argmax(dim=1) == self.labels
         return right.sum() if self.shares is None else (right * self.shares[:, None]).sum()
 
