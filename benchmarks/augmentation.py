@@ -2,9 +2,9 @@
 
     python -m benchmarks.augmentation [--rounds 15] [--batch 128] [--side 32]
 
-In one thread, in time of the processor (`time.process_time`), so that other work on the machine disturbs it little. Each
-round measures all rows in turn. "crop and flip" is the whole way from indices to a normalised batch, which the other
-rows of augmentation contain. Mixed images are measured alone, on a batch that is ready.
+In one thread, in time of the processor (`time.process_time`), so that other work on the machine disturbs it less.
+Each round measures all rows in turn. "crop and flip" is the whole way from indices to a normalised batch, which the
+other rows of augmentation contain. Mixed images are measured alone, on a batch that is ready.
 """
 
 import argparse

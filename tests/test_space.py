@@ -242,17 +242,13 @@ def test_each_optimizer_has_its_own_rate_and_decay() -> None:
 
 
 def test_mixed_images_are_drawn_and_their_settings_have_no_effect_without_them() -> None:
-    space = Space(mix=("none", "cutmix"), mix_share=(0.5, 1.0), mix_off={"low": 0.1, "high": 0.3})  # type: ignore[arg-type]
+    space = Space(mix=("none", "cutmix"), mix_share=(0.5, 1.0), mix_off={"low": 0.1, "high": 0.3})
     assert {"mix", "mix_share", "mix_off"} <= set(drawn_regularisers(space))
     drawn = {**suggest(RecordingTrial(0), space), "mix_share": 0.5}
     mixed, single = (recipe({**drawn, "mix": mix}, epochs=7, seed=3, precision="fp32") for mix in ("cutmix", "none"))
     assert (mixed.mix, mixed.mix_share, mixed.mix_off) == ("cutmix", 0.5, drawn["mix_off"])
-    assert single == recipe(
-        suggest(RecordingTrial(0), Space()) | {name: drawn[name] for name in parameters(Space())},
-        epochs=7,
-        seed=3,
-        precision="fp32",
-    )
+    plain = {**suggest(RecordingTrial(0), Space()), **{name: drawn[name] for name in parameters(Space())}}
+    assert single == recipe(plain, epochs=7, seed=3, precision="fp32")
 
 
 def test_policy_erasing_and_the_order_of_flips_are_drawn() -> None:

@@ -119,17 +119,16 @@ def cutmix(images: Tensor, labels: Tensor, alpha: float, probability: Tensor) ->
 
     As in the paper's code, the box is cut off at the edges of the image, and the shares are those of the areas.
     """
-    (height, width), device = images.shape[2:], images.device
+    (channels, height, width), device = images.shape[1:], images.device
     share = torch.where(_draw_mixed(probability), draw_shares(alpha, 1, device), 1.0)
     rows, cols = (_draw_interval(side, share) for side in (height, width))  # bool [side]
     partner = draw_permutation(len(images), device)
-    inside = rows[:, None] & cols
-    pixels = _channels_last(images)
-    mixed = torch.where(inside[:, :, None], pixels.index_select(0, partner), pixels)
-    cut = inside.float().mean()
-    return _channels_first(mixed), Targets(
-        labels=torch.stack((labels, labels[partner])), shares=torch.stack((1 - cut, cut))
-    )
+    inside = rows[:, None] & cols.repeat_interleave(channels)  # [H, W C]: whole rows are faster than single pixels
+    lines = _channels_last(images).flatten(2)
+    mixed = torch.where(inside, lines.index_select(0, partner), lines).view(-1, height, width, channels)
+    cut = rows.float().mean() * cols.float().mean()
+    shares = torch.stack((1 - cut, cut))
+    return _channels_first(mixed), Targets(labels=torch.stack((labels, labels[partner])), shares=shares)
 
 
 def ricap(images: Tensor, labels: Tensor, alpha: float, probability: Tensor) -> tuple[Tensor, Targets]:

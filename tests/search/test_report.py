@@ -634,7 +634,8 @@ def test_a_report_is_replaced(mixed: RunFolder) -> None:
 
 
 def test_a_search_that_draws_mixed_images_and_a_policy_names_them(tmp_path: Path) -> None:
-    drawn = {"mix": ["none", "cutmix"], "policy": ["none", "trivial-augment"], "mix_share": [0.5, 1.0]}
+    drawn: dict[str, Any] = {"mix": ["none", "cutmix"], "policy": ["none", "trivial-augment"], "mix_share": [0.5, 1.0]}
+    drawn |= {"stages": 2, "block": "basic", "k1": 3, "k2": 3, "optimizer": "sgd"}  # so that an axis is left for each
     spec = StudySpec.model_validate({"data": "digits", "budget": 20_000, "trials": 12, "epochs": 2, "space": drawn})
     folder = make_run(tmp_path / "run", spec=spec, trainer=FakeTrainer())
     results = read_results(folder)

@@ -29,7 +29,8 @@ def torchvisions(image: Tensor, index: int) -> Tensor:
     """What torchvision makes of an image, uint8 [H, W, C], by the setting with this index."""
     name, magnitude = setting(index)
     planes = image.permute(2, 0, 1).contiguous()
-    return _apply_op(planes, name, magnitude, InterpolationMode.NEAREST, fill=None).permute(1, 2, 0)
+    changed: Tensor = _apply_op(planes, name, magnitude, InterpolationMode.NEAREST, fill=None)
+    return changed.permute(1, 2, 0)
 
 
 def on_a_border(index: int, size: tuple[int, int]) -> Tensor:
