@@ -26,12 +26,16 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Proto
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
 from train_core.blocks import BlockName
+from train_core.mix import MixName
 from train_core.optimizers import OPTIMIZERS, OptimizerName
 from train_core.specs import (
+    MIX_SETTINGS,
     AugmentSpec,
+    FlipOrder,
     Frozen,
     Kernel,
     Norm,
+    PolicyName,
     Precision,
     ResNetSpec,
     ScheduleName,
@@ -187,6 +191,8 @@ class Space(Frozen):
     drop_path: Number[Probability] = 0.0
     crop_padding: Number[Count] = 4
     flip: Choice[bool] = True
+    flip_order: Choice[FlipOrder] = "random"
+    policy: Choice[PolicyName] = "none"
     cutout: Number[Count] = 8
     rotation: Number[Degrees] = 0.0
     enlarge: Number[Factor] = 1.0
@@ -196,6 +202,10 @@ class Space(Frozen):
     contrast: Number[Strength] = 0.0
     saturation: Number[Strength] = 0.0
     hue: Number[Turns] = 0.0
+    erasing: Number[Strength] = 0.0
+    mix: Choice[MixName] = "none"
+    mix_share: Number[Share] = 1.0
+    mix_off: Number[Probability] = 0.0
 
     @property
     def max_stages(self) -> int:
@@ -311,6 +321,9 @@ REGULARISERS = (
     "head_dropout",
     "drop_path",
     *AugmentSpec.model_fields,
+    "mix",
+    "mix_share",
+    "mix_off",
 )
 """Parameters that short runs misjudge: they prefer less of each than full runs do."""
 
@@ -334,6 +347,7 @@ def _dimensions(space: Space) -> Iterator[tuple[str, Any]]:
 def recipe(draw: Draw, *, epochs: int, seed: int, precision: Precision, data_fraction: float = 1.0) -> TrainSpec:
     """The recipe that a draw describes, for a run of `epochs` on the share `data_fraction` of the training images."""
     optimizer = draw["optimizer"]
+    unused = MIX_SETTINGS if draw["mix"] == "none" else ()
     return TrainSpec(
         epochs=epochs,
         data_fraction=data_fraction,
@@ -343,7 +357,7 @@ def recipe(draw: Draw, *, epochs: int, seed: int, precision: Precision, data_fra
         lr=draw[f"{optimizer}_lr"],
         weight_decay=draw[f"{optimizer}_weight_decay"],
         augment=AugmentSpec(**{name: draw[name] for name in AugmentSpec.model_fields}),
-        **{name: draw[name] for name in TrainSpec.model_fields if name in draw and name != "optimizer"},
+        **{name: draw[name] for name in TrainSpec.model_fields if name in draw and name not in ("optimizer", *unused)},
     )
 
 

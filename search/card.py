@@ -18,7 +18,7 @@ from train_core.datasets import DATASETS, DatasetName
 from train_core.deploy import Description
 from train_core.examples import FormatName
 from train_core.formats import FORMATS, example
-from train_core.specs import AugmentSpec
+from train_core.specs import AugmentSpec, TrainSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +170,8 @@ def _training(exported: Exported) -> Iterator[tuple[str, str]]:
     yield "regularisation", f"{decay}, {dropout}"
     changes = [(name, value) for name, value in run.recipe.augment if value != getattr(_UNCHANGED, name)]
     yield "augmentation", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changes) or "none"
+    if run.recipe.mix != "none":
+        yield "mixed images", _mixed(run.recipe)
     yield "seed", f"{run.seed}"
     yield "device", f"{run.device}, {duration(run.seconds)}"
     if exported.versions:
@@ -177,6 +179,14 @@ def _training(exported: Exported) -> Iterator[tuple[str, str]]:
 
 
 _UNCHANGED = AugmentSpec(crop_padding=0, flip=False)
+
+
+def _mixed(recipe: TrainSpec) -> str:
+    """How a recipe mixes images, for example `cutmix in 50% of the batches, shares from Beta(1, 1)`."""
+    words = (
+        f"{recipe.mix} in {recipe.mix_share:.0%} of the batches, shares from Beta({recipe.alpha:g}, {recipe.alpha:g})"
+    )
+    return words + (f", none in the last {recipe.mix_off:.0%} of the run" if recipe.mix_off else "")
 
 
 def _limits(exported: Exported) -> str:

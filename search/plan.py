@@ -13,6 +13,8 @@ from search.errors import SpecError
 from search.spec import StudySpec
 from train_core.data import TrainingData
 from train_core.device import pick_precision, release_memory, wait_for
+from train_core.errors import RecipeError
+from train_core.mixing import check_size
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 from train_core.state import TrainState
 from train_core.step import WARM_UP, Stepper
@@ -46,9 +48,10 @@ def survey(spec: StudySpec, shape: DataShape) -> Survey:
 
     Raises:
         SpecError: the budget is less than the smallest network, or the limit on multiply-adds less than it takes; the
-            message names how much that is.
+            message names how much that is. Or the space mixes images in a way that they are too small for.
 
     """
+    _check_mixes(spec, shape)
     channels = {"in_channels": shape.in_channels, "num_classes": shape.num_classes}
     smallest = search_space.smallest(spec.space, **channels)
     if num_params(smallest) > spec.budget:
@@ -74,6 +77,14 @@ def survey(spec: StudySpec, shape: DataShape) -> Survey:
         mean_madds=sum(num_madds(network, shape.size) for network in networks) / SAMPLES,
         batch_sizes=tuple(draw["batch_size"] for draw in draws),
     )
+
+
+def _check_mixes(spec: StudySpec, shape: DataShape) -> None:
+    for mix in spec.space.mix if isinstance(spec.space.mix, tuple) else (spec.space.mix,):
+        try:
+            check_size(mix, shape.size)
+        except RecipeError as error:
+            raise SpecError(f"space.mix: {error}") from error
 
 
 def estimate(spec: StudySpec, found: Survey, data: TrainingData, precision: Precision) -> Estimate:

@@ -38,7 +38,7 @@ def test_imports_run_one_way(room: str) -> None:
 def test_the_space_takes_only_the_specs_from_the_trainer() -> None:
     """The specs, and the tables that they are made of; none of them needs torch."""
     ours = {name.rsplit(".", 1)[0] for name in imported(ROOT / "space.py") if name.startswith("train_core")}
-    assert ours == {"train_core.specs", "train_core.blocks", "train_core.optimizers"}
+    assert ours == {"train_core.specs", "train_core.blocks", "train_core.mix", "train_core.optimizers"}
 
 
 def test_only_the_space_suggests() -> None:

@@ -37,6 +37,7 @@ NEW = "no_such_name"
     [
         ("train_core/blocks.py", '    "basic", "preact"', f'    "{NEW}", "basic", "preact"', f"block '{NEW}' has no"),
         ("train_core/optimizers.py", 'Literal["sgd"', f'Literal["{NEW}", "sgd"', f"optimizer '{NEW}' has no record"),
+        ("train_core/mix.py", 'Literal["none"', f'Literal["{NEW}", "none"', f"mix '{NEW}' has no record"),
         ("train_core/datasets.py", 'Literal["cifar10"', f'Literal["{NEW}", "cifar10"', f"data set '{NEW}' has no"),
         ("train_core/examples.py", 'Literal["onnx"', f'Literal["{NEW}", "onnx"', f"format '{NEW}' has no record"),
         ("search/spec.py", 'Literal["tpe"', f'Literal["{NEW}", "tpe"', f"sampler '{NEW}' has no record"),
@@ -55,7 +56,7 @@ NEW = "no_such_name"
         ),
         ("space.py", "    adam_lr: Number[Rate]", "    other_lr: Number[Rate]", "no dimension adam_lr in Space"),
     ],
-    ids=["block", "optimizer", "data set", "format", "sampler", "record", "augmentation", "dimension"],
+    ids=["block", "optimizer", "mix", "data set", "format", "sampler", "record", "augmentation", "dimension"],
 )
 def test_a_name_without_its_record_is_named_when_the_code_is_imported(
     checkout: Path, file: str, old: str, new: str, message: str
@@ -116,4 +117,5 @@ def test_a_block_uses_the_fields_that_its_record_names_and_no_others(name: Block
 def test_what_regularises_is_known_of_every_optimizer_and_augmentation() -> None:
     assert {f"{name}_weight_decay" for name in OPTIMIZERS} <= set(REGULARISERS)
     assert set(AugmentSpec.model_fields) <= set(REGULARISERS)
+    assert {"mix", "mix_share", "mix_off"} <= set(REGULARISERS)
     assert set(REGULARISERS) <= set(Space.model_fields)

@@ -18,6 +18,7 @@ from space import (
     Space,
     _build,
     as_parameters,
+    drawn_regularisers,
     network,
     parameters,
     recipe,
@@ -289,6 +290,33 @@ def test_each_optimizer_has_its_own_rate_and_decay() -> None:
         made = recipe(drawn, epochs=7, seed=3, precision="bf16")
         assert (made.lr, made.weight_decay) == (lr, decay)
         assert (made.epochs, made.seed, made.precision, made.augment.cutout) == (7, 3, "bf16", 8)
+
+
+def test_mixed_images_are_drawn_and_their_settings_have_no_effect_without_them() -> None:
+    space = Space(mix=("none", "cutmix"), mix_share=(0.5, 1.0), mix_off={"low": 0.1, "high": 0.3})
+    assert {"mix", "mix_share", "mix_off"} <= set(drawn_regularisers(space))
+    drawn = {**suggest(RecordingTrial(0), space), "mix_share": 0.5}
+    mixed, single = (recipe({**drawn, "mix": mix}, epochs=7, seed=3, precision="fp32") for mix in ("cutmix", "none"))
+    assert (mixed.mix, mixed.mix_share, mixed.mix_off) == ("cutmix", 0.5, drawn["mix_off"])
+    plain = {**suggest(RecordingTrial(0), Space()), **{name: drawn[name] for name in parameters(Space())}}
+    assert single == recipe(plain, epochs=7, seed=3, precision="fp32")
+
+
+def test_policy_erasing_and_the_order_of_flips_are_drawn() -> None:
+    space = Space(policy=("none", "trivial-augment"), erasing=(0.0, 0.25), flip_order=("random", "alternating"))
+    found = {
+        (made.policy, made.erasing, made.flip_order)
+        for seed in range(40)
+        for made in [recipe(suggest(RecordingTrial(seed), space), epochs=1, seed=0, precision="fp32").augment]
+    }
+    assert len(found) == 8
+    assert set(drawn_regularisers(space)) == {"policy", "erasing", "flip_order"}
+
+
+def test_the_default_space_mixes_no_images_and_has_no_policy() -> None:
+    made = recipe(suggest(RecordingTrial(0), Space()), epochs=1, seed=0, precision="fp32")
+    assert (made.mix, made.mix_share, made.mix_off) == ("none", 1.0, 0.0)
+    assert (made.augment.policy, made.augment.erasing, made.augment.flip_order) == ("none", 0.0, "random")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train_core.policy import TrivialAugment
 from train_core.specs import AugmentSpec, CopySpec
 
 COPIED_AT_ONCE = 1000  # images, of a fixed copy
@@ -25,6 +26,9 @@ class Augmenter:
 
     `images` is uint8 [N, H, W, C]; `mean` and `std` are per channel, in units in which white is 1; `dtype` is the
     batches'. Holds one copy of the images, with a black border of `spec.crop_padding` pixels (without one: no copy).
+
+    If flips alternate, `seed` decides which images are flipped in the first pass over the images. `enter_pass` starts
+    the other passes.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class Augmenter:
         std: Sequence[float],
         *,
         dtype: torch.dtype = torch.float32,
+        seed: int = 0,
     ) -> None:
         self.spec = spec
         self.dtype = dtype
@@ -42,6 +47,14 @@ class Augmenter:
         border = spec.crop_padding
         self._padded = F.pad(images, (0, 0, border, border, border, border)) if border else images.contiguous()
         self._scale, self._shift = _scale_and_shift(mean, std, images.shape[2], images.device)
+        self._policy = (
+            TrivialAugment(self.size, images.shape[3], images.device) if spec.policy == "trivial-augment" else None
+        )
+        self._alternates = spec.flip and spec.flip_order == "alternating"
+        if self._alternates:
+            self._flipped_first = draw_first_flips(len(images), seed).to(images.device)
+            self._is_odd_pass = torch.zeros((), dtype=torch.bool, device=images.device)  # what a graph reads
+            self._pass = 0
         self._distorts = any(getattr(spec, name) != each.none for name, each in DISTORTIONS.items())
 
     def batch(self, indices: Tensor) -> Tensor:
@@ -49,11 +62,14 @@ class Augmenter:
 
         Each call draws again.
 
-        In this order: random crop and flip, enlargement and crop, random resized crop, rotation, perspective,
-        brightness, contrast, saturation, hue, normalisation, cutout. (torchvision's ColorJitter draws the order of its
-        four; here it is fixed.) What the spec leaves out is not computed.
+        In this order: random crop and flip, the policy's operation, enlargement and crop, random resized crop,
+        rotation, perspective, brightness, contrast, saturation, hue, normalisation, cutout, random erasing.
+        (torchvision's ColorJitter draws the order of its four; here it is fixed.) What the spec leaves out is not
+        computed.
         """
         pixels = self._crop_and_flip(indices)
+        if self._policy:
+            pixels = self._policy(pixels)
         if self._distorts:
             x = self._distort(pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255)
             batch = _multiply_add(x.permute(0, 2, 3, 1), 255 * self._scale, self._shift, self.dtype)
@@ -61,7 +77,15 @@ class Augmenter:
             batch = _multiply_add(pixels, self._scale, self._shift, self.dtype)
         if self.spec.cutout:
             batch = cutout(batch, draw_centres(len(indices), self.size, indices.device), self.spec.cutout)
+        if self.spec.erasing:
+            batch = erase(batch, draw_erased(len(indices), self.size, self.spec.erasing, indices.device))
         return batch
+
+    def enter_pass(self, number: int) -> None:
+        """Start the pass with this number (from 0) over the images: where flips alternate, the others are flipped."""
+        if self._alternates and number != self._pass:
+            self._is_odd_pass.fill_(number % 2 == 1)
+            self._pass = number
 
     def _crop_and_flip(self, indices: Tensor) -> Tensor:
         """Crop and flip images `indices` as the spec says: uint8 [B, H, W, C]."""
@@ -69,7 +93,10 @@ class Augmenter:
         if not (self.spec.crop_padding or self.spec.flip):
             return self._padded.index_select(0, indices)
         rows, cols = draw_offsets(count, self.spec.crop_padding, device)
-        flip = draw_chosen(count, 0.5 if self.spec.flip else 0.0, device)
+        if self._alternates:
+            flip = self._flipped_first[indices] ^ self._is_odd_pass
+        else:
+            flip = draw_chosen(count, 0.5 if self.spec.flip else 0.0, device)
         return crop_flip(self._padded, indices, rows, cols, flip, self.size)
 
     def _distort(self, x: Tensor) -> Tensor:
@@ -219,6 +246,16 @@ def cutout(x: Tensor, centres: Tensor, side: int) -> Tensor:
     return x.clone().masked_fill_(hit, 0)  # masked_fill would lose the memory format
 
 
+def erase(x: Tensor, boxes: Tensor) -> Tensor:
+    """Set the inside of `boxes` (int64 [B, 4]: top, left, height, width in pixels) to zero, the mean of the images."""
+    top, left, height, width = boxes[:, :, None].unbind(1)  # [B, 1]
+    row = torch.arange(x.shape[-2], device=x.device)
+    col = torch.arange(x.shape[-1], device=x.device)
+    hit_rows = (row >= top) & (row < top + height)
+    hit_cols = (col >= left) & (col < left + width)
+    return x.clone().masked_fill_(hit_rows[:, None, :, None] & hit_cols[:, None, None, :], 0)
+
+
 # Drawing the parameters of `count` images. `size` is height and width in pixels.
 
 
@@ -259,6 +296,32 @@ def draw_boxes(count: int, size: tuple[int, int], least_area: float, device: tor
     top = torch.where(some_fit, (torch.rand(count, device=device) * (room_y + 1)).floor(), (room_y / 2).floor())
     left = torch.where(some_fit, (torch.rand(count, device=device) * (room_x + 1)).floor(), (room_x / 2).floor())
     return torch.stack((top, left, box_height, box_width), 1)
+
+
+def draw_erased(count: int, size: tuple[int, int], probability: float, device: torch.device) -> Tensor:
+    """Draw boxes for `erase` (Zhong et al. 2020, arXiv:1708.04896): int64 [count, 4].
+
+    As torchvision's RandomErasing: areas uniform from 0.02 to 0.33 of the image's, ratios of height to width
+    log-uniform from 0.3 to 3.3, positions uniform. The first of ten tries that is lower and narrower than the image
+    counts. The boxes of images that keep all pixels are empty.
+    """
+    height, width = size
+    tries = (10, count)
+    area = height * width * torch.empty(tries, device=device).uniform_(0.02, 0.33)
+    ratio = torch.empty(tries, device=device).uniform_(math.log(0.3), math.log(3.3)).exp()
+    box_height, box_width = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (box_height < height) & (box_width < width)
+    first = fits.to(torch.uint8).argmax(0, keepdim=True)
+    is_erased = draw_chosen(count, probability, device) & fits.any(0)
+    box_height, box_width = (each.gather(0, first)[0] * is_erased for each in (box_height, box_width))
+    top = (torch.rand(count, device=device) * (height - box_height + 1)).floor()
+    left = (torch.rand(count, device=device) * (width - box_width + 1)).floor()
+    return torch.stack((top, left, box_height, box_width), 1).long()
+
+
+def draw_first_flips(images: int, seed: int) -> Tensor:
+    """Draw which images are flipped in the first pass over them: bool [images], on the CPU, by the seed alone."""
+    return torch.rand(images, generator=torch.Generator().manual_seed(seed)) < 0.5
 
 
 def draw_window(count: int, size: tuple[int, int], factor: float, device: torch.device) -> Tensor:
@@ -397,9 +460,11 @@ DISTORTIONS = {
     ),
     "hue": Distortion(none=0.0, apply=lambda x, most: adjust_hue(x, draw_uniform(len(x), 0, most, x.device))),
 }
-"""What changes the geometry, then the colours, in this order; crop and flip come before it, cutout after it."""
+"""What changes the geometry, then the colours, in this order; crop, flip and policy come before it, cutout and erasing
+after it."""
 
-_ON_PIXELS = ("crop_padding", "flip", "cutout")  # what `Augmenter` itself does, on uint8 or on normalised images
+# What `Augmenter` itself does, on uint8 or on normalised images.
+_ON_PIXELS = ("crop_padding", "flip", "flip_order", "policy", "cutout", "erasing")
 
 if missing := set(AugmentSpec.model_fields) - set(DISTORTIONS) - set(_ON_PIXELS):
     raise TypeError(f"augmentation {min(missing)!r} has no record in DISTORTIONS: add one")

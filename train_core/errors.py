@@ -20,6 +20,10 @@ class DownloadError(DataError):
     exit_code = 1
 
 
+class RecipeError(UserError):
+    """A recipe that does not suit the images."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that cannot be read back."""
 

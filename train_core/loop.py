@@ -59,10 +59,14 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
         seed_epoch(recipe, epoch)
         state.model.train()
         order = _shuffled(len(train_split), device) if part is None else _passes(part, len(train_split))
+        images_a_pass = len(train_split) if part is None else len(part)
+        passes = math.ceil(len(train_split) / images_a_pass)  # in an epoch
         stepper.sums.zero_()
         for i in range(steps_per_epoch):
             step = (epoch - 1) * steps_per_epoch + i
             lr = lr_at(recipe, step, steps)
+            # The batch's first image decides which pass it is of.
+            stepper.prepare(step, steps, (epoch - 1) * passes + i * batch_size // images_a_pass)
             stepper.step(order[i * batch_size : (i + 1) * batch_size], lr)
             ema_updater.follow(step)
             # Most of what diverges does so in its first steps: no need to wait for the epoch's end.

@@ -7,11 +7,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from train_core.blocks import BLOCKS, OPTIONAL, BlockName
+from train_core.mix import MIXES, MixName
 from train_core.optimizers import OPTIMIZERS, OptimizerName
 
 Kernel = Literal[1, 3, 5, 7]
@@ -28,6 +29,8 @@ ScheduleName = Literal["cosine", "one-cycle", "multi-step", "step", "constant"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Start = Literal["random", "imagenet"]
 Keep = Literal["last", "best"]
+PolicyName = Literal["none", "trivial-augment"]
+FlipOrder = Literal["random", "alternating"]
 
 ANNEALED = frozenset({"cosine", "one-cycle"})
 """Schedules whose rate reaches zero at the end of a run."""
@@ -261,6 +264,17 @@ class AugmentSpec(Frozen):
         description="width in pixels of a black border; a random crop of the original size follows",
     )
     flip: bool = Field(default=True, description="flips half of the images horizontally")
+    flip_order: FlipOrder = Field(
+        default="random",
+        description="which images are flipped. random: drawn anew in each epoch; alternating: each image in every "
+        "second pass over the images, and drawn in the first pass only (Jordan 2024, arXiv:2404.00498); no effect "
+        "without flip",
+    )
+    policy: PolicyName = Field(
+        default="none",
+        description="random operations on the pixels, after crop and flip. trivial-augment: one of 14 operations with "
+        "one of 31 strengths for each image (TrivialAugment wide, Müller & Hutter 2021, arXiv:2103.10158)",
+    )
     cutout: int = Field(
         default=0,
         ge=0,
@@ -296,6 +310,13 @@ class AugmentSpec(Frozen):
         le=0.5,
         description="strength x: the shift is drawn from -x to x, in turns of the colour wheel",
     )
+    erasing: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="probability that a random box of 2 to 33 % of the image is masked (Zhong et al. 2020, "
+        "arXiv:1708.04896)",
+    )
 
 
 class CopySpec(AugmentSpec):
@@ -303,6 +324,8 @@ class CopySpec(AugmentSpec):
 
     crop_padding: int = Field(default=0, ge=0, le=1024, description="as above")
     flip: bool = Field(default=False, description="as above")
+    # No field: a copy is made once, so there is no second pass in which its images could be flipped.
+    flip_order: ClassVar[FlipOrder] = "random"  # type: ignore[misc]  # pydantic then leaves the field out
     mirror: bool = Field(default=False, description="flips all images horizontally")
 
 
@@ -380,6 +403,19 @@ class TrainSpec(Frozen):
         description="random seed for initialisation, order of the images, augmentation and dropout",
     )
     precision: Precision = Field(default="fp32", description="fp32, or bf16 or fp16 autocast")
+    mix: MixName = Field(
+        default="none",
+        description="training images that are mixed with each other, and their labels in the same shares. "
+        + "; ".join(f"{name}: {each.description}" for name, each in MIXES.items()),
+    )
+    mix_alpha: float = Field(
+        default=0.0,
+        ge=0,
+        description="the shares of mixed images are drawn from Beta(alpha, alpha); 0: the alpha of the paper, "
+        + ", ".join(f"{each.alpha:g} for {name}" for name, each in MIXES.items() if name != "none"),
+    )
+    mix_share: float = Field(default=1.0, gt=0, le=1, description="probability that a batch is mixed")
+    mix_off: Probability = Field(default=0.0, description="share of the run, at its end, without mixed images")
     augment: AugmentSpec = AugmentSpec()
 
     @model_validator(mode="after")
@@ -394,10 +430,28 @@ class TrainSpec(Frozen):
             raise ValueError("a part of the images and copies of them do not go together")
         return self
 
+    @model_validator(mode="after")
+    def _mixes(self) -> Self:
+        if self.mix == "none":
+            for name in MIX_SETTINGS:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} has no effect without mixed images: set mix, or leave {name} out")
+        return self
+
+    @property
+    def alpha(self) -> float:
+        """The parameter of the beta distribution of the shares of mixed images."""
+        return self.mix_alpha or MIXES[self.mix].alpha
+
     def __str__(self) -> str:
         """The recipe in a few words, for example `sgd, lr 0.1, cosine, batch 128, 30 epochs`."""
         words = f"{self.optimizer}, lr {self.lr:.3g}, {self.schedule}, batch {self.batch_size}, {self.epochs} epochs"
-        return words + (f" on {self.data_fraction:.0%} of the images" if self.data_fraction < 1 else "")
+        words += f" on {self.data_fraction:.0%} of the images" if self.data_fraction < 1 else ""
+        return ", ".join([words, *(name for name in (self.mix, self.augment.policy) if name != "none")])
+
+
+MIX_SETTINGS = ("mix_alpha", "mix_share", "mix_off")
+"""Fields that have an effect where images are mixed only."""
 
 
 def num_params(spec: ResNetSpec) -> int:

@@ -8,12 +8,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from train_core.augment import Augmenter
 from train_core.data import Split
 from train_core.device import NO_CAPTURE, is_out_of_memory, may_capture, release_memory
 from train_core.errors import CaptureError
+from train_core.mixing import Mixer, Targets
 from train_core.optim import set_lr
 from train_core.specs import Precision
 from train_core.state import TrainState
@@ -45,6 +45,7 @@ class Stepper:
         self._state = state
         self._augmenter = augmenter
         self._labels = labels
+        self._mixer = Mixer(state.recipe, augmenter.size, device)
         self._chosen = torch.zeros(batch_size, dtype=torch.int64, device=device)  # what a graph reads
         self._graph: torch.cuda.CUDAGraph | None = None
         self._side_stream = _side_stream(device) if device.type == "cuda" else None
@@ -66,13 +67,18 @@ class Stepper:
         capture: bool = True,
     ) -> Self:
         """Steps on the images of a split, augmented as the state's recipe says."""
-        augmenter = Augmenter(split.images, state.recipe.augment, mean, std)
+        augmenter = Augmenter(split.images, state.recipe.augment, mean, std, seed=state.recipe.seed)
         return cls(state, augmenter, split.labels, batch_size, capture=capture)
 
     @property
     def is_captured(self) -> bool:
         """Whether steps are replayed from a graph by now."""
         return self._graph is not None
+
+    def prepare(self, step: int, steps: int, number_of_pass: int) -> None:
+        """Say which step of the run comes next (from 0), and which pass over the images its batch is of (from 0)."""
+        self._mixer.at(step, steps)
+        self._augmenter.enter_pass(number_of_pass)
 
     def step(self, chosen: Tensor, lr: float) -> None:
         """Take one step at learning rate `lr` on the images `chosen` (int64 [batch_size]).
@@ -112,7 +118,8 @@ class Stepper:
     def _work(self) -> None:
         # All that a graph replays. Nothing in it may read a value back, or have a shape that depends on one.
         labels = self._labels[self._chosen]
-        train_step(self._state, self._augmenter.batch(self._chosen), labels, self.sums, self._half)
+        images, targets = self._mixer(self._augmenter.batch(self._chosen), labels)
+        train_step(self._state, images, targets, self.sums, self._half)
 
     def _capture(self) -> None:
         self._captures = False  # once is enough, however it ends
@@ -192,11 +199,13 @@ class HalfWeights:
 def train_step(
     state: TrainState,
     images: Tensor,
-    labels: Tensor,
+    labels: Tensor | Targets,
     sums: Tensor | None = None,
     half: HalfWeights | None = None,
 ) -> Tensor:
     """One optimizer step on normalised images [B, C, H, W]; returns [summed loss, correct], added to `sums` if given.
+
+    `labels` is int64 [B], or the targets of mixed images.
 
     The batch goes through the network in `state.accumulation_steps` parts of (nearly) equal size. With `half`, the
     network computes with these weights in the recipe's half precision.
@@ -207,18 +216,19 @@ def train_step(
     forward = state.model if half is None else partial(functional_call, state.model, half.twins)
     if half is not None:
         half.refresh()
+    targets = labels if isinstance(labels, Targets) else Targets.of(labels)
     for part, answers in zip(
-        images.chunk(state.accumulation_steps), labels.chunk(state.accumulation_steps), strict=True
+        images.chunk(state.accumulation_steps), targets.chunk(state.accumulation_steps), strict=True
     ):
         with autocast(images.device, recipe.precision):
             logits = forward(part)
-            loss = F.cross_entropy(logits, answers, label_smoothing=recipe.label_smoothing)
+            loss = answers.cross_entropy(logits, recipe.label_smoothing)
         share = loss if len(part) == len(images) else loss * (len(part) / len(images))
         state.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         if half is not None:
             half.hand_over_gradients()
         sums[0].add_(loss.detach(), alpha=len(part))
-        sums[1].add_((logits.detach().argmax(dim=1) == answers).sum())
+        sums[1].add_(answers.correct(logits.detach()))
     if recipe.clip_norm or recipe.clip_value:
         state.scaler.unscale_(state.optimizer)
     if recipe.clip_value:

@@ -39,6 +39,10 @@ def make_odd_sources() -> None:
     (Path("corrupt") / "train" / "dog" / "2.png").write_bytes(b"\x89PNG no image")
     np.savez("arrays.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
     Path("typo.toml").write_text('data = "digits"\nbudget = 20000\n[space]\noptimzer = "sgd"\n')
+    lines = {"x_train": np.zeros((8, 1, 9, 3), np.uint8), "y_train": np.arange(8) % 2}
+    np.savez("lines.npz", **lines)  # type: ignore[arg-type]  # numpy takes arrays by any name
+    Path("cut.toml").write_text('data = "lines.npz"\nbudget = 20000\n[space]\nmix = ["none", "cutmix"]\n')
+    Path("mixes.toml").write_text('data = "digits"\nbudget = 20000\n[space]\nmix = "cutmx"\n')
     Path("a-file").touch()
 
 
@@ -75,6 +79,14 @@ MISTAKES = [
     ("run digits --runs what?", "has a ? in its path: choose another with --runs"),
     ("run digit", "unknown study 'digit' (did you mean 'digits'?)"),
     ("run typo.toml", "unknown key 'space.optimzer' (did you mean 'optimizer'?)"),
+    (
+        "run cut.toml",
+        "space.mix: mix = 'cutmix' cuts images, and these have only 1x9 pixels: use mix = 'mixup' or 'none'",
+    ),
+    (
+        "run mixes.toml",
+        "space.mix: should be 'none', 'mixup', 'cutmix' or 'ricap', not 'cutmx' (did you mean 'cutmix'?)",
+    ),
     ("run digits --data no-such-data", "unknown data set 'no-such-data'"),
     ("run digits --data one-class", "one-class"),
     ("run digits --data empty", "empty"),

@@ -1,5 +1,6 @@
 """What a study will do, and how long it takes, worked out before it starts."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from search import plan
 from search.data_shape import data_shape_of
+from search.errors import SpecError
 from search.plan import Pace, Survey, _seconds_an_image, estimate, fastest_precision, survey, time_steps
 from tests.support.runs import study_spec
 from tests.support.tiny import NETWORK, tiny_data
@@ -38,6 +40,16 @@ class OnCuda:
 def test_the_batch_sizes_of_a_survey_are_those_that_the_space_draws() -> None:
     spec = study_spec(space={"stages": 2, "batch_size": [16, 64]})
     assert set(survey(spec, data_shape_of(DATA)).batch_sizes) == {16, 64}
+
+
+@pytest.mark.parametrize("mix", ["cutmix", ["none", "mixup", "ricap"]])
+def test_a_space_does_not_cut_images_of_a_single_pixel(mix: object) -> None:
+    shape = replace(data_shape_of(DATA), size=(1, 8))
+    with pytest.raises(
+        SpecError, match=r"^space\.mix: mix = '(cutmix|ricap)' cuts images, and these have only 1x8 pix"
+    ):
+        survey(study_spec(space={"stages": 2, "mix": mix}), shape)
+    assert survey(study_spec(space={"stages": 2, "mix": ["none", "mixup"]}), shape).largest
 
 
 def test_steps_are_timed_for_real() -> None:

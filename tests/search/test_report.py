@@ -631,3 +631,20 @@ def test_a_report_is_replaced(mixed: RunFolder) -> None:
     assert mixed.report.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert not [path for path in mixed.root.iterdir() if path.name.startswith(".report")]
     assert optuna.logging.get_verbosity() == optuna.logging.ERROR
+
+
+def test_a_search_that_draws_mixed_images_and_a_policy_names_them(tmp_path: Path) -> None:
+    drawn: dict[str, Any] = {"mix": ["none", "cutmix"], "policy": ["none", "trivial-augment"], "mix_share": [0.5, 1.0]}
+    drawn |= {"stages": 2, "block": "basic", "k1": 3, "k2": 3, "optimizer": "sgd"}  # so that an axis is left for each
+    spec = StudySpec.model_validate({"data": "digits", "budget": 20_000, "trials": 12, "epochs": 2, "space": drawn})
+    folder = make_run(tmp_path / "run", spec=spec, trainer=FakeTrainer())
+    results = read_results(folder)
+    page = Page(folder)
+    recipes = [str(trial.recipe) for trial in results.complete]
+    for words in (" epochs on 1% of the images, cutmix", ", cutmix, trivial-augment", " images, trivial-augment"):
+        assert any(recipe.endswith(words) for recipe in recipes), words
+    hovers = json.dumps(page.figures)
+    assert all(recipe in hovers for recipe in recipes)
+    assert '"label": "mix", ' in hovers
+    assert '"ticktext": ["cutmix", "none"]' in hovers
+    assert "on 1% of the images" in headline(results)  # regularisers are drawn

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
-from torchvision.transforms import RandomPerspective, RandomResizedCrop
+from torchvision.transforms import RandomErasing, RandomPerspective, RandomResizedCrop
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
@@ -21,16 +21,20 @@ from train_core.augment import (
     draw_centres,
     draw_chosen,
     draw_corners,
+    draw_erased,
+    draw_first_flips,
     draw_offsets,
     draw_uniform,
     draw_window,
     enlarge_crop,
+    erase,
     fixed_copy,
     normalise,
     perspective,
     resize_crop,
     rotate,
 )
+from train_core.policy import TrivialAugment
 from train_core.specs import AugmentSpec, CopySpec
 
 CPU = torch.device("cpu")
@@ -38,6 +42,7 @@ NOTHING = AugmentSpec(crop_padding=0, flip=False)
 EVERYTHING = AugmentSpec(
     crop_padding=4,
     flip=True,
+    policy="trivial-augment",
     cutout=5,
     enlarge=1.25,
     rotation=20,
@@ -47,9 +52,12 @@ EVERYTHING = AugmentSpec(
     contrast=0.3,
     saturation=0.3,
     hue=0.2,
+    erasing=0.7,
 )
 ONE_AT_A_TIME = [
-    NOTHING.model_copy(update={name: value}) for name, value in EVERYTHING.model_dump().items() if name != "flip"
+    NOTHING.model_copy(update={name: value})
+    for name, value in EVERYTHING.model_dump().items()
+    if name not in {"flip", "flip_order"}  # they have tests of their own
 ]
 SHAPES = [(3, 16, 16), (1, 16, 16), (3, 12, 20), (1, 21, 13)]  # RGB and grey, square and not
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -142,6 +150,7 @@ def test_a_fixed_copy_of_nothing_is_the_images_and_a_mirrored_one_their_mirror_i
         CopySpec(flip=True, enlarge=1.125),
         CopySpec(flip=True, rotation=90),
         CopySpec(flip=True, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5),
+        CopySpec(flip=True, policy="trivial-augment", erasing=0.5),
     ],
     ids=lambda spec: " ".join(sorted(spec.model_fields_set - {"flip"})),
 )
@@ -218,6 +227,16 @@ def test_cutout_clears_a_square_about_its_centre(side: int) -> None:
         assert (cut[1] == 0).sum() == 3 * side**2  # far from the edges: all of it
 
 
+def test_erasing_clears_the_inside_of_the_boxes() -> None:
+    x = torch.ones(4, 3, 12, 20)
+    boxes = [[0, 0, 3, 4], [5, 6, 1, 14], [11, 19, 1, 1], [4, 4, 0, 7]]
+    erased, expected = erase(x, torch.tensor(boxes)), x.clone()
+    for n, (top, left, height, width) in enumerate(boxes):
+        expected[n, :, top : top + height, left : left + width] = 0
+    assert torch.equal(erased, expected)
+    assert torch.equal(erased[3], x[3])  # no height: nothing is erased
+
+
 @shapes
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_normalise_subtracts_the_mean_and_divides_by_std(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
@@ -274,6 +293,30 @@ def test_boxes_are_spread_as_torchvisions(height: int, width: int, least_area: f
     deciles = torch.linspace(0.1, 0.9, 9)
     torch.testing.assert_close(boxes.quantile(deciles, 0), theirs.quantile(deciles, 0), atol=1.01, rtol=0)
     torch.testing.assert_close(boxes.mean(0), theirs.mean(0), atol=0.5, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 40), (8, 64)])
+def test_erased_boxes_are_spread_as_torchvisions(height: int, width: int) -> None:
+    boxes = draw_erased(10_000, (height, width), 1.0, CPU)
+    image, whole = torch.empty(3, height, width), (height, width)
+    scale, ratio = (0.02, 0.33), (0.3, 3.3)
+    theirs = torch.tensor([RandomErasing.get_params(image, scale, ratio, [0.0])[:4] for _ in range(3_000)])
+    theirs[(theirs[:, 2:] == torch.tensor(whole)).all(1)] = 0  # none of ten tries fits: the image stays
+    top, left, box_height, box_width = boxes.unbind(1)
+    assert boxes.min() >= 0
+    assert (top + box_height).max() <= height
+    assert (left + box_width).max() <= width
+    chosen = box_height > 0
+    assert chosen.float().mean().item() == pytest.approx((theirs[:, 2] > 0).float().mean().item(), abs=0.02)
+    ours, theirs = boxes[chosen].float(), theirs[theirs[:, 2] > 0].float()
+    deciles = torch.linspace(0.1, 0.9, 9)
+    torch.testing.assert_close(ours.quantile(deciles, 0), theirs.quantile(deciles, 0), atol=1.01, rtol=0)
+    torch.testing.assert_close(ours.mean(0), theirs.mean(0), atol=0.5, rtol=0)
+
+
+def test_images_are_erased_with_the_probability() -> None:
+    boxes = draw_erased(20_000, (32, 32), 0.25, CPU)
+    assert (boxes[:, 2] > 0).float().mean().item() == pytest.approx(0.25, abs=0.015)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 64), (64, 8)])
@@ -367,6 +410,33 @@ def test_half_of_a_batch_is_flipped() -> None:
     assert (batch[:, 0, 0, 1] > batch[:, 0, 0, 0]).float().mean().item() == pytest.approx(0.5, abs=0.02)
 
 
+def test_alternating_flips_flip_each_image_in_every_second_pass() -> None:
+    spec = NOTHING.model_copy(update={"flip": True, "flip_order": "alternating"})
+    images, indices = stored(400, (3, 4, 6)), torch.randperm(400)
+    plain, mirrored = (normalise(each[indices], MEAN, STD, torch.float32) for each in (images, images.flip(2)))
+    augmented = Augmenter(images, spec, MEAN, STD, seed=5)
+    first = draw_first_flips(400, seed=5)[indices]
+    assert first.float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert not torch.equal(first, draw_first_flips(400, seed=6)[indices])
+    before = torch.get_rng_state()
+    for number in (0, 1, 2, 5, 0, 7, 8):  # also when a run continues
+        augmented.enter_pass(number)
+        flipped = (first ^ (number % 2 == 1))[:, None, None, None]
+        assert torch.equal(augmented.batch(indices), torch.where(flipped, mirrored, plain))
+    torch.manual_seed(1)
+    same_seed = Augmenter(images, spec, MEAN, STD, seed=5)
+    assert torch.equal(same_seed.batch(indices), torch.where(first[:, None, None, None], mirrored, plain))
+    torch.set_rng_state(before)
+
+
+def test_the_order_of_flips_has_no_effect_without_flips() -> None:
+    spec = NOTHING.model_copy(update={"flip_order": "alternating"})
+    images, indices = stored(6, (3, 4, 6)), torch.arange(6)
+    augmented = augmenter(images, spec)
+    augmented.enter_pass(1)
+    assert torch.equal(augmented.batch(indices), normalise(images, MEAN, STD, torch.float32))
+
+
 def test_transforms_come_in_the_documented_order() -> None:
     images, indices, size = stored(8, (3, 12, 20)), torch.arange(8), (12, 20)
     torch.manual_seed(3)
@@ -374,7 +444,8 @@ def test_transforms_come_in_the_documented_order() -> None:
     torch.manual_seed(3)
     rows, cols = draw_offsets(8, 4, CPU)
     padded = torch.nn.functional.pad(images, (0, 0, 4, 4, 4, 4))
-    x = crop_flip(padded, indices, rows, cols, draw_chosen(8, 0.5, CPU), size).permute(0, 3, 1, 2) / 255
+    pixels = crop_flip(padded, indices, rows, cols, draw_chosen(8, 0.5, CPU), size)
+    x = TrivialAugment(size, 3, CPU)(pixels).permute(0, 3, 1, 2) / 255
     x = enlarge_crop(x, draw_window(8, size, EVERYTHING.enlarge, CPU), EVERYTHING.enlarge)
     x = resize_crop(x, draw_boxes(8, size, EVERYTHING.resize_crop, CPU))
     x = rotate(x, draw_uniform(8, 0, EVERYTHING.rotation, CPU))
@@ -385,6 +456,7 @@ def test_transforms_come_in_the_documented_order() -> None:
     x = adjust_hue(x, draw_uniform(8, 0, EVERYTHING.hue, CPU))
     x = tv.normalize(x, list(MEAN), list(STD))
     x = cutout(x, draw_centres(8, size, CPU), EVERYTHING.cutout)
+    x = erase(x, draw_erased(8, size, EVERYTHING.erasing, CPU))
     torch.testing.assert_close(batch, x, atol=1e-4, rtol=0)
 
 
@@ -404,7 +476,9 @@ def test_nothing_reads_the_device_or_takes_its_shape_from_data(channels: int) ->
     with FakeTensorMode():
         images = torch.empty(9, 12, 20, channels, dtype=torch.uint8, device="cuda")
         indices = torch.empty(4, dtype=torch.int64, device="cuda")
-        batch = augmenter(images, EVERYTHING).batch(indices)
+        alternating = augmenter(images, EVERYTHING.model_copy(update={"flip_order": "alternating"}))
+        alternating.enter_pass(3)
+        batch = augmenter(images, EVERYTHING).batch(indices) + alternating.batch(indices)
         evaluated = normalise(images, MEAN[:channels], STD[:channels], torch.float32)
     assert batch.shape == (4, channels, 12, 20)
     assert batch.device.type == evaluated.device.type == "cuda"

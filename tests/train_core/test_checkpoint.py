@@ -23,6 +23,13 @@ CPU = torch.device("cpu")
         {"ema_decay": 0.9},
         {"schedule": "one-cycle", "precision": "bf16"},
         {"precision": "fp16", "clip_norm": 1.0},
+        {
+            "mix": "cutmix",
+            "mix_share": 0.5,
+            "augment": {"policy": "trivial-augment", "flip_order": "alternating", "erasing": 0.5},
+        },
+        {"mix": "ricap", "mix_off": 0.4, "augment": {"flip_order": "alternating"}, "data_fraction": 0.5},
+        {"mix": "mixup", "mix_alpha": 0.4},
     ],
 )
 def test_a_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(

@@ -120,6 +120,59 @@ def test_a_part_is_a_share_of_each_class_and_seen_as_often_as_a_longer_run_sees_
     assert {index: seen.count(index) for index in part.tolist()} == dict.fromkeys(part.tolist(), 8)
 
 
+MIXING = [{"mix": "mixup"}, {"mix": "cutmix", "mix_share": 0.5}, {"mix": "ricap", "mix_off": 0.2}]
+
+
+@pytest.mark.parametrize("changes", MIXING)
+def test_it_learns_from_mixed_images(changes: dict[str, Any]) -> None:
+    augment = {"crop_padding": 1, "erasing": 0.25, "flip_order": "alternating"}
+    state = TrainState.new(NETWORK, tiny_recipe(epochs=16, augment=augment, **changes), CPU)
+    results = list(train(state, tiny_data()))
+    assert results[-1].val_accuracy > 0.9
+    assert 0 < results[-1].train_accuracy <= 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"data_fraction": 0.25}, {"data_fraction": 0.4, "batch_size": 9}])
+def test_flips_alternate_from_pass_to_pass_over_the_images(changes: dict[str, Any]) -> None:
+    data = tiny_data(images=96)  # 48 for training
+    augment = {"crop_padding": 0, "flip_order": "alternating"}
+    state = TrainState.new(NETWORK, tiny_recipe(epochs=4, augment=augment, **changes), CPU)
+    passes, original = list[tuple[int, int]](), step.Stepper.prepare
+
+    def spy(stepper: step.Stepper, number: int, steps: int, number_of_pass: int) -> None:
+        passes.append((number, number_of_pass))
+        original(stepper, number, steps, number_of_pass)
+
+    with mock.patch.object(step.Stepper, "prepare", spy):
+        list(train(state, data))
+    batch, part = state.recipe.batch_size, len(data.train.subset(state.recipe.data_fraction, 0))
+    an_epoch = 48 // batch
+    assert [number for number, _ in passes] == list(range(4 * an_epoch))
+    assert [number for _, number in passes] == [
+        epoch * math.ceil(48 / part) + i * batch // part for epoch in range(4) for i in range(an_epoch)
+    ]
+
+
+def test_each_image_is_flipped_in_every_second_epoch() -> None:
+    augment = {"crop_padding": 0, "flip_order": "alternating"}
+    state = TrainState.new(NETWORK, tiny_recipe(epochs=6, augment=augment), CPU)
+    data, seen = tiny_data(), dict[int, list[bool]]()
+    plain = normalise(data.train.images, data.mean, data.std, torch.float32)
+    original = step.Stepper._work
+
+    def spy(stepper: step.Stepper) -> None:
+        for index, image in zip(stepper._chosen.tolist(), stepper._augmenter.batch(stepper._chosen), strict=True):
+            is_plain, is_mirrored = torch.equal(image, plain[index]), torch.equal(image, plain[index].flip(2))
+            assert is_plain != is_mirrored
+            seen.setdefault(index, []).append(is_mirrored)
+        original(stepper)
+
+    with mock.patch.object(step.Stepper, "_work", spy):
+        list(train(state, data))
+    assert len(seen) == 48
+    assert {tuple(flips) for flips in seen.values()} == {(False, True) * 3, (True, False) * 3}
+
+
 def test_a_diverged_run_stops_with_the_reason() -> None:
     state = TrainState.new(NETWORK, tiny_recipe(lr=1e30), CPU)
     with pytest.raises(DivergedError, match=r"training loss was (nan|inf) (in|after 1 steps of) epoch 1"):
@@ -133,8 +186,11 @@ def test_a_run_that_diverges_in_its_first_steps_is_stopped_there() -> None:
         list(train(state, data))
 
 
-def test_the_host_waits_for_the_device_once_an_epoch_and_once_early_in_the_first() -> None:
-    state, data = TrainState.new(NETWORK, tiny_recipe(epochs=2), CPU), tiny_data()
+@pytest.mark.parametrize("changes", [{}, *MIXING])
+def test_the_host_waits_for_the_device_once_an_epoch_and_once_early_in_the_first(changes: dict[str, Any]) -> None:
+    augment = {"crop_padding": 1, "flip_order": "alternating", "policy": "trivial-augment", "erasing": 0.5}
+    recipe = tiny_recipe(epochs=2, **({"augment": augment} | changes if changes else {}))
+    state, data = TrainState.new(NETWORK, recipe, CPU), tiny_data()
     with torch.profiler.profile(acc_events=True) as profile:
         list(train(state, data))
     reads = {event.key: event.count for event in profile.key_averages()}

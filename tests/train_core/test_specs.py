@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from train_core.specs import ResNetSpec, TrainSpec, block_shapes, num_madds, num_params
+from train_core.specs import AugmentSpec, ResNetSpec, TrainSpec, block_shapes, num_madds, num_params
 
 A5 = ResNetSpec(widths=(32, 64, 128, 256), blocks=(8, 6, 4, 3), block="preact", stem_kernel=1, shortcut="max-pool")
 
@@ -77,6 +77,15 @@ def test_widths_of_one_stage_each_are_those_of_its_blocks() -> None:
         {"optimizer": "no-such-optimizer"},
         {"milestones": (0.6, 0.3)},
         {"augment": {"hue": 0.6}},
+        {"augment": {"policy": "no-such-policy"}},
+        {"augment": {"flip_order": "no-such-order"}},
+        {"augment": {"erasing": 1.5}},
+        {"copies": [{"flip_order": "random"}]},
+        {"mix": "no-such-mix"},
+        {"mix": "mixup", "mix_share": 0},
+        {"mix": "mixup", "mix_off": 1},
+        {"mix": "mixup", "mix_alpha": -1},
+        {"mix_share": 0.5},
     ],
 )
 def test_impossible_recipes_are_refused(wrong: dict[str, object]) -> None:
@@ -88,6 +97,12 @@ def test_specs_survive_json() -> None:
     recipe = TrainSpec(epochs=3, schedule="multi-step", milestones=(0.5,))
     assert ResNetSpec.model_validate_json(A5.model_dump_json()) == A5
     assert TrainSpec.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_a_recipe_in_words() -> None:
+    assert str(TrainSpec(epochs=30)) == "sgd, lr 0.1, cosine, batch 128, 30 epochs"
+    mixed = TrainSpec(epochs=30, data_fraction=0.15, mix="cutmix", augment=AugmentSpec(policy="trivial-augment"))
+    assert str(mixed) == ("sgd, lr 0.1, cosine, batch 128, 30 epochs on 15% of the images, cutmix, trivial-augment")
 
 
 def test_a_network_in_words() -> None:

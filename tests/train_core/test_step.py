@@ -157,6 +157,20 @@ class FakeGraphs:
         self.stepper._work()
 
 
+def test_a_graph_reads_from_the_device_which_pass_it_is_and_whether_images_are_mixed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A replayed step is the captured one: nothing that changes may be a number of Python's."""
+    recipe = tiny_recipe(mix="mixup", mix_off=0.5, augment={"crop_padding": 0, "flip_order": "alternating"})
+    stepper = Stepper.of(TrainState.new(NETWORK, recipe, CPU), tiny_data().train, (0.5,) * 3, (0.2,) * 3, 4)
+    tensors = (stepper._mixer._probability, stepper._augmenter._is_odd_pass)
+    addresses = [each.data_ptr() for each in tensors]
+    for number, (step_number, is_mixed) in enumerate([(0, True), (4, True), (5, False), (9, False)]):
+        stepper.prepare(step_number, 10, number)
+        assert [each.item() for each in tensors] == [float(is_mixed), number % 2 == 1]
+    assert [each.data_ptr() for each in tensors] == addresses
+
+
 @pytest.mark.parametrize("error", [None, RuntimeError("operation not permitted when stream is capturing")])
 def test_captured_or_not_the_run_is_the_same(
     error: Exception | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -258,7 +272,18 @@ def test_a_first_step_that_overflows_leaves_no_garbage_as_momentum() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "lr": 0.01}, {"clip_norm": 0.5}, {"ema_decay": 0.9}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adamw", "lr": 0.01},
+        {"clip_norm": 0.5},
+        {"ema_decay": 0.9},
+        {"mix": "mixup", "mix_alpha": 0.2, "mix_off": 0.5},
+        {"mix": "cutmix", "mix_share": 0.5, "mix_off": 0.5, "augment": {"flip_order": "alternating"}},
+        {"mix": "ricap", "mix_off": 0.5, "augment": {"crop_padding": 1, "erasing": 0.2}},
+    ],
+)
 def test_a_captured_run_on_a_gpu_is_the_run_without(
     precision: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
