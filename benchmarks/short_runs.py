@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out runs.jsonl [--configs 48] [--share 0/2] [--runs ...]
     OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out reversal.jsonl --recipes optimizers
     OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out regularisers.jsonl --recipes regularisers
+    OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out ingredients.jsonl --recipes ingredients --runs long
 
 For each draw from `short_runs.toml`, a line of JSON in `--out` with the draw and the learning curves of
 
@@ -12,11 +13,12 @@ For each draw from `short_runs.toml`, a line of JSON in `--out` with the draw an
     double   12 epochs, annealed inside them
     part     40 epochs, annealed, on 15 % of the training images: as many steps as `short`, and each image as often
              as in `full`
+    long     (only with `--runs long`) 60 epochs, annealed
     steady   (only with `--runs steady`) 40 epochs at a constant rate that falls to a tenth after 30 and 36: a run that
              could be continued from rung to rung, and is cooled down at its end
 
 `--recipes` takes, in place of draws, one network with the three optimizers that Li & Huang 2024 compare, or with one
-regulariser changed at a time; three seeds of each.
+regulariser changed at a time, or with one of the ingredients of published recipes and networks; three seeds of each.
 
 Every run is scored by its last weights and by their moving average, and at its end on the test images, too. Run again,
 it goes on where it stopped. `--share 0/2` does every second draw, so that two processes can share the work, each with
@@ -50,6 +52,7 @@ RUNS: dict[str, tuple[int, int, float]] = {  # epochs, seed, share of the traini
     "again": (6, 1, 1.0),
     "double": (12, 0, 1.0),
     "part": (40, 0, PART),
+    "long": (60, 0, 1.0),
     "steady": (40, 0, 1.0),
 }
 STEADY = {"schedule": "multi-step", "milestones": (0.75, 0.9), "gamma": 0.1}
@@ -69,6 +72,28 @@ REGULARISERS: dict[str, dict[str, Any]] = {  # changes to the network, the recip
     "no weight decay": {"weight_decay": 0.0},
     "weight decay 2e-3": {"weight_decay": 2e-3},
 }
+SMALL = ResNetSpec(
+    widths=(24, 48, 96), blocks=(1, 1, 1), block="preact", stem_kernel=3, stem_stride=2, shortcut="max-pool"
+)
+SMALLER = {"widths": (16, 32, 64)}
+INGREDIENTS: dict[str, dict[str, Any]] = {  # all networks have 77,000 to 78,000 parameters, for 10 classes
+    "crop and flip": {},
+    "cutout 16": {"cutout": 16},
+    "cutmix": {"mix": "cutmix"},
+    "ricap": {"mix": "ricap"},
+    "trivial-augment": {"policy": "trivial-augment"},
+    "cutmix, trivial-augment": {"mix": "cutmix", "policy": "trivial-augment"},
+    "zero-init": {"zero_init": True},
+    "basic blocks": {"block": "basic", "shortcut": "conv"},
+    "wide residual": {
+        "shortcut": "conv",
+        "shortcut_norm": "none",
+        "shortcut_input": "activated",
+        "stem_end": "none",
+        "final_norm": True,
+    },
+}
+CONTROLLED = {"optimizers": OPTIMIZERS, "regularisers": REGULARISERS, "ingredients": INGREDIENTS}
 
 
 def main() -> None:
@@ -79,7 +104,7 @@ def main() -> None:
     parser.add_argument("--configs", type=int, default=48)
     parser.add_argument("--share", default="0/1")
     parser.add_argument("--runs", default=DEFAULT_RUNS)
-    parser.add_argument("--recipes", choices=["optimizers", "regularisers"])
+    parser.add_argument("--recipes", choices=CONTROLLED)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     which, shares = map(int, options.share.split("/"))
@@ -98,7 +123,7 @@ def main() -> None:
     drawn = [
         (config, *each)
         for config, each in enumerate(
-            controlled(options.recipes, pick_precision(device))
+            controlled(options.recipes, pick_precision(device), data.num_classes)
             if options.recipes
             else (draw(i, study.space, study.budget, pick_precision(device)) for i in range(options.configs))
         )
@@ -120,20 +145,19 @@ def main() -> None:
         print(config, network, recipe, scores, flush=True)
 
 
-def controlled(which: str, precision: Precision) -> list[tuple[dict[str, Any], ResNetSpec, TrainSpec]]:
+def controlled(which: str, precision: Precision, classes: int) -> list[tuple[dict[str, Any], ResNetSpec, TrainSpec]]:
     """A small network with each of the recipes, three seeds of each."""
-    network = ResNetSpec(
-        widths=(24, 48, 96), blocks=(1, 1, 1), block="preact", stem_kernel=3, stem_stride=2, shortcut="max-pool"
-    )
     made = []
     for seed in range(3):
-        for name, changes in (OPTIMIZERS if which == "optimizers" else REGULARISERS).items():
+        for name, changes in CONTROLLED[which].items():
             values: dict[str, Any] = {"epochs": 1, "weight_decay": 5e-4, "ema_decay": 0.99, "precision": precision}
             values |= {key: value for key, value in changes.items() if key in TrainSpec.model_fields}
             augment = AugmentSpec(**{key: value for key, value in changes.items() if key in AugmentSpec.model_fields})
-            dropped = network.model_copy(update={"block_dropout": changes.get("block_dropout", 0.0)})
+            layers = {key: value for key, value in changes.items() if key in ResNetSpec.model_fields}
+            layers |= SMALLER if which == "ingredients" else {}
+            network = ResNetSpec.model_validate({**SMALL.model_dump(), "num_classes": classes, **layers})
             recipe = TrainSpec.model_validate({**values, "seed": seed, "augment": augment})
-            made.append(({"recipe": name}, dropped, recipe))
+            made.append(({"recipe": name}, network, recipe))
     return made
 
 

@@ -270,7 +270,7 @@ def test_a_network_outside_the_space_or_the_budget_has_no_parameters() -> None:
     spec = load_study("cifar10", {})
     a1 = spec.baselines["A1"]
     assert as_parameters(a1, {}, spec.space, 4_000_000) is None
-    assert as_parameters(a1.model_copy(update={"blocks": (9, 6, 4, 3)}), {}, spec.space, 20_000_000) is None
+    assert as_parameters(a1.model_copy(update={"blocks": (19, 6, 4, 3)}), {}, spec.space, 20_000_000) is None
     assert as_parameters(a1.model_copy(update={"stem_stride": 2}), {}, spec.space, spec.budget) is None
     assert as_parameters(a1, {"sgd_lr": 3.0}, spec.space, spec.budget) is None
     assert as_parameters(a1, {"batch_size": 48}, spec.space, spec.budget) is None

@@ -20,7 +20,8 @@ from train_core.loop import train
 from train_core.specs import CopySpec, ResNetSpec, TrainSpec, num_params
 from train_core.state import TrainState
 
-REPORTS = ["ganz-adya", "keller", "kunkolienker-upadhyay", "li-huang", "liu-douglas-ji"]
+KNOWN = ["known-cifar10", "known-cifar100"]  # of several sources
+REPORTS = ["ganz-adya", "keller", *KNOWN, "kunkolienker-upadhyay", "li-huang", "liu-douglas-ji"]
 
 
 def report(name: str) -> tuple[StudySpec, Published]:
@@ -32,7 +33,7 @@ def report(name: str) -> tuple[StudySpec, Published]:
 def test_the_reports_are_the_studies_with_rows() -> None:
     assert [name for name in shipped_studies() if load_study(name, {}).published] == REPORTS
     assert complete_report("") == REPORTS
-    assert complete_report("k") == ["keller", "kunkolienker-upadhyay"]
+    assert complete_report("k") == ["keller", *KNOWN, "kunkolienker-upadhyay"]
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -55,6 +56,8 @@ def test_the_best_rows_are_those_that_the_reports_are_known_for() -> None:
     assert best == {
         "ganz-adya": "B2",
         "keller": "D8",
+        "known-cifar10": "PreResNet-20-4-RICAP-400",
+        "known-cifar100": "PyramidNet-110-a64-CutMix",
         "kunkolienker-upadhyay": "E",
         "li-huang": "A5-200",
         "liu-douglas-ji": "C2",
@@ -128,6 +131,7 @@ def test_the_main_studies_take_the_networks_of_all_reports_within_five_million()
     spec = load_study("cifar10", {})
     assert spec.baselines_from == ()  # they are here now, for the run's own study file
     assert {"A5", "B2", "C2", "E"} <= set(spec.baselines)
+    assert list(spec.baselines)[:7] == list(report("known-cifar10")[0].baselines)  # the first in line
     assert not any(name.startswith("D") for name in spec.baselines)
 
 
@@ -158,7 +162,8 @@ def test_every_row_learns_from_its_first_steps(few_images: tuple[str, TrainingDa
         # The learning rate is in proportion to the batch (Goyal et al. 2017, arXiv:1706.02677). The images stay as they
         # are: of so few, other crops are other images.
         few = {"batch_size": IMAGES, "lr": recipe.lr * IMAGES / recipe.batch_size, "epochs": STEPS, "start": "random"}
-        recipe = recipe.model_copy(update={**few, "copies": (), "augment": CopySpec()})
+        plain = {"copies": (), "augment": CopySpec(), "mix": "none", "mix_share": 1.0}
+        recipe = recipe.model_copy(update={**few, **plain})
         network = with_data_shape(
             spec.baselines[published.rows[row].network], replace(data_shape_of(data), num_classes=100)
         )
