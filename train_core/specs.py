@@ -251,13 +251,16 @@ class TrainSpec(Frozen):
         default="sgd", description="; ".join(f"{name}: {each.description}" for name, each in OPTIMIZERS.items())
     )
     lr: float = Field(default=0.1, gt=0, description="peak learning rate")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD; beta1 of Adam and AdamW")
-    beta2: float = Field(default=0.999, ge=0, lt=1, description="beta2 of Adam and AdamW")
-    nesterov: bool = Field(default=False, description="uses Nesterov momentum (SGD only)")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD and RMSprop; beta1 of the others")
+    beta2: float = Field(
+        default=0.999, ge=0, lt=1, description="beta2 of Adam, AdamW, NAdam, RAdam and Muon's AdamW (Lion: 0.99)"
+    )
+    nesterov: bool = Field(default=False, description="uses Nesterov momentum (SGD and Muon)")
     weight_decay: float = Field(
         default=5e-4,
         ge=0,
-        description="weight decay: an L2 penalty for SGD and Adam, decoupled for AdamW (Loshchilov & Hutter 2019)",
+        description="weight decay: an L2 penalty for SGD, Adam and RMSprop, decoupled for the others (Loshchilov & "
+        "Hutter 2019)",
     )
     decay_norm_and_bias: bool = Field(default=False, description="applies weight decay to norms and biases as well")
     schedule: ScheduleName = Field(

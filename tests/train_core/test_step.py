@@ -258,7 +258,20 @@ def test_a_first_step_that_overflows_leaves_no_garbage_as_momentum() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "lr": 0.01}, {"clip_norm": 0.5}, {"ema_decay": 0.9}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adamw", "lr": 0.01},
+        {"optimizer": "nadam", "lr": 0.01},
+        {"optimizer": "radam", "lr": 0.01},
+        {"optimizer": "rmsprop", "lr": 0.001},
+        {"optimizer": "lion", "lr": 0.001},
+        {"optimizer": "muon", "lr": 0.01},
+        {"clip_norm": 0.5},
+        {"ema_decay": 0.9},
+    ],
+)
 def test_a_captured_run_on_a_gpu_is_the_run_without(
     precision: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
