@@ -1,7 +1,7 @@
 """Adaptive sharpness-aware minimisation, ASAM (Kwon et al. 2021, arXiv:2102.11600; SAM: Foret et al. 2021).
 
-A step of it descends along the gradients of a point near the weights at which the loss is high. It passes twice over the
-batch, so it takes about twice the time of a plain step.
+A step of it descends along the gradients of a point near the weights at which the loss is high. It passes twice over
+the batch, so it takes about twice the time of a plain step.
 """
 
 from collections.abc import Iterator
