@@ -128,10 +128,10 @@ OPTIMIZERS: dict[OptimizerName, OptimizerKind] = table(
             weight_decay=0.05,
         ),
         "radam": OptimizerKind(
-            description="Adam with steps that start short, by the variance of the adaptive rate, and decoupled weight "
-            "decay (Liu et al. 2020, arXiv:1908.03265)",
+            description="Adam with shorter first steps, whose scale is uncertain (Liu et al. 2020, arXiv:1908.03265), "
+            "and decoupled weight decay",
             build=_radam,
-            # After its first steps it is AdamW.
+            # After some thousand steps it is AdamW.
             lr=(3e-4, 1e-2),
             weight_decay=0.05,
         ),
