@@ -141,8 +141,8 @@ def optimizers(bench: Bench) -> dict[str, Any]:
     device, data = pick_device(bench.device), bench.load()
     set_up(device)
     precision = pick_precision(device)
-    recipes = {name: TrainSpec(epochs=1, optimizer=name, lr=kind.lr[0]) for name, kind in OPTIMIZERS.items()}
-    kinds: dict[str, TrainSpec] = {**recipes, "sgd, asam 0.5": TrainSpec(epochs=1, lr=0.01, asam=0.5)}
+    kinds = {f"{name}": TrainSpec(epochs=1, optimizer=name, lr=kind.lr[0]) for name, kind in OPTIMIZERS.items()}
+    kinds["sgd, asam 0.5"] = TrainSpec(epochs=1, lr=0.01, asam=0.5)
     results: dict[str, Any] = {}
     for network in ON_CPU:
         steppers = {}

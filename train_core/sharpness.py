@@ -21,7 +21,7 @@ def ascended(model: nn.Module, radius: float) -> Iterator[None]:
     `radius` is the paper's rho. Within the context, batch norm uses the statistics of each batch as it always does in
     training, but its running statistics do not follow them: they describe the weights, not the ascent point.
     """
-    weights = [each for each in model.parameters() if each.grad is not None]
+    weights: list[Tensor] = [each for each in model.parameters() if each.grad is not None]
     before = [each.detach().clone() for each in weights]
     norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
     statistics = [(norm.running_mean, norm.running_var) for norm in norms]
@@ -38,7 +38,7 @@ def ascended(model: nn.Module, radius: float) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _ascend(weights: list[nn.Parameter], radius: float) -> None:
+def _ascend(weights: list[Tensor], radius: float) -> None:
     """Add rho T^2 g / |T g| to the weights w, with gradients g and the diagonal matrix T of all |w| + eta."""
     gradients = [each.grad for each in weights if each.grad is not None]
     scales = torch._foreach_abs(weights)
