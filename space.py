@@ -23,7 +23,7 @@ from itertools import accumulate, product
 from operator import mul
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from train_core.blocks import BlockName
 from train_core.mix import MixName
@@ -123,6 +123,11 @@ def _rates(optimizer: OptimizerName) -> Range[float]:
     return Range(low=low, high=high, log=True)
 
 
+def _rate(optimizer: OptimizerName) -> float:
+    """The middle of the range, in the logarithm, with one digit."""
+    return float(f"{math.sqrt(math.prod(OPTIMIZERS[optimizer].lr)):.1g}")
+
+
 def _described(default: Any, words: str) -> Any:
     """A dimension that no field of the specs describes."""
     return Field(default=default, description=words)
@@ -173,9 +178,19 @@ class Space(Frozen):
     sgd_lr: Number[Rate] = _rates("sgd")
     adam_lr: Number[Rate] = _rates("adam")
     adamw_lr: Number[Rate] = _rates("adamw")
+    nadam_lr: Number[Rate] = _rate("nadam")  # this and the next are ranges where `optimizer` names them
+    radam_lr: Number[Rate] = _rate("radam")
+    rmsprop_lr: Number[Rate] = _rate("rmsprop")
+    lion_lr: Number[Rate] = _rate("lion")
+    muon_lr: Number[Rate] = _rate("muon")
     sgd_weight_decay: Number[Decay] = OPTIMIZERS["sgd"].weight_decay
     adam_weight_decay: Number[Decay] = OPTIMIZERS["adam"].weight_decay
     adamw_weight_decay: Number[Decay] = OPTIMIZERS["adamw"].weight_decay
+    nadam_weight_decay: Number[Decay] = OPTIMIZERS["nadam"].weight_decay
+    radam_weight_decay: Number[Decay] = OPTIMIZERS["radam"].weight_decay
+    rmsprop_weight_decay: Number[Decay] = OPTIMIZERS["rmsprop"].weight_decay
+    lion_weight_decay: Number[Decay] = OPTIMIZERS["lion"].weight_decay
+    muon_weight_decay: Number[Decay] = OPTIMIZERS["muon"].weight_decay
     momentum: Number[Probability] = 0.9
     nesterov: Choice[bool] = True
     schedule: Choice[ScheduleName] = ("cosine", "one-cycle")
@@ -207,6 +222,17 @@ class Space(Frozen):
     mix_share: Number[Share] = 1.0
     mix_off: Number[Probability] = 0.0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _draw_the_rates_of_choices(cls, values: Any) -> Any:
+        """Where `optimizer` names one whose rate is not given, its rate is drawn."""
+        if not isinstance(values, dict):
+            return values
+        named = values.get("optimizer")
+        choices = named if isinstance(named, list | tuple) else (named,)
+        known = [name for name in OPTIMIZERS if name in choices]
+        return {f"{name}_lr": _rates(name) for name in known} | values
+
     @property
     def max_stages(self) -> int:
         """The most stages that a draw can have."""
@@ -220,7 +246,8 @@ GROUPS = {
     ),
     "optimizer": (
         "The optimizer",
-        "Each optimizer has its own learning rate and weight decay, because their scales differ.",
+        "Each optimizer has its own learning rate and weight decay, because their scales differ. A rate that is one "
+        "number by default becomes a range if `optimizer` names its optimizer, unless the study file gives the rate.",
     ),
     "label_smoothing": ("Regularisation", ""),
 }

@@ -9,6 +9,7 @@ standard   against the loop of tutorials: torchvision transforms image by image,
 packing    several processes on the device at once against one
 search     a whole search of small networks against the same networks in a bare loop
 precision  accuracy and loss of a short run in each precision, three seeds
+optimizers seconds a step of each optimizer, and of sharpness-aware steps, over those of SGD; all take turns in a round
 
 `python -m benchmarks gpu --help` tells of the command that measures a GPU.
 """
@@ -25,7 +26,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.loops import NETWORKS, ON_CPU, Setting, interleaved, ratios, spread, stepper_for
+from benchmarks.loops import NETWORKS, ON_CPU, SETTLING, Setting, fitted, interleaved, ratios, spread, stepper_for
 from search import api
 from search.identity import open_study
 from search.run_folder import RunRef
@@ -34,8 +35,10 @@ from search.trials import records
 from train_core.data import TrainingData, default_cache, load_training
 from train_core.device import describe, pick_device, pick_precision, release_memory, set_up, wait_for
 from train_core.loop import train
+from train_core.optimizers import OPTIMIZERS
 from train_core.specs import Precision, ResNetSpec, TrainSpec
 from train_core.state import TrainState
+from train_core.step import Stepper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,45 @@ def precision(bench: Bench) -> dict[str, Any]:
     return results
 
 
+def optimizers(bench: Bench) -> dict[str, Any]:
+    """By network and optimizer, the seconds a step over those of SGD in the same round, at batch 128."""
+    device, data = pick_device(bench.device), bench.load()
+    set_up(device)
+    precision = pick_precision(device)
+    kinds = {f"{name}": TrainSpec(epochs=1, optimizer=name, lr=kind.lr[0]) for name, kind in OPTIMIZERS.items()}
+    kinds["sgd, asam 0.5"] = TrainSpec(epochs=1, lr=0.01, asam=0.5)
+    results: dict[str, Any] = {}
+    for network in ON_CPU:
+        steppers = {}
+        for kind, recipe in kinds.items():
+            recipe = recipe.model_copy(update={"precision": precision, "nesterov": True})
+            steppers[kind] = stepper_for(TrainState.new(fitted(NETWORKS[network], data), recipe, device), data)
+            for _ in range(SETTLING if device.type == "cuda" else 1):
+                steppers[kind].step(torch.arange(recipe.batch_size, device=device), recipe.lr)
+        seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for _ in range(bench.rounds):
+            for kind, recipe in kinds.items():
+                seconds[kind].append(_seconds_a_step(steppers[kind], recipe, data, bench.seconds))
+        results[network] = {kind: ratios(each, seconds["sgd"]) for kind, each in seconds.items()}
+        print(f"  {network:<6} sgd {spread([1000 * each for each in seconds['sgd']], 1)} ms a step")
+        for kind, over in results[network].items():
+            print(f"  {'':<6} {kind:<14} {spread(over)}", flush=True)
+    return results
+
+
+def _seconds_a_step(stepper: Stepper, recipe: TrainSpec, data: TrainingData, seconds: float) -> float:
+    device = data.train.images.device
+    chosen = torch.randint(len(data.train), (recipe.batch_size,), device=device)
+    wait_for(device)
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() < started + seconds:
+        for _ in range(1 if device.type == "cpu" else 50):
+            stepper.step(chosen, recipe.lr)
+            count += 1
+        wait_for(device)
+    return (time.perf_counter() - started) / count
+
+
 def _bare(network: ResNetSpec, recipe: TrainSpec, data: TrainingData, seconds: float) -> float:
     """Images per second of steps alone."""
     device = data.train.images.device
@@ -151,7 +193,7 @@ def _bare(network: ResNetSpec, recipe: TrainSpec, data: TrainingData, seconds: f
     return count * recipe.batch_size / (time.perf_counter() - started)
 
 
-SECTIONS = {each.__name__: each for each in (standard, packing, search, precision)}
+SECTIONS = {each.__name__: each for each in (standard, packing, search, precision, optimizers)}
 
 
 def main() -> None:

@@ -47,6 +47,10 @@ must also stay the same if short runs train on a part of the images, because it 
 
 PROMOTE = """\
 `family` is the name of a key of a baseline or a recipe: `optimizer`, `schedule`, `block`, `crop_padding` and so on.
+
+With `asam` (or `search promote --asam 0.5`), full runs take adaptive sharpness-aware steps (Kwon et al. 2021): each
+step computes the gradients at a point near the weights where the loss is high, for the same batch. Short runs never do,
+so the search takes no longer. All full runs of a run have the same `asam`; a command with another value is refused.
 """
 
 SPACE = """\
@@ -192,7 +196,11 @@ def _description(name: str, dimension: Mapping[str, Any]) -> str:
     if "description" in dimension:
         return str(dimension["description"])
     optimizer, _, value = name.partition("_")
-    field, more = (value, f", for {optimizer}") if optimizer in OPTIMIZERS else (name, "")
+    known_optimizer = next((each for each in OPTIMIZERS if each == optimizer), None)
+    field, more = (value, f", for {optimizer}") if known_optimizer else (name, "")
+    if known_optimizer and value == "lr" and not isinstance(dimension["default"], dict):
+        low, high = OPTIMIZERS[known_optimizer].lr
+        more += f"; `{_toml({'low': low, 'high': high, 'log': True})}` if `optimizer` names it"
     for spec in (ResNetSpec, TrainSpec, AugmentSpec):
         if field in spec.model_fields and (known := spec.model_fields[field].description):
             return known + more

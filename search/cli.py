@@ -129,6 +129,9 @@ def promote(
     mirrored: Annotated[
         bool | None, typer.Option("--mirrored/--plain", help="Also test on averages over mirror images.")
     ] = None,
+    asam: Annotated[
+        float | None, typer.Option(min=0, help="Radius of sharpness-aware steps, at twice the time: 0.5; 0: none.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Candidates at a time (needs Ray if more than 1).")] = 1,
     gpus_per_worker: GpusPerWorker = None,
     storage: Storage = None,
@@ -140,7 +143,9 @@ def promote(
     from search.run_folder import RunRef
     from search.session import Placement
 
-    flags = full_runs.PromoteFlags(top=top, epochs=epochs, ladder=ladder, seeds=seeds, refit=refit, mirrored=mirrored)
+    flags = full_runs.PromoteFlags(
+        top=top, epochs=epochs, ladder=ladder, seeds=seeds, refit=refit, mirrored=mirrored, asam=asam
+    )
     placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker)
     full_runs.promote(RunRef(run, runs, storage), placement, flags)
 

@@ -53,6 +53,7 @@ class PromoteFlags:
     seeds: int | None = None
     refit: bool | None = None
     mirrored: bool | None = None
+    asam: float | None = None
 
     def over(self, plan: PromoteSpec) -> PromoteSpec:
         """The plan with these flags over it.
@@ -63,7 +64,7 @@ class PromoteFlags:
         """
         if self.ladder is not None and (self.top or self.epochs):
             raise SpecError("--ladder says how many trials and epochs: leave out --top and --epochs")
-        plain = {"seeds": self.seeds, "refit": self.refit, "mirrored": self.mirrored}
+        plain = {"seeds": self.seeds, "refit": self.refit, "mirrored": self.mirrored, "asam": self.asam}
         changes: dict[str, Any] = {name: value for name, value in plain.items() if value is not None}
         if self.ladder is not None:
             parse_ladder(self.ladder)
@@ -90,8 +91,9 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags) -> list[Prom
     with folder.promoting(), logged_to(folder):
         study = open_study(folder)
         _check_complete(study, plan.rungs[0].top)
+        _check_asam(folder, plan.asam, records(study))
         session = _session_of(folder, spec, study, placement)
-        with _full_runs(folder, spec, session, placement, mirrored=plan.mirrored) as full_runs:
+        with _full_runs(folder, spec, session, placement, mirrored=plan.mirrored, asam=plan.asam) as full_runs:
             say(f"{folder.name}: {_in_words(plan)}, on {describe(session.device)}{_shared_by(placement, session)}")
             done = _climb(full_runs, plan, spec, records(study))
         note_promoted(folder, _as_command(folder, plan))
@@ -170,13 +172,16 @@ def _train_every_score(
 ) -> None:
     """Train so many trials in full, spread over all scores and families."""
     _check_complete(study, MIN_PAIRS)
+    trained = finished(folder)
+    asam = trained[0].recipe.asam if trained else spec.promote.asam
+    _check_asam(folder, asam, records(study))
     session = _session_of(folder, spec, study, placement)
     picked = pick(records(study), trials, spec.promote.families)
     say(
-        f"{folder.name}: {len(picked)} trials of every score for {epochs} epochs, on {describe(session.device)}"
-        f"{_shared_by(placement, session)}; the test split is not read"
+        f"{folder.name}: {len(picked)} trials of every score for {epochs} epochs{_asam_in_words(asam)}, on "
+        f"{describe(session.device)}{_shared_by(placement, session)}; the test split is not read"
     )
-    with _full_runs(folder, spec, session, placement, mirrored=False) as full_runs:
+    with _full_runs(folder, spec, session, placement, mirrored=False, asam=asam) as full_runs:
         full_runs.train_ahead([(trial, epochs, spec.seed) for trial in picked])
         for trial in picked:
             full_runs.train(trial, epochs, spec.seed, tests=False)
@@ -212,10 +217,33 @@ def _check_complete(study: optuna.Study, top: int) -> None:
         )
 
 
+def _check_asam(folder: RunFolder, asam: float, trials: Sequence[TrialRecord]) -> None:
+    """Refuse full runs that could not be compared with those that are finished, or whose precision does not allow it.
+
+    So all full runs of a run have the same `asam`, and none is taken for another one.
+    """
+    other = next((run.recipe.asam for run in finished(folder) if run.recipe.asam != asam), None)
+    if other is not None:
+        raise SpecError(
+            f"the full runs of {folder.name!r} were trained with asam {other:g}, not {asam:g}: give --asam {other:g}, "
+            f"or delete {folder.root / 'promoted'} to train all of them again"
+        )
+    if asam and any(trial.recipe.precision == "fp16" for trial in trials if trial.is_complete):
+        raise SpecError(
+            f"asam does not work in fp16, in which {folder.name!r} trains: give --asam 0, or search with --precision "
+            "bf16 and another --name"
+        )
+
+
+def _asam_in_words(asam: float) -> str:
+    return f", asam {asam:g}" if asam else ""
+
+
 def _as_command(folder: RunFolder, plan: PromoteSpec) -> str:
     ladder = ",".join(f"{rung.top}x{rung.epochs}" for rung in plan.rungs)
     also = (f" --seeds {plan.seeds}" if plan.seeds > 1 else "") + (" --refit" if plan.refit else "")
-    return f"search promote {shlex.quote(folder.name)} --ladder {ladder}{also}{' --mirrored' if plan.mirrored else ''}"
+    also += (" --mirrored" if plan.mirrored else "") + (f" --asam {plan.asam:g}" if plan.asam else "")
+    return f"search promote {shlex.quote(folder.name)} --ladder {ladder}{also}"
 
 
 def _in_words(plan: PromoteSpec) -> str:
@@ -225,7 +253,7 @@ def _in_words(plan: PromoteSpec) -> str:
     steps += [f"the best {rung.top} of those for {rung.epochs}" for rung in others]
     steps.append("once each" if plan.seeds == 1 else f"with {plan.seeds} seeds each")
     refit = ["then the winner with the validation images in training"] if plan.refit else []
-    return ", ".join(steps + refit)
+    return ", ".join(steps + refit) + _asam_in_words(plan.asam)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +288,7 @@ class _FullRuns:
 
         run_workers(
             min(placement.workers, len(full_runs)),
-            partial(_train_some, folder.absolute(), self.spec, device.type, full_runs),
+            partial(_train_some, folder.absolute(), self.spec, device.type, full_runs, self.promoter.asam),
             gpus_each=placement.gpus_per_worker if device.type == "cuda" else 0,
             poll=say_trained,
             stop=self.stop,
@@ -270,11 +298,11 @@ class _FullRuns:
             raise KeyboardInterrupt
 
 
-def _train_some(folder: RunFolder, spec: StudySpec, device: str, full_runs: Sequence[FullRun]) -> None:
+def _train_some(folder: RunFolder, spec: StudySpec, device: str, full_runs: Sequence[FullRun], asam: float) -> None:
     """What one of several workers does: train the full runs that no other worker trains."""
     console.quiet = True
     session = open_session(spec, device)
-    with logged_to(folder), _full_runs(folder, spec, session, Placement(), mirrored=False) as trainer:
+    with logged_to(folder), _full_runs(folder, spec, session, Placement(), mirrored=False, asam=asam) as trainer:
         for trial, epochs, seed in full_runs:
             with folder.promotion(trial.number, epochs, seed).taken() as is_ours:
                 if is_ours:
@@ -283,7 +311,7 @@ def _train_some(folder: RunFolder, spec: StudySpec, device: str, full_runs: Sequ
 
 @contextmanager
 def _full_runs(
-    folder: RunFolder, spec: StudySpec, session: Session, placement: Placement, *, mirrored: bool
+    folder: RunFolder, spec: StudySpec, session: Session, placement: Placement, *, mirrored: bool, asam: float
 ) -> Iterator[_FullRuns]:
     """What trains full runs, until it is asked to stop."""
     with stop_requested() as stop:
@@ -293,6 +321,7 @@ def _full_runs(
             load_test=test_of(spec, session.data),
             device_name=describe(session.device),
             mirrored=mirrored,
+            asam=asam,
             save=partial(save_checkpoint, stop=stop),
             stop=stop,
         )

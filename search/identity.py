@@ -98,7 +98,7 @@ def check(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFol
 
     """
     given = _identity(spec, shape)
-    stored = study.user_attrs.get(IDENTITY, given)
+    stored = _LATER | study.user_attrs.get(IDENTITY, given)
     for key in given:
         if given[key] != stored.get(key):
             raise RunError(
@@ -110,7 +110,7 @@ def check(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFol
 def identity(study: optuna.Study) -> dict[str, Any]:
     """All that makes two trials of the study comparable, one value for each name; empty before it is written down."""
     stored: dict[str, Any] = study.user_attrs.get(IDENTITY, {})
-    return stored
+    return _LATER | stored if stored else stored
 
 
 def agreed_precision(study: optuna.Study, measure: Callable[[], Precision]) -> Precision:
@@ -138,6 +138,14 @@ def _identity(spec: StudySpec, shape: DataShape) -> dict[str, Any]:
         **values,
         **{f"space.{name}": dimension for name, dimension in dimensions.items()},
     }
+
+
+_LATER: dict[str, Any] = {
+    f"space.{name}": value
+    for name, value in search_space.Space().model_dump(mode="json").items()
+    if not isinstance(value, dict | list)
+}
+"""Fixed values of dimensions. A run that was made before there was such a dimension did what its fixed value does."""
 
 
 def _shown(value: Any) -> str:

@@ -142,7 +142,7 @@ def promote(run: SearchResult | str | None = None, **options: Any) -> SearchResu
     """Train the best trials of a run in full runs, then test them, as `search promote`.
 
     `run` is what `run` returned, or a run's name (none: the run worked on last); `options` are runs, storage, device,
-    workers, gpus_per_worker, and those of `full_runs.PromoteFlags`: top, epochs, ladder, seeds, refit, mirrored.
+    workers, gpus_per_worker, and those of `full_runs.PromoteFlags`: top, epochs, ladder, seeds, refit, mirrored, asam.
 
     Raises:
         UserError: the user can fix it; the message says how.

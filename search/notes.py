@@ -132,7 +132,10 @@ def _outcome(run: Promotion) -> str:
     how = "diverged" if run.diverged or run.val_accuracy is None else f"{percent(run.val_accuracy)} on validation"
     how = "trained also on the validation images" if run.refit else how
     test = f", {percent(run.test_accuracy)} on test" if run.test_accuracy is not None else ""
-    return f"{count(run.recipe.epochs, 'epoch')}, seed {run.seed}: {how}{test}; {duration(run.seconds)} of training"
+    asam = f", asam {run.recipe.asam:g}" if run.recipe.asam else ""
+    return (
+        f"{count(run.recipe.epochs, 'epoch')}, seed {run.seed}{asam}: {how}{test}; {duration(run.seconds)} of training"
+    )
 
 
 def study_note(folder: RunFolder, results: Results) -> str:

@@ -27,6 +27,7 @@ class Promoter:
     load_test: Callable[[], Split | None]
     device_name: str
     mirrored: bool = False  # test on averages over mirror images, too
+    asam: float = 0.0  # the radius of sharpness-aware steps; 0: plain steps
     save: Save = checkpoint.save
     stop: Callable[[], bool] = lambda: False  # whether to be impatient with a full disk
 
@@ -51,7 +52,8 @@ class Promoter:
 
         """
         folder = self.folder.promotion(trial.number, epochs, seed, refit=refit)
-        recipe = trial.recipe.model_copy(update={"epochs": epochs, "seed": seed, "data_fraction": 1.0})
+        changes = {"epochs": epochs, "seed": seed, "data_fraction": 1.0, "asam": self.asam}
+        recipe = trial.recipe.model_copy(update=changes)
         if folder.result.exists():
             run = folder.read(Promotion)
             if (run.network, run.recipe) != (trial.network, recipe):

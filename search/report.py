@@ -87,6 +87,8 @@ def _full_run_table(results: Results) -> str:
         "runs of the last rung. All were trained on the training images without the validation images"
     )
     words += ", except those marked as trained on them." if results.promotions[-1].refit else "."
+    asam = results.promotions[0].recipe.asam  # that of all of them
+    words += f" They took sharpness-aware steps (asam {asam:g})." if asam else ""
     words += " Seconds: of training and validation."
     words += " Milliseconds (ms) an image: one image at a time, in fp32, on the device that the run names below."
     return f"<p>{words}</p><div class=wide><table>{_full_runs_head(costs)}{''.join(rows)}</table></div>"

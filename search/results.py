@@ -117,7 +117,8 @@ def _of_full_runs(results: Results, runs: Sequence[Promotion]) -> str:
     """The outcome of the best network's full runs, one for each seed."""
     mean = f" (mean and standard deviation of {len(runs)} seeds)" if len(runs) > 1 else ""
     accuracies = [run.val_accuracy for run in runs if run.val_accuracy is not None]
-    text = f"Trained for {count(runs[0].recipe.epochs, 'epoch')}, it reaches "
+    asam = f" with asam {runs[0].recipe.asam:g}" if runs[0].recipe.asam else ""
+    text = f"Trained for {count(runs[0].recipe.epochs, 'epoch')}{asam}, it reaches "
     text += f"{mean_and_deviation(accuracies)}{mean} on validation, by which it was chosen; "
     tested = [run.test_accuracy for run in runs if run.test_accuracy is not None]
     if not all(run.tested for run in runs):

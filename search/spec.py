@@ -77,6 +77,12 @@ class PromoteSpec(Frozen):
     mirrored: bool = Field(
         default=False, description="also reports test accuracy averaged over each image and its mirror image"
     )
+    asam: float = Field(
+        default=0.0,
+        ge=0,
+        description="radius of adaptive sharpness-aware steps in full runs, which then take twice the time (Kwon et "
+        "al. 2021, arXiv:2102.11600: 0.5 for CIFAR-10, 1 for CIFAR-100); short runs take plain steps; 0: plain steps",
+    )
 
     @field_validator("ladder")
     @classmethod
@@ -203,6 +209,8 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
     except ValidationError as error:
         raise SpecError(f"study {study}: {_first_problem(error)}") from error
     _check_annealed(spec, study)
+    if spec.promote.asam and spec.precision == "fp16":
+        raise SpecError(f"study {study}: promote.asam does not work in fp16: set precision to auto, bf16 or fp32")
     names = parameter_names(spec.space)
     for table, keys in (("baseline_recipe.", spec.baseline_recipe), ("pruner.like: ", spec.pruner.like)):
         for name in keys:

@@ -160,7 +160,7 @@ print(sorted({network.block for network in networks}))
 """,
     "Adding an optimizer": """
 network = ResNetSpec(widths=(8, 16), blocks=(1, 1))
-draw = space.suggest(trials[0], space.Space(optimizer="nadam"))
+draw = space.suggest(trials[0], space.Space(optimizer="adamax", adamax_lr=2e-3))
 recipe = space.recipe(draw, epochs=1, seed=0, precision="fp32")
 torch.manual_seed(0)
 model = ResNet(network)
@@ -239,7 +239,7 @@ def run_in(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.parametrize(
     ("section", "printed"),
-    [*zip(WALKTHROUGHS, ("[0.99, 0.999]", "['max', 'mean']", "['single']", "['NAdam']"), strict=True)],
+    [*zip(WALKTHROUGHS, ("[0.99, 0.999]", "['max', 'mean']", "['single']", "['Adamax']"), strict=True)],
     ids=["recipe", "network", "block", "optimizer"],
 )
 def test_the_code_is_extended_as_the_page_says(tmp_path: Path, section: str, printed: str) -> None:

@@ -26,6 +26,7 @@ from space import (
     suggest,
 )
 from tests.support.networks import pyramidnet, wide_resnet
+from train_core.optimizers import OPTIMIZERS
 from train_core.specs import ResNetSpec, num_madds, num_params
 
 TASK: Any = {"in_channels": 3, "num_classes": 10}
@@ -124,6 +125,38 @@ def test_a_fixed_dimension_is_not_suggested() -> None:
     assert drawn["optimizer"] == "sgd"
     assert drawn["sgd_lr"] == 0.2
     assert not {"optimizer", "sgd_lr", "stages", "blocks_1", "growth_2"} & set(trial.asked)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", ["sgd", "adam", "adamw"], ("adamw",)])
+def test_an_optimizer_that_is_not_named_has_one_rate_and_adds_no_parameter(optimizer: Any) -> None:
+    space = Space.model_validate({"optimizer": optimizer})
+    assert [name for name in parameters(space) if name.endswith("_lr")] == ["sgd_lr", "adam_lr", "adamw_lr"]
+    for name, kind in OPTIMIZERS.items():
+        dimension = getattr(space, f"{name}_lr")
+        low, high = kind.lr
+        assert dimension == Range(low=low, high=high, log=True) or low < dimension < high
+
+
+@pytest.mark.parametrize("optimizer", ["muon", ["sgd", "muon"]])
+def test_the_rate_of_an_optimizer_that_is_named_is_drawn_unless_it_is_given(optimizer: Any) -> None:
+    low, high = OPTIMIZERS["muon"].lr
+    space = Space.model_validate({"optimizer": optimizer})
+    assert space.muon_lr == Range(low=low, high=high, log=True)
+    assert set(parameters(space)) - set(parameters(Space())) == {"muon_lr"}
+    assert Space.model_validate(space.model_dump(mode="json")) == space
+    given = Space.model_validate({"optimizer": optimizer, "muon_lr": 0.004})
+    assert given.muon_lr == 0.004
+    assert "muon_lr" not in parameters(given)
+    drawn = {**suggest(RecordingTrial(0), space), "optimizer": "muon"}
+    made = recipe(drawn, epochs=1, seed=0, precision="fp32")
+    assert low <= made.lr <= high
+    assert (made.optimizer, made.weight_decay) == ("muon", 0.05)
+
+
+@pytest.mark.parametrize("optimizer", [None, 3, {"low": 1}, [["sgd"]], [], "muons"])
+def test_a_choice_of_optimizers_that_is_none_is_refused(optimizer: Any) -> None:
+    with pytest.raises(ValidationError):
+        Space.model_validate({"optimizer": optimizer})
 
 
 def test_the_regularisers_are_held_by_default() -> None:

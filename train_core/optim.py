@@ -11,7 +11,7 @@ from train_core.specs import TrainSpec
 
 
 def make_optimizer(model: nn.Module, recipe: TrainSpec) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the model's parameters, in its fused form; on CUDA one that can be captured.
+    """The recipe's optimizer over the model's parameters, in its fused form if it has one; on CUDA it can be captured.
 
     Norm parameters and biases (all that have one dimension) are not decayed unless the recipe asks: decaying them
     brings nothing and costs accuracy (He et al. 2019, arXiv:1812.01187, section 3.1).

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from train_core.specs import TrainSpec
 
-OptimizerName = Literal["sgd", "adam", "adamw"]
+OptimizerName = Literal["sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "lion", "muon"]
+
+LION_BETA2 = 0.99  # the paper's: the momentum is a mean over 100 steps; a recipe's beta2 is for means of squares
 
 Groups = list[dict[str, Any]]
 """Parameters with their weight decay, as torch's optimizers take them."""
@@ -63,6 +65,45 @@ def _adamw(groups: Groups, lr: float | torch.Tensor, recipe: TrainSpec) -> torch
     return torch.optim.AdamW(groups, lr, betas=betas, fused=True, capturable=isinstance(lr, torch.Tensor))
 
 
+def _nadam(groups: Groups, lr: float | torch.Tensor, recipe: TrainSpec) -> torch.optim.Optimizer:
+    from train_core.guarded import NAdam
+
+    betas = (recipe.momentum, recipe.beta2)
+    return NAdam(groups, lr, betas=betas, decoupled_weight_decay=True, **_capturable(lr))
+
+
+def _radam(groups: Groups, lr: float | torch.Tensor, recipe: TrainSpec) -> torch.optim.Optimizer:
+    from train_core.guarded import RAdam
+
+    betas = (recipe.momentum, recipe.beta2)
+    return RAdam(groups, lr, betas=betas, decoupled_weight_decay=True, **_capturable(lr))
+
+
+def _rmsprop(groups: Groups, lr: float | torch.Tensor, recipe: TrainSpec) -> torch.optim.Optimizer:
+    from train_core.guarded import RMSprop
+
+    return RMSprop(groups, lr, momentum=recipe.momentum, **_capturable(lr))
+
+
+def _capturable(lr: float | torch.Tensor) -> dict[str, bool]:
+    """The settings with which torch's unfused optimizers can be captured, where the rate says that steps are."""
+    import torch
+
+    return {"foreach": True, "capturable": True} if isinstance(lr, torch.Tensor) else {}
+
+
+def _lion(groups: Groups, lr: float | torch.Tensor, recipe: TrainSpec) -> torch.optim.Optimizer:
+    from train_core.lion import Lion
+
+    return Lion(groups, lr, betas=(recipe.momentum, LION_BETA2))
+
+
+def _muon(groups: Groups, lr: float | torch.Tensor, recipe: TrainSpec) -> torch.optim.Optimizer:
+    from train_core.muon import Muon
+
+    return Muon(groups, lr, betas=(recipe.momentum, recipe.beta2), nesterov=recipe.nesterov)
+
+
 OPTIMIZERS: dict[OptimizerName, OptimizerKind] = table(
     "optimizer",
     OptimizerName,
@@ -76,6 +117,48 @@ OPTIMIZERS: dict[OptimizerName, OptimizerKind] = table(
         "adamw": OptimizerKind(
             description="Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)",
             build=_adamw,
+            lr=(3e-4, 1e-2),
+            weight_decay=0.05,
+        ),
+        "nadam": OptimizerKind(
+            description="Adam with Nesterov momentum (Dozat 2016) and decoupled weight decay",
+            build=_nadam,
+            # Its steps are as long as AdamW's, so rate and decay are the same.
+            lr=(3e-4, 1e-2),
+            weight_decay=0.05,
+        ),
+        "radam": OptimizerKind(
+            description="Adam with shorter first steps, whose scale is uncertain (Liu et al. 2020, arXiv:1908.03265), "
+            "and decoupled weight decay",
+            build=_radam,
+            # After some thousand steps it is AdamW.
+            lr=(3e-4, 1e-2),
+            weight_decay=0.05,
+        ),
+        "rmsprop": OptimizerKind(
+            description="gradients divided by the root of their mean square (Hinton 2012), with momentum and an L2 "
+            "penalty",
+            build=_rmsprop,
+            # Its momentum is a sum, not a mean: with 0.9, steps are ten times as long as Adam's at the same rate. The
+            # penalty is part of the gradient, as in Adam, so it has the same size.
+            lr=(3e-5, 1e-3),
+            weight_decay=5e-5,
+        ),
+        "lion": OptimizerKind(
+            description="steps by the sign of the momentum, with decoupled weight decay (Chen et al. 2023, "
+            "arXiv:2302.06675)",
+            build=_lion,
+            # All entries of a step have the size of the rate. The paper takes a tenth to a third of AdamW's rate, and a
+            # decay that is larger by the same factor, so that their product stays.
+            lr=(3e-5, 1e-3),
+            weight_decay=0.5,
+        ),
+        "muon": OptimizerKind(
+            description="orthogonalised momentum for the filters of convolutions, AdamW for the other parameters "
+            "(Jordan et al. 2024), with decoupled weight decay and steps as large as AdamW's (Liu et al. 2025, "
+            "arXiv:2502.16982)",
+            build=_muon,
+            # Scaled for AdamW's rates and decays.
             lr=(3e-4, 1e-2),
             weight_decay=0.05,
         ),

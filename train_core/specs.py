@@ -359,13 +359,16 @@ class TrainSpec(Frozen):
         default="sgd", description="; ".join(f"{name}: {each.description}" for name, each in OPTIMIZERS.items())
     )
     lr: float = Field(default=0.1, gt=0, description="peak learning rate")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD; beta1 of Adam and AdamW")
-    beta2: float = Field(default=0.999, ge=0, lt=1, description="beta2 of Adam and AdamW")
-    nesterov: bool = Field(default=False, description="uses Nesterov momentum (SGD only)")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD and RMSprop; beta1 of the others")
+    beta2: float = Field(
+        default=0.999, ge=0, lt=1, description="beta2 of Adam, AdamW, NAdam, RAdam and Muon's AdamW (Lion: 0.99)"
+    )
+    nesterov: bool = Field(default=False, description="uses Nesterov momentum (SGD and Muon)")
     weight_decay: float = Field(
         default=5e-4,
         ge=0,
-        description="weight decay: an L2 penalty for SGD and Adam, decoupled for AdamW (Loshchilov & Hutter 2019)",
+        description="weight decay: an L2 penalty for SGD, Adam and RMSprop, decoupled for the others (Loshchilov & "
+        "Hutter 2019)",
     )
     decay_norm_and_bias: bool = Field(default=False, description="applies weight decay to norms and biases as well")
     schedule: ScheduleName = Field(
@@ -395,6 +398,12 @@ class TrainSpec(Frozen):
     ema_decay: Probability = Field(
         default=0.0,
         description="decay per step of the averaged weights, which are then scored; 0: the last weights are scored",
+    )
+    asam: float = Field(
+        default=0.0,
+        ge=0,
+        description="radius of adaptive sharpness-aware steps, which take twice the time (Kwon et al. 2021, "
+        "arXiv:2102.11600: 0.5 for CIFAR-10, 1 for CIFAR-100); 0: plain steps",
     )
     seed: int = Field(
         default=0,
@@ -443,11 +452,18 @@ class TrainSpec(Frozen):
         """The parameter of the beta distribution of the shares of mixed images."""
         return self.mix_alpha or MIXES[self.mix].alpha
 
+    @model_validator(mode="after")
+    def _asam_and_precision(self) -> Self:
+        if self.asam and self.precision == "fp16":
+            raise ValueError("asam does not work in fp16, whose gradients may overflow: use bf16 or fp32")
+        return self
+
     def __str__(self) -> str:
         """The recipe in a few words, for example `sgd, lr 0.1, cosine, batch 128, 30 epochs`."""
         words = f"{self.optimizer}, lr {self.lr:.3g}, {self.schedule}, batch {self.batch_size}, {self.epochs} epochs"
         words += f" on {self.data_fraction:.0%} of the images" if self.data_fraction < 1 else ""
-        return ", ".join([words, *(name for name in (self.mix, self.augment.policy) if name != "none")])
+        named = [name for name in (self.mix, self.augment.policy) if name != "none"]
+        return ", ".join([words, *named, *([f"asam {self.asam:g}"] if self.asam else [])])
 
 
 MIX_SETTINGS = ("mix_alpha", "mix_share", "mix_off")

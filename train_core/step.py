@@ -15,6 +15,7 @@ from train_core.device import NO_CAPTURE, is_out_of_memory, may_capture, release
 from train_core.errors import CaptureError
 from train_core.mixing import Mixer, Targets
 from train_core.optim import set_lr
+from train_core.sharpness import ascended
 from train_core.specs import Precision
 from train_core.state import TrainState
 
@@ -208,10 +209,32 @@ def train_step(
     `labels` is int64 [B], or the targets of mixed images.
 
     The batch goes through the network in `state.accumulation_steps` parts of (nearly) equal size. With `half`, the
-    network computes with these weights in the recipe's half precision.
+    network computes with these weights in the recipe's half precision. With `asam`, gradients are computed a second
+    time, at the ascent point of the first ones: for the same images, but dropout draws other masks. `sums` are those of
+    the first time.
     """
     recipe = state.recipe
     sums = torch.zeros(2, device=images.device) if sums is None else sums
+    _compute_gradients(state, images, labels, sums, half)
+    if recipe.asam:
+        with ascended(state.model, recipe.asam):
+            _compute_gradients(state, images, labels, torch.zeros_like(sums), half)
+    if recipe.clip_norm or recipe.clip_value:
+        state.scaler.unscale_(state.optimizer)
+    if recipe.clip_value:
+        nn.utils.clip_grad_value_(state.model.parameters(), recipe.clip_value)
+    if recipe.clip_norm:
+        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    return sums
+
+
+def _compute_gradients(
+    state: TrainState, images: Tensor, labels: Tensor, sums: Tensor, half: HalfWeights | None
+) -> None:
+    """The gradients of the whole batch at the weights as they are, scaled by the scaler; adds its sums to `sums`."""
+    recipe = state.recipe
     state.optimizer.zero_grad(set_to_none=True)
     forward = state.model if half is None else partial(functional_call, state.model, half.twins)
     if half is not None:
@@ -229,15 +252,6 @@ def train_step(
             half.hand_over_gradients()
         sums[0].add_(loss.detach(), alpha=len(part))
         sums[1].add_(answers.correct(logits.detach()))
-    if recipe.clip_norm or recipe.clip_value:
-        state.scaler.unscale_(state.optimizer)
-    if recipe.clip_value:
-        nn.utils.clip_grad_value_(state.model.parameters(), recipe.clip_value)
-    if recipe.clip_norm:
-        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    return sums
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

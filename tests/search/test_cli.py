@@ -16,8 +16,11 @@ from PIL import Image
 
 from search import api, storage
 from search.checkpoints import save_checkpoint
+from search.promotions import finished
+from search.run_folder import read_facts
+from search.trials import TrialRecord
 from tests.support.commands import search
-from tests.support.runs import finished_run
+from tests.support.runs import finished_run, promoted
 from train_core import checkpoint
 
 
@@ -189,6 +192,49 @@ def test_a_port_or_host_that_cannot_be_listened_on(
     code, out, err = search("dashboard few --host 192.0.2.1", capsys, monkeypatch)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "192.0.2.1 cannot be listened on (" in err
+
+
+def test_full_runs_with_and_without_sharpness_aware_steps_do_not_mix(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promoted(finished_run("few", 2), 0, asam=0.5)
+    for flags, asam in (("--top 1", "0"), ("--top 1 --asam 1", "1"), ("--ladder 2x3,1x5 --asam 0.25", "0.25")):
+        code, out, err = search(f"promote few {flags}", capsys, monkeypatch)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"the full runs of 'few' were trained with asam 0.5, not {asam}: give --asam 0.5, or delete" in err
+    code, out, err = search("promote few --asam -1", capsys, monkeypatch)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "Invalid value for '--asam'" in err
+
+
+def test_sharpness_aware_steps_are_refused_where_a_run_trains_in_fp16(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished_run("few", 2)
+    half = TrialRecord.recipe.fget  # type: ignore[attr-defined]  # a property
+    monkeypatch.setattr(
+        TrialRecord, "recipe", property(lambda trial: half(trial).model_copy(update={"precision": "fp16"}))
+    )
+    code, out, err = search("promote few --top 1 --asam 0.5", capsys, monkeypatch)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "asam does not work in fp16, in which 'few' trains: give --asam 0, or search with --precision bf16" in err
+
+
+def test_a_promotion_with_sharpness_aware_steps_says_so_and_fidelity_goes_on_with_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished_run("few", 4)
+    code, out, err = search("promote few --top 1 --epochs 7 --asam 0.5", capsys, monkeypatch)
+    assert (code, err) == (0, "")
+    assert "few: the top 1 for 7 epochs, once each, asam 0.5, on CPU" in out
+    assert re.search(r"best on validation: .* 7 epochs, asam 0\.5", " ".join(out.split()))
+    code, out, err = search("fidelity few --epochs 7 --trials 4", capsys, monkeypatch)
+    assert (code, err) == (0, "")
+    assert "few: 4 trials of every score for 7 epochs, asam 0.5, on CPU" in out
+    assert {run.recipe.asam for run in finished(folder)} == {0.5}
+    facts = read_facts(folder)
+    assert facts is not None
+    assert facts.promoted[0] == "search promote few --ladder 1x7 --asam 0.5"
 
 
 def test_promoting_more_than_there_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

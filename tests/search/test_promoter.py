@@ -54,12 +54,18 @@ def promoted(
     test: TestSplit | None = None,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
     mirrored: bool = False,
+    asam: float = 0.0,
     seed: int = 0,
     **options: bool,
 ) -> Promotion:
     """The trial trained for four epochs in the run folder `root`."""
     promoter = Promoter(
-        folder=RunFolder(root), data=DATA, load_test=test or TestSplit(), device_name="a test", mirrored=mirrored
+        folder=RunFolder(root),
+        data=DATA,
+        load_test=test or TestSplit(),
+        device_name="a test",
+        mirrored=mirrored,
+        asam=asam,
     )
     return promoter.train(TrialRecord(trial), 4, seed, on_epoch, **options)
 
@@ -201,6 +207,25 @@ def test_mirrored_accuracy_can_be_asked_for_later_and_changes_nothing_else(study
     mirrored = promoted(study.trials[0], tmp_path, mirrored=True)
     assert mirrored.mirrored_test_accuracy is not None
     assert mirrored.model_copy(update={"mirrored_test_accuracy": None}) == plain
+
+
+def test_full_runs_take_sharpness_aware_steps_and_are_never_taken_for_plain_ones(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    plain = promoted(study.trials[0], tmp_path / "plain")
+    sharp = promoted(study.trials[0], tmp_path / "sharp", asam=0.5)
+    assert TrialRecord(study.trials[0]).recipe.asam == 0  # the short run took plain steps
+    assert (plain.recipe.asam, sharp.recipe.asam) == (0, 0.5)
+    assert plain.history[-1].train_loss != sharp.history[-1].train_loss
+    assert str(sharp.recipe).endswith("asam 0.5")
+    for asam, name in ((0.5, "plain"), (0.0, "sharp"), (1.0, "sharp")):
+        with pytest.raises(RunError, match=r"is of another network or recipe: delete .* to train this one"):
+            promoted(study.trials[0], tmp_path / name, asam=asam)
+        folder_of(tmp_path / name).result.rename(tmp_path / "kept.json")
+        with pytest.raises(CheckpointError, match=r"is of another network or recipe: delete .* to start over"):
+            promoted(study.trials[0], tmp_path / name, asam=asam)
+        (tmp_path / "kept.json").rename(folder_of(tmp_path / name).result)
+    assert promoted(study.trials[0], tmp_path / "sharp", asam=0.5) == sharp
 
 
 def test_a_refit_trains_on_the_validation_images_too_and_is_no_rival(study: optuna.Study, tmp_path: Path) -> None:

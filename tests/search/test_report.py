@@ -28,6 +28,7 @@ from search.charts import Chart
 from search.data_shape import NAMED_SHAPES
 from search.formatting import percent
 from search.identity import open_study
+from search.notes import trial_note
 from search.promotions import winner
 from search.report import write_report
 from search.results import Results, headline, progress, read_results, thinned
@@ -324,6 +325,19 @@ def test_the_winner_is_chosen_on_validation_and_its_test_accuracy_told_apart(mix
     )
     row = f"0 {network} {size:,} {recipe_of(open_study(mixed).trials[0]).optimizer} 0 5 60.00 % 91.00 % 88.00 % 12"
     assert row in words
+
+
+def test_the_report_and_the_notes_name_sharpness_aware_steps(mixed: RunFolder) -> None:
+    run = promoted(mixed, 0, asam=0.5)
+    words = Page(mixed).words
+    assert "Trained for 5 epochs with asam 0.5, it reaches 90.00 % on validation" in words
+    assert "They took sharpness-aware steps (asam 0.5)." in words
+    note = trial_note(TrialRecord(open_study(mixed).trials[0]), 20_000, full_runs=[run])
+    assert "5 epochs, seed 0, asam 0.5: 90.00 % on validation" in note
+    promoted(mixed, 0)
+    words = Page(mixed).words
+    assert "Trained for 5 epochs, it reaches" in words
+    assert "sharpness" not in words
 
 
 def test_the_winner_is_the_best_over_its_seeds_among_the_longest_runs(mixed: RunFolder) -> None:

@@ -106,6 +106,11 @@ HEAD = 'budget = 10\ndata = "digits"\n'
         ("budget = 10", "data is missing"),
         ('data = "digits"', "budget is missing"),
         (HEAD + "[promote]\nepoch = 3", "'promote.epoch' (did you mean 'epochs'?)"),
+        (HEAD + "[promote]\nasam = -1", "promote.asam: should be greater than or equal to 0"),
+        (
+            HEAD + 'precision = "fp16"\n[promote]\nasam = 0.5',
+            "promote.asam does not work in fp16: set precision to auto, bf16 or fp32",
+        ),
         (HEAD + "[baselines.x]\nwidth = [8, 8]", "'baselines.x.width' (did you mean 'widths'?)"),
         (
             'budget = 10\ndata = "digits"\n[baselines.x]\nwidths = [8, 8]\nblocks = [1, 1, 1]',

@@ -117,10 +117,13 @@ def make_run(
     return folder
 
 
-def promoted(folder: RunFolder, number: int, *, seed: int = 0, epochs: int = 5, **outcome: Any) -> Promotion:
+def promoted(
+    folder: RunFolder, number: int, *, seed: int = 0, epochs: int = 5, asam: float = 0.0, **outcome: Any
+) -> Promotion:
     """A finished full run of a trial, written where `search promote` writes it; `outcome` are fields of its result."""
     trial = open_study(folder).trials[number]
-    network, recipe = network_of(trial), recipe_of(trial).model_copy(update={"epochs": epochs, "seed": seed})
+    changes = {"epochs": epochs, "seed": seed, "asam": asam}
+    network, recipe = network_of(trial), recipe_of(trial).model_copy(update=changes)
     promotion = Promotion(
         **{
             "trial": number,
@@ -194,8 +197,9 @@ def finished_trial(
     )
 
 
-def finished_run(name: str, trials: int) -> None:
+def finished_run(name: str, trials: int) -> RunFolder:
     """A run of the digits study with this many trials, without training."""
     spec = load_study("digits", {"trials": max(trials, 1)})
     data = load_training("digits", val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache())
-    make_run(Path("runs") / name, spec=spec, task=data_shape_of(data), trainer=FakeTrainer() if trials else None)
+    trainer = FakeTrainer() if trials else None
+    return make_run(Path("runs") / name, spec=spec, task=data_shape_of(data), trainer=trainer)

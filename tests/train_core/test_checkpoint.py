@@ -20,6 +20,12 @@ CPU = torch.device("cpu")
     [
         {},
         {"optimizer": "adamw", "lr": 0.01},
+        {"optimizer": "nadam", "lr": 0.01},
+        {"optimizer": "radam", "lr": 0.01},
+        {"optimizer": "rmsprop", "lr": 0.001},
+        {"optimizer": "lion", "lr": 0.001, "weight_decay": 0.5},
+        {"optimizer": "muon", "lr": 0.01, "weight_decay": 0.05, "nesterov": True},
+        {"optimizer": "muon", "lr": 0.01, "precision": "fp16"},
         {"ema_decay": 0.9},
         {"schedule": "one-cycle", "precision": "bf16"},
         {"precision": "fp16", "clip_norm": 1.0},

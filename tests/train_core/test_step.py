@@ -277,6 +277,11 @@ def test_a_first_step_that_overflows_leaves_no_garbage_as_momentum() -> None:
     [
         {},
         {"optimizer": "adamw", "lr": 0.01},
+        {"optimizer": "nadam", "lr": 0.01},
+        {"optimizer": "radam", "lr": 0.01},
+        {"optimizer": "rmsprop", "lr": 0.001},
+        {"optimizer": "lion", "lr": 0.001},
+        {"optimizer": "muon", "lr": 0.01},
         {"clip_norm": 0.5},
         {"ema_decay": 0.9},
         {"mix": "mixup", "mix_alpha": 0.2, "mix_off": 0.5},
