@@ -335,6 +335,30 @@ def parameter_names(space: Space) -> list[str]:
     return [name for name, _ in _dimensions(space)]
 
 
+def dimensions_in_words(space: Space) -> tuple[list[str], list[str]]:
+    """The dimensions that trials draw, and those that are fixed: `k1 [1, 3]`, `sgd_lr 0.01 to 0.5`, `flip true`.
+
+    Without those of optimizers that the space does not have.
+    """
+    others = [f"{name}_" for name in OPTIMIZERS if name not in _values(space.optimizer)]
+    drawn, fixed = [], []
+    for name, dimension in space:
+        if name.startswith(tuple(others)):
+            continue
+        if isinstance(dimension, Range):
+            step = f" in steps of {dimension.step:g}" if dimension.step else ""
+            drawn.append(f"{name} {dimension.low:g} to {dimension.high:g}{step}")
+        elif isinstance(dimension, tuple):
+            drawn.append(f"{name} [{', '.join(map(_in_words, dimension))}]")
+        else:
+            fixed.append(f"{name} {_in_words(dimension)}")
+    return drawn, fixed
+
+
+def _in_words(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def is_architecture(name: str) -> bool:
     """Whether a parameter is the network's; the others are the recipe's, dropout among them."""
     first = name.rsplit("_", 1)[0]

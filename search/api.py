@@ -41,6 +41,7 @@ from search.terminal import console, say
 from search.trainer import Trainer
 from search.trials import TrialRecord, finished_trials, has_begun
 from search.version import version
+from space import dimensions_in_words
 from train_core import checkpoint
 from train_core.data import NAMED
 from train_core.device import describe, gpu_index, release_memory
@@ -300,6 +301,8 @@ def serve_storage(storage: str | None, *, host: str, port: int) -> None:
 def count(study: str, flags: Mapping[str, Any]) -> list[str]:
     """Parameters and multiply-adds, a line for each of a study's baselines and for what its space holds.
 
+    Then the dimensions of the space: those that trials draw, and those that are fixed, with their values.
+
     Raises:
         UserError: the user can fix it; the message says how.
 
@@ -311,14 +314,15 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
             shape = data_shape_of(load(spec, progress))
     space_survey = survey(spec, shape)
     limit = f", at most {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
-    lines = [f"{study}: {spec.data}, budget {spec.budget:,}{limit}"]
+    lines = [f"{study}: {spec.data} ({shape}), budget {spec.budget:,} parameters{limit}"]
     for name, network in spec.baselines.items():
         shaped = with_data_shape(network, shape)
         within = num_params(shaped) <= spec.budget and num_madds(shaped, shape.size) <= (spec.max_madds or math.inf)
         lines.append(_counted(name, shaped, shape) + ("" if within else "  (over the limit)"))
     lines.append(_counted("smallest of the space", space_survey.smallest, shape))
     lines.append(_counted(f"largest of {SAMPLES} draws", space_survey.largest, shape))
-    return lines
+    drawn, fixed = dimensions_in_words(spec.space)
+    return [*lines, f"drawn: {', '.join(drawn)}", f"fixed: {', '.join(fixed)}"]
 
 
 def _counted(name: str, network: ResNetSpec, shape: DataShape) -> str:

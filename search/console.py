@@ -12,6 +12,7 @@ from rich.box import SIMPLE
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column, Table
 
+from search.data_shape import data_shape_of
 from search.drawing import is_used_up
 from search.fidelity import TOPS, Fidelity
 from search.formatting import count, duration, mean_and_deviation, percent, regulariser_warning, short_run
@@ -96,15 +97,13 @@ class Plan:
 def say_plan(plan: Plan) -> None:
     """Print what the search will do, and what to do instead if it would take days."""
     folder, spec, data = plan.folder, plan.spec, plan.session.data
-    height, width = data.size
-    colours = "RGB" if data.in_channels == 3 else "grey"
     test = "a test split that only `promote` reads" if data.has_test else "no test split"
     joining = f"joining {plan.others} other search{'es' if plan.others > 1 else ''}"
     kept = f", kept in {folder.storage}" if folder.storage else ""
     say(f"{folder.root}: {joining if plan.others else 'continuing' if plan.begun else 'new study'}{kept}")
     say(
-        f"data     {spec.data}: {len(data.train):,} training and {len(data.val):,} validation images, {height}x{width} "
-        f"{colours}, {data.num_classes} classes, {test}"
+        f"data     {spec.data}: {len(data.train):,} training and {len(data.val):,} validation images, "
+        f"{data_shape_of(data)}, {test}"
     )
     say(f"device   {describe(plan.session.device)}, {_precision_words(plan)}")
     limit = f", {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""

@@ -21,6 +21,11 @@ class DataShape:
     num_classes: int
     size: tuple[int, int]  # height and width of the images, in pixels
 
+    def __str__(self) -> str:
+        """In a few words: `32x32 RGB, 10 classes`."""
+        colours = "RGB" if self.in_channels == 3 else "grey"
+        return f"{self.size[0]}x{self.size[1]} {colours}, {self.num_classes} classes"
+
 
 def data_shape_of(data: "TrainingData") -> DataShape:
     """What these images ask of a network."""

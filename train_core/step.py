@@ -215,10 +215,11 @@ def train_step(
     """
     recipe = state.recipe
     sums = torch.zeros(2, device=images.device) if sums is None else sums
-    _compute_gradients(state, images, labels, sums, half)
+    targets = labels if isinstance(labels, Targets) else Targets.of(labels)
+    _compute_gradients(state, images, targets, sums, half)
     if recipe.asam:
         with ascended(state.model, recipe.asam):
-            _compute_gradients(state, images, labels, torch.zeros_like(sums), half)
+            _compute_gradients(state, images, targets, torch.zeros_like(sums), half)
     if recipe.clip_norm or recipe.clip_value:
         state.scaler.unscale_(state.optimizer)
     if recipe.clip_value:
@@ -231,7 +232,7 @@ def train_step(
 
 
 def _compute_gradients(
-    state: TrainState, images: Tensor, labels: Tensor, sums: Tensor, half: HalfWeights | None
+    state: TrainState, images: Tensor, targets: Targets, sums: Tensor, half: HalfWeights | None
 ) -> None:
     """The gradients of the whole batch at the weights as they are, scaled by the scaler; adds its sums to `sums`."""
     recipe = state.recipe
@@ -239,7 +240,6 @@ def _compute_gradients(
     forward = state.model if half is None else partial(functional_call, state.model, half.twins)
     if half is not None:
         half.refresh()
-    targets = labels if isinstance(labels, Targets) else Targets.of(labels)
     for part, answers in zip(
         images.chunk(state.accumulation_steps), targets.chunk(state.accumulation_steps), strict=True
     ):

@@ -158,12 +158,22 @@ study    BAR 1/6 best 50.00 % (trial 0), N s left
 2 trials BAR 2/8 trial 1 40.00 %, trial 2 begun
 """
 COUNT = """
-digits: digits, budget 20,000
+digits: digits (32x32 grey, 10 classes), budget 20,000 parameters
 lenet-sized                  19,810 parameters        772,416 multiply-adds  [8,16,32] x [1,1,1] basic, 3x3/2 stem
 smallest of the space           514 parameters         47,184 multiply-adds  [8,8] x [1,1] basic, kernels 1 and 1, \
 1x1/2 stem
 largest of 100 draws         19,810 parameters        772,416 multiply-adds  [8,16,32] x [1,1,1] basic, 3x3/2 stem, \
 max-pool shortcut
+drawn: budget_fraction 0.5 to 1, stages 2 to 3, blocks 1 to 2, growth 1 to 2.5 in steps of 0.25, block [basic, \
+preact], final_norm [false, true], k1 [1, 3], k2 [1, 3], shortcut [conv, max-pool], stem_kernel [1, 3], optimizer \
+[sgd, adam, adamw], sgd_lr 0.01 to 0.5, adam_lr 0.0003 to 0.01, adamw_lr 0.0003 to 0.01, schedule [cosine, \
+one-cycle], batch_size [32, 64]
+fixed: widening stages, expansion 4, groups 1, shortcut_kernel 1, shortcut_norm after, shortcut_input block, \
+stem_width 0, stem_stride 2, stem_pool false, stem_end norm-relu, se_reduction 0, zero_init false, norm batch, \
+sgd_weight_decay 0.0005, adam_weight_decay 5e-05, adamw_weight_decay 0.05, momentum 0.9, nesterov true, warmup 0.05, \
+clip_norm 0.0, ema_decay 0.0, label_smoothing 0.1, block_dropout 0.0, head_dropout 0.0, drop_path 0.0, crop_padding \
+3, flip false, flip_order random, policy none, cutout 0, rotation 0.0, enlarge 1.0, resize_crop 1.0, perspective 0.0, \
+brightness 0.0, contrast 0.0, saturation 0.0, hue 0.0, erasing 0.0, mix none, mix_share 1.0, mix_off 0.0
 """
 
 
