@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from PIL import Image
 
 from search import api
+from search.card import _mixed
 from search.data_shape import data_shape_of
 from search.errors import CheckpointError, ModelError, RunError
 from search.export import chosen, export_model
@@ -41,7 +42,7 @@ from train_core.deploy import Description, deployed
 from train_core.examples import network_code
 from train_core.formats import FORMATS, read
 from train_core.models import ResNet
-from train_core.specs import ResNetSpec
+from train_core.specs import ResNetSpec, TrainSpec
 
 SPEC = load_study("digits", {"trials": 2})
 NAME = "digits-20k"
@@ -229,6 +230,20 @@ def test_the_numbers_in_the_card_are_those_of_the_run(folder: RunFolder, data: T
     ):
         assert said in card, said
     assert len(seeds) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mix": "ricap"}, "ricap in 100% of the batches, shares from Beta(0.3, 0.3)"),
+        (
+            {"mix": "cutmix", "mix_alpha": 0.5, "mix_share": 0.5, "mix_off": 0.1},
+            "cutmix in 50% of the batches, shares from Beta(0.5, 0.5), none in the last 10% of the run",
+        ),
+    ],
+)
+def test_a_card_says_how_images_were_mixed(changes: dict[str, Any], words: str) -> None:
+    assert _mixed(TrainSpec(epochs=1, **changes)) == words
 
 
 def test_the_card_of_a_refit_says_what_it_was_trained_on(folder: RunFolder, data: TrainingData) -> None:
