@@ -9,7 +9,7 @@ standard   against the loop of tutorials: torchvision transforms image by image,
 packing    several processes on the device at once against one
 search     a whole search of small networks against the same networks in a bare loop
 precision  accuracy and loss of a short run in each precision, three seeds
-optimizers seconds a step of each optimizer, and of sharpness-aware steps, over those of SGD; all take turns in a round
+optimizers the time of each optimizer's part of a step, and of whole steps, also sharpness-aware ones, over SGD's
 
 `python -m benchmarks gpu --help` tells of the command that measures a GPU.
 """
@@ -20,13 +20,15 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.loops import NETWORKS, ON_CPU, SETTLING, Setting, fitted, interleaved, ratios, spread, stepper_for
+from benchmarks.loops import NETWORKS, ON_CPU, Setting, fitted, interleaved, ratios, spread, stepper_for
 from search import api
 from search.identity import open_study
 from search.run_folder import RunRef
@@ -38,7 +40,6 @@ from train_core.loop import train
 from train_core.optimizers import OPTIMIZERS
 from train_core.specs import Precision, ResNetSpec, TrainSpec
 from train_core.state import TrainState
-from train_core.step import Stepper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,42 +138,52 @@ def precision(bench: Bench) -> dict[str, Any]:
 
 
 def optimizers(bench: Bench) -> dict[str, Any]:
-    """By network and optimizer, the seconds a step over those of SGD in the same round, at batch 128."""
+    """By network and optimizer, seconds of its own part of a step; and for the small one, a step over one of SGD.
+
+    All take turns in a round, at batch 128. On a CPU, the seconds are of processor time: other work counts less.
+    """
     device, data = pick_device(bench.device), bench.load()
     set_up(device)
     precision = pick_precision(device)
     kinds = {f"{name}": TrainSpec(epochs=1, optimizer=name, lr=kind.lr[0]) for name, kind in OPTIMIZERS.items()}
     kinds["sgd, asam 0.5"] = TrainSpec(epochs=1, lr=0.01, asam=0.5)
     results: dict[str, Any] = {}
-    for network in ON_CPU:
-        steppers = {}
+    for network in reversed(ON_CPU):
+        steps: dict[str, Callable[[], object]] = {}
+        parts: dict[str, Callable[[], object]] = {}
         for kind, recipe in kinds.items():
             recipe = recipe.model_copy(update={"precision": precision, "nesterov": True})
-            steppers[kind] = stepper_for(TrainState.new(fitted(NETWORKS[network], data), recipe, device), data)
-            for _ in range(SETTLING if device.type == "cuda" else 1):
-                steppers[kind].step(torch.arange(recipe.batch_size, device=device), recipe.lr)
-        seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-        for _ in range(bench.rounds):
-            for kind, recipe in kinds.items():
-                seconds[kind].append(_seconds_a_step(steppers[kind], recipe, data, bench.seconds))
-        results[network] = {kind: ratios(each, seconds["sgd"]) for kind, each in seconds.items()}
-        print(f"  {network:<6} sgd {spread([1000 * each for each in seconds['sgd']], 1)} ms a step")
-        for kind, over in results[network].items():
-            print(f"  {'':<6} {kind:<14} {spread(over)}", flush=True)
+            state = TrainState.new(fitted(NETWORKS[network], data), recipe, device)
+            stepper = stepper_for(state, data, captured=False)
+            chosen = torch.randint(len(data.train), (recipe.batch_size,), device=device)
+            steps[kind], parts[kind] = partial(stepper.step, chosen, recipe.lr), state.optimizer.step
+            steps[kind]()  # which makes gradients and buffers
+        part = {kind: [_seconds(each, device, 0.5) for _ in range(bench.rounds)] for kind, each in parts.items()}
+        results[network] = {"part": part}
+        for kind, seconds in part.items():
+            print(f"  {network:<6} {kind:<14} {spread([1000 * each for each in seconds])} ms, its part", flush=True)
+        if network == "small":
+            rounds = [
+                {kind: _seconds(each, device, bench.seconds) for kind, each in steps.items()} for _ in part["sgd"]
+            ]
+            whole = {kind: [each[kind] for each in rounds] for kind in kinds}
+            results[network]["ratio"] = {kind: ratios(whole[kind], whole["sgd"]) for kind in kinds}
+            print(f"  {network:<6} sgd {spread([1000 * each for each in whole['sgd']])} ms a step; the others over it:")
+            for kind, ratio in results[network]["ratio"].items():
+                print(f"  {network:<6} {kind:<14} {spread(ratio)}", flush=True)
     return results
 
 
-def _seconds_a_step(stepper: Stepper, recipe: TrainSpec, data: TrainingData, seconds: float) -> float:
-    device = data.train.images.device
-    chosen = torch.randint(len(data.train), (recipe.batch_size,), device=device)
+def _seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """How long the work takes, repeated for about so many seconds."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     wait_for(device)
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() < started + seconds:
-        for _ in range(1 if device.type == "cpu" else 50):
-            stepper.step(chosen, recipe.lr)
-            count += 1
+    until, began, count = time.perf_counter() + seconds, clock(), 0
+    while time.perf_counter() < until:
+        work()
         wait_for(device)
-    return (time.perf_counter() - started) / count
+        count += 1
+    return (clock() - began) / count
 
 
 def _bare(network: ResNetSpec, recipe: TrainSpec, data: TrainingData, seconds: float) -> float:
