@@ -31,6 +31,8 @@ if (_problem := _hidden_module()) is not None:
         sys.exit(2)
     raise ImportError(_problem)
 
+import train_core  # noqa: E402, F401  # before torch: it sets how torch's threads wait
+
 
 def __getattr__(name: str) -> Any:
     # Not before they are asked for: `search --help` answers without torch.

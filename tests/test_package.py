@@ -59,3 +59,13 @@ def test_a_file_beside_the_user_that_hides_a_module_is_named_in_one_line(
         assert done.returncode == code
         assert done.stderr.splitlines()[-1] in {f"search: {said}", f"ImportError: {said}"}
         assert code == 1 or len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+@pytest.mark.parametrize("package", ["search", "train_core"])
+def test_the_threads_of_torch_sleep_while_they_wait(package: str, given: dict[str, str], found: str) -> None:
+    """Unless the user says otherwise; torch reads it when it is loaded, so it must be set before."""
+    code = f"import os, sys, {package}; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert said == f"{found} False\n"

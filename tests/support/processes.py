@@ -18,7 +18,7 @@ from urllib.request import urlopen
 import numpy as np
 
 from search.run_folder import RunFolder
-from tests.support.forked import ASLEEP, Forked
+from tests.support.forked import Forked
 from train_core.sources import digits
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
 
 def _environment(folder: Path, more: dict[str, str]) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    return {**ours, **ASLEEP, "SEARCH_CACHE": str(folder / "cache"), **more}
+    return {**ours, "SEARCH_CACHE": str(folder / "cache"), **more}
 
 
 def with_few(folder: Path) -> Path:
