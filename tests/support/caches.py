@@ -9,8 +9,7 @@ import sqlalchemy
 from alembic.script import ScriptDirectory
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _migrations_are_read_once() -> Iterator[None]:
+def read_migrations_once(patch: pytest.MonkeyPatch) -> None:
     """Optuna opens a storage in half the time: Alembic reads all migrations to find the newest only once."""
     newest: dict[str, str | None] = {}
     asked = ScriptDirectory.get_current_head
@@ -20,8 +19,13 @@ def _migrations_are_read_once() -> Iterator[None]:
             newest[scripts.dir] = asked(scripts)
         return newest[scripts.dir]
 
+    patch.setattr(ScriptDirectory, "get_current_head", once)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_are_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ScriptDirectory, "get_current_head", once)
+        read_migrations_once(patch)
         yield
 
 
