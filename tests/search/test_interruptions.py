@@ -133,8 +133,8 @@ def test_a_second_signal_ends_the_search_at_once_and_the_same_command_continues(
 
 
 def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: Path) -> None:
-    many = "run digits --trials 9 --epochs 2"
-    first = start(many, tmp_path)
+    many = f"run digits {FEW} --trials 9 --epochs 4"
+    first = start(many, with_few(tmp_path))
     wait_for(run_folder(tmp_path).log, "images/s measured on")
     others = [start(many, tmp_path) for _ in range(2)]
     wait_for(run_folder(tmp_path).log, "joining 2 other searches")
