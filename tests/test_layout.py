@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forked import READ_ON_IMPORT
+
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
     "train_core": {"search", "space", "optuna", "typer", "rich", "plotly"},
@@ -179,3 +181,18 @@ def test_few_functions_take_more_than_eight_parameters() -> None:
         if isinstance(node, ast.FunctionDef) and len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs) > 8
     }
     assert {each.split(":")[0] for each in over} <= {"search/cli.py"}
+
+
+def test_what_is_read_from_the_environment_on_import_is_known_to_the_tests() -> None:
+    """Forked processes have imported everything before they have their environment."""
+    read = {
+        node.args[0].value
+        for room in ("search", "train_core", "space.py")
+        for path in sources(room)
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body
+        if not isinstance(statement, ast.FunctionDef | ast.ClassDef)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"os.environ.get", "os.getenv"}
+        if isinstance(node.args[0], ast.Constant)
+    }
+    assert read == READ_ON_IMPORT

@@ -2,12 +2,8 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
-from optuna import importance
-from optuna.importance import get_param_importances
 
 from search import fidelity, identity
 from search.run_folder import RunFolder
@@ -38,23 +34,6 @@ def measured(mixed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     for number, accuracy in ((0, 0.8), (1, 0.85), (5, 0.9)):
         promoted(mixed, number, val_accuracy=accuracy)
     return mixed
-
-
-LEARNT: dict[str, dict[str, float]] = {}
-"""Importances, by the trials and the parameters that they were learnt from."""
-
-
-@pytest.fixture(autouse=True)
-def _importances_are_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Importances take half of the time of a report; from the same trials they are the same."""
-
-    def once(study: optuna.Study, *, params: list[str], **options: Any) -> dict[str, float]:
-        key = repr(([(trial.value, trial.params) for trial in study.trials], params))
-        if key not in LEARNT:
-            LEARNT[key] = get_param_importances(study, params=params, **options)
-        return dict(LEARNT[key])
-
-    monkeypatch.setattr(importance, "get_param_importances", once)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 from scipy.stats import kendalltau, spearmanr
 
 from search.console import fidelity_table
-from search.fidelity import Agreement, Fidelity, Pair, advice, agreement, measure, pick
+from search.fidelity import RESAMPLES, Agreement, Fidelity, Pair, advice, agreement, measure, pick
 from search.formatting import Interval, interval
 from search.promotions import Promotion
 from search.trials import records
@@ -70,6 +70,17 @@ def test_correlations_are_those_of_scipy_and_their_intervals_hold_them() -> None
     assert known.kendall.value == pytest.approx(kendalltau(SCORES, long).statistic)
     for each in (known.spearman, known.kendall):
         assert -1 <= each.low < each.value < each.high <= 1
+
+
+def test_tied_scores_and_constant_resamples_are_counted_as_scipy_counts_them() -> None:
+    generator = np.random.default_rng(1)
+    short, long = (generator.integers(3, size=5).astype(float) for _ in range(2))
+    draws = np.random.default_rng(0).integers(5, size=(RESAMPLES, 5))  # those of `agreement`
+    taus = np.array([kendalltau(short[draw], long[draw]).statistic for draw in draws])
+    known = agreement(6, pairs(list(short), list(long))).kendall
+    assert np.isnan(taus).any()
+    expected = [kendalltau(short, long).statistic, *np.nanpercentile(taus, [2.5, 97.5])]
+    assert [known.value, known.low, known.high] == pytest.approx(expected)
 
 
 def test_perfect_and_reversed_ranks() -> None:

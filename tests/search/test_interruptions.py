@@ -94,29 +94,32 @@ session.load = lambda spec, progress: (print("reads", flush=True), time.sleep(60
     assert err.strip() == "search: interrupted; run the same command to continue"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_there(
-    number: signal.Signals, searched_longer: Path, tmp_path: Path
+    searched_longer: Path, tmp_path: Path
 ) -> None:
-    process = start(LONGER, with_few(tmp_path))
-    wait_for(run_folder(tmp_path).log, "trial 0  ")  # an epoch
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err == (
-        "\nsearch: stopping at the end of this epoch; press Ctrl-C again to stop immediately\n"
-        "search: interrupted; run the same command to continue\n"
-    )
-    study = open_study(run_folder(tmp_path))
-    assert {trial.state.is_finished() for trial in study.trials} == {True}
-    (root,) = run_folder(tmp_path).trials_with_checkpoints()
-    done = checkpoint.load(run_folder(tmp_path).trial_checkpoint(root), torch.device("cpu")).history
-    log_before = run_folder(tmp_path).log.read_text()
+    folder = run_folder(with_few(tmp_path))
+    log_before, kept = "", 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = start(LONGER, tmp_path)
+        wait_for(folder.log, f" at epoch {kept + 1}  ")
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert err == (
+            "\nsearch: stopping at the end of this epoch; press Ctrl-C again to stop immediately\n"
+            "search: interrupted; run the same command to continue\n"
+        )
+        study = open_study(folder)
+        assert {trial.state.is_finished() for trial in study.trials} == {True}
+        (root,) = folder.trials_with_checkpoints()
+        done = checkpoint.load(folder.trial_checkpoint(root), torch.device("cpu")).history
+        assert len(done) > kept
+        kept, log_before = len(done), folder.log.read_text()
     assert "2 of 2 trials" in search(LONGER, tmp_path)
     assert scores(tmp_path) == scores(searched_longer)
-    assert list((run_folder(tmp_path).root / "trials").iterdir()) == []
+    assert list((folder.root / "trials").iterdir()) == []
     # The epochs from before are printed again with their old pace, which no new epoch has to the last digit.
-    log_after = run_folder(tmp_path).log.read_text().removeprefix(log_before)
+    log_after = folder.log.read_text().removeprefix(log_before)
     assert f"{done[0].images / done[0].seconds:,.0f} images/s" in log_after
 
 
@@ -133,8 +136,8 @@ def test_a_second_signal_ends_the_search_at_once_and_the_same_command_continues(
 
 
 def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: Path) -> None:
-    many = "run digits --trials 9 --epochs 2"
-    first = start(many, tmp_path)
+    many = f"run digits {FEW} --trials 9 --epochs 4"
+    first = start(many, with_few(tmp_path))
     wait_for(run_folder(tmp_path).log, "images/s measured on")
     others = [start(many, tmp_path) for _ in range(2)]
     wait_for(run_folder(tmp_path).log, "joining 2 other searches")

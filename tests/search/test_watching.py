@@ -16,16 +16,24 @@ import pytest
 from search.inspection import Reader
 from search.run_folder import RunFolder
 from tests.support.forked import Forked
-from tests.support.processes import search, start, wait_for
+from tests.support.processes import search, start, wait_for, with_few
 
-LONG = "run digits --trials 50 --epochs 40 --name long"
+LONG = "run digits --data few.npz --trials 50 --epochs 40 --name long"
+SLOWLY = """
+import time
+from search import trainer
+
+train = trainer.train
+trainer.train = lambda *args, **options: (time.sleep(0.2) or result for result in train(*args, **options))
+"""
+"""Rests after each epoch, so that those who watch have the processors."""
 
 
 @pytest.fixture(scope="module")
 def searching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Forked]]:
     """A folder in which a search has trained its first epochs, and goes on."""
-    folder = tmp_path_factory.mktemp("searching")
-    process = start(LONG, folder)
+    folder = with_few(tmp_path_factory.mktemp("watched"))
+    process = start(LONG, folder, SLOWLY)
     wait_for(folder / "runs" / "long" / "search.log", "at epoch 2")
     yield folder, process
     process.send_signal(signal.SIGTERM)

@@ -3,14 +3,17 @@
 import contextlib
 import sqlite3
 from collections.abc import Iterator
+from typing import Any
 
+import optuna
 import pytest
 import sqlalchemy
 from alembic.script import ScriptDirectory
+from optuna import importance
+from optuna.importance import get_param_importances
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _migrations_are_read_once() -> Iterator[None]:
+def read_migrations_once(patch: pytest.MonkeyPatch) -> None:
     """Optuna opens a storage in half the time: Alembic reads all migrations to find the newest only once."""
     newest: dict[str, str | None] = {}
     asked = ScriptDirectory.get_current_head
@@ -20,8 +23,13 @@ def _migrations_are_read_once() -> Iterator[None]:
             newest[scripts.dir] = asked(scripts)
         return newest[scripts.dir]
 
+    patch.setattr(ScriptDirectory, "get_current_head", once)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_are_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ScriptDirectory, "get_current_head", once)
+        read_migrations_once(patch)
         yield
 
 
@@ -40,3 +48,19 @@ def _sqlite_does_not_wait_for_the_disk() -> Iterator[None]:
     sqlalchemy.event.listen(sqlalchemy.Engine, "connect", do_not_wait)
     yield
     sqlalchemy.event.remove(sqlalchemy.Engine, "connect", do_not_wait)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _importances_are_learnt_once() -> Iterator[None]:
+    """Importances take half of the time of a report; from the same trials they are the same."""
+    learnt: dict[str, dict[str, float]] = {}
+
+    def once(study: optuna.Study, *, params: list[str], **options: Any) -> dict[str, float]:
+        key = repr(([(trial.value, trial.params) for trial in study.trials], params))
+        if key not in learnt:
+            learnt[key] = get_param_importances(study, params=params, **options)
+        return dict(learnt[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importance, "get_param_importances", once)
+        yield

@@ -1,7 +1,7 @@
-"""Processes that are there at once: forked from one that has read the large libraries.
+"""Processes that are there at once: forked from one that has read the large libraries, and this project.
 
-To read torch and the others takes five to eight seconds of each process; half of the tests' time went into it. What is
-ours is read by each process itself, with its own environment.
+To read torch and the others takes five to eight seconds of each process, and `tests.support.warm` saves two more. A
+process whose environment has what modules of this project read when they are imported reads these modules itself.
 
 A process has as many threads as torch would choose, or as OMP_NUM_THREADS says in its environment.
 """
@@ -39,7 +39,11 @@ LARGE = [
     "pydantic",
     "typer",
     "rich.progress",
+    "tests.support.warm",
 ]
+
+READ_ON_IMPORT = {"SEARCH_LEASE_S", "SEARCH_PATIENCE_S"}
+"""What modules of this project read from the environment when they are imported (see `test_layout`)."""
 
 ASLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Torch's threads sleep while they wait: by default they keep the processors busy, which other tests need."""
@@ -59,7 +63,8 @@ class Forked:
     ) -> None:
         # Read when torch and NumPy are imported: here, for all processes. NumPy would start its threads at once, and a
         # process that has threads should not be forked.
-        with mock.patch.dict(os.environ, {"OPENBLAS_NUM_THREADS": "1", **ASLEEP}):
+        path = os.pathsep.join(sys.path)  # this checkout's, which the server does not know otherwise
+        with mock.patch.dict(os.environ, {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": path, **ASLEEP}):
             os.environ.pop("OMP_NUM_THREADS", None)
             forkserver.ensure_running()
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
@@ -133,6 +138,10 @@ def _run(module: str | None, arguments: list[str], first: str, cwd: str, env: di
     if threads := env.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     os.chdir(cwd)
+    if READ_ON_IMPORT & env.keys():
+        from tests.support import warm  # which only the fork server has imported
+
+        warm.forget()
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # it may have children
     sys.argv = [module or "-c", *arguments]
     try:

@@ -56,9 +56,9 @@ def python(arguments: list[str], folder: Path) -> Forked:
     """`python <arguments>` in a folder that has a copy of the code, which is used instead of ours."""
     first = f"""
 import runpy, sys
+from tests.support import warm
+warm.forget()
 sys.path[:] = [{str(folder)!r}, *(path for path in sys.path if path != {str(ROOT)!r})]
-for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
-    del sys.modules[name]
 """
     what, *rest = arguments
     module = rest.pop(0) if what == "-m" else None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnx
 import onnxruntime
@@ -69,23 +69,43 @@ def as_input(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float().contiguous()
 
 
+class Files(Protocol):
+    """Model files, each written once."""
+
+    def __call__(self, fmt: FormatName, name: str = "basic") -> Path:
+        """The file of the network of this name."""
+
+
+@pytest.fixture(scope="module")
+def files(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("models")
+
+    def file(fmt: FormatName, name: str = "basic") -> Path:
+        path = folder / f"{name}.{fmt}"
+        if not path.exists():
+            about = described(NETWORKS[name], data)
+            path.write_bytes(FORMATS[fmt].write(deployed(lived(NETWORKS[name], data), about), about))
+        return path
+
+    return file
+
+
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_file_gives_the_logits_of_the_network_that_was_trained(
-    name: str, fmt: FormatName, data: TrainingData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    name: str, fmt: FormatName, files: Files, data: TrainingData, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spec = NETWORKS[name]
     network = lived(spec, data)
-    about = described(spec, data)
-    written = FORMATS[fmt].write(deployed(network, about), about)
-    (path := tmp_path / f"model.{fmt}").write_bytes(written)
+    path = files(fmt, name)
+    written = path.read_bytes()
     for images in (data.val.images[:7], data.val.images[7:8]):
         expected = logits_of(network, images, data)
         assert expected.std() > 0.1
         for model in (FORMATS[fmt].load_elsewhere(written), read(path).logits):
             torch.testing.assert_close(model(as_input(images)), expected, rtol=0, atol=1e-5)
         torch.testing.assert_close(read(path).probabilities(images), expected.softmax(1), rtol=0, atol=1e-5)
-    assert read(path).about == about
+    assert read(path).about == described(spec, data)
     assert str(Path.cwd()).encode() not in written
     assert str(Path(__file__).parents[2]).encode() not in written
     assert capfd.readouterr() == ("", "")
@@ -123,23 +143,7 @@ def test_the_network_stays_as_it_is(data: TrainingData) -> None:
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-@pytest.fixture(scope="module")
-def files(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Callable[[FormatName], Path]:
-    """A model file of each format."""
-    folder = tmp_path_factory.mktemp("models")
-    about = described(NETWORKS["basic"], data)
-    model = deployed(lived(NETWORKS["basic"], data), about)
-
-    def file(fmt: FormatName) -> Path:
-        path = folder / f"model.{fmt}"
-        if not path.exists():
-            path.write_bytes(FORMATS[fmt].write(model, about))
-        return path
-
-    return file
-
-
-def test_an_onnx_file_says_what_it_takes_and_gives(files: Callable[[FormatName], Path], data: TrainingData) -> None:
+def test_an_onnx_file_says_what_it_takes_and_gives(files: Files, data: TrainingData) -> None:
     model = onnx.load(files("onnx"))
     onnx.checker.check_model(model, full_check=True)
     assert [opset.version for opset in model.opset_import if opset.domain == ""] == [OPSET]
@@ -191,7 +195,7 @@ def test_a_pickle_under_another_name_is_refused_and_not_run(fmt: FormatName) -> 
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_a_damaged_file_is_refused(fmt: FormatName, files: Callable[[FormatName], Path]) -> None:
+def test_a_damaged_file_is_refused(fmt: FormatName, files: Files) -> None:
     path = Path(f"model.{fmt}")
     content = files(fmt).read_bytes()
     for damaged in (b"", b"\0" * 64, content[: len(content) // 2]):
@@ -211,7 +215,7 @@ def rewritten(path: Path, changes: dict[str, Callable[[bytes], bytes]], compress
 
 
 def test_a_program_with_a_pickle_inside_is_refused_where_torch_would_run_it(
-    files: Callable[[FormatName], Path],
+    files: Files,
 ) -> None:
     def pickled(_: bytes) -> bytes:
         torch.save(Bomb(), buffer := io.BytesIO())
@@ -232,7 +236,7 @@ def test_a_program_with_a_pickle_inside_is_refused_where_torch_would_run_it(
     assert Path("boom").exists()  # it was a real one
 
 
-def test_a_program_with_code_in_its_graph_is_read_without_it(files: Callable[[FormatName], Path]) -> None:
+def test_a_program_with_code_in_its_graph_is_read_without_it(files: Files) -> None:
     """torch.export.load hands the sizes in a graph to sympy, which evaluates them."""
     code = r'"expr_str": "__import__(\"pathlib\").Path(\"boom\").touch()"'
 
@@ -247,7 +251,7 @@ def test_a_program_with_code_in_its_graph_is_read_without_it(files: Callable[[Fo
     assert Path("boom").exists()
 
 
-def test_a_file_that_would_grow_when_it_is_read_is_refused(files: Callable[[FormatName], Path]) -> None:
+def test_a_file_that_would_grow_when_it_is_read_is_refused(files: Files) -> None:
     padded = {"extra/origin": lambda text: text + b" " * 10_000_000}
     assert_refused(rewritten(files("pt2"), padded, zipfile.ZIP_DEFLATED))
 
@@ -269,7 +273,7 @@ def test_a_network_that_is_described_larger_than_it_is_takes_no_memory(
         assert_refused(rewritten(honest, {"extra/network": lambda _: huge.network.model_dump_json().encode()}))
 
 
-def test_an_onnx_model_of_somebody_else_is_refused(files: Callable[[FormatName], Path]) -> None:
+def test_an_onnx_model_of_somebody_else_is_refused(files: Files) -> None:
     model = onnx.load(files("onnx"))
     del model.metadata_props[:]
     onnx.save(model, "model.onnx")
