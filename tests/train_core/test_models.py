@@ -34,7 +34,7 @@ def counted_madds(model: nn.Module, images: Tensor) -> int:
     return total
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(spec=resnet_specs(), height=st.integers(5, 33), width=st.integers(5, 33))
 def test_closed_forms_equal_the_built_network(spec: ResNetSpec, height: int, width: int) -> None:
     model = ResNet(spec)
