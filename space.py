@@ -19,6 +19,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, product
 from operator import mul
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
@@ -437,7 +438,7 @@ def network(
         narrowest = _build(shape, WIDTH_STEP, task)
         if all(cost(narrowest) <= most for cost, most in costs):
             limits = [(cost, max(shape["budget_fraction"] * most, cost(narrowest))) for cost, most in costs]
-            return _build(shape, _widest(shape, limits, task), task)
+            return _checked(_build(shape, _widest(shape, limits, task), task))
     raise ValueError(f"no network of this space has at most {budget:,} parameters{f' and {madds}' if madds else ''}")
 
 
@@ -452,9 +453,10 @@ def _costs(budget: int, madds: Madds | None) -> Costs:
 
 def smallest(space: Space, *, in_channels: int, num_classes: int) -> ResNetSpec:
     """The network of the space with the fewest parameters."""
-    return _build(_smallest(space), WIDTH_STEP, {"in_channels": in_channels, "num_classes": num_classes})
+    return _checked(_build(_smallest(space), WIDTH_STEP, {"in_channels": in_channels, "num_classes": num_classes}))
 
 
+@lru_cache(maxsize=8)
 def _smallest(space: Space) -> Draw:
     """The shape of the smallest network: every number at its least, and of the unordered choices the cheapest."""
     # Of the ratios, 0 costs nothing, and the least most; of the stem's widths, 0 is that of the first stage.
@@ -462,8 +464,9 @@ def _smallest(space: Space) -> Draw:
         *("widening", "block", "expansion", "groups", "shortcut", "shortcut_norm"),
         *("norm", "se_reduction", "stem_width", "stem_end"),
     )
+    lowest = _lowest(space)
     shapes = (
-        {**_lowest(space), **dict(zip(unordered, values, strict=True))}
+        {**lowest, **dict(zip(unordered, values, strict=True))}
         for values in product(*(_values(getattr(space, name)) for name in unordered))
     )
     return min(shapes, key=lambda shape: num_params(_build(shape, WIDTH_STEP, {})))
@@ -569,6 +572,8 @@ def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
     `base` moves in small steps and each stage is rounded by itself: so the later stages take up what is left of the
     budget when the first cannot grow by 8 more. Where each block has a width of its own, that of the last is `base`
     times the growth, and the others lie on a line from the stem's to it, rounded to whole channels.
+
+    Valid by construction, and not checked: to find one network, hundreds are counted.
     """
     fields = {name: shape[name] for name in ResNetSpec.model_fields if name in shape}
     fields |= unused(fields)
@@ -582,7 +587,13 @@ def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
         # In a bottleneck, the channels inside begin with as many as the stem has.
         first, last = stem * step // fields["groups"], _rounded(exact[-1], step)
         widths = [_rounded(first + (last - first) * i / sum(blocks), step) for i in range(1, sum(blocks) + 1)]
-    return ResNetSpec(**task, **fields | {"widths": tuple(widths), "blocks": tuple(blocks), "stem_width": stem})
+    shapes = {"widths": tuple(widths), "blocks": tuple(blocks), "stem_width": stem}
+    strides = (1, *[2] * (len(blocks) - 1))
+    return ResNetSpec.model_construct(**task, **fields | shapes | {"strides": strides})
+
+
+def _checked(spec: ResNetSpec) -> ResNetSpec:
+    return ResNetSpec.model_validate(spec.model_dump())
 
 
 def _rounded(width: float, step: int) -> int:
