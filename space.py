@@ -587,9 +587,9 @@ def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
         # In a bottleneck, the channels inside begin with as many as the stem has.
         first, last = stem * step // fields["groups"], _rounded(exact[-1], step)
         widths = [_rounded(first + (last - first) * i / sum(blocks), step) for i in range(1, sum(blocks) + 1)]
-    shapes = {"widths": tuple(widths), "blocks": tuple(blocks), "stem_width": stem}
-    strides = (1, *[2] * (len(blocks) - 1))
-    return ResNetSpec.model_construct(**task, **fields | shapes | {"strides": strides})
+    shapes = {"widths": tuple(widths), "blocks": tuple(blocks), "strides": (1, *[2] * (len(blocks) - 1))}
+    values: dict[str, Any] = {**task, **fields, **shapes, "stem_width": stem}
+    return ResNetSpec.model_construct(**values)
 
 
 def _checked(spec: ResNetSpec) -> ResNetSpec:
