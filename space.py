@@ -135,7 +135,7 @@ def _described(default: Any, words: str) -> Any:
 
 
 class Space(Frozen):
-    """Every dimension of the search; the defaults are the space of the CIFAR studies.
+    """Every dimension of the search; the defaults are for images of 32x32 pixels.
 
     What short runs get wrong is regularisation: they always prefer too little of it. So everything that
     regularises is held at a strong setting here, and drawn only where a study file says so.

@@ -56,7 +56,7 @@ so the search takes no longer. All full runs of a run have the same `asam`; a co
 SPACE = """\
 ## `[space]`
 
-Every dimension of the search, by name. The defaults are the space of the CIFAR studies; a study file names only the
+Every dimension of the search, by name. The defaults are for images of 32x32 pixels; a study file names only the
 dimensions that it changes. A dimension has one of three forms:
 
 ```toml

@@ -178,7 +178,7 @@ def _train_every_score(
     session = _session_of(folder, spec, study, placement)
     picked = pick(records(study), trials, spec.promote.families)
     say(
-        f"{folder.name}: {len(picked)} trials of every score for {epochs} epochs{_asam_in_words(asam)}, on "
+        f"{folder.name}: {len(picked)} trials of every score for {count_of(epochs, 'epoch')}{_asam_in_words(asam)}, on "
         f"{describe(session.device)}{_shared_by(placement, session)}; the test split is not read"
     )
     with _full_runs(folder, spec, session, placement, mirrored=False, asam=asam) as full_runs:
@@ -249,7 +249,7 @@ def _as_command(folder: RunFolder, plan: PromoteSpec) -> str:
 def _in_words(plan: PromoteSpec) -> str:
     """As in: the top 8 for 60 epochs, the best 3 of those for 200, with 3 seeds each, then the winner as a refit."""
     first, *others = plan.rungs
-    steps = [f"the top {first.top} for {first.epochs} epochs"]
+    steps = [f"the top {first.top} for {count_of(first.epochs, 'epoch')}"]
     steps += [f"the best {rung.top} of those for {rung.epochs}" for rung in others]
     steps.append("once each" if plan.seeds == 1 else f"with {plan.seeds} seeds each")
     refit = ["then the winner with the validation images in training"] if plan.refit else []

@@ -106,6 +106,7 @@ def headline(results: Results) -> str:
     text += f"{size:,} parameters, {percent(size / spec.budget)} of the budget"
     madds = runs[0].multiply_adds if runs else trials[0].multiply_adds
     text += f", and {madds:,} multiply-adds. " if spec.max_madds is not None else ". "
+    text += f"Its recipe: {(runs[0] if runs else trials[0]).recipe.method}. "
     if not runs:
         diverged = "every full run so far diverged, and " if results.promotions else ""
         text += f"Its short run of {short_run(spec)} reached {percent(score_of(trials[0]))} on validation; "

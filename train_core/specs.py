@@ -460,10 +460,21 @@ class TrainSpec(Frozen):
 
     def __str__(self) -> str:
         """The recipe in a few words, for example `sgd, lr 0.1, cosine, batch 128, 30 epochs`."""
-        words = f"{self.optimizer}, lr {self.lr:.3g}, {self.schedule}, batch {self.batch_size}, {self.epochs} epochs"
-        words += f" on {self.data_fraction:.0%} of the images" if self.data_fraction < 1 else ""
+        length = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
+        length += f" on {self.data_fraction:.0%} of the images" if self.data_fraction < 1 else ""
+        return ", ".join([*self._basics(), length, *self._extras()])
+
+    @property
+    def method(self) -> str:
+        """The recipe without its length, for example `sgd, lr 0.1, cosine, batch 128, cutmix`."""
+        return ", ".join([*self._basics(), *self._extras()])
+
+    def _basics(self) -> list[str]:
+        return [self.optimizer, f"lr {self.lr:.3g}", self.schedule, f"batch {self.batch_size}"]
+
+    def _extras(self) -> list[str]:
         named = [name for name in (self.mix, self.augment.policy) if name != "none"]
-        return ", ".join([words, *named, *([f"asam {self.asam:g}"] if self.asam else [])])
+        return named + ([f"asam {self.asam:g}"] if self.asam else [])
 
 
 MIX_SETTINGS = ("mix_alpha", "mix_share", "mix_off")

@@ -36,6 +36,7 @@ from search.run_folder import RunFolder, write_text
 from search.spec import StudySpec, load_study
 from search.trials import TrialRecord, finished_trials
 from tests.support.runs import (
+    SMALL_SPACE,
     distributions_of,
     ended,
     finished_trial,
@@ -44,6 +45,7 @@ from tests.support.runs import (
     promoted,
     recipe_of,
     run_study,
+    study_spec,
 )
 from tests.support.trainers import FakeTrainer, in_turn
 from train_core.errors import DivergedError
@@ -320,11 +322,25 @@ def test_the_winner_is_chosen_on_validation_and_its_test_accuracy_told_apart(mix
     size = num_params(network)
     assert (
         f"The best network found for digits within 20,000 parameters is {network}: {size:,} parameters, "
-        f"{percent(size / 20_000)} of the budget. Trained for 5 epochs, it reaches 91.00 % on validation, by which it "
-        "was chosen; 88.00 % on the 360 test images, which had no part in the choice." in words
+        f"{percent(size / 20_000)} of the budget. Its recipe: {recipe_of(open_study(mixed).trials[0]).method}. "
+        "Trained for 5 epochs, it reaches 91.00 % on validation, by which it was chosen; 88.00 % on the 360 test "
+        "images, which had no part in the choice." in words
     )
     row = f"0 {network} {size:,} {recipe_of(open_study(mixed).trials[0]).optimizer} 0 5 60.00 % 91.00 % 88.00 % 12"
     assert row in words
+
+
+def test_the_report_of_a_search_that_draws_mixed_images_names_what_the_best_trial_has(
+    tmp_path: Path, in_lines: None
+) -> None:
+    drawn = {**SMALL_SPACE, "mix": ["cutmix", "ricap"], "policy": ["none", "trivial-augment"]}
+    folder = make_run(tmp_path / "run", [0.5, 0.6, 0.7, 0.4], spec=study_spec(space=drawn))
+    best = recipe_of(open_study(folder).trials[2])
+    assert best.mix in best.method
+    assert f"Its recipe: {best.method}." in Page(folder).words
+    bars = charts.importance_chart(read_results(folder)).figure
+    assert bars is not None
+    assert "mix" in {name for trace in bars.data for name in trace.y}
 
 
 def test_the_report_and_the_notes_name_sharpness_aware_steps(mixed: RunFolder) -> None:
@@ -376,7 +392,7 @@ def test_a_limit_on_multiply_adds_is_told_beside_the_budget(tmp_path: Path) -> N
     size, madds = num_params(network), num_madds(network, 32)
     words = Page(folder).words
     assert "found for digits within 20,000 parameters and 900,000 multiply-adds is" in words
-    assert f"{percent(size / 20_000)} of the budget, and {madds:,} multiply-adds. Its short run" in words
+    assert f"{percent(size / 20_000)} of the budget, and {madds:,} multiply-adds. Its recipe: " in words
     run = promoted(folder, 0)
     words = Page(folder).words
     assert "Parameters Multiply-adds Optimizer" in words

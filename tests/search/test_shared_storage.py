@@ -8,7 +8,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from benchmarks.many_workers import command_of, environment_of, is_right, run, spec_of, storage_of
+from benchmarks.many_workers import KNOWN, command_of, environment_of, is_right, run, spec_of, storage_of
 from search.identity import open_study
 from search.run_folder import RunFolder
 from search.storage import parse_address
@@ -191,4 +191,4 @@ def test_processes_that_are_killed_lose_and_double_nothing(kind: str, postgres: 
     said = [process.communicate() for process in started]
     assert is_right(found, spec_of(24)), (found, said)
     assert found["kills"] == 2
-    assert found["baselines"] == 20
+    assert found["baselines"] == KNOWN
