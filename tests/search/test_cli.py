@@ -223,18 +223,18 @@ def test_sharpness_aware_steps_are_refused_where_a_run_trains_in_fp16(
 def test_a_promotion_with_sharpness_aware_steps_says_so_and_fidelity_goes_on_with_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = finished_run("few", 4)
-    code, out, err = search("promote few --top 1 --epochs 1 --asam 0.5", capsys, monkeypatch)
+    folder = finished_run("few", 4, epochs=1)
+    code, out, err = search("promote few --top 1 --epochs 2 --asam 0.5", capsys, monkeypatch)
     assert (code, err) == (0, "")
-    assert "few: the top 1 for 1 epoch, once each, asam 0.5, on CPU" in out
-    assert re.search(r"best on validation: .* 1 epoch, asam 0\.5", " ".join(out.split()))
-    code, out, err = search("fidelity few --epochs 1 --trials 4", capsys, monkeypatch)
+    assert "few: the top 1 for 2 epochs, once each, asam 0.5, on CPU" in out
+    assert re.search(r"best on validation: .* 2 epochs, asam 0\.5", " ".join(out.split()))
+    code, out, err = search("fidelity few --epochs 2 --trials 4", capsys, monkeypatch)
     assert (code, err) == (0, "")
-    assert "few: 4 trials of every score for 1 epoch, asam 0.5, on CPU" in out
+    assert "few: 4 trials of every score for 2 epochs, asam 0.5, on CPU" in out
     assert {run.recipe.asam for run in finished(folder)} == {0.5}
     facts = read_facts(folder)
     assert facts is not None
-    assert facts.promoted[0] == "search promote few --ladder 1x1 --asam 0.5"
+    assert facts.promoted[0] == "search promote few --ladder 1x2 --asam 0.5"
 
 
 def test_promoting_more_than_there_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
