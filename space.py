@@ -585,7 +585,8 @@ def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
     if shape["widening"] == "blocks":
         stem = stem or _rounded(base, WIDTH_STEP)
         # In a bottleneck, the channels inside begin with as many as the stem has.
-        first, last = stem * step // fields["groups"], _rounded(exact[-1], step)
+        last = _rounded(exact[-1], step)
+        first = min(stem * step // fields["groups"], last)  # behind a wide stem, all blocks are as wide as the last
         widths = [_rounded(first + (last - first) * i / sum(blocks), step) for i in range(1, sum(blocks) + 1)]
     shapes = {"widths": tuple(widths), "blocks": tuple(blocks), "strides": (1, *[2] * (len(blocks) - 1))}
     values: dict[str, Any] = {**task, **fields, **shapes, "stem_width": stem}

@@ -137,8 +137,8 @@ def _shortcut(network: ResNetSpec, stage: Sequence[BlockShape], *, first: bool) 
     if network.shortcut == "none":
         return "none in the first block" if len(stage) > 1 else "none"
     if network.shortcut == "pad":
-        steps = ["2x2 mean pool"] if stride != 1 else []
-        return ", ".join([*steps, "zero channels" if width >= inputs else "fewer channels"])
+        steps = ["mean of 2x2 pixels"] if stride != 1 else []
+        return ", ".join([*steps, "added channels of zeros" if width >= inputs else "fewer channels"])
     pools = network.shortcut == "max-pool" and stride == 2
     steps = ["max pool"] if pools else []
     steps.append(f"{_by(network.shortcut_kernel, network.shortcut_kernel)} conv")

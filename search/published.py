@@ -54,8 +54,9 @@ class Published(Frozen):
                 self.recipe_of(name)
             except ValidationError as error:
                 finding = error.errors()[0]
-                where = ".".join(map(str, finding["loc"]))
-                raise ValueError(f"the recipe of row {name}: {where}: {finding['msg'].lower()}") from error
+                where = "".join(f"{part}: " for part in [".".join(map(str, finding["loc"]))] if part)
+                said = finding["msg"].removeprefix("Value error, ")
+                raise ValueError(f"the recipe of row {name}: {where}{said[:1].lower()}{said[1:]}") from error
         return self
 
     def recipe_of(

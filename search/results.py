@@ -59,7 +59,8 @@ class Results:
         varied = varied_parameters({name for trial in learnt for name in trial.draw}, learnt)
         if len({score_of(trial) for trial in learnt}) < 2 or not varied:
             number = count(len(learnt), "complete trial")
-            raise ValueError(f"it takes two complete trials of different scores, and there is {number}.")
+            there_are = "there is" if len(learnt) == 1 else "there are"
+            raise ValueError(f"it takes two complete trials of different scores, and {there_are} {number}.")
         study = optuna.create_study(direction="maximize")
         study.add_trials([trial.optuna for trial in learnt])
         try:

@@ -26,6 +26,7 @@ from space import (
     suggest,
 )
 from tests.support.networks import pyramidnet, wide_resnet
+from train_core.blocks import BlockName
 from train_core.optimizers import OPTIMIZERS
 from train_core.specs import ResNetSpec, num_madds, num_params
 
@@ -297,6 +298,15 @@ def test_a_network_comes_back_where_the_space_holds_another_value_of_what_it_doe
     found = as_parameters(wanted, {}, space, 200_000)
     assert found is not None
     assert network({**suggest(RecordingTrial(0), space), **found}, space, 200_000, **TASK) == wanted
+
+
+@pytest.mark.parametrize("block", ["pyramid", "pyramid-bottleneck"])
+@pytest.mark.parametrize("stem", [0, 16, 1024])
+def test_no_block_is_narrower_than_the_one_before_it(block: BlockName, stem: int) -> None:
+    space = Space(widening="blocks", block=block, shortcut="pad", stem_width=stem, stages=3)
+    for seed in range(50):
+        found = network(suggest(RecordingTrial(seed), space), space, 300_000, **TASK)
+        assert list(found.widths) == sorted(found.widths)
 
 
 def test_a_network_outside_the_space_or_the_budget_has_no_parameters() -> None:

@@ -70,7 +70,7 @@ class ResNetSpec(Frozen):
     stem_pool: bool = Field(default=False, description="3x3 max pool of stride 2 after the first convolution")
     stem_end: StemEnd = Field(
         default="norm-relu",
-        description="what follows the first convolution. norm: no ReLU, as in the original pyramid networks; none: "
+        description="what follows the first convolution. norm: a norm only, as in the original pyramid networks; none: "
         "nothing, as in the original preact networks, whose first block begins with norm and ReLU",
     )
     block: BlockName = Field(
@@ -183,7 +183,9 @@ class ResNetSpec(Frozen):
             words[0] += f" x{self.expansion}" + (f" in {self.groups} groups" if self.groups != 1 else "")
         if self.strides != (1, *[2] * (len(self.blocks) - 1)):
             words.append(f"strides [{','.join(map(str, self.strides))}]")
-        if (self.k1, self.k2) != (3, 3):
+        if "k2" not in BLOCKS[self.block].uses:
+            words += [f"kernel {self.k1}"] if self.k1 != 3 else []
+        elif (self.k1, self.k2) != (3, 3):
             words.append(f"kernels {self.k1} and {self.k2}")
         kernel = f"{self.stem_kernel}x{self.stem_kernel}"
         stem = f"{kernel} stem" if self.stem_stride == 1 else f"{kernel}/{self.stem_stride} stem"
@@ -191,7 +193,9 @@ class ResNetSpec(Frozen):
         stem += {"norm-relu": "", "norm": " without ReLU", "none": " without norm"}[self.stem_end]
         words.append(stem + (" and pool" if self.stem_pool else ""))
         if self.shortcut != "conv":
-            words.append("no shortcut of changed shape" if self.shortcut == "none" else f"{self.shortcut} shortcut")
+            words.append(
+                "no shortcut where the shape changes" if self.shortcut == "none" else f"{self.shortcut} shortcut"
+            )
         if self.shortcut_kernel != 1:
             words.append(f"{self.shortcut_kernel}x{self.shortcut_kernel} shortcut")
         if self.se_reduction:
@@ -473,8 +477,14 @@ class TrainSpec(Frozen):
         return [self.optimizer, f"lr {self.lr:.3g}", self.schedule, f"batch {self.batch_size}"]
 
     def _extras(self) -> list[str]:
-        named = [name for name in (self.mix, self.augment.policy) if name != "none"]
-        return named + ([f"asam {self.asam:g}"] if self.asam else [])
+        words = []
+        if self.mix != "none":
+            words.append(self.mix + (f" in {self.mix_share:.0%} of the batches" if self.mix_share < 1 else ""))
+            words += [f"without it in the last {self.mix_off:.0%}"] if self.mix_off else []
+        words += [self.augment.policy] if self.augment.policy != "none" else []
+        words += [f"erasing {self.augment.erasing:g}"] if self.augment.erasing else []
+        words += ["alternating flips"] if self.augment.flip and self.augment.flip_order == "alternating" else []
+        return words + ([f"asam {self.asam:g}"] if self.asam else [])
 
 
 MIX_SETTINGS = ("mix_alpha", "mix_share", "mix_off")

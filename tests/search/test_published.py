@@ -103,6 +103,10 @@ ROW = "[published.rows.X1]\nparameters = 1\naccuracy = 90\nepochs = 3\n"
         (HEAD + ROW + 'network = "X"\nrecipe = { lr = -1 }\n', "the recipe of row X1: lr: input should be greater"),
         (HEAD + ROW + 'network = "X"\nrecipe = { rate = 1 }\n', "the recipe of row X1: rate: extra inputs are not"),
         (HEAD + "rows.X1.network = 'X'\n", "published.rows.X1.parameters is missing"),
+        (
+            HEAD + "recipe.mix_share = 0.5\n" + ROW + 'network = "X"\n',
+            "published: the recipe of row X1: mix_share has no effect without mixed images: set mix, or",
+        ),
         ('baselines_from = ["li-hang"]\n' + HEAD, "no shipped study 'li-hang' (did you mean 'li-huang'?)"),
         ('baselines_from = "li-huang"\n' + HEAD, "baselines_from: should be a valid tuple"),
     ],

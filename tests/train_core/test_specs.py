@@ -143,6 +143,15 @@ def test_networks_that_differ_have_different_words() -> None:
     assert len(words | {str(A5)}) == len(made) + 1
 
 
+def test_a_recipe_with_all_extras_in_words() -> None:
+    augment = AugmentSpec(policy="trivial-augment", erasing=0.2, flip_order="alternating")
+    recipe = TrainSpec(epochs=1, mix="cutmix", mix_share=0.5, mix_off=0.1, augment=augment, asam=0.5)
+    extras = "cutmix in 50% of the batches, without it in the last 10%, trivial-augment, erasing 0.2, alternating flips"
+    assert recipe.method == f"sgd, lr 0.1, cosine, batch 128, {extras}, asam 0.5"
+    assert str(recipe) == f"sgd, lr 0.1, cosine, batch 128, 1 epoch, {extras}, asam 0.5"
+    assert TrainSpec(epochs=2).method == "sgd, lr 0.1, cosine, batch 128"
+
+
 def test_counting_takes_microseconds() -> None:
     for count in (lambda: num_params(A5), lambda: num_madds(A5, 32)):
         assert min(timeit.repeat(count, number=100, repeat=20)) / 100 < 100e-6  # 4 to 5 us on a desktop core
