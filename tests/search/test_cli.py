@@ -283,7 +283,7 @@ def test_count_lists_the_published_networks_with_their_sizes(
     code, out, _ = search("count cifar10 --budget 5e6", capsys, monkeypatch)
     assert code == 0
     assert "4,975,210 parameters" in next(line for line in out.splitlines() if line.startswith("A5"))
-    assert "342 parameters" in next(line for line in out.splitlines() if line.startswith("smallest"))
+    assert "223 parameters" in next(line for line in out.splitlines() if line.startswith("smallest"))
 
 
 def test_a_full_disk_is_waited_for_before_a_checkpoint_is_given_up(

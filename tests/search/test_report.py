@@ -449,7 +449,7 @@ def test_before_any_trial(tmp_path: Path) -> None:
         "No trial is complete yet.",
         "No trial has finished an epoch yet.",
         "No full run is done yet",
-        "Not known: it takes two complete trials of different scores, and there is 0 complete trials",
+        "Not known: it takes two complete trials of different scores, and there are 0 complete trials",
     ):
         assert words in page.words
 
