@@ -177,10 +177,10 @@ def test_what_is_known_of_data_is_the_best_row_of_each_network_that_fits() -> No
     assert known_results("cifar10", 1_000_000) == known_results("cifar100", 1_000_000) == []
     assert [each.row for each in known_results("cifar100", 12_000_000)] == [
         *("D8", "D4", "D5", "D6"),
-        *("WRN-28-2", "WRN-40-2-TA", "PyramidNet-110-a64-CutMix"),
+        *("WRN-40-2-TA", "PyramidNet-110-a64-CutMix"),
     ]
-    assert not {"WRN-16-4", "MobileNetV2-like"} & set(known)  # of which nothing was printed
-    assert known["WRN-28-2"].title.startswith("Cubuk et al. 2020")
+    assert not {"WRN-16-4", "WRN-28-2", "MobileNetV2-like"} & set(known)  # of which nothing was printed
+    assert known["WRN-40-2-TA"].title.startswith("Müller & Hutter 2021")
     assert "A5-200" in {each.row for each in known_results("cifar10", 5_000_000)}
 
 
