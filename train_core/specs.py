@@ -270,7 +270,7 @@ class AugmentSpec(Frozen):
     flip: bool = Field(default=True, description="flips half of the images horizontally")
     flip_order: FlipOrder = Field(
         default="random",
-        description="which images are flipped. random: drawn anew in each epoch; alternating: each image in every "
+        description="which images are flipped. random: drawn again in each epoch; alternating: each image in every "
         "second pass over the images, and drawn in the first pass only (Jordan 2024, arXiv:2404.00498); no effect "
         "without flip",
     )
