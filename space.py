@@ -30,6 +30,7 @@ from train_core.blocks import BlockName
 from train_core.mix import MixName
 from train_core.optimizers import OPTIMIZERS, OptimizerName
 from train_core.specs import (
+    BLOCK_KERNELS,
     MIX_SETTINGS,
     AugmentSpec,
     FlipOrder,
@@ -413,47 +414,69 @@ def recipe(draw: Draw, *, epochs: int, seed: int, precision: Precision, data_fra
     )
 
 
-class Madds(NamedTuple):
-    """A limit on multiply-adds, beside the one on parameters."""
+class Task(NamedTuple):
+    """What the data asks of a network."""
 
-    most: int  # of one forward pass
-    size: tuple[int, int]  # height and width of the images, in pixels
+    in_channels: int = 3
+    num_classes: int = 10
+    size: tuple[int, int] = (32, 32)  # height and width of the images, in pixels
 
 
-def network(
-    draw: Draw, space: Space, budget: int, *, in_channels: int, num_classes: int, madds: Madds | None = None
-) -> ResNetSpec:
-    """The widest network of the drawn shape within the drawn `budget_fraction` of `budget`, and of `madds`.
+def network(draw: Draw, space: Space, budget: int, task: Task, *, max_madds: int | None = None) -> ResNetSpec:
+    """The widest network of the drawn shape within the drawn `budget_fraction` of `budget` and of `max_madds`.
 
     A shape whose narrowest network takes more than that fraction is built as that narrowest network, if `budget` and
-    `madds` allow it; if not, the shape is made smaller by `_smaller` until they do.
+    `max_madds` allow it; if not, the shape is made smaller by `_smaller` until they do. Stages and kernels that the
+    images are too small for are left out and limited (`_fitted`).
 
     Raises:
-        ValueError: budget or `madds` is less than the smallest network of the space takes.
+        ValueError: budget or `max_madds` is less than the smallest network of the space takes.
 
     """
-    task = {"in_channels": in_channels, "num_classes": num_classes}
-    costs = _costs(budget, madds)
-    for shape in _smaller(draw, space):
+    costs = _costs(budget, max_madds, task.size)
+    for smaller in _smaller(draw, space):
+        shape = _fitted(smaller, space, task.size)
         narrowest = _build(shape, WIDTH_STEP, task)
         if all(cost(narrowest) <= most for cost, most in costs):
             limits = [(cost, max(shape["budget_fraction"] * most, cost(narrowest))) for cost, most in costs]
             return _checked(_build(shape, _widest(shape, limits, task), task))
-    raise ValueError(f"no network of this space has at most {budget:,} parameters{f' and {madds}' if madds else ''}")
+    most = f"{budget:,} parameters" + (f" and {max_madds:,} multiply-adds" if max_madds else "")
+    raise ValueError(f"no network of this space has at most {most}")
+
+
+def _fitted(draw: Draw, space: Space, size: tuple[int, int]) -> Draw:
+    """The draw without parameters that no pixel of images of this size would reach.
+
+    Stages with maps of one pixel are left out, as far as the space allows. On a map of n pixels, only the inner 2n - 1
+    weights of a kernel's side are ever multiplied with a pixel.
+    """
+    shape = dict(draw)
+    while _map_sides(shape, size)[-1] < 2 and (fewer := _below(space.stages, shape["stages"])) is not None:
+        shape["stages"] = fewer
+    without_effect = unused(shape)
+    largest = max(shape[name] for name in BLOCK_KERNELS if name not in without_effect)
+    fitting = tuple(min(largest, 2 * side - 1) for side in _map_sides(shape, size))
+    return shape | {"max_kernels": fitting if min(fitting) < largest else ()}
+
+
+def _map_sides(shape: Draw, size: tuple[int, int]) -> list[int]:
+    """The shorter side, in pixels, of the feature maps of each stage."""
+    stem = shape["stem_stride"] * (2 if shape["stem_pool"] else 1)
+    return [math.ceil(min(size) / (stem * 2**stage)) for stage in range(shape["stages"])]
 
 
 Costs = Sequence[tuple[Callable[[ResNetSpec], int], float]]
 """What a network costs, each with the most that it may."""
 
 
-def _costs(budget: int, madds: Madds | None) -> Costs:
+def _costs(budget: int, max_madds: int | None, size: tuple[int, int]) -> Costs:
     costs: list[tuple[Callable[[ResNetSpec], int], float]] = [(num_params, budget)]
-    return [*costs, (lambda spec: num_madds(spec, madds.size), madds.most)] if madds else costs
+    return costs if max_madds is None else [*costs, (lambda spec: num_madds(spec, size), max_madds)]
 
 
-def smallest(space: Space, *, in_channels: int, num_classes: int) -> ResNetSpec:
+def smallest(space: Space, task: Task) -> ResNetSpec:
     """The network of the space with the fewest parameters."""
-    return _checked(_build(_smallest(space), WIDTH_STEP, {"in_channels": in_channels, "num_classes": num_classes}))
+    return _checked(_build(_fitted(_smallest(space), space, task.size), WIDTH_STEP, task))
 
 
 @lru_cache(maxsize=8)
@@ -469,15 +492,22 @@ def _smallest(space: Space) -> Draw:
         {**lowest, **dict(zip(unordered, values, strict=True))}
         for values in product(*(_values(getattr(space, name)) for name in unordered))
     )
-    return min(shapes, key=lambda shape: num_params(_build(shape, WIDTH_STEP, {})))
+    return min(shapes, key=lambda shape: num_params(_build(shape, WIDTH_STEP, Task())))
 
 
 def as_parameters(
-    wanted: ResNetSpec, recipe_values: Draw, space: Space, budget: int, madds: Madds | None = None
+    wanted: ResNetSpec,
+    recipe_values: Draw,
+    space: Space,
+    budget: int,
+    *,
+    size: tuple[int, int] = Task().size,
+    max_madds: int | None = None,
 ) -> dict[str, Any] | None:
     """The parameters that make a draw the network `wanted` with `recipe_values`: the inverse of `network`.
 
-    None where the space, the budget or `madds` does not hold that network, or the space a value of its recipe.
+    None where the space, the budget or `max_madds` does not hold that network for images of this size, or the space a
+    value of its recipe.
     """
     dimensions = dict(_dimensions(space))
     stages = len(wanted.blocks)
@@ -500,7 +530,7 @@ def as_parameters(
     values |= {name: _nearest(dimensions[name], value) if by_block else value for name, value in growth.items()}
     values |= {"widening": "blocks" if by_block else "stages"}
     # Half a parameter more than it has: the widest network within that is this one.
-    costs = _costs(budget, madds)
+    costs = _costs(budget, max_madds, size)
     share = max((cost(wanted) + 0.5) / most for cost, most in costs)
     values["budget_fraction"] = min(max(share, _bounds(space.budget_fraction)[0]), _bounds(space.budget_fraction)[1])
     values |= {name: value for name, value in recipe_values.items() if name in free}
@@ -509,11 +539,11 @@ def as_parameters(
     # What the network does not use (the growth of a stage it lacks, another optimizer's rate) is left out of the
     # answer, for the sampler to draw; any value gives the same network.
     draw = {**_lowest(space), **values}
-    task = {"in_channels": wanted.in_channels, "num_classes": wanted.num_classes}
+    task = Task(wanted.in_channels, wanted.num_classes, size)
     settings = {name: draw[name] for name in _SETTINGS}
     if any(cost(wanted) > most for cost, most in costs):
         return None
-    if network(draw, space, budget, **task, madds=madds) != wanted.model_copy(update=settings):
+    if network(draw, space, budget, task, max_madds=max_madds) != wanted.model_copy(update=settings):
         return None
     return {name: values[name] for name in parameters(space) if name in values}
 
@@ -549,7 +579,7 @@ _SHRINKS = (frozenset(ResNetSpec.model_fields) | {"widening"}) - _SETTINGS
 """What `_smaller` may change of a network, apart from its stages, blocks and growth."""
 
 
-def _widest(shape: Draw, limits: Costs, task: Mapping[str, int]) -> float:
+def _widest(shape: Draw, limits: Costs, task: Task) -> float:
     """The largest base width whose network is within the limits; `WIDTH_STEP` at least."""
 
     def fits(steps: int) -> bool:
@@ -566,7 +596,7 @@ def _widest(shape: Draw, limits: Costs, task: Mapping[str, int]) -> float:
     return low * BASE_STEP
 
 
-def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
+def _build(shape: Draw, base: float, task: Task) -> ResNetSpec:
     """The network of a shape: each stage as wide as `base` times the growth so far, in multiples of `WIDTH_STEP`.
 
     `base` moves in small steps and each stage is rounded by itself: so the later stages take up what is left of the
@@ -588,8 +618,13 @@ def _build(shape: Draw, base: float, task: Mapping[str, int]) -> ResNetSpec:
         last = _rounded(exact[-1], step)
         first = min(stem * step // fields["groups"], last)  # behind a wide stem, all blocks are as wide as the last
         widths = [_rounded(first + (last - first) * i / sum(blocks), step) for i in range(1, sum(blocks) + 1)]
-    shapes = {"widths": tuple(widths), "blocks": tuple(blocks), "strides": (1, *[2] * (len(blocks) - 1))}
-    values: dict[str, Any] = {**task, **fields, **shapes, "stem_width": stem}
+    shapes: dict[str, Any] = {
+        "widths": tuple(widths),
+        "blocks": tuple(blocks),
+        "strides": (1, *[2] * (len(blocks) - 1)),
+    }
+    shapes |= {"in_channels": task.in_channels, "num_classes": task.num_classes}
+    values: dict[str, Any] = {**fields, **shapes, "stem_width": stem}
     return ResNetSpec.model_construct(**values)
 
 

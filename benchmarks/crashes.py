@@ -77,7 +77,7 @@ def train_draws(case: Case) -> None:
     import torch
 
     import space as search_space
-    from search.data_shape import DataShape, madds_limit
+    from search.data_shape import DataShape
     from train_core.data import Split
     from train_core.loop import evaluate
     from train_core.specs import num_madds
@@ -98,9 +98,8 @@ def train_draws(case: Case) -> None:
             draw,
             spec.space,
             spec.budget if case.side == 32 else min(spec.budget, SMALL),
-            in_channels=case.channels,
-            num_classes=10,
-            madds=madds_limit(spec, task),
+            task.task,
+            max_madds=spec.max_madds,
         )
         most = max(2, int(MADDS_A_STEP / (3 * num_madds(network, case.side))))
         batch = min(case.batch, most - (most + case.batch) % 2)  # as even or odd as it was

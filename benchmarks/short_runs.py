@@ -167,7 +167,7 @@ def draw(
     """The parameters, network and recipe of draw number `config`."""
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=config)).ask()
     values = space.suggest(trial, dimensions)
-    network = space.network(values, dimensions, budget, in_channels=3, num_classes=10)
+    network = space.network(values, dimensions, budget, space.Task())
     return trial.params, network, space.recipe(values, epochs=1, seed=0, precision=precision)
 
 

@@ -297,7 +297,7 @@ class Surrogate:
 def network(params: Params) -> ResNetSpec:
     """The network of a configuration: the widest of its shape within its `budget_fraction` of the budget."""
     draw = {**_fixed(STUDY.space), **params}
-    return space.network(draw, STUDY.space, STUDY.budget, in_channels=3, num_classes=10)
+    return space.network(draw, STUDY.space, STUDY.budget, space.Task())
 
 
 def random_params(seed: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import space as search_space
-from search.spec import StudySpec
 from train_core.datasets import DATASETS
 from train_core.specs import ResNetSpec
 
@@ -20,6 +19,11 @@ class DataShape:
     in_channels: int
     num_classes: int
     size: tuple[int, int]  # height and width of the images, in pixels
+
+    @property
+    def task(self) -> search_space.Task:
+        """What the space asks of the data."""
+        return search_space.Task(self.in_channels, self.num_classes, self.size)
 
     def __str__(self) -> str:
         """In a few words: `32x32 RGB, 10 classes`."""
@@ -44,8 +48,3 @@ NAMED_SHAPES = {
 def with_data_shape(network: ResNetSpec, shape: DataShape) -> ResNetSpec:
     """The network with the data's channels and classes."""
     return network.model_copy(update={"in_channels": shape.in_channels, "num_classes": shape.num_classes})
-
-
-def madds_limit(spec: StudySpec, shape: DataShape) -> search_space.Madds | None:
-    """The study's limit on multiply-adds, which the size of the images gives its meaning."""
-    return search_space.Madds(spec.max_madds, shape.size) if spec.max_madds is not None else None

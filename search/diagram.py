@@ -105,14 +105,15 @@ def _parts(network: ResNetSpec, size: tuple[int, int]) -> Iterator[_Part]:
     )
     for i, (stage, stage_size, cost) in enumerate(zip(block_shapes(network), sizes[1:], costs[1:-1], strict=True), 1):
         inputs, width, stride = stage[0]
+        here = network.in_stage(i - 1)
         words = f"{len(stage)} {network.block} {'block' if len(stage) == 1 else 'blocks'}: "
-        words += ", ".join(map(str, BLOCKS[network.block].convolutions(network, inputs, width)))
+        words += ", ".join(map(str, BLOCKS[network.block].convolutions(here, inputs, width)))
         lines = [words + (f", stride {stride}" if stride != 1 else "")]
         lines += [f"squeeze-and-excitation, ratio {network.se_reduction}"] if network.se_reduction else []
         widths = dict.fromkeys((width, stage[-1].width))
         yield _Part(
             title=_titled(f"Stage {i}", " to ".join(map(str, widths)), stage_size),
-            lines=[*lines, f"shortcut: {_shortcut(network, stage, first=i == 1)}", *cost],
+            lines=[*lines, f"shortcut: {_shortcut(here, stage, first=i == 1)}", *cost],
             colours=[ORANGE if convolves(network, shape) else BLUE for shape in stage],
             channels=[shape.width for shape in stage],
             size=stage_size,

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 import space as search_space
-from search.data_shape import DataShape, madds_limit
+from search.data_shape import DataShape
 from search.heartbeat import Worker
 from search.optuna_access import fail, trial_id
 from search.retries import retry_interrupted
@@ -185,14 +185,7 @@ def _design(trial: Trial, setting: Setting) -> tuple[ResNetSpec, TrainSpec]:
     # Everything is suggested before anything can end the trial: a trial that lacks a parameter would take that
     # parameter out of the sampler's joint model for good.
     draw = search_space.suggest(trial, spec.space)
-    network = search_space.network(
-        draw,
-        spec.space,
-        spec.budget,
-        in_channels=shape.in_channels,
-        num_classes=shape.num_classes,
-        madds=madds_limit(spec, shape),
-    )
+    network = search_space.network(draw, spec.space, spec.budget, shape.task, max_madds=spec.max_madds)
     recipe = search_space.recipe(
         draw, epochs=spec.epochs, seed=spec.seed, precision=setting.precision, data_fraction=spec.data_fraction
     )

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 
 import space as search_space
-from search.data_shape import DataShape, madds_limit, with_data_shape
+from search.data_shape import DataShape, with_data_shape
 from search.errors import RunError, StorageError
 from search.run_folder import RunFolder, write_text
 from search.spec import StudySpec
@@ -98,7 +98,7 @@ def check(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFol
 
     """
     given = _identity(spec, shape)
-    stored = _LATER | study.user_attrs.get(IDENTITY, given)
+    stored = study.user_attrs.get(IDENTITY, given)
     for key in given:
         if given[key] != stored.get(key):
             raise RunError(
@@ -110,7 +110,7 @@ def check(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFol
 def identity(study: optuna.Study) -> dict[str, Any]:
     """All that makes two trials of the study comparable, one value for each name; empty before it is written down."""
     stored: dict[str, Any] = study.user_attrs.get(IDENTITY, {})
-    return _LATER | stored if stored else stored
+    return stored
 
 
 def agreed_precision(study: optuna.Study, measure: Callable[[], Precision]) -> Precision:
@@ -140,14 +140,6 @@ def _identity(spec: StudySpec, shape: DataShape) -> dict[str, Any]:
     }
 
 
-_LATER: dict[str, Any] = {
-    f"space.{name}": value
-    for name, value in search_space.Space().model_dump(mode="json").items()
-    if not isinstance(value, dict | list)
-}
-"""Fixed values of dimensions. A run that was made before there was such a dimension did what its fixed value does."""
-
-
 def _shown(value: Any) -> str:
     return (
         f"{value:,}" if isinstance(value, int) else json.dumps(value) if isinstance(value, dict | list) else str(value)
@@ -163,7 +155,12 @@ def enqueue_baselines(study: optuna.Study, spec: StudySpec, shape: DataShape) ->
     allowed = {}
     for name, network in spec.baselines.items():
         parameters = search_space.as_parameters(
-            with_data_shape(network, shape), spec.baseline_recipe, spec.space, spec.budget, madds_limit(spec, shape)
+            with_data_shape(network, shape),
+            spec.baseline_recipe,
+            spec.space,
+            spec.budget,
+            size=shape.size,
+            max_madds=spec.max_madds,
         )
         allowed[name] = parameters is not None
         if parameters is not None and name not in enqueued:

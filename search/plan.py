@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 import space as search_space
-from search.data_shape import DataShape, madds_limit
+from search.data_shape import DataShape
 from search.errors import SpecError
 from search.spec import StudySpec
 from train_core.data import TrainingData
@@ -52,8 +52,7 @@ def survey(spec: StudySpec, shape: DataShape) -> Survey:
 
     """
     _check_mixes(spec, shape)
-    channels = {"in_channels": shape.in_channels, "num_classes": shape.num_classes}
-    smallest = search_space.smallest(spec.space, **channels)
+    smallest = search_space.smallest(spec.space, shape.task)
     if num_params(smallest) > spec.budget:
         raise SpecError(
             f"a budget of {spec.budget:,} is less than the smallest network of this space, {smallest}, "
@@ -67,8 +66,9 @@ def survey(spec: StudySpec, shape: DataShape) -> Survey:
         )
     trial = search_space.RandomTrial(random.Random(0))
     draws = [search_space.suggest(trial, spec.space) for _ in range(SAMPLES)]
-    madds_at_most = madds_limit(spec, shape)
-    networks = [search_space.network(draw, spec.space, spec.budget, **channels, madds=madds_at_most) for draw in draws]
+    networks = [
+        search_space.network(draw, spec.space, spec.budget, shape.task, max_madds=spec.max_madds) for draw in draws
+    ]
     by_madds = sorted(networks, key=lambda network: num_madds(network, shape.size))
     return Survey(
         smallest=smallest,

@@ -146,14 +146,14 @@ print(sorted({space.recipe(draw, epochs=1, seed=0, precision="fp32").beta2 for d
 """,
     "Adding a dimension of the network": """
 pools = space.Space(head_pool=("mean", "max"))
-networks = [space.network(space.suggest(trial, pools), pools, 50_000, **TASK) for trial in trials]
+networks = [space.network(space.suggest(trial, pools), pools, 50_000, TASK) for trial in trials]
 for network in networks:
     check(network)
 print(sorted({network.head_pool for network in networks}))
 """,
     "Adding a block": """
 single = space.Space(block="single")
-networks = [space.network(space.suggest(trial, single), single, 50_000, **TASK) for trial in trials]
+networks = [space.network(space.suggest(trial, single), single, 50_000, TASK) for trial in trials]
 for network in networks:
     check(network)
 print(sorted({network.block for network in networks}))
@@ -186,7 +186,7 @@ from train_core.models import ResNet
 from train_core.optim import make_optimizer
 from train_core.specs import ResNetSpec, num_madds, num_params
 
-TASK = {"in_channels": 3, "num_classes": 10}
+TASK = space.Task()
 trials = [space.RandomTrial(random.Random(seed)) for seed in range(12)]
 
 

@@ -12,10 +12,10 @@ from search.spec import load_study
 from space import (
     BASE_STEP,
     WIDTH_STEP,
-    Madds,
     RandomTrial,
     Range,
     Space,
+    Task,
     _build,
     as_parameters,
     drawn_regularisers,
@@ -30,7 +30,7 @@ from train_core.blocks import BlockName
 from train_core.optimizers import OPTIMIZERS
 from train_core.specs import ResNetSpec, num_madds, num_params
 
-TASK: Any = {"in_channels": 3, "num_classes": 10}
+TASK = Task()
 
 
 class RecordingTrial(RandomTrial):
@@ -59,7 +59,7 @@ class RecordingTrial(RandomTrial):
 @given(seed=st.integers(0, 10**6), budget=st.integers(770, 20_000_000))
 def test_every_draw_fits_every_budget_from_the_smallest_network_up(seed: int, budget: int) -> None:
     drawn = suggest(RecordingTrial(seed), Space())
-    found = network(drawn, Space(), budget, **TASK)
+    found = network(drawn, Space(), budget, TASK)
     assert num_params(found) <= budget
     assert all(width % WIDTH_STEP == 0 for width in found.widths)
 
@@ -67,23 +67,23 @@ def test_every_draw_fits_every_budget_from_the_smallest_network_up(seed: int, bu
 @settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 10**6), budget=st.integers(770, 20_000_000), share=st.floats(0, 1))
 def test_every_draw_fits_a_limit_on_multiply_adds_too(seed: int, budget: int, share: float) -> None:
-    least = num_madds(smallest(Space(), **TASK), (32, 32))
-    limit = Madds(least + int(share * 500_000_000), (32, 32))
-    found = network(suggest(RecordingTrial(seed), Space()), Space(), budget, **TASK, madds=limit)
+    least = num_madds(smallest(Space(), TASK), (32, 32))
+    limit = least + int(share * 500_000_000)
+    found = network(suggest(RecordingTrial(seed), Space()), Space(), budget, TASK, max_madds=limit)
     assert num_params(found) <= budget
-    assert num_madds(found, (32, 32)) <= limit.most
+    assert num_madds(found, (32, 32)) <= limit
 
 
 def test_a_limit_on_multiply_adds_makes_the_network_the_widest_within_it() -> None:
     drawn = {**suggest(RecordingTrial(1), Space()), "budget_fraction": 1.0}
-    free = network(drawn, Space(), 5_000_000, **TASK)
+    free = network(drawn, Space(), 5_000_000, TASK)
     madds = num_madds(free, (32, 32))
-    assert network(drawn, Space(), 5_000_000, **TASK, madds=Madds(madds, (32, 32))) == free
-    limited = network(drawn, Space(), 5_000_000, **TASK, madds=Madds(madds // 2, (32, 32)))
+    assert network(drawn, Space(), 5_000_000, TASK, max_madds=madds) == free
+    limited = network(drawn, Space(), 5_000_000, TASK, max_madds=madds // 2)
     assert num_params(limited) < num_params(free)
     assert 0.7 * (madds // 2) < num_madds(limited, (32, 32)) <= madds // 2
-    with pytest.raises(ValueError, match="at most 5,000,000 parameters and Madds"):
-        network(drawn, Space(), 5_000_000, **TASK, madds=Madds(100, (32, 32)))
+    with pytest.raises(ValueError, match="at most 5,000,000 parameters and 100 multiply-adds"):
+        network(drawn, Space(), 5_000_000, TASK, max_madds=100)
 
 
 @settings(max_examples=100, deadline=None)
@@ -94,21 +94,19 @@ def test_the_width_is_the_largest_that_fits(seed: int, budget: int) -> None:
     assert every == sorted(every)
     within = [count for count in every if count <= drawn["budget_fraction"] * budget]
     if within and within[-1] < every[-1]:
-        assert num_params(network(drawn, Space(), budget, **TASK)) == within[-1]
+        assert num_params(network(drawn, Space(), budget, TASK)) == within[-1]
 
 
 def test_the_narrowest_may_take_more_than_its_share_but_not_more_than_the_budget() -> None:
     drawn = {**suggest(RecordingTrial(0), Space()), "budget_fraction": 0.5}
     narrowest = _build(drawn, WIDTH_STEP, TASK)
-    assert network(drawn, Space(), num_params(narrowest), **TASK) == narrowest
+    assert network(drawn, Space(), num_params(narrowest), TASK) == narrowest
 
 
 def test_a_budget_is_used_almost_whole() -> None:
     for budget in (1_000_000, 5_000_000):
         draws = [suggest(RecordingTrial(seed), Space(budget_fraction=1.0)) for seed in range(200)]
-        used = sorted(
-            num_params(network(drawn, Space(budget_fraction=1.0), budget, **TASK)) / budget for drawn in draws
-        )
+        used = sorted(num_params(network(drawn, Space(budget_fraction=1.0), budget, TASK)) / budget for drawn in draws)
         assert used[len(used) // 2] > 0.94
 
 
@@ -184,11 +182,11 @@ def test_shrinking_takes_blocks_from_the_deepest_stage_first() -> None:
         "blocks_3": 2,
         "se_reduction": 0,
     }
-    whole = network(drawn, space, 10**7, **TASK)
+    whole = network(drawn, space, 10**7, TASK)
     assert whole.blocks == (2, 8, 2)
     narrowest = num_params(whole.model_copy(update={"widths": (8, 16, 32)}))
-    assert network(drawn, space, narrowest, **TASK).blocks == (2, 8, 2)
-    assert network(drawn, space, narrowest - 1, **TASK).blocks == (2, 7, 2)
+    assert network(drawn, space, narrowest, TASK).blocks == (2, 8, 2)
+    assert network(drawn, space, narrowest - 1, TASK).blocks == (2, 7, 2)
 
 
 @pytest.mark.parametrize(
@@ -217,10 +215,10 @@ def test_shrinking_takes_blocks_from_the_deepest_stage_first() -> None:
 )
 def test_shrinking_never_leaves_the_space(changes: dict[str, Any], stages: set[int], blocks: set[int]) -> None:
     space = Space.model_validate(changes)
-    least = num_params(smallest(space, **TASK))
+    least = num_params(smallest(space, TASK))
     for seed in range(200):
         budget = least + 37 * seed
-        found = network(suggest(RecordingTrial(seed), space), space, budget, **TASK)
+        found = network(suggest(RecordingTrial(seed), space), space, budget, TASK)
         assert num_params(found) <= budget
         assert len(found.blocks) in stages
         assert set(found.blocks) <= blocks
@@ -230,18 +228,18 @@ def test_shrinking_never_leaves_the_space(changes: dict[str, Any], stages: set[i
 
 
 def test_a_budget_below_the_smallest_network_has_none() -> None:
-    least = num_params(smallest(Space(), **TASK))
+    least = num_params(smallest(Space(), TASK))
     drawn = suggest(RecordingTrial(0), Space())
-    assert num_params(network(drawn, Space(), least, **TASK)) == least
+    assert num_params(network(drawn, Space(), least, TASK)) == least
     with pytest.raises(ValueError, match="at most"):
-        network(drawn, Space(), least - 1, **TASK)
+        network(drawn, Space(), least - 1, TASK)
 
 
 def test_no_draw_is_smaller_than_the_smallest() -> None:
     space = Space(stages=Range(low=2, high=3), blocks=Range(low=1, high=2), shortcut_norm=("after", "none"))
-    least = num_params(smallest(space, **TASK))
+    least = num_params(smallest(space, TASK))
     draws = (suggest(RecordingTrial(seed), space) for seed in range(300))
-    assert all(num_params(network(drawn, space, least, **TASK)) == least for drawn in draws)
+    assert all(num_params(network(drawn, space, least, TASK)) == least for drawn in draws)
 
 
 @pytest.mark.parametrize("name", list(load_study("cifar10", {}).baselines))
@@ -257,7 +255,7 @@ def test_every_published_network_comes_back_from_its_parameters(name: str) -> No
     )
     for seed in range(5):  # whatever is drawn for the rest
         drawn = {**suggest(RecordingTrial(seed), spec.space), **found}
-        assert network(drawn, spec.space, spec.budget, **TASK) == wanted
+        assert network(drawn, spec.space, spec.budget, TASK) == wanted
     made = recipe(drawn, epochs=30, seed=0, precision="fp32")
     assert (made.optimizer, made.lr, made.schedule, made.batch_size) == ("sgd", 0.1, "cosine", 128)
 
@@ -289,7 +287,7 @@ def test_networks_of_all_kinds_come_back_from_their_parameters(wanted: ResNetSpe
     found = as_parameters(wanted, {}, space, budget)
     assert found is not None
     for seed in range(5):  # whatever is drawn for the rest
-        assert network({**suggest(RecordingTrial(seed), space), **found}, space, budget, **TASK) == wanted
+        assert network({**suggest(RecordingTrial(seed), space), **found}, space, budget, TASK) == wanted
 
 
 def test_a_network_comes_back_where_the_space_holds_another_value_of_what_it_does_not_use() -> None:
@@ -297,7 +295,7 @@ def test_a_network_comes_back_where_the_space_holds_another_value_of_what_it_doe
     wanted = ResNetSpec(widths=(64, 128, 256), blocks=(2, 2, 2), block="bottleneck", shortcut="pad")
     found = as_parameters(wanted, {}, space, 200_000)
     assert found is not None
-    assert network({**suggest(RecordingTrial(0), space), **found}, space, 200_000, **TASK) == wanted
+    assert network({**suggest(RecordingTrial(0), space), **found}, space, 200_000, TASK) == wanted
 
 
 @pytest.mark.parametrize("block", ["pyramid", "pyramid-bottleneck"])
@@ -305,7 +303,7 @@ def test_a_network_comes_back_where_the_space_holds_another_value_of_what_it_doe
 def test_no_block_is_narrower_than_the_one_before_it(block: BlockName, stem: int) -> None:
     space = Space(widening="blocks", block=block, shortcut="pad", stem_width=stem, stages=3)
     for seed in range(50):
-        found = network(suggest(RecordingTrial(seed), space), space, 300_000, **TASK)
+        found = network(suggest(RecordingTrial(seed), space), space, 300_000, TASK)
         assert list(found.widths) == sorted(found.widths)
 
 
@@ -318,12 +316,12 @@ def test_a_network_outside_the_space_or_the_budget_has_no_parameters() -> None:
     assert as_parameters(a1, {"sgd_lr": 3.0}, spec.space, spec.budget) is None
     assert as_parameters(a1, {"batch_size": 48}, spec.space, spec.budget) is None
     madds = num_madds(a1, (32, 32))
-    assert as_parameters(a1, {}, spec.space, spec.budget, Madds(madds - 1, (32, 32))) is None
-    for limit in (Madds(madds, (32, 32)), Madds(3 * madds, (32, 32))):
-        found = as_parameters(a1, {}, spec.space, spec.budget, limit)
+    assert as_parameters(a1, {}, spec.space, spec.budget, max_madds=madds - 1) is None
+    for limit in (madds, 3 * madds):
+        found = as_parameters(a1, {}, spec.space, spec.budget, max_madds=limit)
         assert found is not None
         drawn = {**suggest(RecordingTrial(0), spec.space), **found}
-        assert network(drawn, spec.space, spec.budget, **TASK, madds=limit) == a1
+        assert network(drawn, spec.space, spec.budget, TASK, max_madds=limit) == a1
 
 
 def test_each_optimizer_has_its_own_rate_and_decay() -> None:
@@ -401,6 +399,6 @@ def test_a_wide_residual_network_is_drawn_where_the_block_allows_it() -> None:
     values = as_parameters(wanted, {}, space, 3_000_000)
     assert values is not None
     drawn = {**suggest(RecordingTrial(0), space), **values}
-    assert network(drawn, space, 3_000_000, **TASK) == wanted
-    basic = network({**drawn, "block": "basic"}, space, 3_000_000, **TASK)
+    assert network(drawn, space, 3_000_000, TASK) == wanted
+    basic = network({**drawn, "block": "basic"}, space, 3_000_000, TASK)
     assert (basic.stem_end, basic.shortcut_input, basic.final_norm) == ("norm-relu", "block", False)

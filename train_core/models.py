@@ -26,7 +26,9 @@ class ResNet(nn.Module):
         self.stem = nn.Sequential(*stem)
 
         build = BLOCKS[spec.block].build
-        stages = [[build(spec, *shape) for shape in stage] for stage in block_shapes(spec)]
+        stages = [
+            [build(spec.in_stage(number), *shape) for shape in stage] for number, stage in enumerate(block_shapes(spec))
+        ]
         self.stages = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
         blocks = [block for stage in stages for block in stage]
         if isinstance(blocks[0], PreActBlock):

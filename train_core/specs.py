@@ -87,6 +87,11 @@ class ResNetSpec(Frozen):
     k2: Kernel = Field(
         default=3, description="kernel size of the second convolution of a block with two of them, in pixels"
     )
+    max_kernels: tuple[Kernel, ...] = Field(
+        default=(),
+        description="largest kernel size in the blocks of each stage, in pixels, where k1, k2 or shortcut_kernel is "
+        "larger; empty: no limit",
+    )
     expansion: PositiveInt = Field(
         default=4,
         description="bottleneck blocks: output channels divided by the channels inside (He et al. 2016: 4; Xie et al. "
@@ -152,6 +157,15 @@ class ResNetSpec(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _limits_each_stage(self) -> Self:
+        if self.max_kernels and len(self.max_kernels) != len(self.blocks):
+            raise ValueError(
+                f"max_kernels must have one number for each of the {len(self.blocks)} stages, "
+                f"not {len(self.max_kernels)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _uses_all_that_is_set(self) -> Self:
         values = self.__dict__
         for name, (owner, _) in _unused(values).items():
@@ -174,6 +188,14 @@ class ResNetSpec(Frozen):
         """Channels between the stem and the first stage."""
         return self.stem_width or self.widths[0]
 
+    def in_stage(self, stage: int) -> Self:
+        """The spec with the kernel sizes that the blocks of this stage have; the first stage is 0."""
+        if not self.max_kernels:
+            return self
+        most = self.max_kernels[stage]
+        kernels = {name: min(getattr(self, name), most) for name in BLOCK_KERNELS}
+        return self.model_copy(update=kernels)
+
     def __str__(self) -> str:
         """The network in a few words: `[32,64,128] x [2,2,2] preact, 1x1 stem`, and whatever is not the default."""
         widths = [dict.fromkeys((stage[0].width, stage[-1].width)) for stage in block_shapes(self)]
@@ -187,6 +209,8 @@ class ResNetSpec(Frozen):
             words += [f"kernel {self.k1}"] if self.k1 != 3 else []
         elif (self.k1, self.k2) != (3, 3):
             words.append(f"kernels {self.k1} and {self.k2}")
+        if self.max_kernels:
+            words.append(f"at most {','.join(map(str, self.max_kernels))} in the stages")
         kernel = f"{self.stem_kernel}x{self.stem_kernel}"
         stem = f"{kernel} stem" if self.stem_stride == 1 else f"{kernel}/{self.stem_stride} stem"
         stem += f" of {self.stem_channels}" if self.stem_channels != self.widths[0] else ""
@@ -215,6 +239,10 @@ class ResNetSpec(Frozen):
         if self.zero_init:
             words.append("zero-initialised blocks")
         return ", ".join(words)
+
+
+BLOCK_KERNELS = ("k1", "k2", "shortcut_kernel")
+"""Fields that are kernel sizes of blocks."""
 
 
 def unused(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -502,17 +530,17 @@ def params_by_part(spec: ResNetSpec) -> list[int]:
     stem_norm = norm * spec.stem_channels if spec.stem_end != "none" else 0
     parts = [spec.in_channels * spec.stem_channels * spec.stem_kernel**2 + stem_norm]
     kind = BLOCKS[spec.block]
-    for stage in _different_blocks(spec):
-        total = 0
+    for number, stage in enumerate(_different_blocks(spec)):
+        here, total = spec.in_stage(number), 0
         for shape, count in stage.items():
             inputs, width, _ = shape
-            block = norm * sum(kind.norms(spec, inputs, width))
-            for each in kind.convolutions(spec, inputs, width):
+            block = norm * sum(kind.norms(here, inputs, width))
+            for each in kind.convolutions(here, inputs, width):
                 block += each.parameters
             if spec.se_reduction:
                 block += _excitation(spec, shape)
             if convolves(spec, shape):
-                block += inputs * width * spec.shortcut_kernel**2
+                block += inputs * width * here.shortcut_kernel**2
                 block += norm * {"after": width, "before": inputs, "none": 0}[spec.shortcut_norm]
             total += count * block
         parts.append(total)
@@ -534,15 +562,16 @@ def madds_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[int]:
     before_pool = math.prod(_after(each, spec.stem_stride) for each in _height_and_width(side))
     parts = [before_pool * spec.in_channels * spec.stem_channels * spec.stem_kernel**2]
     kind = BLOCKS[spec.block]
-    for stage, (before, after) in zip(_different_blocks(spec), pairwise(sizes_by_part(spec, side)), strict=True):
-        total, pixels = 0, math.prod(after)
+    sizes = pairwise(sizes_by_part(spec, side))
+    for number, (stage, (before, after)) in enumerate(zip(_different_blocks(spec), sizes, strict=True)):
+        here, total, pixels = spec.in_stage(number), 0, math.prod(after)
         for shape, count in stage.items():
             inputs, width, stride = shape
             block = _excitation(spec, shape) if spec.se_reduction else 0
-            for each in kind.convolutions(spec, inputs, width):
+            for each in kind.convolutions(here, inputs, width):
                 block += each.parameters * (math.prod(before) if each.before_stride and stride != 1 else pixels)
             if convolves(spec, shape):
-                block += pixels * inputs * width * spec.shortcut_kernel**2
+                block += pixels * inputs * width * here.shortcut_kernel**2
             total += count * block
         parts.append(total)
     return [*parts, spec.widths[-1] * spec.num_classes]

@@ -617,23 +617,6 @@ def test_a_run_is_not_continued_with_another_study(folder: RunFolder, changes: d
     assert "--name" in str(caught.value)
 
 
-def test_a_run_from_before_there_was_a_dimension_is_continued_with_what_it_did_then(folder: RunFolder) -> None:
-    study = open_study(folder, create=True)
-    claim(study, study_spec(), TASK, folder)
-    known = study.user_attrs["identity"]
-    assert known["space.muon_lr"] == 0.002
-    before = {name: value for name, value in known.items() if "muon" not in name and name != "space.k1"}
-    study.set_user_attr("identity", {**before, "space.k1": known["space.k1"]})
-    claim(study, study_spec(), TASK, folder)
-    assert identity.identity(study)["space.muon_lr"] == 0.002
-    space = study_spec().space.model_copy(update={"muon_lr": 0.004})
-    with pytest.raises(RunError, match=r"made with space\.muon_lr 0\.002, not 0\.004"):
-        claim(study, study_spec(space=space), TASK, folder)
-    study.set_user_attr("identity", before)  # a dimension whose default is drawn: nobody knows what it did
-    with pytest.raises(RunError, match=r"made with space\.k1 None, not"):
-        claim(study, study_spec(), TASK, folder)
-
-
 def test_a_run_is_not_continued_on_other_images(folder: RunFolder) -> None:
     study = open_study(folder, create=True)
     claim(study, study_spec(), TASK, folder)

@@ -37,6 +37,7 @@ def resnet_specs(draw: st.DrawFn) -> ResNetSpec:
         "groups": groups,
         "k1": draw(KERNELS),
         "k2": draw(KERNELS),
+        "max_kernels": draw(st.just([]) | st.lists(KERNELS, min_size=stages, max_size=stages)),
         "shortcut": draw(st.sampled_from(["conv", "max-pool", "pad", "none"])),
         "shortcut_kernel": draw(KERNELS),
         "shortcut_norm": draw(st.sampled_from(["after", "before", "none"])),

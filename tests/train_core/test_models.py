@@ -1,3 +1,4 @@
+import random
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from space import RandomTrial, Space, Task, network, suggest
 from tests.support.networks import pyramidnet, wide_resnet
 from tests.train_core.strategies import resnet_specs
 from train_core.blocks import BLOCKS, BlockName
@@ -59,6 +61,47 @@ def test_every_parameter_takes_part_in_the_gradient(spec: ResNetSpec) -> None:
     images = torch.rand(4, spec.in_channels, 16, 16)
     model(images).square().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def inputs_of_convolutions(model: ResNet, size: tuple[int, int]) -> list[tuple[str, nn.Conv2d, torch.Size]]:
+    """The convolutions in the blocks of a network, each with height and width of its input."""
+    found: list[tuple[str, nn.Conv2d, torch.Size]] = []
+    for name, module in model.stages.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda conv, inputs, _, name=name: found.append((name, conv, inputs[0].shape[2:]))
+            )
+    with torch.no_grad():
+        model(torch.zeros(1, 3, *size))
+    return found
+
+
+@pytest.mark.parametrize("size", [(32, 32), (28, 20), (16, 16), (8, 8), (5, 5), (3, 2)])
+def test_every_cell_of_every_drawn_kernel_reaches_a_pixel(size: tuple[int, int]) -> None:
+    wide = Space(stages=(2, 3, 4, 5), shortcut_kernel=(1, 3, 5, 7), stem_kernel=(1, 3), stem_stride=(1, 2))
+    generator = random.Random(0)
+    task, limited = Task(size=size), 0
+    for _ in range(30):
+        spec = network(suggest(RandomTrial(generator), wide), wide, 60_000, task)
+        limited += bool(spec.max_kernels)
+        for name, conv, (height, width) in inputs_of_convolutions(ResNet(spec).eval(), size):
+            kernel = torch.ones(1, 1, *conv.kernel_size, requires_grad=True)
+            out = F.conv2d(torch.ones(1, 1, height, width), kernel, None, conv.stride, conv.padding)
+            (reached,) = torch.autograd.grad(out.sum(), kernel)
+            assert reached.min() > 0, f"{spec} {name} on {height}x{width}"
+    assert limited > 0
+
+
+def test_a_kernel_is_limited_in_its_stage_alone() -> None:
+    spec = ResNetSpec(widths=(8, 8, 8), blocks=(1, 1, 1), k1=7, k2=5, shortcut_kernel=3, max_kernels=(7, 3, 1))
+    kernels = [
+        [each.kernel_size[0] for each in stage.modules() if isinstance(each, nn.Conv2d)]  # the branch, the shortcut
+        for stage in ResNet(spec).stages
+    ]
+    assert kernels == [[7, 5], [3, 3, 3], [1, 1, 1]]
+    assert "kernels 7 and 5, at most 7,3,1 in the stages" in str(spec)
+    with pytest.raises(ValueError, match="max_kernels must have one number for each of the 3 stages, not 2"):
+        ResNetSpec(widths=(8, 8, 8), blocks=(1, 1, 1), max_kernels=(7, 3))
 
 
 def test_basic_block_without_its_branch_is_the_relu_of_its_input() -> None:
