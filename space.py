@@ -4,6 +4,7 @@ Read `Space` first: one line for each dimension. A study file overrides any of t
 
     optimizer = "sgd"                            held fixed
     optimizer = ["sgd", "adamw"]                 one of these
+    k1 = { choices = [3, 5], weights = [9, 1] }  one of these; a random draw takes the first in nine of ten cases
     sgd_lr = { low = 0.01, high = 0.5, log = true }    a range; `step` instead of `log` for a grid
 
 Two rules keep the sampler's model of the space whole (TPE drops a parameter from its joint model as soon as one
@@ -17,7 +18,7 @@ trial lacks it or has it with other bounds):
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, product
@@ -87,9 +88,28 @@ class Range(Generic[T]):
                 raise ValueError(f"high must be low and a whole number of steps, not {steps:.3g} steps")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Weighted(Generic[T]):
+    """One of `choices`, which a random draw takes in proportion to `weights`."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    choices: tuple[T, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _all_different(self.choices)
+        if len(self.choices) < 2 or len(self.weights) != len(self.choices):
+            raise ValueError("choices must have at least two values, and weights one number for each of them")
+        if min(self.weights) <= 0:
+            raise ValueError(f"weights must be greater than 0, not {min(self.weights):g}")
+
+
 def _kind(value: object) -> str:
     if isinstance(value, list | tuple):
         return "choices"
+    if isinstance(value, Weighted) or (isinstance(value, dict) and "choices" in value):
+        return "weighted"
     return "range" if isinstance(value, dict | Range) else "fixed"
 
 
@@ -101,10 +121,11 @@ def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 _Fixed = Annotated[T, Tag("fixed")]
 _Choices = Annotated[Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_all_different)], Tag("choices")]
+_Weighted = Annotated[Weighted[T], Tag("weighted")]
 _Range = Annotated[Range[T], Tag("range")]
 
-Choice = Annotated[_Fixed[T] | _Choices[T], Discriminator(_kind)]
-Number = Annotated[_Fixed[T] | _Choices[T] | _Range[T], Discriminator(_kind)]
+Choice = Annotated[_Fixed[T] | _Choices[T] | _Weighted[T], Discriminator(_kind)]
+Number = Annotated[_Fixed[T] | _Choices[T] | _Weighted[T] | _Range[T], Discriminator(_kind)]
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -231,6 +252,7 @@ class Space(Frozen):
         if not isinstance(values, dict):
             return values
         named = values.get("optimizer")
+        named = named.get("choices") if isinstance(named, dict) else named
         choices = named if isinstance(named, list | tuple) else (named,)
         known = [name for name in OPTIMIZERS if name in choices]
         return {f"{name}_lr": _rates(name) for name in known} | values
@@ -238,7 +260,7 @@ class Space(Frozen):
     @property
     def max_stages(self) -> int:
         """The most stages that a draw can have."""
-        return int(_bounds(self.stages)[1])
+        return int(bounds_of(self.stages)[1])
 
 
 GROUPS = {
@@ -286,14 +308,15 @@ class Trial(Protocol):
 
 
 class RandomTrial:
-    """Draws every parameter uniformly; stands in for an Optuna trial where there is no study."""
+    """Draws every parameter of a space by itself; stands in for an Optuna trial where there is no study."""
 
-    def __init__(self, generator: random.Random) -> None:
+    def __init__(self, generator: random.Random, space: Space) -> None:
         self.generator = generator
+        self.weights = weights(space)
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
-        """One of the choices."""
-        return self.generator.choice(choices)
+        """One of the choices, by their weights if they have any."""
+        return self.generator.choices(choices, self.weights.get(name))[0]
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """One of low, low + step, ..., high."""
@@ -318,8 +341,8 @@ def suggest(trial: Trial, space: Space) -> Draw:
 
 
 def _suggest(trial: Trial, name: str, dimension: Any) -> Any:
-    if isinstance(dimension, tuple):
-        return trial.suggest_categorical(name, dimension)
+    if isinstance(dimension, tuple | Weighted):
+        return trial.suggest_categorical(name, choices_of(dimension))
     if not isinstance(dimension, Range):
         return dimension
     if isinstance(dimension.low, int):
@@ -329,7 +352,18 @@ def _suggest(trial: Trial, name: str, dimension: Any) -> Any:
 
 def parameters(space: Space) -> list[str]:
     """Names of the parameters that a trial draws: the dimensions that are not held fixed."""
-    return [name for name, dimension in _dimensions(space) if isinstance(dimension, tuple | Range)]
+    return [name for name, dimension in _dimensions(space) if isinstance(dimension, tuple | Weighted | Range)]
+
+
+def weights(space: Space) -> dict[str, tuple[float, ...]]:
+    """The weights of the choices of the parameters that have weights."""
+    return {name: dimension.weights for name, dimension in _dimensions(space) if isinstance(dimension, Weighted)}
+
+
+def held(space: Space) -> dict[str, Any]:
+    """The values of the dimensions that are held fixed, by parameter."""
+    drawn = set(parameters(space))
+    return {name: dimension for name, dimension in _dimensions(space) if name not in drawn}
 
 
 def parameter_names(space: Space) -> list[str]:
@@ -342,7 +376,7 @@ def dimensions_in_words(space: Space) -> tuple[list[str], list[str]]:
 
     Without those of optimizers that the space does not have.
     """
-    others = [f"{name}_" for name in OPTIMIZERS if name not in _values(space.optimizer)]
+    others = [f"{name}_" for name in OPTIMIZERS if name not in choices_of(space.optimizer)]
     drawn, fixed = [], []
     for name, dimension in space:
         if name.startswith(tuple(others)):
@@ -350,6 +384,10 @@ def dimensions_in_words(space: Space) -> tuple[list[str], list[str]]:
         if isinstance(dimension, Range):
             step = f" in steps of {dimension.step:g}" if dimension.step else ""
             drawn.append(f"{name} {dimension.low:g} to {dimension.high:g}{step}")
+        elif isinstance(dimension, Weighted):
+            pairs = zip(dimension.choices, dimension.weights, strict=True)
+            shares = (f"{_in_words(value)} {weight / sum(dimension.weights):.0%}" for value, weight in pairs)
+            drawn.append(f"{name} [{', '.join(shares)}]")
         elif isinstance(dimension, tuple):
             drawn.append(f"{name} [{', '.join(map(_in_words, dimension))}]")
         else:
@@ -379,6 +417,41 @@ REGULARISERS = (
     "mix_off",
 )
 """Parameters that short runs misjudge: they prefer less of each than full runs do."""
+
+
+def used(draw: Draw, space: Space) -> set[str]:
+    """The drawn parameters that have an effect: not the blocks of stages that the draw lacks, or another's rate."""
+    names = set(parameters(space))
+    stages = range(draw["stages"] + 1, space.max_stages + 1)
+    names -= {f"{name}_{stage}" for name in ("blocks", "growth") for stage in stages}
+    names -= set(unused(draw))
+    others = (name for name in OPTIMIZERS if name != draw["optimizer"])
+    names -= {f"{name}_{value}" for name in others for value in ("lr", "weight_decay")}
+    return names - (set(MIX_SETTINGS) if draw["mix"] == "none" else set())
+
+
+def least_changes(draw: Draw, others: Iterable[Draw], space: Space) -> int:
+    """How many of the parameters that `draw` uses differ in the nearest of the others, in each of which all are drawn.
+
+    A number differs if it does by more than `CHANGE` of its range.
+    """
+    dimensions = dict(_dimensions(space))
+    compared = [(name, dimensions[name], draw[name]) for name in used(draw, space)]
+    changes = (sum(_differs(dimension, value, other[name]) for name, dimension, value in compared) for other in others)
+    return min(changes, default=len(compared))
+
+
+CHANGE = 0.15
+"""The share of a range by which a number must differ to count as another one."""
+
+
+def _differs(dimension: Any, one: Any, other: Any) -> bool:
+    if not isinstance(dimension, Range):
+        return bool(one != other)
+    low, high = dimension.low, dimension.high
+    if dimension.log:
+        return abs(math.log(one / other)) > CHANGE * math.log(high / low)
+    return bool(abs(one - other) > CHANGE * (high - low))
 
 
 def drawn_regularisers(space: Space) -> list[str]:
@@ -490,7 +563,7 @@ def _smallest(space: Space) -> Draw:
     lowest = _lowest(space)
     shapes = (
         {**lowest, **dict(zip(unordered, values, strict=True))}
-        for values in product(*(_values(getattr(space, name)) for name in unordered))
+        for values in product(*(choices_of(getattr(space, name)) for name in unordered))
     )
     return min(shapes, key=lambda shape: num_params(_build(shape, WIDTH_STEP, Task())))
 
@@ -532,7 +605,9 @@ def as_parameters(
     # Half a parameter more than it has: the widest network within that is this one.
     costs = _costs(budget, max_madds, size)
     share = max((cost(wanted) + 0.5) / most for cost, most in costs)
-    values["budget_fraction"] = min(max(share, _bounds(space.budget_fraction)[0]), _bounds(space.budget_fraction)[1])
+    values["budget_fraction"] = min(
+        max(share, bounds_of(space.budget_fraction)[0]), bounds_of(space.budget_fraction)[1]
+    )
     values |= {name: value for name, value in recipe_values.items() if name in free}
     if any(name not in dimensions or not _holds(dimensions[name], value) for name, value in values.items()):
         return None
@@ -639,18 +714,21 @@ def _rounded(width: float, step: int) -> int:
 
 def _lowest(space: Space) -> dict[str, Any]:
     """The least value of each dimension; of choices that have no order, the first."""
-    return {name: _bounds(dimension)[0] for name, dimension in _dimensions(space)}
+    return {name: bounds_of(dimension)[0] for name, dimension in _dimensions(space)}
 
 
-def _values(dimension: Any) -> tuple[Any, ...]:
+def choices_of(dimension: Any) -> tuple[Any, ...]:
+    """The values of a dimension that is no range."""
+    if isinstance(dimension, Weighted):
+        return dimension.choices
     return dimension if isinstance(dimension, tuple) else (dimension,)
 
 
-def _bounds(dimension: Any) -> tuple[Any, Any]:
+def bounds_of(dimension: Any) -> tuple[Any, Any]:
     """The least and the greatest value of a dimension; of choices that have no order, the first and the last."""
     if isinstance(dimension, Range):
         return dimension.low, dimension.high
-    values = _values(dimension)
+    values = choices_of(dimension)
     return (values[0], values[-1]) if isinstance(values[0], str) else (min(values), max(values))
 
 
@@ -659,13 +737,13 @@ def _below(dimension: Any, value: int) -> int | None:
     if isinstance(dimension, Range):
         lower = value - int(dimension.step or 1)
         return lower if lower >= dimension.low else None
-    return max((each for each in _values(dimension) if each < value), default=None)
+    return max((each for each in choices_of(dimension) if each < value), default=None)
 
 
 def _nearest(dimension: Any, value: float) -> Any:
     """The value nearest to this one that a dimension of numbers can take."""
     if not isinstance(dimension, Range):
-        return min(_values(dimension), key=lambda each: abs(each - value))
+        return min(choices_of(dimension), key=lambda each: abs(each - value))
     inside = min(max(value, dimension.low), dimension.high)
     if dimension.step is None:
         return inside
@@ -681,7 +759,7 @@ def not_held(values: Mapping[str, Any], space: Space) -> str | None:
 def _holds(dimension: Any, value: Any) -> bool:
     """Whether a dimension can take this value."""
     if not isinstance(dimension, Range):
-        return value in _values(dimension)
+        return value in choices_of(dimension)
     if not isinstance(value, int | float):
         return False
     on_grid = dimension.step is None or ((value - dimension.low) / dimension.step) % 1 == 0

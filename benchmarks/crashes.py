@@ -87,7 +87,7 @@ def train_draws(case: Case) -> None:
     torch.set_num_threads(case.threads)
     spec = load_study(case.study, {})
     task = DataShape(fingerprint="", in_channels=case.channels, num_classes=10, size=(case.side, case.side))
-    trial = search_space.RandomTrial(random.Random(case.seed))
+    trial = search_space.RandomTrial(random.Random(case.seed), spec.space)
     torch.manual_seed(case.seed)
     shape = (case.batch, case.side, case.side, case.channels)
     split = Split(torch.randint(256, shape, dtype=torch.uint8), torch.randint(10, (case.batch,)))

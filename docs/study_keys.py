@@ -57,19 +57,21 @@ SPACE = """\
 ## `[space]`
 
 Every dimension of the search, by name. The defaults are for images of 32x32 pixels; a study file names only the
-dimensions that it changes. A dimension has one of three forms:
+dimensions that it changes. A dimension has one of these forms:
 
 ```toml
 [space]
 optimizer = "sgd"                                 # fixed: one value, not drawn
 k1 = [1, 3]                                       # choices: one of these values
+k2 = { choices = [3, 5], weights = [9, 1] }       # choices with weights: 3 in nine of ten random draws
 sgd_lr = { low = 0.01, high = 0.5, log = true }   # a range, both ends included
 growth = { low = 1.0, high = 2.0, step = 0.25 }   # a range on a grid
 ```
 
 `log` draws uniformly in the logarithm and needs `low` above 0. `step` draws only `low`, `low + step`, and so on, and
-`high` must be one of these values. `log` and `step` exclude each other. Numeric keys accept all three forms unless the
-table says "fixed or choices". [The page about the space](space.md) explains what it means to draw or to fix a
+`high` must be one of these values. `log` and `step` exclude each other. Keys accept all forms, but no range
+where the table says "fixed or choices". Weights count in random draws; later, the sampler proposes what the results
+suggest. [The page about the space](space.md) explains what it means to draw or to fix a
 dimension.
 
 Of the schedules, only `"cosine"` and `"one-cycle"` reach zero at the end of a run. The others are refused, unless every
@@ -219,7 +221,7 @@ def _table(keys: Mapping[str, Any]) -> str:
 def _kind(key: Mapping[str, Any]) -> str:
     """The valid values of a key, in words."""
     if "oneOf" in key:  # a dimension: fixed, choices and sometimes a range
-        return _kind(key["oneOf"][0]) + ("" if len(key["oneOf"]) > 2 else "; fixed or choices")
+        return _kind(key["oneOf"][0]) + ("" if len(key["oneOf"]) > 3 else "; fixed or choices")
     if "anyOf" in key:
         return " or ".join(_kind(each) for each in key["anyOf"] if each != {"type": "null"}) + ", or left out"
     if "$ref" in key:

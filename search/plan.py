@@ -64,7 +64,7 @@ def survey(spec: StudySpec, shape: DataShape) -> Survey:
             f"a limit of {spec.max_madds:,} multiply-adds is less than the smallest network of this space, {smallest}, "
             f"takes: give at least --max-madds {madds}"
         )
-    trial = search_space.RandomTrial(random.Random(0))
+    trial = search_space.RandomTrial(random.Random(0), spec.space)
     draws = [search_space.suggest(trial, spec.space) for _ in range(SAMPLES)]
     networks = [
         search_space.network(draw, spec.space, spec.budget, shape.task, max_madds=spec.max_madds) for draw in draws
@@ -80,7 +80,7 @@ def survey(spec: StudySpec, shape: DataShape) -> Survey:
 
 
 def _check_mixes(spec: StudySpec, shape: DataShape) -> None:
-    for mix in spec.space.mix if isinstance(spec.space.mix, tuple) else (spec.space.mix,):
+    for mix in search_space.choices_of(spec.space.mix):
         try:
             check_size(mix, shape.size)
         except RecipeError as error:

@@ -15,7 +15,7 @@ from search.completion import shipped_studies
 from search.errors import SpecError
 from search.ladder import FAMILIES, Rung, parse_ladder
 from search.published import Published, unknown_network
-from space import Range, Space, drawn_regularisers, not_held, parameter_names
+from space import Space, bounds_of, choices_of, drawn_regularisers, not_held, parameter_names
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -324,11 +324,8 @@ def short_count(count: int) -> str:
 
 def _check_annealed(spec: StudySpec, study: str) -> None:
     """Refuse short runs that would be a full run cut off: neither annealed to zero nor averaged."""
-    drawn = spec.space.schedule if isinstance(spec.space.schedule, tuple) else (spec.space.schedule,)
-    cut_off = [schedule for schedule in drawn if schedule not in ANNEALED]
-    averages = spec.space.ema_decay
-    least = averages.low if isinstance(averages, Range) else min(averages) if isinstance(averages, tuple) else averages
-    if cut_off and least == 0:
+    cut_off = [schedule for schedule in choices_of(spec.space.schedule) if schedule not in ANNEALED]
+    if cut_off and bounds_of(spec.space.ema_decay)[0] == 0:
         raise SpecError(
             f"study {study}: space.schedule {cut_off[0]!r} does not reach zero within a short run, "
             "which then ranks wrongly: use cosine or one-cycle, or average the weights (space.ema_decay = 0.999)"
@@ -340,8 +337,8 @@ def _first_problem(error: ValidationError) -> str:
     # A misspelt key is often also a missing one: name what was written, not what was not.
     unknown = {"extra_forbidden", "unexpected_keyword_argument"}
     finding = min(error.errors(), key=lambda finding: finding["type"] not in unknown)
-    # The tags of a dimension's forms ("fixed", "choices", "range") are ours, not the user's.
-    path = [str(part) for part in finding["loc"] if part not in {"fixed", "choices", "range"}]
+    # The tags of a dimension's forms ("fixed", "choices", ...) are ours, not the user's.
+    path = [str(part) for part in finding["loc"] if part not in {"fixed", "choices", "weighted", "range"}]
     where = ".".join(path)
     if finding["type"] in unknown:
         return f"unknown key {where!r}{_nearest(path[-1], _keys_at(path[:-1]))}"
@@ -372,7 +369,7 @@ def _keys_at(path: list[str]) -> list[str]:
     if not path:
         return list(StudySpec.model_fields)
     if path[0] == "space" and len(path) > 1:
-        return ["low", "high", "log", "step"]
+        return ["low", "high", "log", "step", "choices", "weights"]
     return list(tables[path[0]].model_fields) if path[0] in tables else []
 
 

@@ -187,7 +187,7 @@ from train_core.optim import make_optimizer
 from train_core.specs import ResNetSpec, num_madds, num_params
 
 TASK = space.Task()
-trials = [space.RandomTrial(random.Random(seed)) for seed in range(12)]
+trials = [space.RandomTrial(random.Random(seed), space.Space()) for seed in range(12)]
 
 
 def check(network):

@@ -17,13 +17,18 @@ from space import (
     Space,
     Task,
     _build,
+    _fitted,
     as_parameters,
+    dimensions_in_words,
     drawn_regularisers,
+    least_changes,
     network,
+    not_held,
     parameters,
     recipe,
     smallest,
     suggest,
+    used,
 )
 from tests.support.networks import pyramidnet, wide_resnet
 from train_core.blocks import BlockName
@@ -37,7 +42,8 @@ class RecordingTrial(RandomTrial):
     """Keeps what was asked of it."""
 
     def __init__(self, seed: int) -> None:
-        super().__init__(random.Random(seed))
+        super().__init__(random.Random(seed), Space())
+        self.weights = {}
         self.asked: dict[str, Any] = {}
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
@@ -89,7 +95,7 @@ def test_a_limit_on_multiply_adds_makes_the_network_the_widest_within_it() -> No
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 10**6), budget=st.integers(10_000, 5_000_000))
 def test_the_width_is_the_largest_that_fits(seed: int, budget: int) -> None:
-    drawn = suggest(RecordingTrial(seed), Space())
+    drawn = _fitted(suggest(RecordingTrial(seed), Space()), Space(), TASK.size)
     every = [num_params(_build(drawn, steps * BASE_STEP, TASK)) for steps in range(4 * WIDTH_STEP, 1000)]
     assert every == sorted(every)
     within = [count for count in every if count <= drawn["budget_fraction"] * budget]
@@ -124,6 +130,56 @@ def test_a_fixed_dimension_is_not_suggested() -> None:
     assert drawn["optimizer"] == "sgd"
     assert drawn["sgd_lr"] == 0.2
     assert not {"optimizer", "sgd_lr", "stages", "blocks_1", "growth_2"} & set(trial.asked)
+
+
+def test_choices_are_drawn_by_their_weights() -> None:
+    space = Space.model_validate({"k1": {"choices": [3, 5], "weights": [9, 1]}, "k2": [3, 5]})
+    trial = RandomTrial(random.Random(0), space)
+    draws = [suggest(trial, space) for _ in range(1000)]
+    assert 70 < sum(draw["k1"] == 5 for draw in draws) < 130
+    assert 440 < sum(draw["k2"] == 5 for draw in draws) < 560
+    assert {"k1", "k2"} <= set(parameters(space))
+    assert not_held({"k1": 5}, space) is None
+    assert not_held({"k1": 7}, space) == "k1"
+    assert "k1 [3 90%, 5 10%]" in dimensions_in_words(space)[0]
+    assert Space.model_validate(space.model_dump(mode="json")) == space
+
+
+@pytest.mark.parametrize(
+    ("weighted", "problem"),
+    [
+        ({"choices": [3, 5], "weights": [1]}, "weights one number for each"),
+        ({"choices": [3], "weights": [1]}, "at least two values"),
+        ({"choices": [3, 3], "weights": [1, 1]}, "listed twice"),
+        ({"choices": [3, 5], "weights": [1, 0]}, "greater than 0, not 0"),
+        ({"choices": [3, 4], "weights": [1, 1]}, "1, 3, 5 or 7"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weighted: Any, problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Space.model_validate({"k1": weighted})
+
+
+def test_a_parameter_is_used_only_where_it_has_an_effect() -> None:
+    space = Space.model_validate({"block": ["basic", "preact", "inverted-residual"], "mix": ["none", "cutmix"]})
+    drawn = {**suggest(RecordingTrial(0), space), "stages": 3, "block": "basic", "optimizer": "sgd", "mix": "none"}
+    found = used(drawn, space)
+    assert {"blocks_3", "growth_3", "sgd_lr", "k2", "mix"} <= found
+    assert not {"blocks_4", "growth_4", "adam_lr", "final_norm"} & found
+    assert {"blocks_4", "growth_4"} <= used({**drawn, "stages": 4}, space)
+    assert "k2" not in used({**drawn, "block": "inverted-residual"}, space)
+    assert found <= set(parameters(space))
+
+
+def test_changes_count_in_parameters_that_are_used_and_numbers_by_their_ranges() -> None:
+    drawn = {**suggest(RecordingTrial(0), Space()), "optimizer": "sgd", "sgd_lr": 0.1, "stages": 3, "k1": 3}
+    unused = {"adam_lr": Range(low=1, high=2).low, "blocks_5": 8}
+    near = {**drawn, **unused, "sgd_lr": 0.12}
+    assert least_changes(drawn, [near], Space()) == 0
+    assert least_changes(drawn, [{**near, "sgd_lr": 0.4}], Space()) == 1
+    assert least_changes(drawn, [{**near, "sgd_lr": 0.4, "k1": 5}, near | {"k1": 7}], Space()) == 1
+    assert least_changes(drawn, [{**near, "sgd_lr": 0.4, "k1": 5}], Space()) == 2
+    assert least_changes(drawn, [], Space()) == len(used(drawn, Space()))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", ["sgd", "adam", "adamw"], ("adamw",)])

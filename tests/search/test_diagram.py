@@ -47,7 +47,7 @@ def numbers(lines: list[str], unit: str) -> list[int]:
 
 def drawn_networks() -> list[ResNetSpec]:
     generator = random.Random(0)
-    return [network(suggest(RandomTrial(generator), Space()), Space(), 500_000, Task()) for _ in range(40)]
+    return [network(suggest(RandomTrial(generator, Space()), Space()), Space(), 500_000, Task()) for _ in range(40)]
 
 
 def test_the_draws_hold_every_kind_of_block_and_shortcut() -> None:

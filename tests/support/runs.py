@@ -174,7 +174,7 @@ def finished_trial(
     generator: random.Random, distributions: dict[str, BaseDistribution], spec: StudySpec, task: DataShape
 ) -> FrozenTrial:
     """A complete trial, drawn at random from the study's space, with all that the search writes into a trial."""
-    draw = space.suggest(RandomTrial(generator), spec.space)
+    draw = space.suggest(RandomTrial(generator, spec.space), spec.space)
     network = space.network(draw, spec.space, spec.budget, task.task)
     recipe = space.recipe(draw, epochs=spec.epochs, seed=0, precision="fp32", data_fraction=1.0)
     score, now = generator.uniform(0.6, 0.9), datetime.now()

@@ -82,7 +82,7 @@ def test_every_cell_of_every_drawn_kernel_reaches_a_pixel(size: tuple[int, int])
     generator = random.Random(0)
     task, limited = Task(size=size), 0
     for _ in range(30):
-        spec = network(suggest(RandomTrial(generator), wide), wide, 60_000, task)
+        spec = network(suggest(RandomTrial(generator, wide), wide), wide, 60_000, task)
         limited += bool(spec.max_kernels)
         for name, conv, (height, width) in inputs_of_convolutions(ResNet(spec).eval(), size):
             kernel = torch.ones(1, 1, *conv.kernel_size, requires_grad=True)
