@@ -6,6 +6,7 @@ Read `Space` first: one line for each dimension. A study file overrides any of t
     optimizer = ["sgd", "adamw"]                 one of these
     k1 = { choices = [3, 5], weights = [9, 1] }  one of these; a random draw takes the first in nine of ten cases
     sgd_lr = { low = 0.01, high = 0.5, log = true }    a range; `step` instead of `log` for a grid
+    blocks = { low = 1, high = 18, mostly = [1, 5] }   98 % of the random draws lie in `mostly`
 
 Two rules keep the sampler's model of the space whole (TPE drops a parameter from its joint model as soon as one
 trial lacks it or has it with other bounds):
@@ -73,9 +74,16 @@ class Range(Generic[T]):
     high: T
     log: bool = False  # drawn uniformly in the logarithm
     step: int | float | None = None  # only low, low + step, low + 2 step, ...
+    mostly: tuple[T, T] | None = None  # where `MOSTLY` of the random draws lie
 
     def __post_init__(self) -> None:
         low, high = cast(float, self.low), cast(float, self.high)
+        if self.mostly is not None:
+            least, most = cast(tuple[float, float], self.mostly)
+            if not low <= least < most <= high or not (_is_on_grid(self, least) and _is_on_grid(self, most)):
+                raise ValueError(
+                    f"mostly must be two different values of the range, the smaller first, not {least}, {most}"
+                )
         if not low < high:
             raise ValueError(f"low must be less than high, not {low} and {high}")
         if self.log and (self.step is not None or low <= 0):
@@ -103,6 +111,14 @@ class Weighted(Generic[T]):
             raise ValueError("choices must have at least two values, and weights one number for each of them")
         if min(self.weights) <= 0:
             raise ValueError(f"weights must be greater than 0, not {min(self.weights):g}")
+
+
+def _is_on_grid(dimension: Range[Any], value: float) -> bool:
+    return dimension.step is None or ((value - dimension.low) / dimension.step) % 1 == 0
+
+
+MOSTLY = 0.98
+"""The share of the random draws of a range that lie where they should mostly be."""
 
 
 def _kind(value: object) -> str:
@@ -156,6 +172,10 @@ def _described(default: Any, words: str) -> Any:
     return Field(default=default, description=words)
 
 
+def _weighted(values: Mapping[Any, float]) -> Any:
+    return Weighted(choices=tuple(values), weights=tuple(values.values()))
+
+
 class Space(Frozen):
     """Every dimension of the search; the defaults are for images of 32x32 pixels.
 
@@ -164,13 +184,18 @@ class Space(Frozen):
     """
 
     # The network
-    budget_fraction: Number[Share] = _described(Range(low=0.5, high=1.0), "share of the budget that a network may use")
-    stages: Number[Stages] = _described(
-        Range(low=3, high=5), "number of stages; each stage except the first halves height and width"
+    budget_fraction: Number[Share] = _described(
+        Range(low=0.5, high=1.0, mostly=(0.9, 1.0)), "share of the budget that a network may use"
     )
-    blocks: Number[Positive] = _described(Range(low=1, high=8), "number of residual blocks in each stage")
+    stages: Number[Stages] = _described(
+        Range(low=3, high=5, mostly=(3, 4)), "number of stages; each stage except the first halves height and width"
+    )
+    blocks: Number[Positive] = _described(
+        Range(low=1, high=8, mostly=(2, 5)), "number of residual blocks in each stage"
+    )
     growth: Number[Growth] = _described(
-        Range(low=1.0, high=2.5, step=0.25), "width of a stage divided by the width of the stage before it"
+        Range(low=1.0, high=2.5, step=0.25, mostly=(1.5, 2.0)),
+        "width of a stage divided by the width of the stage before it",
     )
     widening: Choice[Widening] = _described(
         "stages",
@@ -178,17 +203,24 @@ class Space(Frozen):
         "one before it by the same number of channels, from the stem to the last block (Han et al. 2017)",
     )
     block: Choice[BlockName] = ("basic", "preact")
-    final_norm: Choice[bool] = (False, True)  # in blocks that use it, as some other dimensions (`unused`)
-    k1: Choice[Kernel] = (1, 3, 5, 7)
-    k2: Choice[Kernel] = (1, 3, 5, 7)
+    final_norm: Choice[bool] = _weighted(
+        {True: 19, False: 1}
+    )  # in blocks that use it, as some other dimensions (`unused`)
+    k1: Choice[Kernel] = _weighted({1: 1, 3: 97, 5: 1, 7: 1})
+    k2: Choice[Kernel] = _weighted({1: 1, 3: 97, 5: 1, 7: 1})
+    fit_maps: Choice[bool] = _described(
+        True,
+        "leaves out stages with feature maps of one pixel, and limits kernels to what a map can use: on a map of n "
+        "pixels, only the inner 2n - 1 weights of a kernel's side are ever multiplied with a pixel",
+    )
     expansion: Choice[Positive] = 4
     groups: Choice[Positive] = 1
     shortcut: Choice[ShortcutType] = ("conv", "max-pool")
-    shortcut_kernel: Choice[Kernel] = (1, 3, 5)
+    shortcut_kernel: Choice[Kernel] = _weighted({1: 18, 3: 1, 5: 1})
     shortcut_norm: Choice[ShortcutNorm] = "after"
     shortcut_input: Choice[ShortcutInput] = "block"
     stem_width: Choice[Count] = 0  # channels; 0: as wide as the first stage
-    stem_kernel: Choice[Kernel] = (1, 3, 5)
+    stem_kernel: Choice[Kernel] = _weighted({1: 1, 3: 18, 5: 1})
     stem_stride: Choice[Stride] = 1
     stem_pool: Choice[bool] = False
     stem_end: Choice[StemEnd] = "norm-relu"
@@ -197,7 +229,7 @@ class Space(Frozen):
     norm: Choice[Norm] = "batch"
 
     # The optimizer and its schedule
-    optimizer: Choice[OptimizerName] = ("sgd", "adam", "adamw")
+    optimizer: Choice[OptimizerName] = _weighted({"sgd": 8, "adam": 1, "adamw": 1})
     sgd_lr: Number[Rate] = _rates("sgd")
     adam_lr: Number[Rate] = _rates("adam")
     adamw_lr: Number[Rate] = _rates("adamw")
@@ -216,7 +248,7 @@ class Space(Frozen):
     muon_weight_decay: Number[Decay] = OPTIMIZERS["muon"].weight_decay
     momentum: Number[Probability] = 0.9
     nesterov: Choice[bool] = True
-    schedule: Choice[ScheduleName] = ("cosine", "one-cycle")
+    schedule: Choice[ScheduleName] = _weighted({"cosine": 4, "one-cycle": 1})
     warmup: Number[Probability] = 0.05  # share of the run; one-cycle has a rise of its own
     batch_size: Number[Positive] = (64, 128, 256)
     clip_norm: Number[Decay] = 0.0
@@ -312,7 +344,7 @@ class RandomTrial:
 
     def __init__(self, generator: random.Random, space: Space) -> None:
         self.generator = generator
-        self.weights = weights(space)
+        self.weights, self.mostly = weights(space), mostly(space)
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         """One of the choices, by their weights if they have any."""
@@ -320,15 +352,21 @@ class RandomTrial:
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """One of low, low + step, ..., high."""
+        low, high = self._bounds(name, low, high)
         return self.generator.randrange(low, high + 1, step)
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         """A number from low to high; with `step`, one of low, low + step, ..., high."""
+        low, high = self._bounds(name, low, high)
         if step is None:
             return self.generator.uniform(low, high)
         return low + step * self.generator.randrange(round((high - low) / step) + 1)
+
+    def _bounds(self, name: str, low: T, high: T) -> tuple[T, T]:
+        is_usual = name in self.mostly and self.generator.random() < MOSTLY
+        return self.mostly[name] if is_usual else (low, high)
 
 
 Draw = Mapping[str, Any]
@@ -360,6 +398,12 @@ def weights(space: Space) -> dict[str, tuple[float, ...]]:
     return {name: dimension.weights for name, dimension in _dimensions(space) if isinstance(dimension, Weighted)}
 
 
+def mostly(space: Space) -> dict[str, tuple[Any, Any]]:
+    """The range where most random draws lie, of the parameters that have one."""
+    ranges = ((name, dimension) for name, dimension in _dimensions(space) if isinstance(dimension, Range))
+    return {name: dimension.mostly for name, dimension in ranges if dimension.mostly is not None}
+
+
 def held(space: Space) -> dict[str, Any]:
     """The values of the dimensions that are held fixed, by parameter."""
     drawn = set(parameters(space))
@@ -382,8 +426,11 @@ def dimensions_in_words(space: Space) -> tuple[list[str], list[str]]:
         if name.startswith(tuple(others)):
             continue
         if isinstance(dimension, Range):
-            step = f" in steps of {dimension.step:g}" if dimension.step else ""
-            drawn.append(f"{name} {dimension.low:g} to {dimension.high:g}{step}")
+            words = f"{name} {dimension.low:g} to {dimension.high:g}"
+            words += f" in steps of {dimension.step:g}" if dimension.step else ""
+            drawn.append(
+                words + (f", mostly {dimension.mostly[0]:g} to {dimension.mostly[1]:g}" if dimension.mostly else "")
+            )
         elif isinstance(dimension, Weighted):
             pairs = zip(dimension.choices, dimension.weights, strict=True)
             shares = (f"{_in_words(value)} {weight / sum(dimension.weights):.0%}" for value, weight in pairs)
@@ -402,7 +449,7 @@ def _in_words(value: Any) -> str:
 def is_architecture(name: str) -> bool:
     """Whether a parameter is the network's; the others are the recipe's, dropout among them."""
     first = name.rsplit("_", 1)[0]
-    return name in {"budget_fraction", "stages", *_SHRINKS} or first in {"blocks", "growth"}
+    return name in {"budget_fraction", "stages", "fit_maps", *_SHRINKS} or first in {"blocks", "growth"}
 
 
 REGULARISERS = (
@@ -518,12 +565,13 @@ def network(draw: Draw, space: Space, budget: int, task: Task, *, max_madds: int
 
 
 def _fitted(draw: Draw, space: Space, size: tuple[int, int]) -> Draw:
-    """The draw without parameters that no pixel of images of this size would reach.
+    """The draw without parameters that no pixel of images of this size would reach, if it has `fit_maps`.
 
-    Stages with maps of one pixel are left out, as far as the space allows. On a map of n pixels, only the inner 2n - 1
-    weights of a kernel's side are ever multiplied with a pixel.
+    Stages with maps of one pixel are left out as far as the space allows.
     """
     shape = dict(draw)
+    if not shape["fit_maps"]:
+        return shape
     while _map_sides(shape, size)[-1] < 2 and (fewer := _below(space.stages, shape["stages"])) is not None:
         shape["stages"] = fewer
     without_effect = unused(shape)
@@ -762,5 +810,4 @@ def _holds(dimension: Any, value: Any) -> bool:
         return value in choices_of(dimension)
     if not isinstance(value, int | float):
         return False
-    on_grid = dimension.step is None or ((value - dimension.low) / dimension.step) % 1 == 0
-    return bool(dimension.low <= value <= dimension.high and on_grid)
+    return bool(dimension.low <= value <= dimension.high and _is_on_grid(dimension, value))

@@ -66,13 +66,13 @@ k1 = [1, 3]                                       # choices: one of these values
 k2 = { choices = [3, 5], weights = [9, 1] }       # choices with weights: 3 in nine of ten random draws
 sgd_lr = { low = 0.01, high = 0.5, log = true }   # a range, both ends included
 growth = { low = 1.0, high = 2.0, step = 0.25 }   # a range on a grid
+blocks = { low = 1, high = 18, mostly = [1, 5] }  # 1 to 5 in 98 % of the random draws
 ```
 
 `log` draws uniformly in the logarithm and needs `low` above 0. `step` draws only `low`, `low + step`, and so on, and
-`high` must be one of these values. `log` and `step` exclude each other. Keys accept all forms, but no range
-where the table says "fixed or choices". Weights count in random draws; later, the sampler proposes what the results
-suggest. [The page about the space](space.md) explains what it means to draw or to fix a
-dimension.
+`high` must be one of these values. `log` and `step` exclude each other. Keys accept all forms, but no range where the
+table says "fixed or choices". `weights` and `mostly` count in random draws; later, the sampler proposes what the
+results suggest. [The page about the space](space.md) explains what it means to draw or to fix a dimension.
 
 Of the schedules, only `"cosine"` and `"one-cycle"` reach zero at the end of a run. The others are refused, unless every
 trial scores averaged weights (`ema_decay` above 0). Otherwise, a short run would be a full run that is cut off.

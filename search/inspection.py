@@ -36,7 +36,17 @@ from search.records import (
 from search.run_folder import RunFolder, as_kept, find_run_to_read, kind_of_storage, read_facts
 from search.spec import load_study
 from search.storage import address_of
-from search.trials import Outcome, TrialRecord, best, by_first_attempt, finished_trials, ranked, records, score_of
+from search.trials import (
+    Outcome,
+    TrialRecord,
+    best,
+    by_first_attempt,
+    different_networks,
+    finished_trials,
+    ranked,
+    records,
+    score_of,
+)
 
 RECENT = 20  # trials that speed is taken from: it changes with the machines
 OUTCOMES: tuple[Outcome, ...] = ("complete", "pruned", "diverged", "failed")
@@ -86,6 +96,7 @@ class Reader:
             best_full=best_full(promotions),
             epochs=spec.epochs,
             outcomes={outcome: counted[outcome] for outcome in OUTCOMES},
+            networks=different_networks(done),
             used_up=used_up,
             running=running,
             images_per_second=_images_per_second(done[-RECENT:], folder),

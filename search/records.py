@@ -85,6 +85,7 @@ class Status(Run):
 
     epochs: int  # of a short run
     outcomes: dict[str, int]  # trials that have ended, by `OUTCOMES`
+    networks: int  # different ones, among the trials that have ended
     used_up: bool  # the space has no new network left
     running: tuple[RunningTrial, ...]
     images_per_second: float | None  # that a worker trains on, over its last trials; none: nobody knows

@@ -13,7 +13,7 @@ from search.identity import open_study
 from search.promotions import Promotion, diverged_of, finished, refit_of, winner
 from search.run_folder import RunFolder, read_facts
 from search.spec import StudySpec, load_study
-from search.trials import TrialRecord, finished_trials, ranked, records, score_of
+from search.trials import TrialRecord, different_networks, finished_trials, ranked, records, score_of
 
 MAX_LEARNT = 500  # trials that the importances are learnt from: 10,000 take minutes, these some seconds
 
@@ -144,6 +144,7 @@ def progress(results: Results) -> str:
     counts = (f"{sum(verdict_of(trial) == verdict for trial in trials):,} {verdict}" for verdict in VERDICTS)
     seconds = seconds_of(trials)
     text = f"{len(trials):,} of {results.spec.trials:,} trials have ended ({', '.join(counts)}), "
+    text += f"of {count(different_networks(trials), 'different network')}, " if trials else ""
     text += f"after {duration(seconds)} of training. "
     if trials and all(trial.failed_or_diverged for trial in trials):
         text += f"All of them failed or diverged, the last with: {trials[-1].reason or 'no reason'}. "

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -23,23 +23,28 @@ CANDIDATES = 24  # draws of TPE's model of good trials, of which it proposes the
 
 
 class Prior(RandomSampler):
-    """Draws each parameter by itself, by the weights that the space gives its choices."""
+    """Draws each parameter by itself: as the space says, some values more often than others."""
 
     def __init__(self, space: search_space.Space, seed: int) -> None:
         super().__init__(seed)
-        self.weights = search_space.weights(space)
+        self.weights, self.mostly = search_space.weights(space), search_space.mostly(space)
         self.generator = np.random.default_rng(seed)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """One value of the distribution."""
-        if param_name not in self.weights:
-            return super().sample_independent(study, trial, param_name, param_distribution)
-        assert isinstance(param_distribution, optuna.distributions.CategoricalDistribution)
-        chances = np.array(self.weights[param_name])
-        index = self.generator.choice(len(chances), p=chances / chances.sum())
-        return param_distribution.choices[index]
+        if param_name in self.weights:
+            assert isinstance(param_distribution, CategoricalDistribution)
+            chances = np.array(self.weights[param_name])
+            return param_distribution.choices[self.generator.choice(len(chances), p=chances / chances.sum())]
+        if param_name in self.mostly and self.generator.random() < search_space.MOSTLY:
+            low, high = self.mostly[param_name]
+            if isinstance(param_distribution, IntDistribution):
+                param_distribution = IntDistribution(low, high, param_distribution.log, param_distribution.step)
+            elif isinstance(param_distribution, FloatDistribution):
+                param_distribution = FloatDistribution(low, high, param_distribution.log, param_distribution.step)
+        return super().sample_independent(study, trial, param_name, param_distribution)
 
 
 class Tpe(TPESampler):

@@ -169,7 +169,8 @@ class StudySpec(Frozen):
         default={}, description="baselines by name; those that fit the budget and the space are the first trials"
     )
     baselines_from: tuple[str, ...] = Field(
-        default=(), description="shipped studies whose baselines are also tried in this study"
+        default=(),
+        description="shipped studies whose baselines are also tried in this study, or single ones as `STUDY/NAME`",
     )
     baseline_recipe: dict[str, bool | int | float | str] = Field(
         default={}, description="values of the recipe's parameters for the baselines"
@@ -243,10 +244,14 @@ def _with_baselines_of_others(values: dict[str, Any], study: str) -> dict[str, A
     if not isinstance(others, list) or not isinstance(values.get("baselines", {}), dict):
         return values  # which is refused with all that is of the wrong kind
     baselines: dict[str, Any] = {}
-    for other in others:
-        if other not in shipped:
-            raise SpecError(f"study {study}: baselines_from: no shipped study {other!r}{_nearest(str(other), shipped)}")
-        baselines |= _read(shipped[other]).get("baselines", {})
+    for other in map(str, others):
+        source, _, name = other.partition("/")
+        if source not in shipped:
+            raise SpecError(f"study {study}: baselines_from: no shipped study {source!r}{_nearest(source, shipped)}")
+        found = _read(shipped[source]).get("baselines", {})
+        if name and name not in found:
+            raise SpecError(f"study {study}: baselines_from: {source} has no {name!r}{_nearest(name, found)}")
+        baselines |= {name: found[name]} if name else found
     ours = {key: value for key, value in values.items() if key != "baselines_from"}
     return ours | {"baselines": baselines | values.get("baselines", {})} if others else ours
 
@@ -369,7 +374,7 @@ def _keys_at(path: list[str]) -> list[str]:
     if not path:
         return list(StudySpec.model_fields)
     if path[0] == "space" and len(path) > 1:
-        return ["low", "high", "log", "step", "choices", "weights"]
+        return ["low", "high", "log", "step", "mostly", "choices", "weights"]
     return list(tables[path[0]].model_fields) if path[0] in tables else []
 
 

@@ -184,6 +184,7 @@ def status_view(status: Status) -> RenderableType:
     """The state of a run."""
     outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in status.outcomes.items() if number)
     trials = f"{status.trials:,} of {status.trials_wanted:,}{f': {outcomes}' if outcomes else ''}"
+    trials += f"; {count(status.networks, 'different network')}" if status.trials else ""
     trials += "; the space is used up" if status.used_up else ""
     if status.seconds_left is not None:
         by = "" if status.state == "searching" else " of training"

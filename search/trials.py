@@ -287,6 +287,11 @@ def finished_trials(study: optuna.Study) -> list[TrialRecord]:
     return [trial for trial in records(study, *ended) if trial.is_counted]
 
 
+def different_networks(trials: Iterable[TrialRecord]) -> int:
+    """How many different networks these trials have."""
+    return len({trial.network_words for trial in trials if trial.is_decided})
+
+
 def has_begun(study: optuna.Study) -> bool:
     """Whether any trial has been started, also one that was cut off and is still to be tried again."""
     return any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))

@@ -43,7 +43,7 @@ class RecordingTrial(RandomTrial):
 
     def __init__(self, seed: int) -> None:
         super().__init__(random.Random(seed), Space())
-        self.weights = {}
+        self.weights, self.mostly = {}, {}
         self.asked: dict[str, Any] = {}
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
@@ -145,6 +145,20 @@ def test_choices_are_drawn_by_their_weights() -> None:
     assert Space.model_validate(space.model_dump(mode="json")) == space
 
 
+def test_a_range_is_drawn_mostly_where_it_says() -> None:
+    blocks = {"low": 1, "high": 18, "mostly": [1, 5]}
+    rate = {"low": 0.001, "high": 1.0, "log": True, "mostly": [0.03, 0.3]}
+    space = Space.model_validate({"blocks": blocks, "sgd_lr": rate})
+    trial = RandomTrial(random.Random(0), space)
+    draws = [suggest(trial, space) for _ in range(1000)]
+    assert 4 < sum(draw["blocks_1"] > 5 for draw in draws) < 32
+    assert 4 < sum(not 0.03 <= draw["sgd_lr"] <= 0.3 for draw in draws) < 32
+    assert "blocks 1 to 18, mostly 1 to 5" in dimensions_in_words(space)[0]
+    for wrong in ([5, 1], [1, 19], [2, 2]):
+        with pytest.raises(ValidationError, match="two different values of the range, the smaller first"):
+            Space.model_validate({"blocks": {**blocks, "mostly": wrong}})
+
+
 @pytest.mark.parametrize(
     ("weighted", "problem"),
     [
@@ -158,6 +172,28 @@ def test_choices_are_drawn_by_their_weights() -> None:
 def test_weights_that_do_not_fit_are_refused(weighted: Any, problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         Space.model_validate({"k1": weighted})
+
+
+def is_textbook(spec: ResNetSpec) -> bool:
+    """Whether an engineer would call it so: 3x3 kernels, 3 or 4 stages, of usual depth, width and growth."""
+    usual_depth = 14 <= 2 * sum(spec.blocks) + 2 <= 42
+    grows = spec.widths[0] >= 24 and spec.widths[-1] >= 2 * spec.widths[0]
+    return (spec.k1, spec.k2) == (3, 3) and len(spec.blocks) <= 4 and usual_depth and grows
+
+
+@pytest.mark.parametrize(("study", "least"), [(None, 0.9), ("cifar10", 0.9), ("cifar100", 0.9)])
+def test_most_draws_are_networks_that_an_engineer_would_try(study: str | None, least: float) -> None:
+    spec = load_study(study, {}) if study else None
+    space, most = (spec.space, spec.max_madds) if spec else (Space(), None)
+    trial = RandomTrial(random.Random(0), space)
+    draws = [suggest(trial, space) for _ in range(400)]
+    networks = [network(draw, space, 5_000_000, TASK, max_madds=most) for draw in draws]
+    assert sum(map(is_textbook, networks)) / len(networks) >= least
+    costs = sorted(num_madds(each, 32) for each in networks)
+    assert costs[380] < 6 * costs[20]  # of a hundred draws, the fifth dearest and the fifth cheapest
+    first = draws[:50]
+    for names in (("blocks_1", "blocks_2"), ("growth_2",), ("k1", "k2"), ("shortcut",), ("optimizer",)):
+        assert len({tuple(draw[name] for name in names) for draw in first}) > 1, names
 
 
 def test_a_parameter_is_used_only_where_it_has_an_effect() -> None:
@@ -364,7 +400,7 @@ def test_no_block_is_narrower_than_the_one_before_it(block: BlockName, stem: int
 
 
 def test_a_network_outside_the_space_or_the_budget_has_no_parameters() -> None:
-    spec = load_study("cifar10", {})
+    spec = load_study("li-huang", {"budget": 5_000_000})
     a1 = spec.baselines["A1"]
     assert as_parameters(a1, {}, spec.space, 4_000_000) is None
     assert as_parameters(a1.model_copy(update={"blocks": (19, 6, 4, 3)}), {}, spec.space, 20_000_000) is None

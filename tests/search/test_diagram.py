@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.diagram import LETTERS, WIDTH, _ticks, curve, diagram
-from space import RandomTrial, Space, Task, network, suggest
+from search.spec import load_study
+from space import RandomTrial, Task, network, suggest
 from tests.support.browser import Browser
 from tests.support.networks import pyramidnet
 from train_core.specs import ResNetSpec, num_madds, num_params
@@ -46,8 +47,8 @@ def numbers(lines: list[str], unit: str) -> list[int]:
 
 
 def drawn_networks() -> list[ResNetSpec]:
-    generator = random.Random(0)
-    return [network(suggest(RandomTrial(generator, Space()), Space()), Space(), 500_000, Task()) for _ in range(40)]
+    generator, space = random.Random(0), load_study("cifar10-wide", {}).space
+    return [network(suggest(RandomTrial(generator, space), space), space, 500_000, Task()) for _ in range(40)]
 
 
 def test_the_draws_hold_every_kind_of_block_and_shortcut() -> None:

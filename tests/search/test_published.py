@@ -108,6 +108,7 @@ ROW = "[published.rows.X1]\nparameters = 1\naccuracy = 90\nepochs = 3\n"
             "published: the recipe of row X1: mix_share has no effect without mixed images: set mix, or",
         ),
         ('baselines_from = ["li-hang"]\n' + HEAD, "no shipped study 'li-hang' (did you mean 'li-huang'?)"),
+        ('baselines_from = ["li-huang/A44"]\n' + HEAD, "li-huang has no 'A44' (did you mean 'A4'?)"),
         ('baselines_from = "li-huang"\n' + HEAD, "baselines_from: should be a valid tuple"),
     ],
 )
@@ -134,7 +135,7 @@ def test_a_correction_to_what_was_printed_does_not_end_a_search(tmp_path: Path) 
 def test_the_main_studies_take_the_networks_of_all_reports_within_five_million() -> None:
     spec = load_study("cifar10", {})
     assert spec.baselines_from == ()  # they are here now, for the run's own study file
-    assert {"A5", "B2", "C2", "E"} <= set(spec.baselines)
+    assert {"A4", "A7", "B4", "E", "wide-3-5-3"} <= set(spec.baselines)
     assert list(spec.baselines)[:7] == list(report("known-cifar10")[0].baselines)  # the first in line
     assert not any(name.startswith("D") for name in spec.baselines)
 

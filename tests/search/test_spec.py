@@ -6,7 +6,7 @@ import pytest
 
 from search.errors import SpecError
 from search.spec import StudySpec, known_results, load_study, parse_budget, short_count
-from space import Range
+from space import Range, as_parameters
 
 SHIPPED = ("cifar10", "cifar100", "cifar10-small", "digits")
 
@@ -52,8 +52,13 @@ def test_the_shipped_studies_are_valid(name: str) -> None:
     assert load_study(name, {}).budget > 0
 
 
-def test_the_default_studies_hold_every_published_network() -> None:
-    assert len(load_study("cifar10", {}).baselines) == 27
+def test_the_default_studies_begin_with_known_networks_of_different_shapes() -> None:
+    spec = load_study("cifar10", {})
+    shapes = {(network.widths, network.blocks) for network in spec.baselines.values()}
+    assert len(shapes) == len(spec.baselines) == 12
+    for name, network in spec.baselines.items():
+        drawn = as_parameters(network, spec.baseline_recipe, spec.space, spec.budget, max_madds=spec.max_madds)
+        assert drawn is not None, name
 
 
 def test_cifar100_differs_from_cifar10_in_its_data_alone() -> None:
@@ -188,7 +193,7 @@ def test_what_is_known_of_data_is_the_best_row_of_each_network_that_fits() -> No
     ("study", "said"),
     [
         ("cifar01", "unknown study 'cifar01' (did you mean 'cifar10"),
-        ("photos", "give one of cifar10, cifar10-small, cifar100, digits, ganz-adya, keller, "),
+        ("photos", "give one of cifar10, cifar10-small, cifar10-wide, cifar100, digits, ganz-adya, keller, "),
         ("missing.toml", "study file missing.toml cannot be read"),
     ],
 )

@@ -33,12 +33,18 @@ TASK = NAMED_SHAPES["digits"]
 SMALL_SPACE: dict[str, Any] = {
     "stages": {"low": 2, "high": 3},
     "budget_fraction": {"low": 0.1, "high": 1.0},
+    "blocks": {"low": 1, "high": 8},
+    "growth": {"low": 1.0, "high": 2.5, "step": 0.25},
+    "final_norm": [False, True],
+    "k1": [1, 3, 5, 7],
     "k2": 3,
     "shortcut": "conv",
     "shortcut_kernel": 1,
     "stem_kernel": 3,
     "se_reduction": 0,
+    "optimizer": ["sgd", "adam", "adamw"],
     "adamw_lr": 1e-3,
+    "schedule": ["cosine", "one-cycle"],
 }
 """Two thirds of the dimensions that vary by default: each one takes a trial some milliseconds."""
 NEVER = PrunerSpec(startup_trials=1000)
