@@ -229,11 +229,11 @@ class Space(Frozen):
     norm: Choice[Norm] = "batch"
 
     # The optimizer and its schedule
-    optimizer: Choice[OptimizerName] = _weighted({"sgd": 8, "adam": 1, "adamw": 1})
-    sgd_lr: Number[Rate] = _rates("sgd")
-    adam_lr: Number[Rate] = _rates("adam")
-    adamw_lr: Number[Rate] = _rates("adamw")
-    nadam_lr: Number[Rate] = _rate("nadam")  # this and the next are ranges where `optimizer` names them
+    optimizer: Choice[OptimizerName] = _weighted({"sgd": 6, "muon": 2, "adam": 1, "adamw": 1})
+    sgd_lr: Number[Rate] = _rate("sgd")  # this and the next are ranges where `optimizer` names them
+    adam_lr: Number[Rate] = _rate("adam")
+    adamw_lr: Number[Rate] = _rate("adamw")
+    nadam_lr: Number[Rate] = _rate("nadam")
     radam_lr: Number[Rate] = _rate("radam")
     rmsprop_lr: Number[Rate] = _rate("rmsprop")
     lion_lr: Number[Rate] = _rate("lion")
@@ -283,9 +283,9 @@ class Space(Frozen):
         """Where `optimizer` names one whose rate is not given, its rate is drawn."""
         if not isinstance(values, dict):
             return values
-        named = values.get("optimizer")
+        named = values.get("optimizer", cls.model_fields["optimizer"].default)
         named = named.get("choices") if isinstance(named, dict) else named
-        choices = named if isinstance(named, list | tuple) else (named,)
+        choices = named if isinstance(named, list | tuple) else choices_of(named)
         known = [name for name in OPTIMIZERS if name in choices]
         return {f"{name}_lr": _rates(name) for name in known} | values
 
@@ -482,7 +482,7 @@ def least_changes(draw: Draw, others: Iterable[Draw], space: Space) -> int:
 
     A number differs if it does by more than `CHANGE` of its range.
     """
-    dimensions = dict(_dimensions(space))
+    dimensions = all_dimensions(space)
     compared = [(name, dimensions[name], draw[name]) for name in used(draw, space)]
     changes = (sum(_differs(dimension, value, other[name]) for name, dimension, value in compared) for other in others)
     return min(changes, default=len(compared))
@@ -504,6 +504,11 @@ def _differs(dimension: Any, one: Any, other: Any) -> bool:
 def drawn_regularisers(space: Space) -> list[str]:
     """The regularisers that the space leaves to the trials."""
     return [name for name in parameters(space) if name in REGULARISERS]
+
+
+def all_dimensions(space: Space) -> dict[str, Any]:
+    """What each parameter may be, by name."""
+    return dict(_dimensions(space))
 
 
 def _dimensions(space: Space) -> Iterator[tuple[str, Any]]:
@@ -608,9 +613,9 @@ def _smallest(space: Space) -> Draw:
         *("widening", "block", "expansion", "groups", "shortcut", "shortcut_norm"),
         *("norm", "se_reduction", "stem_width", "stem_end"),
     )
-    lowest = _lowest(space)
+    least = lowest(space)
     shapes = (
-        {**lowest, **dict(zip(unordered, values, strict=True))}
+        {**least, **dict(zip(unordered, values, strict=True))}
         for values in product(*(choices_of(getattr(space, name)) for name in unordered))
     )
     return min(shapes, key=lambda shape: num_params(_build(shape, WIDTH_STEP, Task())))
@@ -630,7 +635,7 @@ def as_parameters(
     None where the space, the budget or `max_madds` does not hold that network for images of this size, or the space a
     value of its recipe.
     """
-    dimensions = dict(_dimensions(space))
+    dimensions = all_dimensions(space)
     stages = len(wanted.blocks)
     ends = [stage[-1].width for stage in block_shapes(wanted)]
     by_block = any(len({shape.width for shape in stage}) > 1 for stage in block_shapes(wanted))
@@ -643,12 +648,12 @@ def as_parameters(
     }
     # What has no effect in this network may be anything.
     for name in unused(wanted.model_dump()):
-        if not _holds(dimensions[name], values[name]):
+        if not holds(dimensions[name], values[name]):
             del values[name]
     values |= {"stages": stages} | {f"blocks_{i}": wanted.blocks[i - 1] for i in range(1, stages + 1)}
     growth = {f"growth_{i}": ends[i - 1] / ends[i - 2] for i in range(2, stages + 1)}
     # Only the product of these counts where each block is wider than the one before: any that the space holds.
-    values |= {name: _nearest(dimensions[name], value) if by_block else value for name, value in growth.items()}
+    values |= {name: nearest(dimensions[name], value) if by_block else value for name, value in growth.items()}
     values |= {"widening": "blocks" if by_block else "stages"}
     # Half a parameter more than it has: the widest network within that is this one.
     costs = _costs(budget, max_madds, size)
@@ -657,11 +662,11 @@ def as_parameters(
         max(share, bounds_of(space.budget_fraction)[0]), bounds_of(space.budget_fraction)[1]
     )
     values |= {name: value for name, value in recipe_values.items() if name in free}
-    if any(name not in dimensions or not _holds(dimensions[name], value) for name, value in values.items()):
+    if any(name not in dimensions or not holds(dimensions[name], value) for name, value in values.items()):
         return None
     # What the network does not use (the growth of a stage it lacks, another optimizer's rate) is left out of the
     # answer, for the sampler to draw; any value gives the same network.
-    draw = {**_lowest(space), **values}
+    draw = {**lowest(space), **values}
     task = Task(wanted.in_channels, wanted.num_classes, size)
     settings = {name: draw[name] for name in _SETTINGS}
     if any(cost(wanted) > most for cost, most in costs):
@@ -760,7 +765,7 @@ def _rounded(width: float, step: int) -> int:
     return step * max(1, math.floor(width / step + 0.5))
 
 
-def _lowest(space: Space) -> dict[str, Any]:
+def lowest(space: Space) -> dict[str, Any]:
     """The least value of each dimension; of choices that have no order, the first."""
     return {name: bounds_of(dimension)[0] for name, dimension in _dimensions(space)}
 
@@ -788,7 +793,7 @@ def _below(dimension: Any, value: int) -> int | None:
     return max((each for each in choices_of(dimension) if each < value), default=None)
 
 
-def _nearest(dimension: Any, value: float) -> Any:
+def nearest(dimension: Any, value: float) -> Any:
     """The value nearest to this one that a dimension of numbers can take."""
     if not isinstance(dimension, Range):
         return min(choices_of(dimension), key=lambda each: abs(each - value))
@@ -800,11 +805,11 @@ def _nearest(dimension: Any, value: float) -> Any:
 
 def not_held(values: Mapping[str, Any], space: Space) -> str | None:
     """The first of these parameters whose value the space does not hold; none if it holds all."""
-    dimensions = dict(_dimensions(space))
-    return next((name for name, value in values.items() if not _holds(dimensions[name], value)), None)
+    dimensions = all_dimensions(space)
+    return next((name for name, value in values.items() if not holds(dimensions[name], value)), None)
 
 
-def _holds(dimension: Any, value: Any) -> bool:
+def holds(dimension: Any, value: Any) -> bool:
     """Whether a dimension can take this value."""
     if not isinstance(dimension, Range):
         return value in choices_of(dimension)

@@ -66,7 +66,7 @@ def work(folder: RunFolder, trials: int, epoch_s: float) -> None:
     """What one process does."""
     spec, shape = spec_of(trials), NAMED_SHAPES["cifar10"]
     folder.create()
-    study, _ = join(folder, spec, shape)
+    study, *_ = join(folder, spec, shape)
     with Worker(folder, study) as worker:
         studies.run(Setting(study, spec, shape, "fp32", worker), FakeTrainer(lucky_score, epoch_s=epoch_s), Silent())
 

@@ -203,7 +203,7 @@ def share(study_name: str, data_name: str, trials: int, before: int) -> None:
         folder = RunFolder(Path(runs) / "study")
         folder.create()
         session = open_session(spec, "cpu")
-        study, _ = join(folder, spec, session.shape)
+        study, *_ = join(folder, spec, session.shape)
         if before:
             distributions = distributions_of(study, spec)
             for _ in range(before - 1):

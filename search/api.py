@@ -27,6 +27,7 @@ from search.export import chosen, export_model
 from search.heartbeat import Worker
 from search.identity import agreed_precision, check, join, open_study
 from search.interrupt import stop_requested
+from search.learning import learned, runs_to_learn_from
 from search.notes import NotedEvents, publish
 from search.plan import SAMPLES, Survey, estimate, fastest_precision, survey
 from search.predict import Prediction, classify
@@ -76,7 +77,7 @@ def run(
     space_survey = survey(spec, session.shape)
     folder.create()
     with logged_to(folder):
-        optuna_study, baselines = join(folder, spec, session.shape)
+        optuna_study, baselines, starts = join(folder, spec, session.shape, partial(learned, spec, folder))
         session, seconds = _in_agreed_precision(optuna_study, spec, session, space_survey)
         write_facts(folder, _facts(spec, session, folder))
         with Worker(folder, optuna_study) as worker:
@@ -91,6 +92,7 @@ def run(
                     session=session,
                     survey=space_survey,
                     baselines=baselines,
+                    starts=starts,
                     begun=has_begun(optuna_study),
                     done=len(finished),
                     expected=None if is_complete else estimate(spec, space_survey, session.data, session.precision),
@@ -137,6 +139,7 @@ def _named(
     if spec.data not in NAMED and Path(spec.data).exists():
         spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
     folder = new_run(ref.runs.absolute() if placement.ray_address else ref.runs, name, address_of(ref.storage))
+    spec = spec.model_copy(update={"learn_from": runs_to_learn_from(spec, folder)})
     if placement.ray_address and not folder.address.is_shared:
         raise SpecError("--ray-address places workers on several machines: give a --storage that they share")
     return spec, folder

@@ -442,7 +442,8 @@ def _left_out(drawn: int, total: int, what: str) -> str:
 def _about(trial: TrialRecord) -> str:
     """What a trial was and how it ended, for its hover (which reads HTML)."""
     verdict = verdict_of(trial)
-    lines = [f"Trial {trial.number}" + (f", the baseline {trial.baseline}" if trial.baseline else "")]
+    what = f", the baseline {trial.baseline}" if trial.baseline else f", {trial.start}" if trial.start else ""
+    lines = [f"Trial {trial.number}{what}"]
     if trial.is_decided:
         lines += [trial.network_words, f"{trial.parameters:,} parameters", str(trial.recipe)]
     accuracy = trial.last_accuracy if verdict != "failed or diverged" else None

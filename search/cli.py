@@ -76,8 +76,17 @@ def run(
         int | None, typer.Option(min=0, help="Random seed of the split, the sampler and the training.")
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, or random as a control.")] = None,
+    portfolio: Annotated[
+        bool | None,
+        typer.Option("--portfolio/--no-portfolio", help="Begin with configurations that did best on other images."),
+    ] = None,
+    learn_from: Annotated[
+        list[str] | None,
+        typer.Option(help="A run whose best trials are tried first; auto: all runs here that have the same space."),
+    ] = None,
     control: Annotated[
-        str | None, typer.Option(help="random or one-epoch: a random-search baseline, which the report then compares.")
+        str | None,
+        typer.Option(help="random, one-epoch or no-portfolio: a simpler search, which the report then compares."),
     ] = None,
     hours: Annotated[
         float | None,
@@ -107,6 +116,8 @@ def run(
         data=data,
         seed=seed,
         sampler=sampler,
+        portfolio=portfolio,
+        learn_from=tuple(learn_from) if learn_from else None,
         precision=precision,
     )
     placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker, ray_address=ray_address)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from search.promotions import Promotion, refit_of, winner
 from search.run_folder import RunFolder
 from search.session import Session
 from search.spec import StudySpec
+from search.starts import source_of
 from search.storage import redacted
 from search.tables import best_table
 from search.terminal import console, draw, is_drawn_on, log, say, tell
@@ -86,6 +88,7 @@ class Plan:
     session: Session
     survey: Survey
     baselines: Mapping[str, bool]  # by name: whether budget and space allow it
+    starts: Sequence[str]  # where each configuration that did best on other images comes from
     begun: bool  # whether a trial was started before, though it may not have ended
     done: int  # trials that have ended before
     expected: Estimate | None  # none: nothing is left to do
@@ -139,8 +142,19 @@ def _say_trials(plan: Plan) -> None:
     first = f", first {count(len(allowed), 'baseline')} ({', '.join(allowed)})" if allowed and not plan.done else ""
     done = f", {plan.done} done" if plan.done else ""
     say(f"trials   {plan.spec.trials} of {short_run(plan.spec)}{done}{first}")
+    if plan.starts and not plan.done:
+        what = f"then {count(len(plan.starts), 'configuration')} that did best on other images"
+        say(f"         {what} (--no-portfolio: none): {', '.join(_sources(plan.starts))}")
     if refused and not plan.done:
         say(f"         not among them, outside the budget or the space: {', '.join(refused)}")
+
+
+def _sources(starts: Sequence[str]) -> list[str]:
+    """How many configurations come from each source: `portfolio: 5`."""
+    return [
+        f"{number} from {'the ' * (where == 'portfolio')}{where}"
+        for where, number in Counter(map(source_of, starts)).items()
+    ]
 
 
 def _say_time(plan: Plan, expected: Estimate) -> None:
@@ -222,7 +236,7 @@ class StudyProgress:
         self.best = best(finished)
         self._share = 0.0
         self._reported.add(trial.number)
-        name = f" ({trial.baseline})" if trial.baseline else ""
+        name = f" ({trial.given})" if trial.given else ""
         note = self._note()
         line = f"{self.count:>4}/{self.trials}  trial {trial.number}{name}  {_verdict(trial)}  "
         if trial.is_decided and trial.seconds is not None:  # a trial that was given up may lack both

@@ -26,6 +26,7 @@ from search.trials import (
     RECIPE,
     REPEATED,
     RETRY_OF,
+    START,
     SURPLUS,
     WORKER,
     Attempts,
@@ -160,9 +161,9 @@ def _rejection_reason(trial: Trial, others: Sequence[Attempts], place: int, spec
         earlier = (each.number for each in first_attempt.attempts if each.is_counted and each.number < trial.number)
         first = next(earlier, None)
         return f"{REPEATED}{first}" if first is not None else None
-    baseline = trial.user_attrs.get(BASELINE)
-    for other in others if baseline is not None else ():
-        if other.number < trial.number and other.is_counted and other.last.baseline == baseline:
+    given = trial.user_attrs.get(BASELINE) or trial.user_attrs.get(START)
+    for other in others if given is not None else ():
+        if other.number < trial.number and other.is_counted and other.last.given == given:
             return f"{DUPLICATE}{other.last.number}"
     return SURPLUS if place >= spec.trials else None
 

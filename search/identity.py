@@ -4,8 +4,8 @@ import contextlib
 import json
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import optuna
 
@@ -14,6 +14,7 @@ from search.data_shape import DataShape, with_data_shape
 from search.errors import RunError, StorageError
 from search.run_folder import RunFolder, write_text
 from search.spec import StudySpec
+from search.starts import Configuration, enqueue_starts
 from search.storage import STORAGE_ERRORS, connect, reason_of
 from search.trials import BASELINE, records
 from train_core.specs import Precision
@@ -57,8 +58,18 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
     return study
 
 
-def join(folder: RunFolder, spec: StudySpec, shape: DataShape) -> tuple[optuna.Study, dict[str, bool]]:
-    """The run's study, made if there is none, for a worker to join; and which baselines are among its trials.
+class Joined(NamedTuple):
+    """A run's study, and what it begins with."""
+
+    study: optuna.Study
+    baselines: Mapping[str, bool]  # by name: whether budget and space allow it
+    starts: Sequence[str]  # where each configuration that did best on other images comes from
+
+
+def join(
+    folder: RunFolder, spec: StudySpec, shape: DataShape, learned: Callable[[], Sequence[Configuration]] = list
+) -> Joined:
+    """The run's study, made if there is none, for a worker to join. It begins with what was `learned` from other runs.
 
     Raises:
         RunError: the run was made with another budget, space or data; the message says which.
@@ -70,8 +81,9 @@ def join(folder: RunFolder, spec: StudySpec, shape: DataShape) -> tuple[optuna.S
         check(study, spec, shape, folder)
         write_text(folder.study_file, spec.as_toml())
         baselines = enqueue_baselines(study, spec, shape)
+        starts = enqueue_starts(study, spec, shape, learned)
         claim(study, spec, shape, folder)  # last: other workers wait for it
-    return study, baselines
+    return Joined(study, baselines, starts)
 
 
 def claim(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFolder) -> None:
@@ -123,7 +135,7 @@ def agreed_precision(study: optuna.Study, measure: Callable[[], Precision]) -> P
 
 def _identity(spec: StudySpec, shape: DataShape) -> dict[str, Any]:
     """All that makes two trials of a study comparable; the space by its dimensions."""
-    others = {"trials", "promote", "baselines", "baseline_recipe", "data", "published"}
+    others = {"trials", "promote", "baselines", "baseline_recipe", "portfolio", "learn_from", "data", "published"}
     values = spec.model_dump(mode="json", exclude=others)
     dimensions = values.pop("space")
     del values["short_run_images"]

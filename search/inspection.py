@@ -176,6 +176,7 @@ def show_trial(run: Reader, number: int) -> Trial:
         rank=1 + sum(score_of(other) > trial.score for other in complete) if trial.score is not None else None,
         complete=len(complete),
         baseline=trial.baseline,
+        start=trial.start,
         attempts=tuple(map(_attempt, attempts)),
         network_words=trial.network_words if trial.is_decided else None,
         recipe_words=str(trial.recipe) if trial.is_decided else None,

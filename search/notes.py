@@ -110,6 +110,7 @@ def trial_note(
     if trial.is_decided:
         lines += [f"**{trial.network_words}**", str(trial.recipe)]
     facts = [f"baseline: {_plain(trial.baseline)}"] if trial.baseline else []
+    facts += [f"first tried elsewhere: {_plain(trial.start)}"] if trial.start else []
     score = f", {percent(accuracy)} on validation" if accuracy is not None else ""
     reason = f": {_quoted(trial.reason)}" if trial.reason else ""
     facts.append(f"verdict: {verdict}{score}{reason}")

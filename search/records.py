@@ -136,6 +136,7 @@ class Trial:
     rank: int | None  # by that, among the complete ones; 1: the best
     complete: int  # trials that are
     baseline: str | None  # the baseline that it is
+    start: str | None  # where it comes from, if the study began with it as it did best on other images
     attempts: tuple[Attempt, ...]  # at this trial, this one included
     network_words: str | None
     recipe_words: str | None

@@ -175,6 +175,14 @@ class StudySpec(Frozen):
     baseline_recipe: dict[str, bool | int | float | str] = Field(
         default={}, description="values of the recipe's parameters for the baselines"
     )
+    portfolio: bool = Field(
+        default=True,
+        description="whether the first trials behind the baselines are configurations that did best on other images, "
+        "as far as the space holds them",
+    )
+    learn_from: tuple[str, ...] = Field(
+        default=(), description="runs whose best trials are tried first here; they lie in the same folder of runs"
+    )
     published: Published | None = Field(
         default=None, description="what a report printed of the baselines, for `search reproduce`"
     )
@@ -286,11 +294,13 @@ def known_results(data: str, budget: int) -> list[Known]:
 
 
 CONTROLS: dict[str, dict[str, Any]] = {
-    "random": {"sampler": "random"},
-    "one-epoch": {"sampler": "random", "epochs": 1},
+    "random": {"sampler": "random", "portfolio": False},
+    "one-epoch": {"sampler": "random", "portfolio": False, "epochs": 1},
+    "no-portfolio": {"portfolio": False},
 }
 """What a search is to be measured against, as changes to its study: the same with random draws (Li & Talwalkar 2019,
-arXiv:1902.07638), and random draws of which each is trained for one epoch (Egele et al. 2023, arXiv:2207.14207).
+arXiv:1902.07638), random draws of which each is trained for one epoch (Egele et al. 2023, arXiv:2207.14207), and the
+same search without what other images have taught.
 """
 
 

@@ -184,7 +184,7 @@ def status_view(status: Status) -> RenderableType:
     """The state of a run."""
     outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in status.outcomes.items() if number)
     trials = f"{status.trials:,} of {status.trials_wanted:,}{f': {outcomes}' if outcomes else ''}"
-    trials += f"; {count(status.networks, 'different network')}" if status.trials else ""
+    trials += f"; {count(status.networks, 'network')}" if status.trials else ""
     trials += "; the space is used up" if status.used_up else ""
     if status.seconds_left is not None:
         by = "" if status.state == "searching" else " of training"
@@ -223,6 +223,8 @@ def trial_view(trial: Trial) -> RenderableType:
         rows.append(("reason", trial.reason))
     if trial.baseline:
         rows.append(("baseline", trial.baseline))
+    if trial.start:
+        rows.append(("from", trial.start))
     if trial.network_words and trial.recipe_words:
         size = f"{trial.parameters:,} parameters, {trial.multiply_adds:,} multiply-adds"
         rows += [("network", trial.network_words), ("size", size), ("recipe", trial.recipe_words)]

@@ -28,6 +28,7 @@ NETWORK, RECIPE = "network", "recipe"  # as JSON
 NETWORK_WORDS = "network in words"
 PARAMETERS, MULTIPLY_ADDS = "parameters", "multiply-adds"
 BASELINE = "baseline"  # the name of a network that the study file gave
+START = "start"  # where a configuration that the study began with comes from
 WORKER = "worker"  # who runs it
 RETRY_OF = "retry_of"  # the number of the first attempt
 REASON = "reason"  # why it ended, where it is not complete
@@ -89,6 +90,16 @@ class TrialRecord:
     def baseline(self) -> str | None:
         """The name of the baseline that it is; none: it was drawn."""
         return self.optuna.user_attrs.get(BASELINE)
+
+    @property
+    def start(self) -> str | None:
+        """Where it comes from, if the study began with it as it did best on other images; none: it does not."""
+        return self.optuna.user_attrs.get(START)
+
+    @property
+    def given(self) -> str | None:
+        """The name of what it is, if it is one of the first trials, which were given; none: it was drawn."""
+        return self.baseline or self.start
 
     @property
     def worker(self) -> str | None:
@@ -256,7 +267,7 @@ def attributes(network: ResNetSpec, recipe: TrainSpec, size: tuple[int, int]) ->
 
 def decided_attributes(trial: TrialRecord) -> dict[str, Any]:
     """What the next attempt at a trial keeps of it."""
-    names = (BASELINE, RECIPE, NETWORK_WORDS, PARAMETERS, MULTIPLY_ADDS, NETWORK)
+    names = (BASELINE, START, RECIPE, NETWORK_WORDS, PARAMETERS, MULTIPLY_ADDS, NETWORK)
     return {name: trial.optuna.user_attrs[name] for name in names if name in trial.optuna.user_attrs}
 
 

@@ -162,8 +162,8 @@ good
 state      unfinished, last touched 2.0 h ago
 data       digits, budget 20,000 parameters, 1,000,000 multiply-adds, short runs
            of 4 epochs
-trials     5 of 6: 2 complete, 1 pruned, 1 diverged, 1 failed; about 12 s of
-           training left
+trials     5 of 6: 2 complete, 1 pruned, 1 diverged, 1 failed; 1 network; about
+           12 s of training left
 speed      202 images/s by a worker, in the last trials
 best       70.00 %, trial 2: [4,8] x [1,1] basic, 3x3 stem, 1,391 parameters
 full run   91.00 ± 1.41 % on validation, 81.00 ± 1.41 % on test, trial 2: [4,8]
@@ -243,7 +243,8 @@ LIVE = """
 good
 state   searching, 1 worker, last touched 2.0 h ago
 data    digits, budget 20,000 parameters, short runs of 4 epochs
-trials  5 of 6: 2 complete, 1 pruned, 1 diverged, 1 failed; about 0 s left
+trials  5 of 6: 2 complete, 1 pruned, 1 diverged, 1 failed; 1 network; about 0 s
+        left
 best    70.00 %, trial 2: [4,8] x [1,1] basic, 3x3 stem, 1,391 parameters
 Running (accuracy: on validation)
 trial  epoch  accuracy   time  parameters  worker
@@ -559,7 +560,7 @@ COMPLETIONS = [
     ("search status ", "good\nother"),
     ("search compare good o", "other"),
     ("search promote --runs elsewhere ", ""),
-    ("search run cifar10", "cifar10\ncifar10-small\ncifar100"),
+    ("search run cifar10", "cifar10\ncifar10-small\ncifar10-wide\ncifar100"),
     ("search comp", "compare"),
 ]
 

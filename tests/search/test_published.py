@@ -125,7 +125,7 @@ def test_a_correction_to_what_was_printed_does_not_end_a_search(tmp_path: Path) 
     spec, published = report("kunkolienker-upadhyay")
     folder, task = RunFolder(tmp_path / "run"), NAMED_SHAPES["cifar10"]
     folder.create()
-    study, _ = join(folder, spec, task)
+    study, *_ = join(folder, spec, task)
     corrected = spec.model_copy(update={"published": published.model_copy(update={"title": "another"})})
     check(study, corrected, task, folder)
     with pytest.raises(RunError, match="made with epochs 30, not 31"):

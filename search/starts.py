@@ -1,0 +1,157 @@
+"""The configurations that a study begins with, behind its baselines: what did best on other images.
+
+They come from two places: from the portfolio, which `benchmarks/portfolio.py` has measured on several data sets at
+several budgets, and from the user's own runs. A configuration says nothing of widths: the budget solves them.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import optuna
+
+import space as search_space
+from search.data_shape import DataShape
+from search.spec import StudySpec
+from search.trials import START, records
+from train_core.specs import ResNetSpec, TrainSpec
+
+PORTFOLIO = Path(__file__).with_name("portfolio.json")
+SHARE = 1 / 3  # of a study's trials, at most: the others search
+
+Accuracies = Mapping[str, Sequence[float | None]]
+"""For each task the test accuracy of each configuration, a share of 1; none where training diverged."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A value for each of many parameters of a space, and where it comes from, in words."""
+
+    source: str
+    draw: search_space.Draw
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The configurations that were measured for the portfolio, and how many of them a study begins with."""
+
+    names: Sequence[str]
+    draws: Sequence[search_space.Draw]
+    accuracies: Accuracies
+    size: int
+
+    @classmethod
+    @cache
+    def shipped(cls) -> "Measured":
+        """Those that come with this version."""
+        values = json.loads(PORTFOLIO.read_text(encoding="utf-8"))
+        made = values["configurations"]
+        return cls(
+            names=[each["name"] for each in made],
+            draws=[each["draw"] for each in made],
+            accuracies=values["accuracies"],
+            size=values["size"],
+        )
+
+    def portfolio(self, space: search_space.Space) -> list[Configuration]:
+        """Those of the space's configurations that together do best on all tasks, the most useful first."""
+        different: dict[str, int] = {}  # in this space; of those that are alike in it, the best
+        losses = [_losses(task) for task in self.accuracies.values()]
+        for i in sorted(range(len(self.draws)), key=lambda i: fmean(task[i] for task in losses)):
+            if (parameters := fitted(self.draws[i], space)) is not None:
+                different.setdefault(json.dumps(parameters, sort_keys=True), i)
+        chosen = shortlist(self.accuracies, self.size, among=sorted(different.values()))
+        return [Configuration(f"portfolio: {self.names[i]}", self.draws[i]) for i in chosen]
+
+
+def source_of(start: str) -> str:
+    """The place that a configuration comes from: `portfolio`, or the run's name."""
+    return start.partition(":")[0] if start.startswith("portfolio:") else start.rpartition(" of ")[2]
+
+
+def shortlist(accuracies: Accuracies, size: int, among: Sequence[int] | None = None) -> list[int]:
+    """Choose `size` configurations one by one, so that the best of them is near the best of all on each task.
+
+    They are chosen `among` these; none: among all.
+
+    What each task counts is how far the best of the chosen is from the best of all, in units of how far the median is.
+    """
+    losses = [_losses(task) for task in accuracies.values()]
+    if not losses:
+        return []
+    chosen: list[int] = []
+    left = list(range(len(losses[0])) if among is None else among)
+    for _ in range(min(size, len(left))):
+        chosen.append(min(left, key=lambda i: (fmean(min(task[j] for j in (*chosen, i)) for task in losses), i)))
+        left.remove(chosen[-1])
+    return chosen
+
+
+def _losses(task: Sequence[float | None]) -> list[float]:
+    """How far each configuration is from the best, in units of how far the median is; at most 2."""
+    known = [each or 0.0 for each in task]
+    unit = max(max(known) - median(known), 1e-9)
+    return [min((max(known) - each) / unit, 2.0) for each in known]
+
+
+ESSENTIAL = ("optimizer", "block")
+"""A study that does not have a configuration's value of one of these does not have the configuration."""
+
+
+def fitted(draw: search_space.Draw, space: search_space.Space) -> dict[str, Any] | None:
+    """The parameters that make a draw of this space the configuration, as near as it can be; none if it is not there.
+
+    Rates are scaled with the batch size: in proportion for SGD (Goyal et al. 2017, arXiv:1706.02677), by the square
+    root for the others, whose steps do not depend on the size of the gradient.
+    """
+    dimensions = search_space.all_dimensions(space)
+    if any(name in draw and not search_space.holds(dimensions[name], draw[name]) for name in ESSENTIAL):
+        return None
+    values = {name: draw[name] for name in search_space.parameters(space) if name in draw}
+    if "batch_size" in draw and (rate := f"{draw['optimizer']}_lr") in values:
+        batch = search_space.nearest(dimensions["batch_size"], draw["batch_size"])
+        scale = batch / draw["batch_size"]
+        values[rate] *= scale if draw["optimizer"] == "sgd" else math.sqrt(scale)
+    for name, value in values.items():
+        if not search_space.holds(dimensions[name], value):
+            if isinstance(value, str | bool):
+                return None
+            values[name] = search_space.nearest(dimensions[name], value)
+    return values
+
+
+def enqueue_starts(
+    study: optuna.Study, spec: StudySpec, shape: DataShape, learned: Callable[[], Sequence[Configuration]]
+) -> list[str]:
+    """Enqueue what was `learned` from the user's runs, and the portfolio, as far as the space holds them.
+
+    Returns where each comes from. Done once in a study's life. What is the same as another trial is left out.
+    """
+    before = records(study)
+    if known := [trial.start for trial in before if trial.start is not None]:
+        return known
+    if any(not trial.is_waiting for trial in before):
+        return []
+    configurations = list(learned())
+    configurations += Measured.shipped().portfolio(spec.space) if spec.portfolio else []
+    made = {_made(trial.retry_draw, spec, shape) for trial in before}
+    starts: list[str] = []
+    for each in configurations[: math.floor(SHARE * spec.trials)]:
+        parameters = fitted(each.draw, spec.space)
+        if parameters is not None and (what := _made(parameters, spec, shape)) not in made:
+            made.add(what)
+            starts.append(each.source)
+            study.enqueue_trial(parameters, user_attrs={START: each.source})
+    return starts
+
+
+def _made(parameters: Mapping[str, Any], spec: StudySpec, shape: DataShape) -> tuple[ResNetSpec, TrainSpec]:
+    """The network and the recipe of a draw; what it lacks is the least of its dimension."""
+    draw = search_space.lowest(spec.space) | dict(parameters)
+    network = search_space.network(draw, spec.space, spec.budget, shape.task, max_madds=spec.max_madds)
+    return network, search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision="fp32")
