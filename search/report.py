@@ -150,12 +150,14 @@ def _control_table(folder: RunFolder, results: Results) -> str:
         except UserError:
             continue  # its own report says what is wrong with it
         if _comparable(results, other):
-            rows.append((f"{control} ({', '.join(f'{key} {value}' for key, value in changes.items())})", other))
+            rows.append(
+                (f"{control} ({', '.join(f'{key} {str(value).lower()}' for key, value in changes.items())})", other)
+            )
     if not rows:
         return ""
     html = [
-        "<section><h2>Compared with random search</h2><p>The random-search baseline has the same budget, data and "
-        "space. Epochs are all that were trained, in short and in full runs; accuracies of several seeds are their "
+        "<section><h2>Compared with simpler searches</h2><p>They have the same budget, data and space. "
+        "Epochs are all that were trained, in short and in full runs; accuracies of several seeds are their "
         "mean and standard deviation.</p><div class=wide><table><tr><th class=words>Run<th>Trials<th>Epochs"
         "<th>Best short run<th>Best full run, validation<th>Its test"
     ]

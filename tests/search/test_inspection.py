@@ -216,7 +216,7 @@ def test_status_of_a_search_that_died(search: Search) -> None:
         "problem": None,
         "epochs": 4,
         "outcomes": {"complete": 2, "pruned": 1, "diverged": 1, "failed": 1},
-        "networks": 5,
+        "networks": 1,
         "used_up": False,
         "running": [
             {

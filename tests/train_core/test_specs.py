@@ -122,6 +122,7 @@ def test_networks_that_differ_have_different_words() -> None:
         "final_norm": True,
         "k1": 5,
         "k2": 5,
+        "max_kernels": (3, 3, 3, 1),
         "shortcut": "conv",
         "shortcut_kernel": 3,
         "shortcut_norm": "before",
