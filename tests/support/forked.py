@@ -52,7 +52,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(LARGE)
 
 
-_server: Any = forkserver._forkserver  # type: ignore[attr-defined]  # has no public name
+_server: Any = forkserver._forkserver  # has no public name
 
 
 def start_server() -> str:
