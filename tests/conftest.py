@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,22 @@ torch.set_num_threads(1)  # small tensors; and tests run side by side
 
 LONGEST = ("test_e2e", "test_shared_storage", "test_ray_workers", "test_interruptions", "test_commands", "test_study")
 """The files that take longest. Begun first, none of them is the last, which the other processors would wait for."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Before pytest-xdist starts a process: one fork server is for all of them."""
+    from tests.support.forked import start_server  # not above: its `assert`s would not be rewritten
+
+    node.workerinput["fork_server"] = start_server()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In such a process, use that."""
+    if given := getattr(config, "workerinput", None):
+        from tests.support.forked import use_server
+
+        use_server(given["fork_server"])
 
 
 @pytest.hookimpl(trylast=True)

@@ -92,7 +92,7 @@ def test_a_limit_on_multiply_adds_makes_the_network_the_widest_within_it() -> No
         network(drawn, Space(), 5_000_000, TASK, max_madds=100)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), budget=st.integers(10_000, 5_000_000))
 def test_the_width_is_the_largest_that_fits(seed: int, budget: int) -> None:
     drawn = _fitted(suggest(RecordingTrial(seed), Space()), Space(), TASK.size)

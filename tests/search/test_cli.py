@@ -20,6 +20,7 @@ from search.promotions import finished
 from search.run_folder import read_facts
 from search.trials import TrialRecord
 from tests.support.commands import search
+from tests.support.processes import with_few
 from tests.support.runs import finished_run, promoted
 from train_core import checkpoint
 
@@ -223,7 +224,7 @@ def test_sharpness_aware_steps_are_refused_where_a_run_trains_in_fp16(
 def test_a_promotion_with_sharpness_aware_steps_says_so_and_fidelity_goes_on_with_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = finished_run("few", 4, epochs=1)
+    folder = finished_run("few", 4, epochs=1, data=str(with_few(Path.cwd()) / "few.npz"))
     code, out, err = search("promote few --top 1 --epochs 2 --asam 0.5", capsys, monkeypatch)
     assert (code, err) == (0, "")
     assert "few: the top 1 for 2 epochs, once each, asam 0.5, on CPU" in out

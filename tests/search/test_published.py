@@ -151,7 +151,7 @@ def few_images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     spec, _ = report(request.param)
     real = Path(os.environ["SEARCH_CIFAR"]) / f"{spec.data}.npz" if "SEARCH_CIFAR" in os.environ else None
     data = load_training(str(real or "digits"), val_fraction=0.1, seed=0, cache=tmp_path_factory.mktemp("cache"))
-    few = [Split(each.images[:IMAGES], each.labels[:IMAGES]) for each in (data.train, data.val)]
+    few = [Split(each.images[:n], each.labels[:n]) for each, n in ((data.train, IMAGES), (data.val, 1))]
     if real is None:
         few = [Split(each.images[:, MIDDLE, MIDDLE].repeat(1, 1, 1, 3), each.labels) for each in few]
         data = replace(data, mean=data.mean * 3, std=data.std * 3)
@@ -175,5 +175,6 @@ def test_every_row_learns_from_its_first_steps(few_images: tuple[str, TrainingDa
         if (network, recipe) in tried:
             continue  # of another batch size, or augmented otherwise
         tried.append((network, recipe))
-        history = list(train(TrainState.new(network, recipe, torch.device("cpu")), data))
-        assert history[-1].train_loss < history[0].train_loss, row
+        losses = (result.train_loss for result in train(TrainState.new(network, recipe, torch.device("cpu")), data))
+        first = next(losses)
+        assert any(loss < first for loss in losses), row  # mostly the second: the third step is then not taken

@@ -294,7 +294,7 @@ def test_workers_share_the_trials_and_each_that_is_killed_or_faults_is_started_a
     """The log says why. And the storage's password, which workers have to learn, is in no title of theirs, no log."""
     url, folder = postgres.new_database(), run_folder(tmp_path)
     sessions = set(Path("/tmp/ray").glob("session_2*"))
-    process = start(f"run digits {FEW} --trials 6 --epochs 20 --workers 2", with_few(tmp_path), SEARCH_STORAGE=url)
+    process = start(f"run digits {FEW} --trials 6 --epochs 12 --workers 2", with_few(tmp_path), SEARCH_STORAGE=url)
     wait_for(folder.log, "trial 1  ")  # an epoch
     titles = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     (line, *_) = [line for line in folder.log.read_text().splitlines() if "trial 1  " in line]

@@ -12,6 +12,7 @@ from torchvision.models import ResNet18_Weights
 from search import cli, full_runs, reproducer
 from search.published import Reproduction
 from search.terminal import console
+from tests.support.processes import with_few
 from train_core.data import Split
 from train_core.loop import Evaluation, evaluate
 from train_core.models import ResNet
@@ -154,6 +155,9 @@ def test_a_report_that_held_images_out_is_reproduced_so_by_either_protocol(
 
 
 def test_a_row_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with_few(tmp_path)
+    Path("doe.toml").write_text(REPORT.replace('"digits"', '"few.npz"'))
+
     def rows(runs: str) -> Reproduction:
         return full_runs.reproduce("doe.toml", ["T1"], flags={}, runs=tmp_path / runs, epochs=3, device="cpu")[0]
 

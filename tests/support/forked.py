@@ -14,7 +14,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from threading import Thread
@@ -52,6 +52,27 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(LARGE)
 
 
+_server: Any = forkserver._forkserver  # has no public name
+
+
+def start_server() -> str:
+    """Start the fork server, unless it runs. Returns its address, which other processes can `use_server`."""
+    # Read when torch and NumPy are imported: here, for all processes. NumPy would start its threads at once, and a
+    # process that has threads should not be forked.
+    path = os.pathsep.join(sys.path)  # this checkout's, which the server does not know otherwise
+    with mock.patch.dict(os.environ, {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": path, **ASLEEP}):
+        os.environ.pop("OMP_NUM_THREADS", None)
+        _server.ensure_running()
+    return str(_server._forkserver_address)
+
+
+def use_server(address: str) -> None:
+    """Use the fork server at this address, which lives as long as the process that started it."""
+    _server._forkserver_address = address
+    _server._forkserver_alive_fd = os.open(os.devnull, os.O_WRONLY)  # in place of the pipe by which others keep theirs
+    _server.ensure_running = resource_tracker.ensure_running
+
+
 class Forked:
     """`python -m <module> <arguments>`, the code `first` before it, or that alone.
 
@@ -61,12 +82,7 @@ class Forked:
     def __init__(
         self, arguments: list[str], first: str, cwd: Path, env: dict[str, str], module: str | None = "search"
     ) -> None:
-        # Read when torch and NumPy are imported: here, for all processes. NumPy would start its threads at once, and a
-        # process that has threads should not be forked.
-        path = os.pathsep.join(sys.path)  # this checkout's, which the server does not know otherwise
-        with mock.patch.dict(os.environ, {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": path, **ASLEEP}):
-            os.environ.pop("OMP_NUM_THREADS", None)
-            forkserver.ensure_running()
+        start_server()
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
         ends = [DupFd(out_end), DupFd(err_end)]
         self._process = _context.Process(

@@ -206,6 +206,6 @@ def finished_trial(
 def finished_run(name: str, trials: int, **flags: Any) -> RunFolder:
     """A run of the digits study with this many trials, without training; `flags` are over those of the study."""
     spec = load_study("digits", {"trials": max(trials, 1), **flags})
-    data = load_training("digits", val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache())
+    data = load_training(spec.data, val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache())
     trainer = FakeTrainer() if trials else None
     return make_run(Path("runs") / name, spec=spec, task=data_shape_of(data), trainer=trainer)

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_it_learns(optimizer: OptimizerName, precision: str) -> None:
     lr = 0.05 if optimizer == "sgd" else OPTIMIZERS[optimizer].lr[1]
-    epochs = 60 if optimizer in ("radam", "lion") else 8  # the first starts slowly, the steps of the second are short
+    epochs = 40 if optimizer in ("radam", "lion") else 8  # the first starts slowly, the steps of the second are short
     state = TrainState.new(NETWORK, tiny_recipe(epochs=epochs, optimizer=optimizer, lr=lr, precision=precision), CPU)
     results = list(train(state, tiny_data()))
     assert [result.epoch for result in results] == list(range(1, epochs + 1))
