@@ -31,6 +31,9 @@ for package in (search, train_core):
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+# What a search reads when it needs it first: for its optimizer, the notes of its trials and its data.
+for name in ("torch._dynamo", "torch.onnx", "optuna_dashboard", "sklearn.datasets", "scipy.io"):
+    importlib.import_module(name)
 read_migrations_once(pytest.MonkeyPatch())
 optuna.storages.RDBStorage("sqlite://").engine.dispose()
 go.Figure(go.Scatter(x=[0]))  # reads what Plotly knows of its charts
