@@ -71,6 +71,9 @@ def run(
         typer.Option(help="What short runs train on: all, subset (seen as often as in a full run), or auto."),
     ] = None,
     data: Data = None,
+    no_test: Annotated[
+        bool, typer.Option("--no-test", help="Hold out no test split where the data bring none.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: study and budget.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Random seed of the split, the sampler and the training.")
@@ -114,6 +117,7 @@ def run(
         epochs=epochs,
         short_run_images=images,
         data=data,
+        test_fraction=0.0 if no_test else None,
         seed=seed,
         sampler=sampler,
         portfolio=portfolio,

@@ -101,6 +101,8 @@ def say_plan(plan: Plan) -> None:
     """Print what the search will do, and what to do instead if it would take days."""
     folder, spec, data = plan.folder, plan.spec, plan.session.data
     test = "a test split that only `promote` reads" if data.has_test else "no test split"
+    if data.held_out:
+        test = f"{data.held_out:,} images held out as a test split that only `promote` reads (--no-test: none)"
     joining = f"joining {plan.others} other search{'es' if plan.others > 1 else ''}"
     kept = f", kept in {folder.storage}" if folder.storage else ""
     say(f"{folder.root}: {joining if plan.others else 'continuing' if plan.begun else 'new study'}{kept}")

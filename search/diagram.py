@@ -18,6 +18,7 @@ from train_core.specs import (
     ResNetSpec,
     block_shapes,
     convolves,
+    in_stage,
     madds_by_part,
     num_madds,
     num_params,
@@ -105,7 +106,7 @@ def _parts(network: ResNetSpec, size: tuple[int, int]) -> Iterator[_Part]:
     )
     for i, (stage, stage_size, cost) in enumerate(zip(block_shapes(network), sizes[1:], costs[1:-1], strict=True), 1):
         inputs, width, stride = stage[0]
-        here = network.in_stage(i - 1)
+        here = in_stage(network, i - 1)
         words = f"{len(stage)} {network.block} {'block' if len(stage) == 1 else 'blocks'}: "
         words += ", ".join(map(str, BLOCKS[network.block].convolutions(here, inputs, width)))
         lines = [words + (f", stride {stride}" if stride != 1 else "")]

@@ -102,7 +102,10 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags) -> list[Prom
         for result in done:
             log.info("%s", result.model_dump_json(exclude={"history"}))
         if not session.data.has_test:
-            say(f"{spec.data} has no test split: the validation accuracies are those that the choice was made by.")
+            say(
+                f"{spec.data} has no test split: the validation accuracies are those that the choice was made by, and "
+                "flatter it."
+            )
         results = read_results(folder)
         write_report(folder, results)
         publish(folder, results, session.data.size)

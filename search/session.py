@@ -95,10 +95,21 @@ def load(spec: StudySpec, progress: Progress | None = None) -> TrainingData:
 
     """
     return load_training(
-        spec.data, val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache(), progress=progress
+        spec.data,
+        val_fraction=spec.val_fraction,
+        test_fraction=spec.test_fraction,
+        seed=spec.seed,
+        cache=default_cache(),
+        progress=progress,
     )
 
 
 def test_of(spec: StudySpec, data: TrainingData) -> Callable[[], Split | None]:
     """The only way to the test split: a function that reads it, for when a model is finished."""
-    return partial(load_test, spec.data, fingerprint=data.fingerprint, cache=default_cache())
+    return partial(
+        load_test,
+        spec.data,
+        fingerprint=data.fingerprint,
+        test_fraction=spec.test_fraction,
+        cache=default_cache(),
+    )

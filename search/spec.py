@@ -148,6 +148,13 @@ class StudySpec(Frozen):
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="random seed for the validation split, the sampler and the training runs"
     )
+    test_fraction: float = Field(
+        default=0.15,
+        ge=0,
+        lt=1,
+        description="share of the images of each class that is held out as a test split, which only full runs read, if "
+        "the data bring none; 0: none",
+    )
     val_fraction: float = Field(
         default=0.1,
         gt=0,

@@ -59,7 +59,7 @@ class TrainingData:
 
     `mean` and `std` are those of each channel of `train`, where 1 is the brightest pixel value; a channel that is the
     same everywhere has `std` 1, so that dividing by it does no harm. `fingerprint` is a hash of the whole source
-    (training, validation and test arrays and the class names), however it is then cut by `val_fraction` and `seed`.
+    (training, validation and test arrays and the class names), however it is then cut into splits.
     """
 
     name: str
@@ -70,6 +70,7 @@ class TrainingData:
     std: tuple[float, ...]
     fingerprint: str
     has_test: bool
+    held_out: int = 0  # test images that were held out from the source's training images, as it brings no test split
 
     @property
     def in_channels(self) -> int:
@@ -99,7 +100,13 @@ class TrainingData:
 
 
 def load_training(
-    source: str, *, val_fraction: float, seed: int, cache: Path, progress: Progress | None = None
+    source: str,
+    *,
+    val_fraction: float,
+    seed: int,
+    cache: Path,
+    test_fraction: float = 0.0,
+    progress: Progress | None = None,
 ) -> TrainingData:
     """Training and validation images of `source`, on the CPU.
 
@@ -111,10 +118,15 @@ def load_training(
     by class: the share `val_fraction` of each, drawn by `seed`, at least one image and never all of them. The images
     keep their order.
 
+    Of a source without a test split, the share `test_fraction` of each class is held out first, for `load_test`: the
+    same images for every `seed`, so that a search with another one has not seen them either. A class of one or two
+    images gives none.
+
     Raises `DataError` for a source that is unknown, missing, broken or cannot be downloaded, for a cache folder that
     cannot be written, and for a `val_fraction` outside 0 to 1 or a class of one image where a split must be cut.
     """
-    data = _load(source, cache, progress)
+    whole = _load(source, cache, progress)
+    data = _with_test(whole, test_fraction)
     train, val = (data.train, data.val) if data.val else _cut_validation(data, val_fraction, seed)
     mean, std = _mean_and_std(train.images)
     return TrainingData(
@@ -124,22 +136,25 @@ def load_training(
         classes=data.classes,
         mean=mean,
         std=std,
-        fingerprint=_fingerprint(data),
+        fingerprint=_fingerprint(whole),
         has_test=data.test is not None,
+        held_out=len(data.test) if data.test is not None and data.is_cut else 0,
     )
 
 
-def load_test(source: str, *, fingerprint: str, cache: Path, progress: Progress | None = None) -> Split | None:
+def load_test(
+    source: str, *, fingerprint: str, cache: Path, test_fraction: float = 0.0, progress: Progress | None = None
+) -> Split | None:
     """Test split of `source`, on the CPU; none if it has none. For finished models only.
 
-    `fingerprint` is that of the training images that the model has seen.
+    `fingerprint` and `test_fraction` are those of the training images that the model has seen.
 
     Raises `DataError` as `load_training` does, and where the source has changed since.
     """
     data = _load(source, cache, progress)
     if _fingerprint(data) != fingerprint:
         raise data_error(f"{source} has changed since it was trained on: put the old files back to test the model")
-    return data.test
+    return _with_test(data, test_fraction).test
 
 
 def default_cache() -> Path:
@@ -162,6 +177,7 @@ class _Source:
     val: Split | None
     test: Split | None
     classes: tuple[str, ...]
+    is_cut: bool = False  # whether the test split was held out from the training images
 
 
 def _load(source: str, cache: Path, progress: Progress | None) -> _Source:
@@ -280,6 +296,25 @@ def _fingerprint(data: _Source) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- splits and statistics
+
+
+def _with_test(data: _Source, fraction: float) -> _Source:
+    """The source with the share `fraction` of each class held out as its test split, if it brings none."""
+    if data.test is not None or fraction == 0:
+        return data
+    if not 0 < fraction < 1:
+        raise data_error(f"the test split cannot be {fraction} of the training images: choose 0, or between 0 and 1")
+    images, labels = data.train.images, data.train.labels
+    # One image is left to train on, and one to validate.
+    chosen = hold_out(labels.numpy(), lambda n: max(min(max(round(n * fraction), 1), n - 2), 0), _TEST_SEED)
+    if not chosen.any():
+        return data
+    held = torch.from_numpy(chosen)
+    rest, test = Split(images[~held], labels[~held]), Split(images[held], labels[held])
+    return replace(data, train=rest, test=test, is_cut=True)
+
+
+_TEST_SEED = 7_919  # of the held-out test split; not a study's, which its validation split is drawn by
 
 
 def _cut_validation(data: _Source, fraction: float, seed: int) -> tuple[Split, Split]:

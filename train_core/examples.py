@@ -60,6 +60,7 @@ classes = json.loads(about["classes"])
 
 _WEIGHTS = """\
 import json
+from copy import copy
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -101,15 +102,16 @@ def network_source() -> str:
     """
     from train_core import models
     from train_core.blocks import BLOCKS
-    from train_core.specs import BlockShape, block_shapes, squeezed
+    from train_core.specs import BLOCK_KERNELS, BlockShape, block_shapes, in_stage, squeezed
 
     source = inspect.getsource(models)
     source = re.sub(r'\A""".*?"""\n', "", source, flags=re.DOTALL)
     source = re.sub(r"^(?:from|import) .*\n", "", source, flags=re.MULTILINE).strip()
     modules = {name: block.module for name, block in BLOCKS.items()}
     builders = ", ".join(f'"{name}": SimpleNamespace(build={module})' for name, module in modules.items())
-    helpers = "\n\n".join(inspect.getsource(each) for each in (squeezed, BlockShape, block_shapes))
-    return f"ResNetSpec = SimpleNamespace\n\n\n{helpers}\n\n{source}\n\n\nBLOCKS = {{{builders}}}"
+    helpers = "\n\n".join(inspect.getsource(each) for each in (squeezed, BlockShape, block_shapes, in_stage))
+    names = f"ResNetSpec = SimpleNamespace\nBLOCK_KERNELS = {BLOCK_KERNELS}"
+    return f"{names}\n\n\n{helpers}\n\n{source}\n\n\nBLOCKS = {{{builders}}}"
 
 
 def network_code(file: Path) -> str:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train_core.blocks import BLOCKS
-from train_core.specs import ResNetSpec, block_shapes, squeezed
+from train_core.specs import ResNetSpec, block_shapes, in_stage, squeezed
 
 
 class ResNet(nn.Module):
@@ -27,7 +27,8 @@ class ResNet(nn.Module):
 
         build = BLOCKS[spec.block].build
         stages = [
-            [build(spec.in_stage(number), *shape) for shape in stage] for number, stage in enumerate(block_shapes(spec))
+            [build(in_stage(spec, number), *shape) for shape in stage]
+            for number, stage in enumerate(block_shapes(spec))
         ]
         self.stages = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
         blocks = [block for stage in stages for block in stage]

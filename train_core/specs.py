@@ -6,6 +6,7 @@ Imports no torch, so that a command line can count parameters in a moment.
 import math
 from collections import Counter
 from collections.abc import Mapping
+from copy import copy
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -188,14 +189,6 @@ class ResNetSpec(Frozen):
         """Channels between the stem and the first stage."""
         return self.stem_width or self.widths[0]
 
-    def in_stage(self, stage: int) -> Self:
-        """The spec with the kernel sizes that the blocks of this stage have; the first stage is 0."""
-        if not self.max_kernels:
-            return self
-        most = self.max_kernels[stage]
-        kernels = {name: min(getattr(self, name), most) for name in BLOCK_KERNELS}
-        return self.model_copy(update=kernels)
-
     def __str__(self) -> str:
         """The network in a few words: `[32,64,128] x [2,2,2] preact, 1x1 stem`, and whatever is not the default."""
         widths = [dict.fromkeys((stage[0].width, stage[-1].width)) for stage in block_shapes(self)]
@@ -243,6 +236,16 @@ class ResNetSpec(Frozen):
 
 BLOCK_KERNELS = ("k1", "k2", "shortcut_kernel")
 """Fields that are kernel sizes of blocks."""
+
+
+def in_stage(spec: ResNetSpec, stage: int) -> ResNetSpec:
+    """The spec with the kernel sizes that the blocks of this stage have; the first stage is 0."""
+    if not spec.max_kernels:
+        return spec
+    limited = copy(spec)
+    # Not by a method of the spec: the code in a model card has a plain namespace in its place.
+    limited.__dict__.update({name: min(getattr(spec, name), spec.max_kernels[stage]) for name in BLOCK_KERNELS})
+    return limited
 
 
 def unused(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -531,7 +534,7 @@ def params_by_part(spec: ResNetSpec) -> list[int]:
     parts = [spec.in_channels * spec.stem_channels * spec.stem_kernel**2 + stem_norm]
     kind = BLOCKS[spec.block]
     for number, stage in enumerate(_different_blocks(spec)):
-        here, total = spec.in_stage(number), 0
+        here, total = in_stage(spec, number), 0
         for shape, count in stage.items():
             inputs, width, _ = shape
             block = norm * sum(kind.norms(here, inputs, width))
@@ -564,7 +567,7 @@ def madds_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[int]:
     kind = BLOCKS[spec.block]
     sizes = pairwise(sizes_by_part(spec, side))
     for number, (stage, (before, after)) in enumerate(zip(_different_blocks(spec), sizes, strict=True)):
-        here, total, pixels = spec.in_stage(number), 0, math.prod(after)
+        here, total, pixels = in_stage(spec, number), 0, math.prod(after)
         for shape, count in stage.items():
             inputs, width, stride = shape
             block = _excitation(spec, shape) if spec.se_reduction else 0

@@ -910,3 +910,33 @@ def test_importing_the_module_imports_neither_torchvision_nor_sklearn() -> None:
     program = "import sys, train_core.data; print(*{'torchvision', 'sklearn', 'PIL'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+def test_a_test_split_is_held_out_of_images_that_bring_none_the_same_for_every_seed(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(3), [40, 20, 2])
+    images = np.arange(len(labels), dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)  # each is its number
+    source, cache = str(tmp_path / "numbers.npz"), tmp_path / "cache"
+    np.savez(source, x_train=images, y_train=labels)
+    known = None
+    for seed in (0, 1):
+        found = data.load_training(source, val_fraction=0.2, test_fraction=0.15, seed=seed, cache=cache)
+        test = data.load_test(source, fingerprint=found.fingerprint, test_fraction=0.15, cache=cache)
+        assert test is not None
+        assert found.has_test
+        assert found.held_out == len(test) == 6 + 3
+        assert test.labels.bincount(minlength=3).tolist() == [6, 3, 0]  # the class of two trains and validates
+        splits = [set(split.images[:, 0, 0, 0].tolist()) for split in (found.train, found.val, test)]
+        assert sum(map(len, splits)) == len(set.union(*splits)) == len(labels)
+        assert known in (None, splits[2])
+        known = splits[2]
+    whole = data.load_training(source, val_fraction=0.2, seed=0, cache=cache)
+    assert (whole.has_test, whole.held_out) == (False, 0)
+    assert data.load_test(source, fingerprint=whole.fingerprint, cache=cache) is None
+
+
+def test_a_test_split_that_the_source_brings_is_used_as_it_is(tmp_path: Path) -> None:
+    found = data.load_training("digits", val_fraction=0.2, test_fraction=0.5, seed=0, cache=tmp_path)
+    assert (found.has_test, found.held_out) == (True, 0)
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((4, 2, 2), np.uint8), y_train=np.array([0, 0, 1, 1]))
+    with pytest.raises(DataError, match="the test split cannot be 2"):
+        data.load_training(str(tmp_path / "a.npz"), val_fraction=0.2, test_fraction=2.0, seed=0, cache=tmp_path)
