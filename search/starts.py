@@ -77,17 +77,20 @@ def source_of(start: str) -> str:
 def shortlist(accuracies: Accuracies, size: int, among: Sequence[int] | None = None) -> list[int]:
     """Choose `size` configurations one by one, so that the best of them is near the best of all on each task.
 
-    They are chosen `among` these; none: among all.
-
-    What each task counts is how far the best of the chosen is from the best of all, in units of how far the median is.
+    They are chosen `among` these; none: among all. What each task counts is how far the best of the chosen is from the
+    best of all, in units of how far the median is. Of those that add nothing to it, the best in the mean comes first.
     """
     losses = [_losses(task) for task in accuracies.values()]
     if not losses:
         return []
+
+    def loss(chosen: Sequence[int]) -> float:
+        return fmean(min(task[i] for i in chosen) for task in losses)
+
     chosen: list[int] = []
     left = list(range(len(losses[0])) if among is None else among)
     for _ in range(min(size, len(left))):
-        chosen.append(min(left, key=lambda i: (fmean(min(task[j] for j in (*chosen, i)) for task in losses), i)))
+        chosen.append(min(left, key=lambda i: (loss([*chosen, i]), loss([i]), i)))
         left.remove(chosen[-1])
     return chosen
 
