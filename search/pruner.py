@@ -1,4 +1,4 @@
-"""When a trial is stopped early: below the median of completed trials that are like it."""
+"""When a trial is stopped early: below the median of the trials before it that are like it."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -12,15 +12,18 @@ class MedianOfLike(optuna.pruners.BasePruner):
     """The median rule (Golovin et al. 2017, Google Vizier) among trials with the same values of some parameters.
 
     Learning curves of different optimizers and schedules cross: compared with each other, the slow starters would all
-    be stopped, and what short runs misjudge would be gone. A kind of which few are complete is never pruned. Only
-    complete trials count, so that the bar rises as a search gets better.
+    be stopped, and what short runs misjudge would be gone. A kind of which there are few is never pruned.
+
+    Trials that were stopped count with the best that they had reached. If only complete trials counted, each of them
+    would be above the median of those before it, so the bar would rise and rise: of 200 random draws, 70 % were stopped
+    instead of half, among them a third of the best twenty (measured on recorded curves).
     """
 
     def __init__(self, *, like: Sequence[str], startup_trials: int, warmup_epochs: int, min_values: int) -> None:
         self.like = tuple(like)
         self.startup_trials = startup_trials  # completed, of any kind, before any is pruned
         self.warmup_epochs = warmup_epochs  # of a trial before it can be pruned
-        self.min_values = min_values  # completed, of the trial's kind, that have a score at this epoch
+        self.min_values = min_values  # of the trial's kind, that have a score
         self._peers: tuple[Any, list[FrozenTrial] | None] = (None, None)  # of the last trial, by its number and kind
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -31,16 +34,24 @@ class MedianOfLike(optuna.pruners.BasePruner):
         # A parameter that no trial draws is the same for all of them.
         key = trial.number, [trial.params.get(name) for name in self.like]
         if self._peers[0] != key:  # once a trial: thousands of trials take their time to look through
-            self._peers = key, self._complete(study, key[1])
+            self._peers = key, self._ended(study, key[1])
         peers = self._peers[1]
         if peers is None:
             return False
-        scores = [other.intermediate_values[epoch] for other in peers if epoch in other.intermediate_values]
+        scores = [score for other in peers if (score := _score_at(other, epoch)) is not None]
         return len(scores) >= self.min_values and max(trial.intermediate_values.values()) < median(scores)
 
-    def _complete(self, study: optuna.Study, kind: list[Any]) -> list[FrozenTrial] | None:
-        """The completed trials of this kind; none where too few of any kind are complete."""
-        complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        if len(complete) < self.startup_trials:
+    def _ended(self, study: optuna.Study, kind: list[Any]) -> list[FrozenTrial] | None:
+        """The completed and stopped trials of this kind; none where too few of any kind are complete."""
+        ended = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])
+        if sum(other.state == TrialState.COMPLETE for other in ended) < self.startup_trials:
             return None
-        return [other for other in complete if [other.params.get(name) for name in self.like] == kind]
+        return [other for other in ended if [other.params.get(name) for name in self.like] == kind]
+
+
+def _score_at(trial: FrozenTrial, epoch: int) -> float | None:
+    """The trial's score at this epoch; of one that was stopped before, its best until then."""
+    values = trial.intermediate_values
+    if epoch in values or trial.state == TrialState.COMPLETE:
+        return values.get(epoch)
+    return max(values.values(), default=None)

@@ -39,7 +39,7 @@ def _value_error(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 class PrunerSpec(Frozen):
-    """The pruner stops a trial early if it is below the median of the completed trials of its kind at the same epoch.
+    """The pruner stops a trial early if it is below the median of the trials of its kind at the same epoch.
 
     It waits for many completed trials, because learning curves cross: in measurements, early pruning lost more than
     it saved.
@@ -53,7 +53,8 @@ class PrunerSpec(Frozen):
     startup_trials: int = Field(default=20, ge=0, description="number of completed trials before the pruner starts")
     warmup: float = Field(default=1 / 3, ge=0, le=1, description="share of a short run in which it is not pruned")
     min_values: Positive = Field(
-        default=5, description="number of completed trials of a kind before a trial of this kind can be pruned"
+        default=5,
+        description="number of completed or pruned trials of a kind before a trial of this kind can be pruned",
     )
 
 

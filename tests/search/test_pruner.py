@@ -1,3 +1,5 @@
+import random
+
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -55,7 +57,25 @@ def test_nothing_is_pruned_before_the_warm_up_or_before_enough_trials(study: opt
     assert not pruned(study, "sgd", [])
 
 
-def test_unlike_the_kind_pruned_and_failed_trials_are_no_measure(study: optuna.Study) -> None:
+def test_a_stopped_trial_counts_with_the_best_that_it_had_reached(study: optuna.Study) -> None:
+    assert pruned(study, "sgd", [0.21, 0.45])
+    for _ in range(4):
+        study.add_trial(trial("sgd", [0.21, 0.1], TrialState.PRUNED))
+    assert not pruned(study, "sgd", [0.21])  # the median of 0.20, 0.22, 0.24 and four times 0.21
+    assert not pruned(study, "sgd", [0.1, 0.1, 0.25])  # at an epoch that they had not seen
+    assert pruned(study, "sgd", [0.1, 0.1, 0.2])
+
+
+def test_half_of_equal_trials_are_stopped_however_many_there_are() -> None:
+    made, generator = optuna.create_study(direction="maximize"), random.Random(0)
+    for _ in range(300):
+        score = generator.random()
+        stopped = pruned(made, "sgd", [score])
+        made.add_trial(trial("sgd", [score], TrialState.PRUNED if stopped else TrialState.COMPLETE))
+    assert 0.4 < sum(each.state == TrialState.PRUNED for each in made.trials) / 300 < 0.6
+
+
+def test_failed_trials_are_no_measure(study: optuna.Study) -> None:
     for _ in range(9):
-        study.add_trial(trial("sgd", [0.9], TrialState.PRUNED))
+        study.add_trial(trial("sgd", [0.9], TrialState.FAIL))
     assert not pruned(study, "sgd", [0.23])
