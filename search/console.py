@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from search.promotions import Promotion, refit_of, winner
 from search.run_folder import RunFolder
 from search.session import Session
 from search.spec import StudySpec
-from search.starts import source_of
+from search.starts import sources_of
 from search.storage import redacted
 from search.tables import best_table
 from search.terminal import console, draw, is_drawn_on, log, say, tell
@@ -146,17 +145,9 @@ def _say_trials(plan: Plan) -> None:
     say(f"trials   {plan.spec.trials} of {short_run(plan.spec)}{done}{first}")
     if plan.starts and not plan.done:
         what = f"then {count(len(plan.starts), 'configuration')} that did best on other images"
-        say(f"         {what} (--no-portfolio: none): {', '.join(_sources(plan.starts))}")
+        say(f"         {what} (--no-portfolio: none): {sources_of(plan.starts)}")
     if refused and not plan.done:
         say(f"         not among them, outside the budget or the space: {', '.join(refused)}")
-
-
-def _sources(starts: Sequence[str]) -> list[str]:
-    """How many configurations come from each source: `portfolio: 5`."""
-    return [
-        f"{number} from {'the ' * (where == 'portfolio')}{where}"
-        for where, number in Counter(map(source_of, starts)).items()
-    ]
 
 
 def _say_time(plan: Plan, expected: Estimate) -> None:

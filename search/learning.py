@@ -22,11 +22,14 @@ def runs_to_learn_from(spec: StudySpec, folder: RunFolder) -> tuple[str, ...]:
 
     Raises:
         SpecError: it names itself.
+        RunError: a run that it names is not there.
 
     """
     if folder.name in spec.learn_from:
         raise SpecError(f"run {folder.name!r} cannot learn from itself: name another run with --learn-from")
     if AUTO not in spec.learn_from:
+        for name in spec.learn_from:
+            find_run_to_read(folder.root.parent, name, folder.storage)
         return spec.learn_from
     others = (root for root in run_folders(folder.root.parent).values() if root.name != folder.name)
     return tuple(root.name for root in others if _has_space_of(spec, RunFolder(root)))

@@ -13,6 +13,7 @@ from search.identity import open_study
 from search.promotions import Promotion, diverged_of, finished, refit_of, winner
 from search.run_folder import RunFolder, read_facts
 from search.spec import StudySpec, load_study
+from search.starts import sources_of
 from search.trials import TrialRecord, different_networks, finished_trials, ranked, records, score_of
 
 MAX_LEARNT = 500  # trials that the importances are learnt from: 10,000 take minutes, these some seconds
@@ -148,6 +149,8 @@ def progress(results: Results) -> str:
     text += f"after {duration(seconds)} of training. "
     if trials and all(trial.failed_or_diverged for trial in trials):
         text += f"All of them failed or diverged, the last with: {trials[-1].reason or 'no reason'}. "
+    if starts := [trial.start for trial in trials if trial.start is not None]:
+        text += f"Its first trials did best on other images: {sources_of(starts)}. "
     full_runs = results.promotions
     text += f"{count(len(full_runs), 'full run')} {'is' if len(full_runs) == 1 else 'are'} done"
     if full_runs:

@@ -6,6 +6,7 @@ several budgets, and from the user's own runs. A configuration says nothing of w
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -72,6 +73,12 @@ class Measured:
 def source_of(start: str) -> str:
     """The place that a configuration comes from: `portfolio`, or the run's name."""
     return start.partition(":")[0] if start.startswith("portfolio:") else start.rpartition(" of ")[2]
+
+
+def sources_of(starts: Sequence[str]) -> str:
+    """How many configurations come from where: `4 from the portfolio, 2 from cats`."""
+    numbers = Counter(map(source_of, starts))
+    return ", ".join(f"{number} from {'the ' * (name == 'portfolio')}{name}" for name, number in numbers.items())
 
 
 def shortlist(accuracies: Accuracies, size: int, among: Sequence[int] | None = None) -> list[int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from search.errors import SpecError
+from search.errors import RunError, SpecError
 from search.identity import enqueue_baselines, open_study
 from search.learning import AUTO, learned, runs_to_learn_from
 from search.run_folder import RunFolder
@@ -124,6 +124,8 @@ def test_auto_names_the_runs_of_the_same_space(tmp_path: Path) -> None:
     spec = study_spec(learn_from=[AUTO])
     assert runs_to_learn_from(spec, RunFolder(runs / "new")) == ("same",)
     assert runs_to_learn_from(spec, RunFolder(runs / "same")) == ()
+    with pytest.raises(RunError, match="no run 'dogs'"):
+        runs_to_learn_from(study_spec(learn_from=["dogs"]), RunFolder(runs / "new"))
     with pytest.raises(SpecError, match="'new' cannot learn from itself: name another run with --learn-from"):
         runs_to_learn_from(study_spec(learn_from=["new"]), RunFolder(runs / "new"))
 
