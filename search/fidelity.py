@@ -40,7 +40,7 @@ class Agreement:
     pairs: tuple[Pair, ...]
     spearman: Interval
     kendall: Interval
-    regret: dict[int, Interval]  # by k: accuracy lost by promoting the best k alone, a share of 1
+    regret: dict[int, float]  # by k: accuracy lost by promoting the best k alone, a share of 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,11 @@ def measure(
 
 
 def agreement(epochs: int, pairs: Sequence[Pair]) -> Agreement:
-    """Rank correlations and regrets over the pairs, with bootstrap intervals over the trials."""
+    """Rank correlations and regrets over the pairs; the correlations with bootstrap intervals over the trials.
+
+    A regret has no interval: it depends on the maximum of few values, for which a percentile bootstrap does not work.
+    Its nominal 95 % intervals held the true regret in 24 to 96 % of simulations.
+    """
     short, long = np.array([pair.short for pair in pairs]), np.array([pair.long for pair in pairs])
     draws = np.random.default_rng(0).integers(len(pairs), size=(RESAMPLES, len(pairs)))
     shorts, longs = short[draws], long[draws]
@@ -142,11 +146,7 @@ def agreement(epochs: int, pairs: Sequence[Pair]) -> Agreement:
         pairs=tuple(pairs),
         spearman=_interval(_spearman(short[None], long[None])[0], _spearman(shorts, longs)),
         kendall=_interval(_kendall(short, long, np.arange(len(pairs))[None])[0], _kendall(short, long, draws)),
-        regret={
-            top: _interval(_regret(short[None], long[None], top)[0], _regret(shorts, longs, top))
-            for top in TOPS
-            if top < len(pairs)
-        },
+        regret={top: _regret(short, long, top) for top in TOPS if top < len(pairs)},
     )
 
 
@@ -173,7 +173,7 @@ def _how_many_to_promote(fidelity: Fidelity) -> str:
     short, tolerance = fidelity.short, fidelity.tolerance
     if tolerance is None:
         return "promote several (how many is not known, because the number of validation images is not known)"
-    enough = next((k for k, regret in short.regret.items() if regret.value <= tolerance), None)
+    enough = next((k for k, regret in short.regret.items() if regret <= tolerance), None)
     best = enough or max(short.regret) + 1
     # The best of a few that were spread over all scores stand for as large a share of all.
     of_all = best if fidelity.best_only else math.ceil(best * fidelity.complete / len(short.pairs))
@@ -220,8 +220,7 @@ def _kendall(short: Floats, long: Floats, draws: NDArray[np.int64]) -> Floats:
     return result
 
 
-def _regret(short: Floats, long: Floats, top: int) -> Floats:
-    """The best long score of each row less the best among the `top` by short score: [R, N] and [R, N] to [R]."""
-    chosen = np.argsort(-short, axis=1, kind="stable")[:, :top]
-    result: Floats = long.max(axis=1) - np.take_along_axis(long, chosen, axis=1).max(axis=1)
-    return result
+def _regret(short: Floats, long: Floats, top: int) -> float:
+    """The best of all long scores less the best among the `top` trials by short score; scores are [N] and [N]."""
+    chosen = np.argsort(-short, kind="stable")[:top]
+    return float(long.max() - long[chosen].max())
