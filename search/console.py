@@ -19,6 +19,7 @@ from search.fidelity import TOPS, Fidelity
 from search.formatting import count, duration, mean_and_deviation, percent, regulariser_warning, short_run
 from search.plan import SAMPLES, Estimate, Survey
 from search.promotions import Promotion, refit_of, winner
+from search.results import tie_of
 from search.run_folder import RunFolder
 from search.session import Session
 from search.spec import StudySpec
@@ -323,8 +324,8 @@ class EpochBar:
                 tell(line)
 
 
-def say_winner(promotions: list[Promotion]) -> None:
-    """Say which network is the best on validation, and its accuracies; a refit has a line of its own."""
+def say_winner(promotions: list[Promotion], validation_images: int) -> None:
+    """Say which network is the best on validation, its accuracies, and a tie; a refit has a line of its own."""
     best_runs = winner(promotions)
     if not best_runs:
         return
@@ -334,6 +335,8 @@ def say_winner(promotions: list[Promotion]) -> None:
         test = f", test {mean_and_deviation(tested)}" if len(tested) == len(best_runs) else ""
         validation = mean_and_deviation([run.val_accuracy for run in best_runs if run.val_accuracy is not None])
         say(f"  {len(best_runs)} seeds, mean and standard deviation: validation {validation}{test}")
+    if tie := tie_of(promotions, validation_images):
+        say(f"  {tie}")
     if (refit := refit_of(promotions, best_runs)) and refit.test_accuracy is not None:
         say(f"  trained once more, also on the validation images: test {percent(refit.test_accuracy)}")
 

@@ -128,7 +128,7 @@ def measure(
         },
         best_only=len(by_number) > len(first) and min(pair.short for pair in first) >= median,
         complete=len(by_number),
-        tolerance=math.sqrt(level * (1 - level) / validation_images) if validation_images else None,
+        tolerance=standard_error(level, validation_images) if validation_images else None,
     )
 
 
@@ -166,6 +166,17 @@ def advice(fidelity: Fidelity) -> str:
     if fidelity.best_only:
         text += "; these were the best by score alone, among which any short run ranks worse than over the whole range"
     return text + "."
+
+
+def standard_error(accuracy: float, images: int) -> float:
+    """The standard error of an accuracy (a share of 1) that was measured on `images` images; a share of 1.
+
+    It is also about the standard error of the difference of two networks of this accuracy on the same images. The
+    variance of that difference comes from the images that only one of the two gets right. Two networks disagree on
+    about as many images as one of them gets wrong (Jiang et al., "Assessing Generalization of SGD via Disagreement",
+    2022). So these images are a share of about 1 - accuracy, and two networks share half of their errors.
+    """
+    return math.sqrt(accuracy * (1 - accuracy) / images)
 
 
 def _how_many_to_promote(fidelity: Fidelity) -> str:

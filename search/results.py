@@ -7,11 +7,11 @@ from typing import Literal, TypeVar, get_args
 
 import optuna
 
-from search.fidelity import Fidelity, measure
+from search.fidelity import Fidelity, measure, standard_error
 from search.formatting import count, duration, limits, mean_and_deviation, percent, short_run
 from search.identity import open_study
-from search.promotions import Promotion, diverged_of, finished, refit_of, winner
-from search.run_folder import RunFolder, read_facts
+from search.promotions import Promotion, diverged_of, finalists, finished, mean_accuracy, refit_of, winner
+from search.run_folder import RunFolder, validation_images
 from search.spec import StudySpec, load_study
 from search.trials import TrialRecord, different_networks, finished_trials, ranked, records, score_of
 
@@ -33,6 +33,7 @@ class Results:
     trials: Sequence[TrialRecord]  # those that have ended, by number
     promotions: Sequence[Promotion]  # the finished full runs, the longest and best on validation first
     fidelity: Fidelity | None = None  # none: there are too few full runs to measure it
+    validation_images: int | None = None  # none: not known
 
     @property
     def compared(self) -> list[Promotion]:
@@ -80,18 +81,18 @@ def read_results(folder: RunFolder) -> Results:
         trials=finished_trials(study),
         promotions=finished(folder),
         fidelity=fidelity_of(folder, spec, study),
+        validation_images=validation_images(folder),
     )
 
 
 def fidelity_of(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> Fidelity | None:
     """How well the run's short scores predict its full runs; none where there are too few."""
-    facts = read_facts(folder)
     return measure(
         records(study),
         finished(folder),
         epochs=spec.epochs,
         family=spec.promote.families,
-        validation_images=facts.data.validation_images if facts is not None else None,
+        validation_images=validation_images(folder),
     )
 
 
@@ -135,7 +136,27 @@ def _of_full_runs(results: Results, runs: Sequence[Promotion]) -> str:
         text += f" {diverged} of {count(diverged + len(runs), 'seed')} diverged, and is not in these numbers."
     if (refit := refit_of(results.promotions, runs)) and refit.test_accuracy is not None:
         text += f" Trained once more, also on the validation images, it reaches {percent(refit.test_accuracy)} on test."
+    if tie := tie_of(results.promotions, results.validation_images):
+        text += f" {tie}"
     return text
+
+
+def tie_of(promotions: Sequence[Promotion], images: int | None) -> str:
+    """A sentence where the validation images do not tell the best network from the second; empty where they do.
+
+    They do not if the two differ by at most two standard errors of their difference. Several seeds reduce only a part
+    of that error, since they are measured on the same images; it is not made smaller for them.
+    """
+    rivals = finalists(promotions)
+    if len(rivals) < 2 or not images:
+        return ""
+    best, second = map(mean_accuracy, rivals[:2])
+    if best - second > 2 * standard_error((best + second) / 2, images):
+        return ""
+    return (
+        f"Trial {rivals[1][0].trial} is within {100 * (best - second):.2f} points of it on validation: {images:,} "
+        "images do not tell the two apart."
+    )
 
 
 def progress(results: Results) -> str:

@@ -368,6 +368,29 @@ def test_the_winner_is_the_best_over_its_seeds_among_the_longest_runs(mixed: Run
     assert "by which it was chosen; 65.00 ± 7.07 % on the 360 test images" in headline(made)
 
 
+def with_validation_images(folder: RunFolder, number: int) -> RunFolder:
+    """The run, whose `run.json` says that it has so many validation images."""
+    write_text(folder.facts, json.dumps({"data": {"validation_images": number}}))
+    return folder
+
+
+def test_a_second_that_the_validation_images_do_not_tell_apart_is_named(mixed: RunFolder) -> None:
+    promoted(mixed, 0, val_accuracy=0.9)
+    promoted(mixed, 1, val_accuracy=0.893)
+    promoted(mixed, 5, epochs=4, val_accuracy=0.9)
+    # One standard error is 0.43 points with 5,000 images, and 0.30 with 10,000.
+    said = "Trial 1 is within 0.70 points of it on validation: 5,000 images do not tell the two apart."
+    assert Page(with_validation_images(mixed, 5_000)).words.count(said) == 1
+    assert "tell the two apart" not in headline(read_results(with_validation_images(mixed, 10_000)))
+
+
+def test_one_finalist_is_never_tied(mixed: RunFolder) -> None:
+    promoted(mixed, 0, seed=0, val_accuracy=0.9)
+    promoted(mixed, 0, seed=1, val_accuracy=0.9)
+    promoted(mixed, 1, val_accuracy=None, test_accuracy=None, diverged="the loss was nan")
+    assert "tell the two apart" not in headline(read_results(with_validation_images(mixed, 100)))
+
+
 def test_a_diverged_seed_counts_nothing_in_the_choice_and_is_told(mixed: RunFolder) -> None:
     untested: dict[str, Any] = {"tested": False, "test_accuracy": None, "test_images": 0}
     for seed, accuracy in enumerate((0.9, 0.92)):
