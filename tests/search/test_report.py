@@ -368,6 +368,20 @@ def test_the_winner_is_the_best_over_its_seeds_among_the_longest_runs(mixed: Run
     assert "by which it was chosen; 65.00 ± 7.07 % on the 360 test images" in headline(made)
 
 
+def test_the_models_that_read_the_test_split_are_counted(mixed: RunFolder) -> None:
+    said = "The test split was read for"
+    promoted(mixed, 0, epochs=4, tested=False, test_accuracy=None, test_images=0)
+    assert said not in Page(mixed).words
+    promoted(mixed, 1, test_accuracy=None, test_images=0)  # tested, but the data has no test split
+    assert said not in Page(mixed).words
+    run = promoted(mixed, 5, seed=0)
+    assert f"{said} 1 model; the more" in Page(mixed).words
+    promoted(mixed, 5, seed=1, mirrored_test_accuracy=0.82)
+    refit = run.model_copy(update={"refit": True, "val_accuracy": None})
+    write_text(mixed.promotion(5, 5, 0, refit=True).result, refit.model_dump_json())
+    assert f"{said} 3 models; the more are read, the less the best of them means." in Page(mixed).words
+
+
 def with_validation_images(folder: RunFolder, number: int) -> RunFolder:
     """The run, whose `run.json` says that it has so many validation images."""
     write_text(folder.facts, json.dumps({"data": {"validation_images": number}}))
