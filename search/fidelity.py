@@ -4,7 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import NormalDist, fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,9 +174,23 @@ def standard_error(accuracy: float, images: int) -> float:
     It is also about the standard error of the difference of two networks of this accuracy on the same images. The
     variance of that difference comes from the images that only one of the two gets right. Two networks disagree on
     about as many images as one of them gets wrong (Jiang et al., "Assessing Generalization of SGD via Disagreement",
-    2022). So these images are a share of about 1 - accuracy, and two networks share half of their errors.
+    2022), and on some of these both are wrong. So the images are a share of about accuracy * (1 - accuracy). The errors
+    of two networks then have a correlation of 1/2.
     """
     return math.sqrt(accuracy * (1 - accuracy) / images)
+
+
+def optimism(accuracy: float, images: int, number: int) -> float:
+    """By how much the accuracy of the best of `number` equally good networks is too high on average; a share of 1.
+
+    They are compared on the same `images` images, and one is chosen by what was measured there. The result is the
+    expected maximum of `number` independent normal errors, by Blom's formula (1958), which is exact to 5 %. Only the
+    errors that a network does not share with the others can decide the choice. Their standard deviation is that of a
+    difference of two networks (see `standard_error`), divided by √2. If some networks are better than others, or are
+    means of several seeds, chance decides less, and the result is an upper limit.
+    """
+    largest = NormalDist().inv_cdf((number - 0.375) / (number + 0.25))
+    return largest * standard_error(accuracy, images) / math.sqrt(2)
 
 
 def _how_many_to_promote(fidelity: Fidelity) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -396,6 +397,21 @@ def test_a_second_that_the_validation_images_do_not_tell_apart_is_named(mixed: R
     said = "Trial 1 is within 0.70 points of it on validation: 5,000 images do not tell the two apart."
     assert Page(with_validation_images(mixed, 5_000)).words.count(said) == 1
     assert "tell the two apart" not in headline(read_results(with_validation_images(mixed, 10_000)))
+
+
+def test_with_few_validation_images_the_winners_number_is_said_to_be_too_high(mixed: RunFolder) -> None:
+    few, enough = (partial(with_validation_images, mixed, number) for number in (287, 500))
+    said = "Its validation accuracy was chosen as the best of 3 on only 287 images: it is likely up to 1.7 points too"
+    assert said in Page(few()).words  # 70 % of the short run, of three that are complete
+    assert "too high" not in headline(read_results(enough()))
+    promoted(mixed, 0, val_accuracy=0.9)
+    assert "too high" not in headline(read_results(few()))  # a choice from one
+    promoted(mixed, 1, val_accuracy=0.8)
+    said = "Its validation accuracy was chosen as the best of 2 on only 287 images: it is likely up to 0.7 points too"
+    assert said in Page(few()).words
+    assert "too high" not in headline(read_results(enough()))
+    promoted(mixed, 0, val_accuracy=1.0)
+    assert "too high" not in headline(read_results(few()))
 
 
 def test_one_finalist_is_never_tied(mixed: RunFolder) -> None:
