@@ -154,7 +154,7 @@ def ranking(configs: Sequence[Config]) -> dict[str, Any]:
         rows[name] = {
             "spearman": interval(known.spearman),
             "kendall": interval(known.kendall),
-            "regret": {top: regret.value for top, regret in known.regret.items()},
+            "regret": known.regret,
         }
     return rows
 

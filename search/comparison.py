@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from search.fidelity import standard_error
 from search.identity import identity
 from search.inspection import Reader
 from search.promotions import finished
 from search.records import Compared, Comparison, Run
-from search.run_folder import read_facts
+from search.run_folder import validation_images
 from search.spec import StudySpec
 from search.trials import finished_trials
 
@@ -26,7 +27,7 @@ def compare(one: Reader, other: Reader) -> Comparison:
     differences = {
         name: (specs[0].get(name), specs[1].get(name)) for name in names if specs[0].get(name) != specs[1].get(name)
     }
-    difference, spread, verdict = _verdict(sides, differences, [_validation_images(run) for run in (one, other)])
+    difference, spread, verdict = _verdict(sides, differences, [validation_images(run.folder) for run in (one, other)])
     is_clear = difference is not None and spread is not None and abs(difference) > spread
     return Comparison(
         runs=sides,
@@ -63,11 +64,6 @@ def _fingerprint(run: Reader) -> dict[str, Any]:
     return {name: identity(run.study).get(name)}
 
 
-def _validation_images(run: Reader) -> int | None:
-    facts = read_facts(run.folder)
-    return facts.data.validation_images if facts is not None else None
-
-
 def _verdict(
     sides: tuple[Compared, Compared], differences: dict[str, Any], images: Sequence[int | None]
 ) -> tuple[float | None, float | None, str]:
@@ -94,7 +90,7 @@ def _verdict(
     seeds = math.hypot(one.validation_deviation, other.validation_deviation)
     # Of an accuracy that is measured on so few images.
     measured = [(full.validation, n) for full, n in zip((one, other), images, strict=True) if n]
-    errors = [math.sqrt(share * (1 - share) / n) for share, n in measured]
+    errors = [standard_error(share, n) for share, n in measured]
     spread = max(seeds, math.hypot(*errors))
     points = f"{100 * abs(difference):.2f} points on validation"
     note = "" if None not in images else " between seeds (the number of validation images is not known)"

@@ -18,6 +18,7 @@ from search.fidelity import TOPS, Fidelity
 from search.formatting import count, duration, mean_and_deviation, percent, regulariser_warning, short_run
 from search.plan import SAMPLES, Estimate, Survey
 from search.promotions import Promotion, refit_of, winner
+from search.results import tie_of
 from search.run_folder import RunFolder
 from search.session import Session
 from search.spec import StudySpec
@@ -314,8 +315,8 @@ class EpochBar:
                 tell(line)
 
 
-def say_winner(promotions: list[Promotion]) -> None:
-    """Say which network is the best on validation, and its accuracies; a refit has a line of its own."""
+def say_winner(promotions: list[Promotion], validation_images: int) -> None:
+    """Say which network is the best on validation, its accuracies, and a tie; a refit has a line of its own."""
     best_runs = winner(promotions)
     if not best_runs:
         return
@@ -325,6 +326,8 @@ def say_winner(promotions: list[Promotion]) -> None:
         test = f", test {mean_and_deviation(tested)}" if len(tested) == len(best_runs) else ""
         validation = mean_and_deviation([run.val_accuracy for run in best_runs if run.val_accuracy is not None])
         say(f"  {len(best_runs)} seeds, mean and standard deviation: validation {validation}{test}")
+    if tie := tie_of(promotions, validation_images):
+        say(f"  {tie}")
     if (refit := refit_of(promotions, best_runs)) and refit.test_accuracy is not None:
         say(f"  trained once more, also on the validation images: test {percent(refit.test_accuracy)}")
 
@@ -342,14 +345,12 @@ def fidelity_table(fidelity: Fidelity) -> Table:
     table.add_column("run")
     for heading in ("trials", "Spearman", "Kendall", *(f"k = {top}" for top in TOPS)):
         table.add_column(heading, justify="right")
-    table.caption, table.caption_justify = "Below each: its 95 % interval (bootstrap over the trials).", "left"
+    table.caption = "Below each correlation: its 95 % interval, by bootstrap over trials."
+    table.caption_justify = "left"
     rows = {count(agreement.epochs, "epoch"): agreement for agreement in fidelity.lengths}
     rows |= {f"{name} alone": agreement for name, agreement in fidelity.families.items()}
     for name, agreement in rows.items():
-        regrets = [
-            f"{100 * regret.value:.1f}\n{100 * regret.low:.1f} to {100 * regret.high:.1f}" if regret else ""
-            for regret in map(agreement.regret.get, TOPS)
-        ]
+        regrets = [f"{100 * agreement.regret[top]:.1f}" if top in agreement.regret else "" for top in TOPS]
         ranks = [
             f"{rank.value:.2f}\n{rank.low:.2f} to {rank.high:.2f}" for rank in (agreement.spearman, agreement.kendall)
         ]

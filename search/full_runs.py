@@ -98,7 +98,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags) -> list[Prom
             done = _climb(full_runs, plan, spec, records(study))
         note_promoted(folder, _as_command(folder, plan))
         draw(promotion_table(finished(folder)))
-        say_winner(done)
+        say_winner(done, len(session.data.val))
         for result in done:
             log.info("%s", result.model_dump_json(exclude={"history"}))
         if not session.data.has_test:

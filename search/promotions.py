@@ -54,11 +54,12 @@ def finished(folder: RunFolder) -> list[Promotion]:
     return sorted(results, key=lambda run: (not run.refit, run.recipe.epochs, run.ranking_accuracy), reverse=True)
 
 
-def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
-    """The full runs of the best network, one for each seed that did not diverge; empty if none has an accuracy.
+def finalists(promotions: Sequence[Promotion]) -> list[list[Promotion]]:
+    """The full runs that compete to be the best: a list for each trial, with one run for each seed; the best first.
 
     The best has the highest mean validation accuracy, to which a diverged seed counts 0. Only runs of the same length,
     the greatest, compete; and where some of them are tested, only those, and the diverged seeds of the same trials.
+    A trial whose seeds all diverged is none of them.
     """
     compared = [run for run in promotions if not run.refit]
     longest = max((run.recipe.epochs for run in compared if run.diverged is None), default=0)
@@ -67,9 +68,18 @@ def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
         # One that diverged is never tested.
         rivals = [run for run in rivals if run.trial in tested and (run.test_accuracy is not None or run.diverged)]
     by_trial = groupby(sorted(rivals, key=lambda run: run.trial), key=lambda run: run.trial)
-    best = max(
-        (list(runs) for _, runs in by_trial), key=lambda runs: fmean(run.ranking_accuracy for run in runs), default=[]
-    )
+    seeds = [list(runs) for _, runs in by_trial]
+    return sorted((runs for runs in seeds if not all(run.diverged for run in runs)), key=mean_accuracy, reverse=True)
+
+
+def mean_accuracy(runs: Sequence[Promotion]) -> float:
+    """The mean validation accuracy of a network's full runs, by which networks are compared; diverged: 0."""
+    return fmean(run.ranking_accuracy for run in runs)
+
+
+def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
+    """The full runs of the best of the finalists, one for each seed that did not diverge; empty if there is none."""
+    best = next(iter(finalists(promotions)), [])
     return [run for run in best if run.diverged is None]
 
 

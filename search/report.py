@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from search.charts import CHARTS, CHARTS_AFTER, Chart
 from search.colours import ORANGE
 from search.diagram import diagram
-from search.formatting import mean_and_deviation, percent, regulariser_warning
+from search.formatting import count, mean_and_deviation, percent, regulariser_warning
 from search.identity import identity
 from search.promotions import Promotion, winner
 from search.results import Results, headline, progress, read_results
@@ -87,11 +87,24 @@ def _full_run_table(results: Results) -> str:
         "runs of the last rung. All were trained on the training images without the validation images"
     )
     words += ", except those marked as trained on them." if results.promotions[-1].refit else "."
+    words += _test_reads(results.promotions)
     asam = results.promotions[0].recipe.asam  # that of all of them
     words += f" They took sharpness-aware steps (asam {asam:g})." if asam else ""
     words += " Seconds: of training and validation."
     words += " Milliseconds (ms) an image: one image at a time, in fp32, on the device that the run names below."
     return f"<p>{words}</p><div class=wide><table>{_full_runs_head(costs)}{''.join(rows)}</table></div>"
+
+
+def _test_reads(promotions: Sequence[Promotion]) -> str:
+    """A sentence that counts the models which read the test split; empty where none did.
+
+    A refit and each seed are models of their own. Mirror images are a second look of the same model.
+    """
+    tested = sum(run.test_accuracy is not None for run in promotions)
+    if not tested:
+        return ""
+    models = count(tested, "model")
+    return f" The test split was read for {models}; the more are read, the less the best of them means."
 
 
 def _full_runs_head(costs: str) -> str:

@@ -3,19 +3,21 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Literal, TypeVar, get_args
 
 import optuna
 
-from search.fidelity import Fidelity, measure
+from search.fidelity import Fidelity, measure, optimism, standard_error
 from search.formatting import count, duration, limits, mean_and_deviation, percent, short_run
 from search.identity import open_study
-from search.promotions import Promotion, diverged_of, finished, refit_of, winner
-from search.run_folder import RunFolder, read_facts
+from search.promotions import Promotion, diverged_of, finalists, finished, mean_accuracy, refit_of, winner
+from search.run_folder import RunFolder, validation_images
 from search.spec import StudySpec, load_study
 from search.starts import sources_of
 from search.trials import TrialRecord, different_networks, finished_trials, ranked, records, score_of
 
+FEW_IMAGES = 500  # fewer validation images make the best of several networks look clearly better than it is
 MAX_LEARNT = 500  # trials that the importances are learnt from: 10,000 take minutes, these some seconds
 
 Verdict = Literal["complete", "pruned", "failed or diverged"]
@@ -34,6 +36,7 @@ class Results:
     trials: Sequence[TrialRecord]  # those that have ended, by number
     promotions: Sequence[Promotion]  # the finished full runs, the longest and best on validation first
     fidelity: Fidelity | None = None  # none: there are too few full runs to measure it
+    validation_images: int | None = None  # none: not known
 
     @property
     def compared(self) -> list[Promotion]:
@@ -81,18 +84,18 @@ def read_results(folder: RunFolder) -> Results:
         trials=finished_trials(study),
         promotions=finished(folder),
         fidelity=fidelity_of(folder, spec, study),
+        validation_images=validation_images(folder),
     )
 
 
 def fidelity_of(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> Fidelity | None:
     """How well the run's short scores predict its full runs; none where there are too few."""
-    facts = read_facts(folder)
     return measure(
         records(study),
         finished(folder),
         epochs=spec.epochs,
         family=spec.promote.families,
-        validation_images=facts.data.validation_images if facts is not None else None,
+        validation_images=validation_images(folder),
     )
 
 
@@ -112,7 +115,8 @@ def headline(results: Results) -> str:
     if not runs:
         diverged = "every full run so far diverged, and " if results.promotions else ""
         text += f"Its short run of {short_run(spec)} reached {percent(score_of(trials[0]))} on validation; "
-        return text + f"{diverged}short runs find the good third but cannot order it: full runs decide."
+        text += f"{diverged}short runs find the good third but cannot order it: full runs decide."
+        return text + _flattery(score_of(trials[0]), len(trials), results.validation_images)
     return text + _of_full_runs(results, runs)
 
 
@@ -136,7 +140,44 @@ def _of_full_runs(results: Results, runs: Sequence[Promotion]) -> str:
         text += f" {diverged} of {count(diverged + len(runs), 'seed')} diverged, and is not in these numbers."
     if (refit := refit_of(results.promotions, runs)) and refit.test_accuracy is not None:
         text += f" Trained once more, also on the validation images, it reaches {percent(refit.test_accuracy)} on test."
+    text += _flattery(fmean(accuracies), len(finalists(results.promotions)), results.validation_images)
+    if tie := tie_of(results.promotions, results.validation_images):
+        text += f" {tie}"
     return text
+
+
+def _flattery(accuracy: float, number: int, images: int | None) -> str:
+    """A sentence on how much too high the validation accuracy of the best of `number` networks may be.
+
+    It is empty where there are enough images, and where the figure would be 0.0 points.
+    """
+    if not images or images >= FEW_IMAGES:
+        return ""
+    points = f"{100 * optimism(accuracy, images, number):.1f}"
+    if points == "0.0":
+        return ""
+    return (
+        f" Its validation accuracy was chosen as the best of {number:,} on only {images} images: it is likely up to "
+        f"{points} points too high."
+    )
+
+
+def tie_of(promotions: Sequence[Promotion], images: int | None) -> str:
+    """A sentence where the validation images do not tell the best network from the second; empty where they do.
+
+    They do not if the two differ by at most two standard errors of their difference. Several seeds reduce only a part
+    of that error, since they are measured on the same images; it is not made smaller for them.
+    """
+    rivals = finalists(promotions)
+    if len(rivals) < 2 or not images:
+        return ""
+    best, second = map(mean_accuracy, rivals[:2])
+    if best - second > 2 * standard_error((best + second) / 2, images):
+        return ""
+    return (
+        f"Trial {rivals[1][0].trial} is within {100 * (best - second):.2f} points of it on validation: {images:,} "
+        "images do not tell the two apart."
+    )
 
 
 def progress(results: Results) -> str:

@@ -378,6 +378,12 @@ def read_facts(folder: RunFolder) -> RunFacts | None:
         return None
 
 
+def validation_images(folder: RunFolder) -> int | None:
+    """How many validation images the run has; None where `run.json` does not say it."""
+    facts = read_facts(folder)
+    return facts.data.validation_images if facts is not None else None
+
+
 def write_facts(folder: RunFolder, facts: RunFacts) -> None:
     """Write `run.json`, and keep the commands that it holds of full runs."""
     before = read_facts(folder)

@@ -13,7 +13,7 @@ from rich.console import Console
 import search.console
 import search.terminal
 from search import api, full_runs
-from search.console import EpochBar, StudyProgress, epoch_bar
+from search.console import EpochBar, StudyProgress, epoch_bar, say_winner
 from search.identity import open_study
 from search.plan import Estimate
 from search.run_folder import RunRef, note_promoted, read_facts
@@ -89,15 +89,15 @@ def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 FIDELITY = """
 digits-20k: 4 trials of every score for 5 epochs, on CPU, 1 thread; the test
 split is not read
-Shorter runs against 5 epochs: rank correlation; points lost by promoting the
-best k only
+Shorter runs against 5 epochs: rank correlation; points lost by
+promoting the best k only
 
- run       trials       Spearman        Kendall       k = 1       k = 3  k = 5
- ─────────────────────────────────────────────────────────────────────────────
- 2 epochs       4           0.60           0.33         1.0         0.0
-                   -1.00 to 1.00  -1.00 to 1.00  0.0 to 3.0  0.0 to 1.0
+ run       trials       Spearman        Kendall  k = 1  k = 3  k = 5
+ ───────────────────────────────────────────────────────────────────
+ 2 epochs       4           0.60           0.33    1.0    0.0
+                   -1.00 to 1.00  -1.00 to 1.00
 
-Below each: its 95 % interval (bootstrap over the trials).
+Below each correlation: its 95 % interval, by bootstrap over trials.
 Short runs of 2 epochs rank this space well enough, as far as so few trials can
 show: promote the best 1.
 report: runs/digits-20k/report.html
@@ -200,6 +200,16 @@ def test_the_bar_of_a_longer_run(terminal: Terminal) -> None:
         drawn = terminal.drawn(bar)
     assert drawn == "trial 12, seed 0 BAR 2/20 65.00 %, N s left  1,000 images/s"
     assert terminal.shown == ""
+
+
+@pytest.mark.parametrize(("second", "tied"), [(0.893, True), (0.88, False)])
+def test_a_tie_is_said_behind_the_winner(terminal: Terminal, tmp_path: Path, second: float, tied: bool) -> None:
+    folder = make_run(tmp_path / "run", [0.5, 0.7])
+    say_winner([promoted(folder, 0, val_accuracy=0.9), promoted(folder, 1, val_accuracy=second)], 5_000)
+    shown = " ".join(terminal.shown.split())
+    assert "best on validation: trial 0" in shown
+    said = "Trial 1 is within 0.70 points of it on validation: 5,000 images do not tell the two apart."
+    assert shown.endswith(said) is tied
 
 
 def test_count(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -366,6 +367,58 @@ def test_the_winner_is_the_best_over_its_seeds_among_the_longest_runs(mixed: Run
     assert [(each.trial, each.seed) for each in winner(made.promotions)] == [(1, 0), (1, 1)]
     assert "it reaches 80.00 ± 0.00 % (mean and standard deviation of 2 seeds) on validation" in headline(made)
     assert "by which it was chosen; 65.00 ± 7.07 % on the 360 test images" in headline(made)
+
+
+def test_the_models_that_read_the_test_split_are_counted(mixed: RunFolder) -> None:
+    said = "The test split was read for"
+    promoted(mixed, 0, epochs=4, tested=False, test_accuracy=None, test_images=0)
+    assert said not in Page(mixed).words
+    promoted(mixed, 1, test_accuracy=None, test_images=0)  # tested, but the data has no test split
+    assert said not in Page(mixed).words
+    run = promoted(mixed, 5, seed=0)
+    assert f"{said} 1 model; the more" in Page(mixed).words
+    promoted(mixed, 5, seed=1, mirrored_test_accuracy=0.82)
+    refit = run.model_copy(update={"refit": True, "val_accuracy": None})
+    write_text(mixed.promotion(5, 5, 0, refit=True).result, refit.model_dump_json())
+    assert f"{said} 3 models; the more are read, the less the best of them means." in Page(mixed).words
+
+
+def with_validation_images(folder: RunFolder, number: int) -> RunFolder:
+    """The run, whose `run.json` says that it has so many validation images."""
+    write_text(folder.facts, json.dumps({"data": {"validation_images": number}}))
+    return folder
+
+
+def test_a_second_that_the_validation_images_do_not_tell_apart_is_named(mixed: RunFolder) -> None:
+    promoted(mixed, 0, val_accuracy=0.9)
+    promoted(mixed, 1, val_accuracy=0.893)
+    promoted(mixed, 5, epochs=4, val_accuracy=0.9)
+    # One standard error is 0.43 points with 5,000 images, and 0.30 with 10,000.
+    said = "Trial 1 is within 0.70 points of it on validation: 5,000 images do not tell the two apart."
+    assert Page(with_validation_images(mixed, 5_000)).words.count(said) == 1
+    assert "tell the two apart" not in headline(read_results(with_validation_images(mixed, 10_000)))
+
+
+def test_with_few_validation_images_the_winners_number_is_said_to_be_too_high(mixed: RunFolder) -> None:
+    few, enough = (partial(with_validation_images, mixed, number) for number in (287, 500))
+    said = "Its validation accuracy was chosen as the best of 3 on only 287 images: it is likely up to 1.7 points too"
+    assert said in Page(few()).words  # 70 % of the short run, of three that are complete
+    assert "too high" not in headline(read_results(enough()))
+    promoted(mixed, 0, val_accuracy=0.9)
+    assert "too high" not in headline(read_results(few()))  # a choice from one
+    promoted(mixed, 1, val_accuracy=0.8)
+    said = "Its validation accuracy was chosen as the best of 2 on only 287 images: it is likely up to 0.7 points too"
+    assert said in Page(few()).words
+    assert "too high" not in headline(read_results(enough()))
+    promoted(mixed, 0, val_accuracy=1.0)
+    assert "too high" not in headline(read_results(few()))
+
+
+def test_one_finalist_is_never_tied(mixed: RunFolder) -> None:
+    promoted(mixed, 0, seed=0, val_accuracy=0.9)
+    promoted(mixed, 0, seed=1, val_accuracy=0.9)
+    promoted(mixed, 1, val_accuracy=None, test_accuracy=None, diverged="the loss was nan")
+    assert "tell the two apart" not in headline(read_results(with_validation_images(mixed, 100)))
 
 
 def test_a_diverged_seed_counts_nothing_in_the_choice_and_is_told(mixed: RunFolder) -> None:
