@@ -30,7 +30,7 @@ app = typer.Typer(
 Study = Annotated[
     str,
     typer.Argument(
-        help="A shipped study (cifar10, cifar100, cifar10-small, digits) or a .toml file.",
+        help="A shipped study (cifar10, cifar100, cifar10-small, cifar10-wide, digits) or a .toml file.",
         autocompletion=complete_study,
     ),
 ]

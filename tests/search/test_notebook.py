@@ -61,7 +61,10 @@ def test_run_takes_what_the_command_takes() -> None:
     in_parts = {field.name for field in fields(Placement)} | {field.name for field in fields(RunRef)}
     taken = inspect.signature(notebook.run).parameters.keys() | StudySpec.model_fields.keys() | in_parts
     assert inspect.signature(api.run).parameters.keys() - {"flags"} <= taken
-    options = inspect.signature(cli.run).parameters.keys() - {"images"}  # the study file's short_run_images
+    options = inspect.signature(cli.run).parameters.keys() - {
+        "images",
+        "no_test",
+    }  # the study file's short_run_images and test_fraction
     assert options <= taken
 
 
