@@ -145,8 +145,7 @@ def _say_trials(plan: Plan) -> None:
     done = f", {plan.done} done" if plan.done else ""
     say(f"trials   {plan.spec.trials} of {short_run(plan.spec)}{done}{first}")
     if plan.starts and not plan.done:
-        what = f"then {count(len(plan.starts), 'configuration')} that did best on other images"
-        say(f"         {what} (--no-portfolio: none): {sources_of(plan.starts)}")
+        say(f"         then {sources_of(plan.starts)}, which did best on other images (--no-portfolio: none)")
     if refused and not plan.done:
         say(f"         not among them, outside the budget or the space: {', '.join(refused)}")
 

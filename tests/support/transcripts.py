@@ -11,8 +11,8 @@ and 1, 1x1/2 stem
   largest of 100 draws: 19,826 parameters, 772,416 multiply-adds: [8,16,32] x
 [1,1,1] preact, 3x3/2 stem, final norm
 trials   4 of 2 epochs, first 1 baseline (lenet-sized)
-         then 1 configuration that did best on other images (--no-portfolio:
-none): 1 from the portfolio
+         then 1 from the portfolio, which did best on other images
+(--no-portfolio: none)
 time     at most 90 s, less what pruning saves (1,234 images/s measured on
 [8,16,24] x [2,1,1] preact, 5x5/2 stem, max-pool shortcut)
    1/4  trial 0 (lenet-sized)  68.11 %  19,810 parameters  N s  [8,16,32] x
