@@ -1,5 +1,6 @@
 """Searches whose process is ended by a signal in a trial: the next start says so, and what becomes of the trial."""
 
+import re
 import signal
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_a_trial_that_ends_its_process_in_a_fault_twice_is_failed_and_the_search
 
     log = run_folder(tmp_path).log.read_text()
     assert (log.count(again), log.count(verdict)) == (1, 1)
-    assert f"2/3  trial 2  failed: given up: {failed}  " in log
+    assert re.search(rf"2/3  trial 2 \(portfolio: .*\)  failed: given up: {re.escape(failed)}  ", log)
     study = open_study(run_folder(tmp_path))
     assert [trial.user_attrs.get("reason") for trial in study.trials] == [
         None,
