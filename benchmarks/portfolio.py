@@ -1,4 +1,4 @@
-"""The portfolio: configurations trained at full length on several data sets, at several budgets.
+"""The portfolio: configurations trained at full length on one data set after another.
 
     OMP_NUM_THREADS=1 python -m benchmarks.portfolio DATA --epochs 20 --budget 50e3 --out benchmarks/portfolio.jsonl
 

@@ -17,7 +17,7 @@ from train_core.tables import table
 
 RANDOM_TRIALS = 10  # drawn at random before TPE has a model, besides the baselines (Optuna's default)
 CHANGES = 2  # parameters in which a proposal must differ from each earlier trial, among those that have an effect
-DRAWN_ANEW = 3  # parameters of a proposal that does not
+DRAWN_AGAIN = 3  # parameters of a proposal that does not
 ATTEMPTS = 20  # at keeping a proposal apart: a small space may hold no other
 CANDIDATES = 24  # draws of TPE's model of good trials, of which it proposes the most promising (Optuna's default)
 
@@ -52,7 +52,7 @@ class Tpe(TPESampler):
 
     Its model of a few good trials, multiplied over many parameters, is narrow: after some dozens of trials TPE proposes
     networks that it knows, with slightly other rates. A proposal that changes fewer than `CHANGES` parameters of an
-    earlier trial has some of its parameters drawn anew.
+    earlier trial has some of its parameters drawn again.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Tpe(TPESampler):
 
     def _some_used(self, drawn: search_space.Draw) -> list[str]:
         names = sorted(search_space.used({**self.held, **drawn}, self.space) & drawn.keys())
-        return list(self.prior.generator.permutation(names)[:DRAWN_ANEW])
+        return list(self.prior.generator.permutation(names)[:DRAWN_AGAIN])
 
 
 SAMPLERS: dict[

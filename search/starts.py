@@ -1,7 +1,7 @@
 """The configurations that a study begins with, behind its baselines: what did best on other images.
 
-They come from two places: from the portfolio, which `benchmarks/portfolio.py` has measured on several data sets at
-several budgets, and from the user's own runs. A configuration says nothing of widths: the budget solves them.
+They come from two places: from the portfolio, which `benchmarks/portfolio.py` has measured on several data sets, and
+from the user's own runs. A configuration says nothing of widths: the budget solves them.
 """
 
 import json
@@ -19,7 +19,7 @@ import optuna
 import space as search_space
 from search.data_shape import DataShape
 from search.spec import StudySpec
-from search.trials import START, records
+from search.trials import START, has_begun, records
 from train_core.specs import ResNetSpec, TrainSpec
 
 PORTFOLIO = Path(__file__).with_name("portfolio.json")
@@ -143,19 +143,22 @@ def enqueue_starts(
     Returns where each comes from. Done once in a study's life. What is the same as another trial is left out.
     """
     before = records(study)
-    if known := [trial.start for trial in before if trial.start is not None]:
+    known = [trial.start for trial in before if trial.start is not None]
+    if has_begun(study):
         return known
-    if any(not trial.is_waiting for trial in before):
-        return []
     configurations = list(learned())
     configurations += Measured.shipped().portfolio(spec.space) if spec.portfolio else []
-    made = {_made(trial.retry_draw, spec, shape) for trial in before}
+    made = {_made(trial.retry_draw, spec, shape) for trial in before if trial.start is None}
     starts: list[str] = []
-    for each in configurations[: math.floor(SHARE * spec.trials)]:
+    for each in configurations:
         parameters = fitted(each.draw, spec.space)
-        if parameters is not None and (what := _made(parameters, spec, shape)) not in made:
-            made.add(what)
-            starts.append(each.source)
+        if parameters is None or (what := _made(parameters, spec, shape)) in made:
+            continue
+        if len(starts) == math.floor(SHARE * spec.trials):
+            break
+        made.add(what)
+        starts.append(each.source)
+        if each.source not in known:  # a process that was killed here may have enqueued some
             study.enqueue_trial(parameters, user_attrs={START: each.source})
     return starts
 

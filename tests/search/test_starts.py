@@ -10,7 +10,7 @@ from search.identity import enqueue_baselines, open_study
 from search.learning import AUTO, learned, runs_to_learn_from
 from search.run_folder import RunFolder
 from search.spec import load_study
-from search.starts import Measured, enqueue_starts, fitted, shortlist, source_of
+from search.starts import Configuration, Measured, enqueue_starts, fitted, shortlist, source_of
 from search.trials import records
 from space import Space, all_dimensions, holds, parameters
 from tests.support.runs import TASK, make_run, promoted, run_study, study_spec
@@ -82,6 +82,24 @@ def test_a_study_begins_with_its_baselines_and_then_the_portfolio(folder: RunFol
     assert {source_of(start) for start in starts} == {"portfolio"}
     assert enqueue_starts(study, spec, TASK, list) == starts  # once
     assert len(records(study)) == 1 + len(starts)
+
+
+def test_what_a_killed_process_has_not_enqueued_is_enqueued_by_the_next(folder: RunFolder) -> None:
+    spec = load_study("digits", {"trials": 12})
+    whole = open_study(make_run(folder.root.parent / "whole", spec=spec))
+    starts = enqueue_starts(whole, spec, TASK, list)
+    cut_off, first = open_study(folder, create=True), records(whole)[0]
+    cut_off.enqueue_trial(first.retry_draw, user_attrs={"start": first.start})
+    assert enqueue_starts(cut_off, spec, TASK, list) == starts
+    assert [trial.start for trial in records(cut_off)] == starts
+
+
+def test_what_does_not_fit_takes_no_place(folder: RunFolder) -> None:
+    spec = load_study("digits", {"trials": 3})  # one place
+    draw = {"optimizer": "lion", "block": "basic"}
+    starts = enqueue_starts(open_study(folder, create=True), spec, TASK, lambda: [Configuration("trial 1 of a", draw)])
+    assert len(starts) == 1
+    assert source_of(starts[0]) == "portfolio"
 
 
 def test_the_trials_of_a_portfolio_say_so_and_are_different(folder: RunFolder) -> None:
