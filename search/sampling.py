@@ -15,7 +15,7 @@ from search.spec import SamplerName, StudySpec
 from search.trials import Attempts, ranked
 from train_core.tables import table
 
-RANDOM_TRIALS = 10  # drawn at random before TPE has a model, besides the baselines (Optuna's default)
+BEFORE_TPE = 10  # trials with a verdict, besides the baselines, before TPE has a model (Optuna's default)
 CHANGES = 2  # parameters in which a proposal must differ from each earlier trial, among those that have an effect
 DRAWN_AGAIN = 3  # parameters of a proposal that does not
 ATTEMPTS = 20  # at keeping a proposal apart: a small space may hold no other
@@ -121,7 +121,7 @@ def sampler_for(
     seed = int(np.random.SeedSequence((spec.seed, len(drawn))).generate_state(1)[0])
     # The baselines are much alike: a model made from them alone would look no further.
     verdicts = sum(attempts.last.has_verdict and attempts.last.baseline is None for attempts in drawn)
-    name: SamplerName = "random" if random or verdicts < RANDOM_TRIALS else spec.sampler
+    name: SamplerName = "random" if random or verdicts < BEFORE_TPE else spec.sampler
     fixed = _fixed(spec, before, first_phase) if spec.phases.architecture else {}
     earlier = [attempts.last.draw for attempts in drawn if attempts.last.is_decided]
     sampler = SAMPLERS[name](spec.space, seed, earlier, fixed)
