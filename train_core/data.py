@@ -10,6 +10,7 @@ import json
 import math
 import os
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,22 @@ NAMED = tuple(DATASETS)
 
 @dataclass(frozen=True)
 class Split:
-    """Images, uint8 [N, H, W, C], and their labels, int64 [N]."""
+    """Images, uint8 [N, H, W, C], their labels, int64 [N], and the files that they were read from.
+
+    `files` are paths as in `train/cat/1.jpg`, inside the folder that was read; empty if the source is not a folder.
+    """
 
     images: Tensor
     labels: Tensor
+    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Split":
+        """The images of which the mask [N] is true, in their order."""
+        mask = torch.from_numpy(chosen)
+        return Split(self.images[mask], self.labels[mask], tuple(compress(self.files, chosen)))
 
     def subset(self, share: float, seed: int) -> Tensor:
         """Indices, int64 on the split's device, of a share of each class, at least one image of it, drawn by `seed`."""
@@ -50,7 +60,7 @@ class Split:
 
     def to(self, device: torch.device | str) -> "Split":
         """Copy the split to `device`."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,8 @@ class TrainingData:
         """The same data with the validation images among the training images: scores on `val` then mean nothing."""
         images = torch.cat([self.train.images, self.val.images])
         mean, std = _mean_and_std(images)
-        train = Split(images, torch.cat([self.train.labels, self.val.labels]))
+        labels = torch.cat([self.train.labels, self.val.labels])
+        train = Split(images, labels, self.train.files + self.val.files)
         return replace(self, train=train, mean=mean, std=std)
 
     def to(self, device: torch.device | str) -> "TrainingData":
@@ -222,7 +233,11 @@ def _check(name: str, origin: str, arrays: Arrays) -> _Source:
                 )
     classes = _check_classes(origin, arrays.get("classes", arrays.get("class_names")), raw_labels["train"])
     splits = {
-        split: Split(images[split], _check_labels(f"{origin}: y_{split}", labels, len(classes)))
+        split: Split(
+            images[split],
+            _check_labels(f"{origin}: y_{split}", labels, len(classes)),
+            tuple(map(str, arrays.get(f"files_{split}", ()))),
+        )
         for split, labels in raw_labels.items()
     }
     for label, count in enumerate(splits["train"].labels.bincount(minlength=len(classes)).tolist()):
@@ -304,14 +319,11 @@ def _with_test(data: _Source, fraction: float) -> _Source:
         return data
     if not 0 < fraction < 1:
         raise data_error(f"the test split cannot be {fraction} of the training images: choose 0, or between 0 and 1")
-    images, labels = data.train.images, data.train.labels
     # One image is left to train on, and one to validate.
-    chosen = hold_out(labels.numpy(), lambda n: max(min(max(round(n * fraction), 1), n - 2), 0), _TEST_SEED)
+    chosen = hold_out(data.train.labels.numpy(), lambda n: max(min(max(round(n * fraction), 1), n - 2), 0), _TEST_SEED)
     if not chosen.any():
         return data
-    held = torch.from_numpy(chosen)
-    rest, test = Split(images[~held], labels[~held]), Split(images[held], labels[held])
-    return replace(data, train=rest, test=test, is_cut=True)
+    return replace(data, train=data.train.where(~chosen), test=data.train.where(chosen), is_cut=True)
 
 
 _TEST_SEED = 7_919  # of the held-out test split; not a study's, which its validation split is drawn by
@@ -327,9 +339,8 @@ def _cut_validation(data: _Source, fraction: float, seed: int) -> tuple[Split, S
                 f"{data.origin}: class {data.classes[label]!r} has one training image, too few to cut a validation "
                 "split: add images, or bring a validation split (val/ or x_val and y_val)"
             )
-    images, labels = data.train.images, data.train.labels
-    held = torch.from_numpy(hold_out(labels.numpy(), lambda n: min(max(round(n * fraction), 1), n - 1), seed))
-    return Split(images[~held], labels[~held]), Split(images[held], labels[held])
+    held = hold_out(data.train.labels.numpy(), lambda n: min(max(round(n * fraction), 1), n - 1), seed)
+    return data.train.where(~held), data.train.where(held)
 
 
 def _mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

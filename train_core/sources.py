@@ -40,7 +40,7 @@ Arrays = dict[str, NDArray[Any]]
 
 _DIGITS_TEST_PER_CLASS = 36  # 360 of 1,797 images
 _DIGITS_TEST_SEED = 0  # never the user's seed: a test split must not change
-_FOLDER_FORMAT = b"1"  # raise it when `decode` changes, so that folders are read again
+_FOLDER_FORMAT = b"2"  # raise it when what is read changes, so that folders are read again
 _NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, SSLError)
 _TIMEOUT_S = 60
 _CHUNK_BYTES = 1 << 20
@@ -249,6 +249,7 @@ def _read_folder(root: Path, files: dict[str, list[Path]], progress: Progress | 
     for split, images in files.items():
         arrays[f"x_{split}"] = np.stack(pixels[start : start + len(images)])
         arrays[f"y_{split}"] = np.array([number[file.parent.name] for file in images])
+        arrays[f"files_{split}"] = np.array([str(file.relative_to(root)) for file in images])
         start += len(images)
     return arrays
 
@@ -307,7 +308,7 @@ def _sweep(path: Path) -> None:
 
 def read_npz(path: Path, advice: str) -> Arrays:
     """Read the arrays of an `.npz` file, without executing anything in it; `advice` ends the error message."""
-    keys = [f"{kind}_{split}" for split in SPLITS for kind in "xy"] + ["classes", "class_names"]
+    keys = [f"{kind}_{split}" for split in SPLITS for kind in ("x", "y", "files")] + ["classes", "class_names"]
     try:
         # Opened here, because NumPy does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:

@@ -660,6 +660,18 @@ def test_validation_and_test_folders_are_used(pets: Path, cache: Path) -> None:
     assert (first_pixels(found.val.images), found.val.labels.tolist()) == ([120], [1])
     assert test is not None
     assert (first_pixels(test.images), test.labels.tolist()) == ([210, 220], [0, 1])
+    assert (found.val.files, test.files) == (("val/yak/a.png",), ("test/owl/z.png", "test/yak/y.png"))
+
+
+def test_images_keep_their_files_whatever_is_cut(pets: Path, cache: Path) -> None:
+    def files() -> dict[int, str]:
+        found = load(pets, cache)
+        splits = (found.train, found.val, found.with_validation_in_training().train)
+        return {n: file for s in splits for n, file in zip(first_pixels(s.images), s.files, strict=True)}
+
+    expected = {10: "owl/a.png", 11: "owl/b.png", 20: "yak/a.png", 21: "yak/b.png"}
+    assert files() == {value: f"train/{file}" for value, file in expected.items()}
+    assert files() == {value: f"train/{file}" for value, file in expected.items()}  # now from the cache
 
 
 def test_every_usual_format_is_read_whatever_the_case_of_its_name(pets: Path, cache: Path) -> None:
