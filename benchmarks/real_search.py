@@ -1,92 +1,147 @@
-"""Small real searches, nothing made up: ours against itself without its short scores on a part, and against luck.
+"""Small real searches, nothing made up: ours against itself without the portfolio, and against random draws.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.real_search DATA --out searches.jsonl [--seeds 0,1,2] [--methods ours,all]
+    OMP_NUM_THREADS=1 python -m benchmarks.real_search DATA --out benchmarks/real_searches.jsonl [--seeds 0:8]
+    python -m benchmarks.real_search --table benchmarks/real_searches.jsonl
 
-DATA is a small set of 32x32 RGB images with a test split. With each seed, in the space of `short_runs.toml`:
+DATA is `digits`, or a small `.npz` with a test split. With each seed, in the space of `real_search.toml`:
 
-ours    `search run` of 16 trials with the steps of 6 epochs on a part of the images; `search promote --top 2`, 40 each
-all     the same with short runs on all images
-random  random draws at 40 epochs each, for no fewer epochs than the others take
+ours          the search as it ships; its portfolio is chosen without DATA's own data set, and all of its kind
+no portfolio  the same with `portfolio = false`: the search as it was before there was a portfolio
+random        random draws, without a portfolio
 
-The best on the validation images is what a method recommends; its accuracy on the test images is its result.
+Each is stopped after each number of trials of `STAGES`. Then its best trial by the score of its short run is trained
+at full length, and the accuracy of that network on the test images is the result. Run again, it goes on.
 """
 
 import argparse
 import json
+import random
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, quantiles, stdev
 from typing import Any
+from unittest.mock import patch
 
 import optuna
 
-from benchmarks.short_runs import STUDY, draw, run
+from benchmarks.portfolio import FLIPPED
+from benchmarks.portfolio_judged import group_of
 from search import api, full_runs
 from search.full_runs import PromoteFlags
+from search.identity import open_study
 from search.promotions import winner
 from search.run_folder import RunRef
 from search.session import Placement
-from search.spec import load_study
-from train_core.data import default_cache, load_test, load_training
-from train_core.device import pick_device, pick_precision, set_up
+from search.starts import Measured
+from search.trials import finished_trials
 
-TRIALS, TOP = 16, 2
+STUDY = Path(__file__).with_name("real_search.toml")
+STAGES = (3, 15)
+METHODS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "no portfolio": {"portfolio": False},
+    "random": {"portfolio": False, "sampler": "random"},
+}
 
 
 def main() -> None:
     """Parse the command line, and search with each method and seed that is not in the file yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", default="0,1,2,3")
-    parser.add_argument("--methods", default="ours,all,random")
+    parser.add_argument("data", nargs="?")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seeds", default="0:8")
+    parser.add_argument("--table", type=Path)
     options = parser.parse_args()
+    if options.table:
+        print(table([json.loads(line) for line in options.table.read_text().splitlines()]))
+        return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    done = {(line["method"], line["seed"]) for line in map(json.loads, _lines(options.out))}
-    for seed in map(int, options.seeds.split(",")):
-        for method in options.methods.split(","):
-            if (method, seed) in done:
-                continue
-            found = at_random(options.data, seed) if method == "random" else searched(options.data, seed, method)
-            with options.out.open("a") as file:
-                file.write(json.dumps({"method": method, "seed": seed, **found}) + "\n")
-            print(method, seed, found, flush=True)
+    lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    done = {(line["data"], line["method"], line["seed"]) for line in lines}
+    first, last = map(int, options.seeds.split(":"))
+    for seed in range(first, last):
+        for method in METHODS:
+            if (Path(options.data).stem, method, seed) not in done:
+                line = {"data": Path(options.data).stem, "method": method, "seed": seed}
+                line["stages"] = searched(options.data, method, seed)
+                with options.out.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(line, flush=True)
 
 
-def searched(data: str, seed: int, method: str) -> dict[str, Any]:
-    """The result of a search and its promotion."""
-    images = "subset" if method == "ours" else "all"
-    with tempfile.TemporaryDirectory() as folder:
-        flags = {"data": data, "trials": TRIALS, "seed": seed, "short_run_images": images}
+def searched(data: str, method: str, seed: int) -> list[dict[str, Any]]:
+    """What the method recommends at each stage: the accuracies of its full run, a share of 1, and the epochs taken."""
+    stages = []
+    with tempfile.TemporaryDirectory() as folder, patch.object(Measured, "shipped", lambda: without(data)):
+        study = Path(folder, "study.toml")
+        flip = any(name in data for name in FLIPPED)
+        study.write_text(f"{STUDY.read_text()}flip = {str(flip).lower()}\n")
         ref, placement = RunRef("bench", Path(folder)), Placement(device="cpu")
-        api.run(str(STUDY), flags, ref, placement)
-        best = winner(full_runs.promote(ref, placement, PromoteFlags(top=TOP)))
-    spec = load_study(str(STUDY), flags)
-    epochs = TRIALS * spec.epochs + TOP * spec.promote.epochs  # at most: pruned trials take fewer
-    return {"validation": best[0].val_accuracy, "test": best[0].test_accuracy, "epochs": epochs}
+        for trials in STAGES:
+            flags = {"data": data, "seed": seed, "trials": trials, **METHODS[method]}
+            run = api.run(str(study), flags, ref, placement)
+            best = winner(full_runs.promote(ref, placement, PromoteFlags(top=1)))
+            if best is None:
+                raise SystemExit("the full run diverged")
+            stages.append(
+                {
+                    "trials": trials,
+                    "epochs": sum(len(trial.curve) for trial in finished_trials(open_study(run))),
+                    "validation": best[0].val_accuracy,
+                    "test": best[0].test_accuracy,
+                    "network": str(best[0].network),
+                    "recipe": str(best[0].recipe),
+                }
+            )
+    return stages
 
 
-def at_random(data: str, seed: int) -> dict[str, Any]:
-    """The accuracy of the best of some random draws after its full run."""
-    spec = load_study(str(STUDY), {"data": data})
-    device = pick_device("cpu")
-    set_up(device)
-    loaded = load_training(data, val_fraction=spec.val_fraction, seed=seed, cache=default_cache())
-    test = load_test(data, fingerprint=loaded.fingerprint, cache=default_cache())
-    if test is None:
-        raise SystemExit("the data needs a test split")
-    draws = -(-(TRIALS * spec.epochs + TOP * spec.promote.epochs) // spec.promote.epochs)
-    results = []
-    for i in range(draws):
-        _, network, recipe = draw(1000 * (seed + 1) + i, spec.space, spec.budget, pick_precision(device))
-        made = run(network, recipe, "full", loaded, test)
-        if made["test"]:
-            results.append((made["curve"][-1]["val_accuracy"], made["test"][1]))
-    validation, tested = max(results)
-    return {"validation": validation, "test": tested, "epochs": draws * spec.promote.epochs}
+_SHIPPED = Measured.shipped()
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+def without(data: str) -> Measured:
+    """The shipped portfolio as it would be if the data set of `data`, and all of its kind, had not been measured."""
+    kind = group_of(Path(data).stem)[:5]  # cifar10 is CIFAR-100's kind
+    others = {task: each for task, each in _SHIPPED.accuracies.items() if group_of(task)[:5] != kind}
+    return Measured(names=_SHIPPED.names, draws=_SHIPPED.draws, accuracies=others, size=_SHIPPED.size)
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Mean test accuracies for each data set, method and stage, and the differences to random's end, seed by seed."""
+    found = {
+        (line["data"], line["method"], stage["trials"], line["seed"]): stage
+        for line in lines
+        for stage in line["stages"]
+    }
+    rows = [
+        "| data | method | trials | epochs of short runs | test accuracy | less random's end |",
+        "|---|---|---|---|---|---|",
+    ]
+    for data in dict.fromkeys(line["data"] for line in lines):
+        seeds = sorted({line["seed"] for line in lines if line["data"] == data})
+        seeds = [seed for seed in seeds if all((data, method, STAGES[-1], seed) in found for method in METHODS)]
+        for method in METHODS:
+            for trials in STAGES:
+                stages = [found[data, method, trials, seed] for seed in seeds]
+                tests = [100 * stage["test"] for stage in stages]
+                ends = [100 * found[data, "random", STAGES[-1], seed]["test"] for seed in seeds]
+                low, high = interval([test - end for test, end in zip(tests, ends, strict=True)])
+                spread = stdev(tests) if len(tests) > 1 else 0.0
+                rows.append(
+                    f"| {data} (n = {len(seeds)}) | {method} | {trials} | {fmean(s['epochs'] for s in stages):.0f} | "
+                    f"{fmean(tests):.1f} ± {spread:.1f} | "
+                    f"{fmean(tests) - fmean(ends):+.1f} ({low:+.1f} to {high:+.1f}) |"
+                )
+    return "\n".join(rows)
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Where the mean lies in 95 % of the resamples."""
+    generator = random.Random(0)
+    means = [fmean(generator.choices(differences, k=len(differences))) for _ in range(2000)]
+    cuts = quantiles(means, n=40)
+    return cuts[0], cuts[-1]
 
 
 if __name__ == "__main__":

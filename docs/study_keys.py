@@ -10,6 +10,7 @@ from search.published import Published, Row
 from search.spec import PhasesSpec, PromoteSpec, PrunerSpec, StudySpec
 from space import GROUPS, Space
 from train_core.optimizers import OPTIMIZERS
+from train_core.reading import Reading
 from train_core.specs import AugmentSpec, Frozen, ResNetSpec, TrainSpec
 
 PAGE = Path(__file__).with_name("study-files.md")
@@ -154,7 +155,7 @@ def page() -> str:
     tables = {name for name in study if "$ref" in study[name]} | {"baselines", "baseline_recipe", "published"}
     plain = {name: key for name, key in study.items() if name not in tables}
     parts = [HEAD, "## At the top\n", _table(plain)]
-    for name, spec in (("pruner", PrunerSpec), ("phases", PhasesSpec), ("promote", PromoteSpec)):
+    for name, spec in (("reading", Reading), ("pruner", PrunerSpec), ("phases", PhasesSpec), ("promote", PromoteSpec)):
         parts += [f"## `[{name}]`\n", _first_words(spec), _table(_schema(spec))]
     parts.append(PROMOTE)
     parts.append(SPACE)
@@ -228,6 +229,8 @@ def _kind(key: Mapping[str, Any]) -> str:
         return "table"
     if "enum" in key:
         return "one of " + ", ".join(f"`{_toml(value)}`" for value in key["enum"])
+    if "prefixItems" in key:  # a size, which is read from other forms too
+        return '`64` or `"96x64"`'
     if key["type"] == "array":
         least, most = key.get("minItems"), key.get("maxItems")
         how_many = f"{least} to {most}, " if least and most else ""

@@ -71,6 +71,16 @@ def run(
         typer.Option(help="What short runs train on: all, subset (seen as often as in a full run), or auto."),
     ] = None,
     data: Data = None,
+    size: Annotated[
+        str | None, typer.Option(help="Size that images are brought to: 64, or 96x64 (width x height).")
+    ] = None,
+    fit: Annotated[str | None, typer.Option(help="How: crop, letterbox or stretch.")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Column of the table of images that says which belong together.")
+    ] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out image files that cannot be read.")
+    ] = False,
     no_test: Annotated[
         bool, typer.Option("--no-test", help="Hold out no test split where the data bring none.")
     ] = False,
@@ -117,6 +127,7 @@ def run(
         epochs=epochs,
         short_run_images=images,
         data=data,
+        reading=_given(size=size, fit=fit, group=group, skip_broken=skip_broken or None) or None,
         test_fraction=0.0 if no_test else None,
         seed=seed,
         sampler=sampler,

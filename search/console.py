@@ -15,7 +15,15 @@ from rich.table import Column, Table
 from search.data_shape import data_shape_of
 from search.drawing import is_used_up
 from search.fidelity import TOPS, Fidelity
-from search.formatting import count, duration, mean_and_deviation, percent, regulariser_warning, short_run
+from search.formatting import (
+    count,
+    duration,
+    left_out_in_words,
+    mean_and_deviation,
+    percent,
+    regulariser_warning,
+    short_run,
+)
 from search.plan import SAMPLES, Estimate, Survey
 from search.promotions import Promotion, refit_of, winner
 from search.results import tie_of
@@ -110,6 +118,10 @@ def say_plan(plan: Plan) -> None:
         f"data     {spec.data}: {len(data.train):,} training and {len(data.val):,} validation images, "
         f"{data_shape_of(data)}, {test}"
     )
+    for note in data.notes:
+        say(f"  {note}")
+    if left_out := left_out_in_words(data.left_out):
+        say(f"  left out: {left_out}; `search data` lists them")
     say(f"device   {describe(plan.session.device)}, {_precision_words(plan)}")
     limit = f", {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
     say(f"budget   {spec.budget:,} parameters{limit}")

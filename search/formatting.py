@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -91,3 +92,8 @@ def regulariser_warning(spec: StudySpec) -> str:
 def interval(estimate: Interval) -> str:
     """As in `0.62 (0.10 to 0.88)`."""
     return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def left_out_in_words(left_out: Mapping[str, Sequence[str]]) -> str:
+    """How many files were left out, and why: `24 in .HEIC (...), 3 that are no images`; empty for none."""
+    return ", ".join(f"{len(names):,} {why}" for why, names in left_out.items() if names)

@@ -11,7 +11,7 @@ from pydantic import Field
 from search.errors import DataError
 from train_core.deploy import Description
 from train_core.formats import read
-from train_core.images import decode, fitted
+from train_core.images import decode, read_header, why, with_channels
 from train_core.specs import Frozen
 
 BATCH = 100  # images at a time
@@ -77,10 +77,9 @@ def classify(model: Path, images: Sequence[Path], top: int) -> list[Prediction]:
 def _picture(path: Path, about: Description) -> tuple[NDArray[np.uint8], tuple[int, int] | None]:
     """An image in the model's size, and its own width and height if they are different."""
     try:
-        image = decode(path)
+        header = read_header(path)
+        image = decode(path, about.preparation)
     except Exception as error:  # whatever Pillow's many readers make of a broken file
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no image that Pillow can read"
-        raise DataError(f"cannot read the image {path} ({reason}): check the path, or leave it out") from error
-    height, width = image.shape[:2]
-    size = None if (height, width) == (about.height, about.width) else (width, height)
-    return fitted(image, about.channels, about.height, about.width), size
+        raise DataError(f"cannot read the image {path} ({why(error)}): check the path, or leave it out") from error
+    size = (header.width, header.height)
+    return with_channels(image, about.channels), None if size == (about.width, about.height) else size

@@ -12,7 +12,7 @@ from search.errors import SpecError
 from search.spec import StudySpec
 from train_core.data import Split, TrainingData, default_cache, load_test, load_training
 from train_core.device import pick_device, pick_precision, set_up
-from train_core.sources import Progress
+from train_core.sources.contents import Progress
 from train_core.specs import Precision
 
 
@@ -98,6 +98,7 @@ def load(spec: StudySpec, progress: Progress | None = None) -> TrainingData:
         spec.data,
         val_fraction=spec.val_fraction,
         test_fraction=spec.test_fraction,
+        reading=spec.reading,
         seed=spec.seed,
         cache=default_cache(),
         progress=progress,
@@ -111,5 +112,6 @@ def test_of(spec: StudySpec, data: TrainingData) -> Callable[[], Split | None]:
         spec.data,
         fingerprint=data.fingerprint,
         test_fraction=spec.test_fraction,
+        reading=spec.reading,
         cache=default_cache(),
     )

@@ -16,6 +16,7 @@ from search.errors import SpecError
 from search.ladder import FAMILIES, Rung, parse_ladder
 from search.published import Published, unknown_network
 from space import Space, bounds_of, choices_of, drawn_regularisers, not_held, parameter_names
+from train_core.reading import Reading
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -129,7 +130,10 @@ SamplerName = Literal["tpe", "random"]
 class StudySpec(Frozen):
     """A whole study: data, budget, effort, space and the networks to try first."""
 
-    data: str = Field(description="training data: cifar10, cifar100, digits, a .npz file or a folder of images")
+    data: str = Field(
+        description="training data: cifar10, cifar100, digits, a folder of images, a table that names them, an archive "
+        "of these, or arrays (.npz, .mat)"
+    )
     budget: Annotated[int, Field(ge=1, le=10**10), BeforeValidator(_as_budget)] = Field(
         description="largest number of trainable parameters of a network"
     )
@@ -162,6 +166,7 @@ class StudySpec(Frozen):
         lt=1,
         description="share of the training images that is held out for validation (unless the data have val/)",
     )
+    reading: Reading = Reading()
     sampler: SamplerName = Field(
         default="tpe", description="sampler of the search: tpe, or random (the baseline of random search)"
     )
@@ -219,7 +224,10 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
         SpecError: no such study, not TOML, an unknown key, a value out of range.
 
     """
-    values = _read(study_path(study)) | dict(flags)
+    values = _read(study_path(study))
+    for key, value in flags.items():
+        table = values.get(key)
+        values[key] = table | value if isinstance(value, dict) and isinstance(table, dict) else value
     values = _with_baselines_of_others(values, study)
     try:
         spec = StudySpec.model_validate(values)

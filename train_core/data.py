@@ -4,13 +4,13 @@ What a caller needs: the data as tensors, checked, and cut into training and val
 arrays. `load_training` never hands out test images; `load_test` is the only way to them.
 """
 
-import difflib
 import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, replace
-from itertools import compress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import combinations, compress
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train_core.datasets import DATASETS
-from train_core.sources import (
-    SPLITS,
-    Arrays,
-    Progress,
-    by,
-    data_error,
-    hold_out,
-    image_folder,
-    read_npz,
-)
+from train_core.reading import Preparation, Reading
+from train_core.sources import Source, read_source
+from train_core.sources.contents import SPLITS, LeftOut, Progress, by, data_error, some
+from train_core.sources.splits import hold_out, hold_out_groups
 
 NAMED = tuple(DATASETS)
+PLAIN = Reading()
 
 
 @dataclass(frozen=True)
@@ -81,6 +76,9 @@ class TrainingData:
     fingerprint: str
     has_test: bool
     held_out: int = 0  # test images that were held out from the source's training images, as it brings no test split
+    notes: tuple[str, ...] = ()  # what was chosen or converted to read the source, a sentence each
+    left_out: LeftOut = field(default_factory=dict)
+    made_by: Preparation | None = None  # none: the source does not consist of image files
 
     @property
     def in_channels(self) -> int:
@@ -96,6 +94,11 @@ class TrainingData:
     def size(self) -> tuple[int, int]:
         """Height and width of every image, in pixels."""
         return self.train.images.shape[1], self.train.images.shape[2]
+
+    @property
+    def preparation(self) -> Preparation:
+        """What is to be done to an image file before a model of these data can classify it."""
+        return self.made_by or Preparation.of_arrays(self.size)
 
     def with_validation_in_training(self) -> "TrainingData":
         """The same data with the validation images among the training images: scores on `val` then mean nothing."""
@@ -117,13 +120,16 @@ def load_training(
     seed: int,
     cache: Path,
     test_fraction: float = 0.0,
+    reading: Reading = PLAIN,
     progress: Progress | None = None,
 ) -> TrainingData:
     """Training and validation images of `source`, on the CPU.
 
     `source` is a name of `NAMED`; a `.npz` file that holds `x_train` and `y_train` and, optionally, `x_val` and
     `y_val`, `x_test` and `y_test`, and `classes` (uint8 images [N, H, W] or [N, H, W, C], integer labels [N] or
-    [N, 1]); or a folder `train/<class>/<image>` with, optionally, `val/` and `test/` beside `train/`.
+    [N, 1], and what `train_core.sources.arrays` makes these of); a folder `train/<class>/<image>` with, optionally,
+    `val/` and `test/` beside `train/`, or another layout that `train_core.sources.listing` knows; a table that names
+    images; or an archive of any of these. `reading` says what size image files are brought to, and how.
 
     A validation split that the source brings is used as it is. Otherwise it is cut from the training images, class
     by class: the share `val_fraction` of each, drawn by `seed`, at least one image and never all of them. The images
@@ -131,17 +137,18 @@ def load_training(
 
     Of a source without a test split, the share `test_fraction` of each class is held out first, for `load_test`: the
     same images for every `seed`, so that a search with another one has not seen them either. A class of one or two
-    images gives none.
+    images gives none. Where `reading` names a group, whole groups are held out, as near to the share as they allow.
 
     Raises `DataError` for a source that is unknown, missing, broken or cannot be downloaded, for a cache folder that
     cannot be written, and for a `val_fraction` outside 0 to 1 or a class of one image where a split must be cut.
     """
-    whole = _load(source, cache, progress)
+    whole = _load(source, reading, cache, progress)
     data = _with_test(whole, test_fraction)
     train, val = (data.train, data.val) if data.val else _cut_validation(data, val_fraction, seed)
     mean, std = _mean_and_std(train.images)
+    contents = data.read.contents
     return TrainingData(
-        name=data.name,
+        name=data.read.name,
         train=train,
         val=val,
         classes=data.classes,
@@ -150,19 +157,28 @@ def load_training(
         fingerprint=_fingerprint(whole),
         has_test=data.test is not None,
         held_out=len(data.test) if data.test is not None and data.is_cut else 0,
+        notes=contents.notes,
+        left_out=contents.left_out,
+        made_by=contents.preparation,
     )
 
 
 def load_test(
-    source: str, *, fingerprint: str, cache: Path, test_fraction: float = 0.0, progress: Progress | None = None
+    source: str,
+    *,
+    fingerprint: str,
+    cache: Path,
+    test_fraction: float = 0.0,
+    reading: Reading = PLAIN,
+    progress: Progress | None = None,
 ) -> Split | None:
     """Test split of `source`, on the CPU; none if it has none. For finished models only.
 
-    `fingerprint` and `test_fraction` are those of the training images that the model has seen.
+    `fingerprint`, `test_fraction` and `reading` are those of the training images that the model has seen.
 
     Raises `DataError` as `load_training` does, and where the source has changed since.
     """
-    data = _load(source, cache, progress)
+    data = _load(source, reading, cache, progress)
     if _fingerprint(data) != fingerprint:
         raise data_error(f"{source} has changed since it was trained on: put the old files back to test the model")
     return _with_test(data, test_fraction).test
@@ -180,42 +196,21 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True)
 class _Source:
-    """All that a source holds, checked. `origin` is what its error messages call it."""
+    """All that a source holds, checked."""
 
-    name: str
-    origin: str
+    read: Source
     train: Split
     val: Split | None
     test: Split | None
     classes: tuple[str, ...]
     is_cut: bool = False  # whether the test split was held out from the training images
+    groups: NDArray[Any] | None = None  # of the training images: which belong together
 
 
-def _load(source: str, cache: Path, progress: Progress | None) -> _Source:
-    """Find out what `source` means, read it and check it."""
-    if source in NAMED:
-        cached = cache / f"{source}.npz"
-        arrays = DATASETS[source].read(cache, progress)
-        return _check(source, str(cached) if cached.exists() else source, arrays)
-    try:
-        path = Path(source).expanduser()
-        is_folder, is_file = source != "" and path.is_dir(), path.is_file()
-    except (OSError, RuntimeError) as error:  # a name too long, a home that does not exist, ...
-        raise data_error(f"cannot read {source} ({error}): check the path") from error
-    if is_folder:
-        root = path.resolve()  # gives "." a name
-        return _check(root.name, source, image_folder(root, cache, progress))
-    if path.suffix.lower() == ".npz":
-        if not is_file:
-            raise data_error(f"there is no file {source}: check the path")
-        return _check(path.stem, source, read_npz(path, "write it again with numpy.savez"))
-    close = difflib.get_close_matches(source.lower(), NAMED, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"the names are {', '.join(NAMED)};"
-    raise data_error(f"unknown data set {source!r}: {hint} there is no folder of images or .npz file of that name")
-
-
-def _check(name: str, origin: str, arrays: Arrays) -> _Source:
-    """Arrays that are what the docstring of `load_training` says, as tensors; `DataError` for any that are not."""
+def _load(source: str, reading: Reading, cache: Path, progress: Progress | None) -> _Source:
+    """Read a source and check it: `DataError` for arrays that are not what the docstring of `load_training` says."""
+    found = read_source(source, reading, cache, progress)
+    arrays, origin = found.contents.arrays, found.origin
     images: dict[str, Tensor] = {}
     raw_labels: dict[str, NDArray[Any]] = {}
     for split in SPLITS:
@@ -231,7 +226,7 @@ def _check(name: str, origin: str, arrays: Arrays) -> _Source:
                     f"{origin}: x_train has images of {by(images['train'].shape[1:])} and {x} of "
                     f"{by(images[split].shape[1:])}: give all the same size and channels"
                 )
-    classes = _check_classes(origin, arrays.get("classes", arrays.get("class_names")), raw_labels["train"])
+    classes = _check_classes(origin, arrays.get("classes"), raw_labels["train"])
     splits = {
         split: Split(
             images[split],
@@ -243,7 +238,18 @@ def _check(name: str, origin: str, arrays: Arrays) -> _Source:
     for label, count in enumerate(splits["train"].labels.bincount(minlength=len(classes)).tolist()):
         if count == 0:
             raise data_error(f"{origin}: class {classes[label]!r} has no training images: add some, or drop the class")
-    return _Source(name, origin, splits["train"], splits.get("val"), splits.get("test"), classes)
+    groups = {split: arrays[f"group_{split}"] for split in splits if f"group_{split}" in arrays}
+    _check_groups(origin, groups)
+    return _Source(found, splits["train"], splits.get("val"), splits.get("test"), classes, groups=groups.get("train"))
+
+
+def _check_groups(origin: str, groups: Mapping[str, NDArray[Any]]) -> None:
+    """No group on both sides of a split that the source brings."""
+    for one, other in combinations(groups, 2):
+        if both := sorted(set(groups[one].tolist()) & set(groups[other].tolist())):
+            raise data_error(
+                f"{origin}: {one} and {other} share {len(both)} groups ({some(both)}): a group must be on one side"
+            )
 
 
 def _check_images(what: str, images: NDArray[Any]) -> Tensor:
@@ -320,10 +326,31 @@ def _with_test(data: _Source, fraction: float) -> _Source:
     if not 0 < fraction < 1:
         raise data_error(f"the test split cannot be {fraction} of the training images: choose 0, or between 0 and 1")
     # One image is left to train on, and one to validate.
-    chosen = hold_out(data.train.labels.numpy(), lambda n: max(min(max(round(n * fraction), 1), n - 2), 0), _TEST_SEED)
+    chosen = _drawn(data, fraction, lambda n: max(min(max(round(n * fraction), 1), n - 2), 0), _TEST_SEED)
     if not chosen.any():
         return data
-    return replace(data, train=data.train.where(~chosen), test=data.train.where(chosen), is_cut=True)
+    groups = None if data.groups is None else data.groups[~chosen]
+    return replace(data, train=data.train.where(~chosen), test=data.train.where(chosen), is_cut=True, groups=groups)
+
+
+def _drawn(data: _Source, fraction: float, count: Callable[[int], int], seed: int) -> NDArray[np.bool_]:
+    """Which training images are held out: `count(n)` of each class of n, or whole groups of them."""
+    labels = data.train.labels.numpy()
+    if data.groups is None:
+        return hold_out(labels, count, seed)
+    if len(np.unique(data.groups)) < 3:
+        raise data_error(
+            f"{data.read.origin}: the images are of {len(np.unique(data.groups))} groups: three or more are needed to "
+            "train, validate and test on different ones; or bring the splits yourself"
+        )
+    held = hold_out_groups(labels, data.groups, fraction, seed)
+    for label in np.unique(labels):
+        if held[labels == label].all():
+            raise data_error(
+                f"{data.read.origin}: all groups of the class {data.classes[label]!r} would be held out: add a group, "
+                "or bring the splits yourself"
+            )
+    return held
 
 
 _TEST_SEED = 7_919  # of the held-out test split; not a study's, which its validation split is drawn by
@@ -336,10 +363,10 @@ def _cut_validation(data: _Source, fraction: float, seed: int) -> tuple[Split, S
     for label, count in enumerate(data.train.labels.bincount().tolist()):
         if count < 2:
             raise data_error(
-                f"{data.origin}: class {data.classes[label]!r} has one training image, too few to cut a validation "
-                "split: add images, or bring a validation split (val/ or x_val and y_val)"
+                f"{data.read.origin}: class {data.classes[label]!r} has one training image, too few to cut a "
+                "validation split: add images, or bring a validation split (val/ or x_val and y_val)"
             )
-    held = hold_out(data.train.labels.numpy(), lambda n: min(max(round(n * fraction), 1), n - 1), seed)
+    held = _drawn(data, fraction, lambda n: min(max(round(n * fraction), 1), n - 1), seed)
     return data.train.where(~held), data.train.where(held)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from train_core.tables import table
 
 if TYPE_CHECKING:
-    from train_core.sources import Arrays, Progress
+    from train_core.sources.contents import Contents, Progress
 
 DatasetName = Literal["cifar10", "cifar100", "digits"]
 
@@ -22,27 +22,27 @@ DatasetName = Literal["cifar10", "cifar100", "digits"]
 class Dataset:
     """A named data set. `read` takes the cache's folder, and where to report how far a download is."""
 
-    read: Callable[[Path, Progress | None], Arrays]
+    read: Callable[[Path, Progress | None], Contents]
     in_channels: int  # of its images: 1 grey, 3 RGB
     num_classes: int
     size: tuple[int, int]  # height and width of its images, in pixels
     licence: str  # one sentence for model cards, or a few
 
 
-def _cifar10(cache: Path, progress: Progress | None) -> Arrays:
-    from train_core.sources import cifar
+def _cifar10(cache: Path, progress: Progress | None) -> Contents:
+    from train_core.sources.downloads import cifar
 
-    return cifar("cifar10", cache / "cifar10.npz", progress)
-
-
-def _cifar100(cache: Path, progress: Progress | None) -> Arrays:
-    from train_core.sources import cifar
-
-    return cifar("cifar100", cache / "cifar100.npz", progress)
+    return cifar("cifar10", cache, progress)
 
 
-def _digits(_cache: Path, _progress: Progress | None) -> Arrays:
-    from train_core.sources import digits
+def _cifar100(cache: Path, progress: Progress | None) -> Contents:
+    from train_core.sources.downloads import cifar
+
+    return cifar("cifar100", cache, progress)
+
+
+def _digits(_cache: Path, _progress: Progress | None) -> Contents:
+    from train_core.sources.downloads import digits
 
     return digits()
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from train_core.data import TrainingData
 from train_core.models import ResNet
+from train_core.reading import FitName, Preparation
 from train_core.specs import Frozen, PositiveInt, ResNetSpec
 
 Network = Callable[[Tensor], Tensor]
@@ -30,6 +31,9 @@ class Description(Frozen):
     classes: tuple[str, ...]
     height: PositiveInt
     width: PositiveInt
+    fit: FitName = "stretch"
+    background: str = "white"
+    bits: int = 16
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -45,6 +49,9 @@ class Description(Frozen):
             classes=classes,
             height=height,
             width=width,
+            fit=data.preparation.fit,
+            background=data.preparation.background,
+            bits=data.preparation.bits,
             mean=data.mean,
             std=data.std,
         )
@@ -60,6 +67,13 @@ class Description(Frozen):
     def channels(self) -> int:
         """1 for grey images, 3 for RGB."""
         return self.network.in_channels
+
+    @property
+    def preparation(self) -> Preparation:
+        """What is done to an image file before the model classifies it."""
+        return Preparation(
+            width=self.width, height=self.height, fit=self.fit, background=self.background, bits=self.bits
+        )
 
     def metadata(self) -> dict[str, str]:
         """The fields as entries of a file's metadata."""

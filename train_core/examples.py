@@ -15,7 +15,15 @@ FormatName = Literal["onnx", "pt2", "safetensors"]
 
 _IMAGE = """\
 # One image as the model wants it: float32 [1, $channels, $height, $width], 0 to 255.
-image = Image.open("$image").convert("$mode").resize(($width, $height), Image.Resampling.BILINEAR)
+image = Image.open("$image")
+image.draft(None, ($draft, $draft))  # decodes a large JPEG faster
+image = ImageOps.exif_transpose(image)
+if image.mode.startswith("I"):  # 16 bits, of which $bits are used
+    image = Image.fromarray((np.asarray(image).clip(0, $highest) >> $shift).astype(np.uint8))
+if image.has_transparency_data:
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "$background"), image.convert("RGBA"))
+image = image.convert("RGB")
+image = $fit.convert("$mode")
 pixels = np.asarray(image, np.float32).reshape(1, $height, $width, $channels).transpose(0, 3, 1, 2)
 """
 
@@ -32,7 +40,7 @@ import json
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession("$file")
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
@@ -50,7 +58,7 @@ import json
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 about = {{"classes": ""}}
 model = torch.export.load("$file", extra_files=about).module()
@@ -89,7 +97,7 @@ classes = about["classes"]
 """
 
 SAFETENSORS = (
-    _WEIGHTS.replace("import torch\n", "import numpy as np\nimport torch\nfrom PIL import Image\n", 1)
+    _WEIGHTS.replace("import torch\n", "import numpy as np\nimport torch\nfrom PIL import Image, ImageOps\n", 1)
     + "\n"
     + _TORCH_END
 )

@@ -27,6 +27,7 @@ from train_core.deploy import Classifier, Deployed, Description, Network
 from train_core.device import is_out_of_memory
 from train_core.errors import ModelError
 from train_core.examples import FormatName
+from train_core.images import draft_side, fit_code
 from train_core.models import ResNet
 from train_core.specs import num_params
 from train_core.tables import table
@@ -58,6 +59,12 @@ def example(fmt: FormatName, about: Description, file: str, image: str = "image.
         mode="L" if about.channels == 1 else "RGB",
         width=about.width,
         height=about.height,
+        draft=draft_side(about.preparation),
+        bits=about.bits,
+        highest=(1 << about.bits) - 1,
+        shift=about.bits - 8,
+        background=about.background,
+        fit=fit_code(about.preparation),
         channels=about.channels,
         network=examples.network_source(),
     )

@@ -1,36 +1,186 @@
-"""Reads one image file, as the images of a folder are read."""
+"""Reads one image file, the same way wherever images are read."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from train_core.reading import FitName, Preparation, rgb
+from train_core.tables import table
 
-def decode(path: Path) -> NDArray[np.uint8]:
-    """Read the (first) image of a file, upright: uint8 [H, W] if grey, else [H, W, 3]. Transparency is dropped.
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-    Raises whatever Pillow's many readers make of a broken file.
+PLAIN_GREY = ("1", "L", "LA", "La")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A way to bring an image to a size. `code` does the same, for a model's card; `$colour` is the background."""
+
+    apply: "Callable[[Image, tuple[int, int], tuple[int, int, int]], Image]"
+    code: str
+
+
+def _crop(image: "Image", size: tuple[int, int], _colour: tuple[int, int, int]) -> "Image":
+    from PIL import ImageOps
+
+    return ImageOps.fit(image, size)
+
+
+def _letterbox(image: "Image", size: tuple[int, int], colour: tuple[int, int, int]) -> "Image":
+    from PIL import ImageOps
+
+    is_grey = len(set(colour)) == 1
+    return ImageOps.pad(
+        image if is_grey else image.convert("RGB"), size, color=colour[0] if is_grey and image.mode == "L" else colour
+    )
+
+
+def _stretch(image: "Image", size: tuple[int, int], _colour: tuple[int, int, int]) -> "Image":
+    return image.resize(size)
+
+
+FITS: dict[FitName, Fit] = table(
+    "fit",
+    FitName,
+    {
+        "crop": Fit(_crop, "ImageOps.fit(image, ($width, $height))"),
+        "letterbox": Fit(_letterbox, "ImageOps.pad(image, ($width, $height), color=$colour)"),
+        "stretch": Fit(_stretch, "image.resize(($width, $height))"),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself before its pixels are read: the size is that of the upright image."""
+
+    width: int
+    height: int
+    deep: bool  # whether a value has more than 8 bits
+
+
+def read_header(path: Path) -> Header:
+    """Read the head of an image file.
+
+    Raises:
+        OSError, ValueError: it is no image, or none that can be used; the message says why.
+
     """
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels")
-    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would clip at 255
-        return (np.asarray(image).clip(0, 65535) // 256).astype(np.uint8)
-    if image.mode in ("1", "L", "LA"):
-        return np.array(image.convert("L"))
-    if image.mode == "P":  # Pillow warns of a palette with transparency that is converted straight to RGB
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    with _opened(path) as file:
+        width, height = file.size
+        if file.getexif().get(_ORIENTATION, 1) >= 5:  # lies on its side
+            width, height = height, width
+        return Header(width, height, file.mode.startswith("I"))
 
 
-def fitted(image: NDArray[np.uint8], channels: int, height: int, width: int) -> NDArray[np.uint8]:
-    """The image as a network wants it: uint8 [height, width, channels]; grey is the lightness of the colours."""
+_ORIENTATION = 0x0112  # of EXIF
+
+
+def highest_value(path: Path) -> int:
+    """The highest value of an image of more than 8 bits for each value."""
+    with _opened(path) as file:
+        return int(np.asarray(file).max())
+
+
+def decode(path: Path, preparation: Preparation) -> NDArray[np.uint8]:
+    """Read the (first) image of a file, upright and prepared: uint8 [height, width] if grey, else [height, width, 3].
+
+    Raises:
+        OSError, ValueError: it is no image, or none that can be used; the message says why.
+
+    """
+    from PIL import ImageOps
+
+    side = draft_side(preparation)
+    with _opened(path) as file:
+        file.draft(None, (side, side))  # a JPEG is decoded at a half, a quarter or an eighth of its size
+        ImageOps.exif_transpose(file, in_place=True)
+        image = prepared(file, preparation)
+    return np.array(image)
+
+
+def draft_side(preparation: Preparation) -> int:
+    """The least side that a JPEG is decoded at: there is something left to average over."""
+    return 2 * max(preparation.width, preparation.height)
+
+
+def fit_code(preparation: Preparation) -> str:
+    """Code that brings `image`, of mode RGB, to the size."""
+    return Template(FITS[preparation.fit].code).substitute(
+        width=preparation.width, height=preparation.height, colour=repr(preparation.background)
+    )
+
+
+def prepared(image: "Image", preparation: Preparation) -> "Image":
+    """The image in mode L or RGB and in the size, on the background where it is transparent."""
+    colour = rgb(preparation.background)
+    flat = _flat(image, preparation.bits, colour)
+    return FITS[preparation.fit].apply(flat, (preparation.width, preparation.height), colour)
+
+
+def with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """Pixels [H, W] or [H, W, 3] as [H, W, channels]: grey is the lightness of the colours."""
     from PIL import Image
 
-    picture = Image.fromarray(image).convert("L" if channels == 1 else "RGB")
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)  # antialiased where it shrinks
-    return np.array(picture).reshape(height, width, channels)
+    picture = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
+    return np.array(picture).reshape(*pixels.shape[:2], channels)
+
+
+def why(error: Exception) -> str:
+    """Why an image cannot be read, in a few words."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "no image that Pillow can read"
+    if isinstance(error, Image.DecompressionBombError):
+        return "more than 178 megapixels"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _opened(path: Path) -> "Image":
+    from PIL import Image
+
+    reads_heif()
+    if path.stat().st_size == 0:
+        raise ValueError("the file is empty")
+    file = Image.open(path)
+    if file.mode == "F":
+        file.close()
+        raise ValueError("floating-point pixels")
+    return file
+
+
+@cache
+def reads_heif() -> bool:
+    """Teach Pillow HEIC and HEIF, if the plug-in is installed (the extra `heif`), and say whether it is."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def _flat(image: "Image", bits: int, colour: tuple[int, int, int]) -> "Image":
+    """The image in mode L or RGB."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # which Pillow's own conversion would clip at 255
+        values = np.asarray(image).clip(0, (1 << bits) - 1) >> (bits - 8)
+        return Image.fromarray(values.astype(np.uint8))
+    if image.mode in ("L", "RGB") and not image.has_transparency_data:
+        return image
+    if image.has_transparency_data:
+        behind = Image.new("RGBA", image.size, colour)
+        flat = Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
+        return flat.convert("L") if image.mode in PLAIN_GREY and len(set(colour)) == 1 else flat
+    return image.convert("L" if image.mode in PLAIN_GREY else "RGB")

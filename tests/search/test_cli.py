@@ -38,7 +38,8 @@ def make_odd_sources() -> None:
     (Path("empty") / "train" / "cat").mkdir(parents=True)
     (Path("empty") / "train" / "dog").mkdir()
     write_images(Path("mixed"), ["train/cat/1.png", "train/cat/2.png", "train/dog/1.png"])
-    write_images(Path("mixed"), ["train/dog/2.png"], side=9)
+    write_images(Path("mixed"), ["train/dog/2.png"])
+    Path("mixed/train/dog/2.png").write_bytes(Path("mixed/train/dog/2.png").read_bytes()[:40])
     write_images(Path("corrupt"), ["train/cat/1.png", "train/cat/2.png", "train/dog/1.png"])
     (Path("corrupt") / "train" / "dog" / "2.png").write_bytes(b"\x89PNG no image")
     np.savez("arrays.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
@@ -95,6 +96,9 @@ MISTAKES = [
     ("run digits --data one-class", "one-class"),
     ("run digits --data empty", "empty"),
     ("run digits --data mixed", "dog/2.png"),
+    ("run digits --size large", "reading.size: 'large' is no size: give one as in 64 or 96x64 (width x height)"),
+    ("run digits --fit squash", "reading.fit"),
+    ("run digits --data mixed --group session", "has no table with a column 'session'"),
     ("run digits --data corrupt", "dog/2.png"),
     ("run digits --data arrays.npz", "x_train"),
     ("run digits --data missing.npz", "missing.npz"),

@@ -19,6 +19,7 @@ from search.trials import TRAINING_S
 from tests.support.forked import Forked
 from tests.support.runs import ended, make_run, promoted, run_study, study_spec
 from tests.support.trainers import FakeTrainer
+from train_core.reading import Reading
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +60,8 @@ def test_trials_are_a_table(tmp_path: Path) -> None:
 
 def test_run_takes_what_the_command_takes() -> None:
     in_parts = {field.name for field in fields(Placement)} | {field.name for field in fields(RunRef)}
-    taken = inspect.signature(notebook.run).parameters.keys() | StudySpec.model_fields.keys() | in_parts
+    keys = StudySpec.model_fields.keys() | Reading.model_fields.keys()  # the second in the first's table `reading`
+    taken = inspect.signature(notebook.run).parameters.keys() | keys | in_parts
     assert inspect.signature(api.run).parameters.keys() - {"flags"} <= taken
     options = inspect.signature(cli.run).parameters.keys() - {
         "images",
@@ -79,9 +81,11 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     """As a script, though on fewer images than there are, and in a forked process."""
     first = f"""
 import runpy
-from train_core import sources
+from train_core.sources import downloads
+from train_core.sources.contents import Contents
 
-every, sources.digits = sources.digits, lambda: {{name: values[:200] for name, values in every().items()}}
+every = downloads.digits().arrays
+downloads.digits = lambda: Contents(arrays={{name: values[:200] for name, values in every.items()}})
 runpy.run_path({str(ROOT / "examples" / "digits.py")!r}, run_name="__main__")
 """
     process = Forked([], first, tmp_path, {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, module=None)

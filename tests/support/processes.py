@@ -19,7 +19,7 @@ import numpy as np
 
 from search.run_folder import RunFolder
 from tests.support.forked import Forked
-from train_core.sources import digits
+from train_core.sources.downloads import digits
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -82,7 +82,7 @@ def with_few(folder: Path) -> Path:
 
 @cache
 def _few_digits() -> dict[str, Any]:
-    return {name: values[:200] for name, values in digits().items()}
+    return {name: values[:200] for name, values in digits().arrays.items()}
 
 
 def search(command: str, folder: Path, code: int = 0, **environment: str) -> str:

@@ -1,0 +1,133 @@
+"""Reads what a source holds into arrays, whatever kind of source it is.
+
+A named data set, a file of arrays, a folder of images, a table that names images, or an archive of any of these. What
+took long to make (a download, a folder of images) is kept in the cache.
+"""
+
+import difflib
+import glob
+import shutil
+from dataclasses import dataclass
+from hashlib import blake2b
+from os import fsencode
+from pathlib import Path
+
+from train_core.datasets import DATASETS
+from train_core.reading import Reading
+from train_core.sources.arrays import read_arrays, read_mat, resized
+from train_core.sources.batches import from_folder
+from train_core.sources.cache import cached
+from train_core.sources.contents import Contents, Progress, data_error
+from train_core.sources.folders import fingerprint, read_listing
+from train_core.sources.listing import Listing, listed, visible
+from train_core.sources.sheets import SUFFIXES as SHEETS
+from train_core.sources.sheets import Sheet, listed_by, sheets_of
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a source holds. `origin` is what error messages call it."""
+
+    name: str
+    origin: str
+    contents: Contents
+
+
+def read_source(source: str, reading: Reading, cache: Path, progress: Progress | None) -> Source:
+    """Find out what `source` means, and read it.
+
+    Raises:
+        DataError: it is unknown, missing or broken, or cannot be downloaded, or the cache cannot be written.
+
+    """
+    if source in DATASETS:
+        downloaded = cache / f"{source}.npz"
+        contents = resized(DATASETS[source].read(cache, progress), reading)
+        return Source(name=source, origin=str(downloaded) if downloaded.exists() else source, contents=contents)
+    try:
+        path = Path(source).expanduser()
+        exists = source != "" and path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, a home that does not exist, ...
+        raise data_error(f"cannot read {source} ({error}): check the path") from error
+    if exists:
+        absolute = path.resolve()  # gives "." a name
+        name = absolute.name if absolute.is_dir() else _without_ending(absolute.name)
+        return Source(name=name, origin=source, contents=_read(absolute, source, reading, cache, progress))
+    if path.suffix.lower() in _KINDS:
+        raise data_error(f"there is no file {source}: check the path")
+    close = difflib.get_close_matches(source.lower(), DATASETS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"the names are {', '.join(DATASETS)};"
+    raise data_error(f"unknown data set {source!r}: {hint} there is no folder of images or .npz file of that name")
+
+
+def _read(path: Path, origin: str, reading: Reading, cache: Path | None, progress: Progress | None) -> Contents:
+    """What a file or folder that exists holds. Without a cache, images are read each time."""
+    if path.is_dir():
+        if batches := from_folder(path):
+            return resized(batches, reading)
+        sheets = sheets_of(path)
+        if reading.group and not sheets:
+            raise data_error(f"{origin} has no table with a column {reading.group!r}: a group needs one")
+        listing = listed_by(sheets, path, reading.group) if sheets else listed(path)
+        return _read_images(listing, reading, cache, progress)
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return read_arrays(path, reading)
+    if suffix == ".mat":
+        return read_mat(path, reading)
+    if suffix in SHEETS:
+        return _read_images(listed_by([Sheet(path, None)], path.parent, reading.group), reading, cache, progress)
+    if path.name.lower().endswith(ARCHIVES):
+        return _read_archive(path, origin, reading, cache, progress)
+    raise data_error(
+        f"{origin} is no source of images that can be read: give a folder of images, a table that names them "
+        f"({', '.join(SHEETS)}), an archive (.zip), or arrays (.npz, .mat)"
+    )
+
+
+_KINDS = (".npz", ".mat", *SHEETS, *ARCHIVES)
+
+
+def _read_images(listing: Listing, reading: Reading, cache: Path | None, progress: Progress | None) -> Contents:
+    if cache is None:
+        return read_listing(listing, reading, progress)
+    place = _digest(fsencode(listing.root))
+    copy = cache / f"{listing.root.name}-{place}-{fingerprint(listing, reading)}.npz"
+    copies = f"{glob.escape(listing.root.name)}-{place}-*.npz"
+    return cached(copy, lambda _: read_listing(listing, reading, progress), copies)
+
+
+def _read_archive(path: Path, origin: str, reading: Reading, cache: Path | None, progress: Progress | None) -> Contents:
+    """What an archive holds: one file of arrays or tables with its images, or a folder of images."""
+
+    def unpacked(folder: Path) -> Contents:
+        place = folder / _without_ending(path.name)
+        if progress:
+            progress(f"unpacking {path.name}", 0, 0)
+        try:
+            shutil.unpack_archive(path, place, filter=None if path.suffix.lower() == ".zip" else "data")
+        except (shutil.ReadError, ValueError, EOFError) as error:
+            raise data_error(f"cannot unpack {origin} ({error}): get it again") from error
+        entries = visible(place)
+        if len(entries) == 1 and entries[0].is_file():
+            place = entries[0]
+        return _read(place, origin, reading, None, progress)
+
+    if cache is None:
+        raise data_error(f"{origin} holds an archive in an archive: unpack it")
+    stat = path.stat()
+    state = _digest(f"{stat.st_size} {stat.st_mtime_ns} {reading.model_dump_json()}".encode(), 16)
+    name, where = _without_ending(path.name), _digest(fsencode(path))
+    return cached(cache / f"{name}-{where}-{state}.npz", unpacked, f"{glob.escape(name)}-{where}-*.npz")
+
+
+def _without_ending(name: str) -> str:
+    """The name of a file without what says its kind: `photos.v2.tar.gz` is `photos.v2`."""
+    ending = next((each for each in _KINDS if name.lower().endswith(each)), "")
+    return name[: len(name) - len(ending)] or name
+
+
+def _digest(said: bytes, size: int = 4) -> str:
+    return blake2b(said, digest_size=size).hexdigest()

@@ -1,0 +1,77 @@
+"""What every kind of source is turned into: arrays, and what there is to say of them."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train_core.errors import DataError
+from train_core.reading import Preparation
+
+SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+Progress = Callable[[str, int, int], None]  # (what, done, total); total is 0 where it is not known
+Arrays = dict[str, NDArray[Any]]
+LeftOut = Mapping[str, Sequence[str]]
+"""Files that were left out, by why: the reason follows their number, as in `12 without a label`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a source holds, under the names Keras uses: `x_train`, `y_train`, ..., `classes`.
+
+    There may also be, for each split, `files_train` (where each image was) and `group_train` (which images belong
+    together). Whether the arrays fit together is for `train_core.data` to check.
+    """
+
+    arrays: Arrays
+    notes: tuple[str, ...] = ()  # what was chosen or converted: a sentence each, without a full stop
+    left_out: LeftOut = field(default_factory=dict)
+    preparation: Preparation | None = None  # none: the source does not consist of image files
+
+    def packed(self) -> Arrays:
+        """All of it as arrays, for a file of the cache."""
+        about = {"notes": self.notes, "left_out": self.left_out}
+        if self.preparation:
+            about["preparation"] = self.preparation.model_dump()
+        return self.arrays | {_ABOUT: np.array(json.dumps(about))}
+
+    @classmethod
+    def unpacked(cls, arrays: Arrays) -> "Contents":
+        """What `packed` packed."""
+        about = json.loads(str(arrays[_ABOUT])) if _ABOUT in arrays else {}
+        made = about.get("preparation")
+        return cls(
+            arrays={name: values for name, values in arrays.items() if name != _ABOUT},
+            notes=tuple(about.get("notes", ())),
+            left_out=about.get("left_out", {}),
+            preparation=Preparation.model_validate(made) if made else None,
+        )
+
+
+_ABOUT = "about"
+
+
+def data_error(message: str, kind: type[DataError] = DataError) -> DataError:
+    """Make the error, its message on one line whatever names and foreign messages it quotes."""
+    return kind(" ".join(line.strip() for line in message.splitlines()))
+
+
+def by(shape: Sequence[int]) -> str:
+    """Write a shape as people do: 32x32x3."""
+    return "x".join(map(str, shape))
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number and its noun: `1 image`, `1,200 images`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
