@@ -166,7 +166,7 @@ def page() -> str:
     parts += [ROWS, _table(_schema(Row))]
     fixed = {"epochs", "seed", "precision", "augment"}
     parts += [RUN_RECIPE, _table({name: key for name, key in _schema(TrainSpec).items() if name not in fixed})]
-    described = {"pruner", "phases", "promote", "space", "baselines", "baseline_recipe", "published"}
+    described = {"reading", "pruner", "phases", "promote", "space", "baselines", "baseline_recipe", "published"}
     if missing := tables - described:
         raise ValueError(f"these tables have no text on the page: {missing}")
     return "\n".join(part for part in parts if part)

@@ -1,6 +1,7 @@
 """One image file: it is read the same way wherever it is read."""
 
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,7 @@ def test_why_an_image_cannot_be_read_is_said_in_a_few_words() -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save("whole.png")
     huge = bytearray(Path("whole.png").read_bytes())
     huge[16:24] = struct.pack(">II", 60000, 60000)
+    huge[29:33] = struct.pack(">I", zlib.crc32(huge[12:29]))
     Path("huge.png").write_bytes(huge)
     Path("half.png").write_bytes(Path("whole.png").read_bytes()[:2000])
     Path("text.png").write_text("hello")
