@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, product
 from operator import mul
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -176,6 +176,10 @@ def _weighted(values: Mapping[Any, float]) -> Any:
     return Weighted(choices=tuple(values), weights=tuple(values.values()))
 
 
+LARGEST_WHOLE = 48  # pixels of an image that the first stage takes whole
+LARGEST_HALVED = 112  # and of one that it takes halved
+
+
 class Space(Frozen):
     """Every dimension of the search; the defaults are for images of 32x32 pixels.
 
@@ -288,6 +292,23 @@ class Space(Frozen):
         choices = named if isinstance(named, list | tuple) else choices_of(named)
         known = [name for name in OPTIMIZERS if name in choices]
         return {f"{name}_lr": _rates(name) for name in known} | values
+
+    def for_size(self, size: tuple[int, int]) -> Self:
+        """The space for images of this height and width: what was left at its default follows them.
+
+        Images that are larger than those of CIFAR by half are halved by the stem, and from 128 pixels on once more by
+        a pool, as He et al. (2016) do with 224 pixels: the first stage then has maps of 24 to 56 pixels. Crops and
+        cutouts keep their share of an image.
+        """
+        side = max(size)
+        if side <= LARGEST_WHOLE:
+            return self
+        follows = {"crop_padding": side // 8, "cutout": side // 4}
+        if not {"stem_stride", "stem_pool"} & self.model_fields_set:
+            follows |= {"stem_stride": 2, "stem_pool": side > LARGEST_HALVED}
+        return self.model_copy(
+            update={name: value for name, value in follows.items() if name not in self.model_fields_set}
+        )
 
     @property
     def max_stages(self) -> int:

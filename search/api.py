@@ -42,7 +42,7 @@ from search.terminal import console, say
 from search.trainer import Trainer
 from search.trials import TrialRecord, finished_trials, has_begun
 from search.version import version
-from space import dimensions_in_words
+from space import Space, dimensions_in_words
 from train_core import checkpoint
 from train_core.data import NAMED
 from train_core.device import describe, gpu_index, release_memory
@@ -74,6 +74,7 @@ def run(
     spec, folder = _named(study, flags, ref, placement, control)
     with loading_bars() as progress:
         session = open_session(spec, placement.device_here, progress)
+    asked, spec = spec, spec.for_size(session.shape.size)
     space_survey = survey(spec, session.shape)
     folder.create()
     with logged_to(folder):
@@ -90,6 +91,7 @@ def run(
                     folder=folder,
                     spec=spec,
                     session=session,
+                    follows_size=_changed(asked, spec),
                     survey=space_survey,
                     baselines=baselines,
                     starts=starts,
@@ -143,6 +145,12 @@ def _named(
     if placement.ray_address and not folder.address.is_shared:
         raise SpecError("--ray-address places workers on several machines: give a --storage that they share")
     return spec, folder
+
+
+def _changed(asked: StudySpec, spec: StudySpec) -> dict[str, Any]:
+    """The dimensions of a study that follow the size of its images, with their values."""
+    held = {name: getattr(spec.space, name) for name in Space.model_fields}
+    return {name: value for name, value in held.items() if value != getattr(asked.space, name)}
 
 
 def _in_agreed_precision(
@@ -315,6 +323,7 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
     if shape is None:
         with loading_bars() as progress:
             shape = data_shape_of(load(spec, progress))
+    spec = spec.for_size(shape.size)
     space_survey = survey(spec, shape)
     limit = f", at most {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
     lines = [f"{study}: {spec.data} ({shape}), budget {spec.budget:,} parameters{limit}"]

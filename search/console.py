@@ -1,11 +1,13 @@
 """The output of commands that train: live bars in a terminal, plain lines everywhere else and in the log file."""
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import truediv
+from typing import Any
 
 import optuna
 from rich.box import SIMPLE
@@ -95,6 +97,7 @@ class Plan:
     spec: StudySpec
     session: Session
     survey: Survey
+    follows_size: Mapping[str, Any]  # dimensions that the study leaves to the size of the images, with their values
     baselines: Mapping[str, bool]  # by name: whether budget and space allow it
     starts: Sequence[str]  # where each configuration that did best on other images comes from
     begun: bool  # whether a trial was started before, though it may not have ended
@@ -118,6 +121,9 @@ def say_plan(plan: Plan) -> None:
         f"data     {spec.data}: {len(data.train):,} training and {len(data.val):,} validation images, "
         f"{data_shape_of(data)}, {test}"
     )
+    if plan.follows_size:
+        values = ", ".join(f"{name} = {json.dumps(value)}" for name, value in plan.follows_size.items())
+        say(f"  for images of this size: {values} (a study file can say otherwise)")
     for note in data.notes:
         say(f"  {note}")
     if left_out := left_out_in_words(data.left_out):

@@ -8,7 +8,7 @@ from search.completion import run_folders
 from search.errors import SpecError, UserError
 from search.identity import open_study
 from search.promotions import Promotion, finished
-from search.run_folder import RunFolder, find_run_to_read
+from search.run_folder import RunFolder, find_run_to_read, read_facts
 from search.spec import StudySpec, load_study
 from search.starts import Configuration
 from search.trials import TrialRecord, finished_trials, ranked
@@ -37,9 +37,11 @@ def runs_to_learn_from(spec: StudySpec, folder: RunFolder) -> tuple[str, ...]:
 
 def _has_space_of(spec: StudySpec, folder: RunFolder) -> bool:
     try:
-        return load_study(str(folder.study_file), {}).space == spec.space
+        facts, other = read_facts(folder), load_study(str(folder.study_file), {}).space
     except UserError:
         return False
+    size = facts.data.size if facts and facts.data else None
+    return other == (spec.space.for_size(size) if size else spec.space)
 
 
 def learned(spec: StudySpec, folder: RunFolder) -> list[Configuration]:

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 import tomli_w
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
@@ -211,6 +211,18 @@ class StudySpec(Frozen):
         if self.short_run_images == "all" or (self.short_run_images == "auto" and not drawn_regularisers(self.space)):
             return 1.0
         return min(1.0, self.epochs / self.promote.rungs[-1].epochs)
+
+    def for_size(self, size: tuple[int, int]) -> Self:
+        """The study for images of this height and width: see `Space.for_size`. Its baselines get the same stem."""
+        new = self.space.for_size(size)
+        if new.stem_stride == self.space.stem_stride:
+            return self.model_copy(update={"space": new})
+        stem = {"stem_stride": new.stem_stride, "stem_pool": new.stem_pool}
+        baselines = {
+            name: each if {"stem_stride", "stem_pool"} & each.model_fields_set else each.model_copy(update=stem)
+            for name, each in self.baselines.items()
+        }
+        return self.model_copy(update={"space": new, "baselines": baselines})
 
     def as_toml(self) -> str:
         """The whole spec as a study file."""

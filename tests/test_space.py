@@ -1,6 +1,7 @@
 """The space: every draw a network within the budget, every published network a draw."""
 
 import random
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -495,3 +496,45 @@ def test_a_wide_residual_network_is_drawn_where_the_block_allows_it() -> None:
     assert network(drawn, space, 3_000_000, TASK) == wanted
     basic = network({**drawn, "block": "basic"}, space, 3_000_000, TASK)
     assert (basic.stem_end, basic.shortcut_input, basic.final_norm) == ("norm-relu", "block", False)
+
+
+@pytest.mark.parametrize(
+    ("size", "stem", "first_map", "crop_padding", "cutout"),
+    [
+        ((28, 28), (1, False), 28, 4, 8),
+        ((32, 32), (1, False), 32, 4, 8),
+        ((48, 40), (1, False), 48, 4, 8),
+        ((64, 64), (2, False), 32, 8, 16),
+        ((64, 96), (2, False), 48, 12, 24),
+        ((112, 112), (2, False), 56, 14, 28),
+        ((128, 128), (2, True), 32, 16, 32),
+        ((224, 224), (2, True), 56, 28, 56),
+    ],
+)
+def test_the_space_follows_the_size_of_the_images(
+    size: tuple[int, int], stem: tuple[int, bool], first_map: int, crop_padding: int, cutout: int
+) -> None:
+    space = Space().for_size(size)
+    assert (space.stem_stride, space.stem_pool) == stem
+    assert (space.crop_padding, space.cutout) == (crop_padding, cutout)
+    assert max(size) // (stem[0] * (1 + stem[1])) == first_map
+    assert space.for_size(size) == space
+
+
+def test_what_a_study_says_of_the_stem_does_not_follow_the_size() -> None:
+    space = Space(stem_stride=(1, 2), cutout=0).for_size((224, 224))
+    assert (space.stem_stride, space.stem_pool, space.cutout, space.crop_padding) == ((1, 2), False, 0, 28)
+
+
+def test_photos_cost_what_they_should_and_not_49_times_as_much() -> None:
+    """The largest that a budget allows, for 224 pixels and for 32: in the mean of some draws."""
+
+    def cost(side: int) -> float:
+        task, space = Task(3, 10, (side, side)), Space().for_size((side, side))
+        generator = random.Random(0)
+        drawn = [network(suggest(RandomTrial(generator, space), space), space, 300_000, task) for _ in range(20)]
+        return fmean(num_madds(each, task.size) for each in drawn)
+
+    whole = cost(32)
+    assert cost(96) < 3 * whole
+    assert cost(224) < 4 * whole

@@ -257,3 +257,14 @@ def test_a_malicious_study_file_is_refused_and_not_executed(tmp_path: Path, text
     with pytest.raises(SpecError):
         load_study(str(path), {})
     assert not (tmp_path / "trace").exists()
+
+
+def test_baselines_get_the_stem_of_the_space_for_larger_images() -> None:
+    spec = load_study("cifar10", {"data": "photos"})
+    large = spec.for_size((224, 224))
+    assert {(each.stem_stride, each.stem_pool) for each in large.baselines.values()} == {(2, True)}
+    assert spec.for_size((32, 32)) == spec
+    again = large.for_size((224, 224))
+    assert again == large
+    keller = load_study("keller", {})
+    assert keller.for_size((224, 224)).baselines == keller.baselines  # it says what its stem is

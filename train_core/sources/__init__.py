@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from os import fsencode
 from pathlib import Path
+from tarfile import TarError
+from zipfile import BadZipFile
 
 from train_core.datasets import DATASETS
 from train_core.reading import Reading
@@ -108,7 +110,7 @@ def _read_archive(path: Path, origin: str, reading: Reading, cache: Path | None,
             progress(f"unpacking {path.name}", 0, 0)
         try:
             shutil.unpack_archive(path, place, filter=None if path.suffix.lower() == ".zip" else "data")
-        except (shutil.ReadError, ValueError, EOFError) as error:
+        except (shutil.ReadError, TarError, BadZipFile, ValueError, EOFError, RuntimeError) as error:
             raise data_error(f"cannot unpack {origin} ({error}): get it again") from error
         entries = visible(place)
         if len(entries) == 1 and entries[0].is_file():

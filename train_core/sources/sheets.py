@@ -89,8 +89,7 @@ def listed_by(sheets: Sequence[Sheet], root: Path, group: str) -> Listing:
         columns = _columns(sheet.path, rows[0], group)
         if "label" not in columns and sheet.split == "test":
             notes.append(
-                f"{sheet.path.name} says no classes: its {counted(len(rows), 'image')} are set aside, for "
-                "`search predict`"
+                f"{sheet.path.name} says no classes: set aside, for `search predict` ({counted(len(rows), 'image')})"
             )
             continue
         if "label" not in columns:
