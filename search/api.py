@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,7 @@ from search.interrupt import stop_requested
 from search.learning import learned, runs_to_learn_from
 from search.notes import NotedEvents, publish
 from search.plan import SAMPLES, Survey, estimate, fastest_precision, survey
-from search.predict import Prediction, classify
+from search.predict import Predictions, classify
 from search.ray_workers import run_workers
 from search.report import write_report
 from search.results import read_results
@@ -258,8 +258,10 @@ def export(ref: RunRef, *, trial: int | None = None, fmt: str) -> Exported:
     return export_model(folder, full_run, spec, data, known, trials=len(finished_trials(study)))
 
 
-def predict(model: Path, images: Sequence[Path], *, top: int = 3) -> list[Prediction]:
-    """The `top` classes that an exported model gives each image.
+def predict(model: Path, images: Iterable[str | Path], *, top: int = 3) -> Predictions:
+    """The `top` classes that an exported model gives each image, computed while you iterate over them.
+
+    `images` are files, folders, patterns and `-`, as `search.predict.classify` takes them.
 
     Raises:
         UserError: the user can fix it; the message says how.

@@ -3,7 +3,6 @@
 What is slow is imported when it is needed: `list`, `status`, `show` and `compare` do without torch.
 """
 
-import io
 import json
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import typer
 
 from search.completion import RUNS, complete_report, complete_run, complete_study
 from search.interrupt import end_on_sigterm
+from search.streams import outputs
 from train_core.examples import FormatName
 
 FORMAT_NAMES = get_args(FormatName)
@@ -251,18 +251,30 @@ def export(
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help=f"A file that `search export` wrote: {', '.join(FORMAT_NAMES)}.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders, quoted patterns ('photos/*.png'), or - for paths on standard input."
+        ),
+    ],
     top: Annotated[int, typer.Option(min=1, help="Classes for each image.")] = 3,
     as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table, a row for each image.")] = False,
 ) -> None:
     """Print the classes that an exported model gives images, the most probable first."""
     from search import api
+    from search.console import answering
+    from search.errors import SpecError
+    from search.predict import written
 
+    if as_json and as_csv:
+        raise SpecError("--json and --csv are two forms of one output: give one of them")
     predictions = api.predict(model, images, top=top)
-    if as_json:
-        typer.echo(json.dumps([prediction.model_dump() for prediction in predictions], indent=2))
-    else:
-        typer.echo("\n".join(map(str, predictions)))
+    with answering(predictions) as answers:
+        for text in written(answers, "json" if as_json else "csv" if as_csv else "text", predictions.guesses):
+            typer.echo(text, nl=False)
+    if answers.failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -362,12 +374,14 @@ def count(study: Study = "cifar10", budget: Budget = None, max_madds: Madds = No
 
 def main() -> None:
     """Run the command line. What the user can fix ends in one line on standard error, not in a traceback."""
+    end_on_sigterm()
+    with outputs():
+        _main()
+
+
+def _main() -> None:
     from train_core.errors import UserError
 
-    end_on_sigterm()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
     try:
         code = app(standalone_mode=False) or 0
     except UserError as error:

@@ -9,14 +9,17 @@ from operator import truediv
 
 import optuna
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from search.data_shape import data_shape_of
 from search.drawing import is_used_up
 from search.fidelity import TOPS, Fidelity
 from search.formatting import count, duration, mean_and_deviation, percent, regulariser_warning, short_run
 from search.plan import SAMPLES, Estimate, Survey
+from search.predict import Prediction, Predictions
 from search.promotions import Promotion, refit_of, winner
 from search.results import tie_of
 from search.run_folder import RunFolder
@@ -24,6 +27,7 @@ from search.session import Session
 from search.spec import StudySpec
 from search.starts import sources_of
 from search.storage import redacted
+from search.streams import output_is_logged
 from search.tables import best_table
 from search.terminal import console, draw, is_drawn_on, log, say, tell
 from search.trials import TrialRecord, best, finished_trials, ranked, records, score_of
@@ -61,6 +65,7 @@ class _Warnings(logging.Handler):
 @contextmanager
 def logged_to(folder: RunFolder) -> Iterator[None]:
     """Write what is printed also to the run's log file, each line with its time; print the warnings of the log."""
+    output_is_logged()
     file = _LogFile(folder.log, encoding="utf-8")
     file.setFormatter(_LogFormatter("%(asctime)s  %(process)d  %(message)s"))
     handlers: list[logging.Handler] = [file, _Warnings()]
@@ -285,6 +290,33 @@ def loading_bars() -> Iterator[Callable[[str, int, int], None]]:
         yield progress
 
 
+class Answers:
+    """The answers for images, one by one. Those that have none are named on standard error."""
+
+    def __init__(self, predictions: Predictions, bar: Progress) -> None:
+        self.failed = 0
+        self._predictions = predictions
+        self._bar = bar
+        self._task = bar.add_task("images", total=len(predictions), note="")
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """Pass the answers on."""
+        for prediction in self._predictions:
+            if prediction.error is not None:
+                self.failed += 1
+                self._bar.console.print(Text(f"search: {prediction}"))
+            yield prediction
+            self._bar.advance(self._task)
+
+
+@contextmanager
+def answering(predictions: Predictions) -> Iterator[Answers]:
+    """Answers with a bar on standard error where that is a terminal, and where the answers do not show up in one."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    with _bars(errors, is_shown=errors.is_terminal and not console.is_terminal) as bar:
+        yield Answers(predictions, bar)
+
+
 @contextmanager
 def epoch_bar(description: str, epochs: int) -> Iterator["EpochBar"]:
     """A bar for one full run."""
@@ -370,16 +402,16 @@ def _verdict(trial: TrialRecord) -> str:
     return f"{last}{'pruned' if trial.is_pruned else 'failed'}: {trial.reason or 'no reason is known'}"
 
 
-def _bars() -> Progress:
-    """Live bars; nothing where the output is neither a terminal nor a notebook."""
+def _bars(output: Console = console, *, is_shown: bool | None = None) -> Progress:
+    """Live bars; by default, nothing where the output is neither a terminal nor a notebook."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         TextColumn("{task.completed}/{task.total}"),
         # What there is no room for is cut off here, and nowhere else.
         TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-        console=console,
+        console=output,
         expand=True,
         transient=True,
-        disable=not is_drawn_on(),
+        disable=not (is_drawn_on() if is_shown is None else is_shown),
     )

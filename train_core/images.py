@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"])
+"""Of the files in a folder that are taken for images, in lower case."""
+
 
 def decode(path: Path) -> NDArray[np.uint8]:
     """Read the (first) image of a file, upright: uint8 [H, W] if grey, else [H, W, 3]. Transparency is dropped.

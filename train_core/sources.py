@@ -30,10 +30,9 @@ from numpy.typing import NDArray
 
 from train_core.errors import DataError, DownloadError
 from train_core.files import written_whole
-from train_core.images import decode
+from train_core.images import SUFFIXES, decode
 
 SPLITS = ("train", "val", "test")
-SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"])
 
 Progress = Callable[[str, int, int], None]  # (what, done, total); total is 0 where it is not known
 Arrays = dict[str, NDArray[Any]]
