@@ -42,6 +42,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, f
 Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6, 5M, 5_000_000.")]
 Madds = Annotated[str | None, typer.Option(help="Most multiply-adds of one forward pass: 300M.")]
 Data = Annotated[str | None, typer.Option(help="cifar10, cifar100, digits, a .npz file or a folder of images.")]
+MovedData = Annotated[
+    str | None, typer.Option(help="Where the run's images are now, if they were moved; for this call.")
+]
 Runs = Annotated[Path, typer.Option(envvar="SEARCH_RUNS", help="Folder of all runs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 GpusPerWorker = Annotated[
@@ -149,6 +152,7 @@ def promote(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Candidates at a time (needs Ray if more than 1).")] = 1,
     gpus_per_worker: GpusPerWorker = None,
+    data: MovedData = None,
     storage: Storage = None,
     device: Device = "auto",
     runs: Runs = RUNS,
@@ -162,7 +166,7 @@ def promote(
         top=top, epochs=epochs, ladder=ladder, seeds=seeds, refit=refit, mirrored=mirrored, asam=asam
     )
     placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker)
-    full_runs.promote(RunRef(run, runs, storage), placement, flags)
+    full_runs.promote(RunRef(run, runs, storage), placement, flags, data=data)
 
 
 @app.command()
@@ -172,6 +176,7 @@ def fidelity(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each; default: those of a full run.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trials at a time (needs Ray if more than 1).")] = 1,
     gpus_per_worker: GpusPerWorker = None,
+    data: MovedData = None,
     storage: Storage = None,
     device: Device = "auto",
     runs: Runs = RUNS,
@@ -182,7 +187,7 @@ def fidelity(
     from search.session import Placement
 
     placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker)
-    full_runs.fidelity(RunRef(run, runs, storage), placement, trials=trials, epochs=epochs)
+    full_runs.fidelity(RunRef(run, runs, storage), placement, trials=trials, epochs=epochs, data=data)
 
 
 @app.command()
@@ -235,6 +240,7 @@ def export(
         int | None, typer.Option(min=0, help="A trial's longest full run; default: the best model.")
     ] = None,
     format: Annotated[str, typer.Option(help=", ".join(FORMAT_NAMES))] = "onnx",  # noqa: A002  # the flag
+    data: MovedData = None,
     storage: Storage = None,
     runs: Runs = RUNS,
 ) -> None:
@@ -243,7 +249,7 @@ def export(
     from search.run_folder import RunRef
     from search.terminal import tell
 
-    exported = api.export(RunRef(run, runs, storage), trial=trial, fmt=format)
+    exported = api.export(RunRef(run, runs, storage), trial=trial, fmt=format, data=data)
     tell(str(exported))
     tell(str(exported.card))
 

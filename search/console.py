@@ -107,12 +107,12 @@ def say_plan(plan: Plan) -> None:
     folder, spec, data = plan.folder, plan.spec, plan.session.data
     test = "a test split that only `promote` reads" if data.has_test else "no test split"
     if data.held_out:
-        test = f"{data.held_out:,} images held out as a test split that only `promote` reads (--no-test: none)"
+        test = f"{count(data.held_out, 'image')} held out as a test split that only `promote` reads (--no-test: none)"
     joining = f"joining {plan.others} other search{'es' if plan.others > 1 else ''}"
     kept = f", kept in {folder.storage}" if folder.storage else ""
     say(f"{folder.root}: {joining if plan.others else 'continuing' if plan.begun else 'new study'}{kept}")
     say(
-        f"data     {spec.data}: {len(data.train):,} training and {len(data.val):,} validation images, "
+        f"data     {spec.data}: {len(data.train):,} training and {count(len(data.val), 'validation image')}, "
         f"{data_shape_of(data)}, {test}"
     )
     say(f"device   {describe(plan.session.device)}, {_precision_words(plan)}")
@@ -176,7 +176,7 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
     complete = ranked(done)
     pruned = sum(trial.is_pruned for trial in done)
     say(
-        f"{len(done)} of {spec.trials} trials: {len(complete)} complete, {pruned} pruned, "
+        f"{len(done)} of {count(spec.trials, 'trial')}: {len(complete)} complete, {pruned} pruned, "
         f"{len(done) - len(complete) - pruned} failed"
     )
     for trial in complete[:SHOWN]:
@@ -365,7 +365,8 @@ def say_winner(promotions: list[Promotion], validation_images: int) -> None:
 
 def fidelity_table(fidelity: Fidelity) -> Table:
     """How well shorter runs rank, by length and by family; narrow enough for 80 columns."""
-    title = f"Shorter runs against {fidelity.epochs} epochs: rank correlation; points lost by promoting the best k only"
+    title = f"Shorter runs against {count(fidelity.epochs, 'epoch')}: rank correlation; "
+    title += "points lost by promoting the best k only"
     table = Table(
         title=title,
         title_justify="left",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pydantic import Field
 
 from search.errors import RunError, SpecError
+from search.formatting import are, count
 from search.trials import TrialRecord
 from train_core.specs import AugmentSpec, Frozen, ResNetSpec, TrainSpec
 
@@ -67,7 +68,9 @@ def choose(scored: Sequence[Scored], top: int, family: str | None) -> list[Trial
 
     """
     if len(scored) < top:
-        raise RunError(f"{top} trials are wanted, but {len(scored)} are complete: ask for fewer")
+        raise RunError(
+            f"{count(top, 'trial')} {are(top)} wanted, but {len(scored):,} {are(len(scored))} complete: ask for fewer"
+        )
     ranked = [trial for trial, _ in sorted(scored, key=lambda pair: pair[1], reverse=True)]
     best_of: dict[str, TrialRecord] = {}
     for trial in ranked:

@@ -29,6 +29,7 @@ class RunFolder:
 
     study.toml     the spec as run
     run.json       versions, device, data: what is needed to run it again
+    images.json    which images the run began with, and what a model file says of them
     study.db       the Optuna study, unless it is kept in a `storage` that several machines share
     search.log     a line for each thing that happened
     trials/        checkpoints of trials that are running, or were interrupted
@@ -56,6 +57,11 @@ class RunFolder:
     def facts(self) -> Path:
         """Versions, device and data of the run."""
         return self.root / "run.json"
+
+    @property
+    def listing(self) -> Path:
+        """Which images the run began with."""
+        return self.root / "images.json"
 
     @property
     def database(self) -> Path:
