@@ -85,7 +85,7 @@ def run(
     spec, folder = _named(study, flags, ref, placement, control)
     with loading_bars() as progress:
         session = open_session(spec, placement.device_here, progress)
-    if ref.name is None and not folder.study_file.exists():
+    if ref.name is None and "data" in flags and not folder.study_file.exists():
         folder = _with_same_images(folder, study, spec, flags, session.data.fingerprint) or folder
     space_survey = survey(spec, session.shape)
     folder.create()
@@ -390,8 +390,9 @@ def _with_same_images(
     control = folder.name.removeprefix(_default_name(study, spec, flags))
     for root in run_folders(folder.root.parent).values():
         facts = read_facts(RunFolder(root))
-        if facts is not None and facts.data.source is not None and facts.data.fingerprint == fingerprint:
-            names = {_named_after(source, spec) for source in (study, facts.data.source)}
+        source = facts.data.source if facts is not None and facts.data.fingerprint == fingerprint else None
+        if source is not None and source not in NAMED and is_missing(source):
+            names = {_named_after(each, spec) for each in (study, source)}
             if root.name in {f"{name}{control}" for name in names}:
                 return new_run(folder.root.parent, root.name, folder.storage)
     return None

@@ -65,7 +65,6 @@ class _Warnings(logging.Handler):
 @contextmanager
 def logged_to(folder: RunFolder) -> Iterator[None]:
     """Write what is printed also to the run's log file, each line with its time; print the warnings of the log."""
-    output_is_logged()
     file = _LogFile(folder.log, encoding="utf-8")
     file.setFormatter(_LogFormatter("%(asctime)s  %(process)d  %(message)s"))
     handlers: list[logging.Handler] = [file, _Warnings()]
@@ -76,7 +75,8 @@ def logged_to(folder: RunFolder) -> Iterator[None]:
         logger.setLevel(logging.INFO)
         logger.propagate = False
     try:
-        yield
+        with output_is_logged():
+            yield
     finally:
         for logger in loggers:
             for handler in handlers:

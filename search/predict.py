@@ -167,7 +167,8 @@ def _found(images: Iterable[str | Path]) -> Iterator[Path | Prediction]:
     """The files that the user names; an image that is not there is a prediction with an error."""
     for image in map(str, images):
         if image == STDIN:
-            lines = (os.fsdecode(line).removesuffix("\r") for line in sys.stdin.buffer.read().split(b"\n"))
+            listed = sys.stdin.buffer.read() if sys.stdin is not None else b""
+            lines = (os.fsdecode(line).removesuffix("\r") for line in listed.split(b"\n"))
             yield from _found(line for line in lines if line and line != STDIN)
         elif os.path.isdir(image):  # noqa: PTH112  # a Path would take no text for the current folder
             yield from _in_folder(Path(image), is_named=True)

@@ -65,13 +65,17 @@ def outputs() -> Iterator[None]:
     try:
         yield
     finally:
-        Output.is_logged = False
         sys.stdout, sys.stderr = before
 
 
-def output_is_logged() -> None:
-    """From now on, a command does not end when its output cannot be written: the log has it."""
-    Output.is_logged = True
+@contextmanager
+def output_is_logged() -> Iterator[None]:
+    """Do not end a command when its output cannot be written: the log has it."""
+    before, Output.is_logged = Output.is_logged, True
+    try:
+        yield
+    finally:
+        Output.is_logged = before
 
 
 def _by_way_of(kind: type[Stream], stream: TextIO) -> TextIO:

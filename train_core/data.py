@@ -377,14 +377,12 @@ def _cut_validation(data: _Source, fraction: float, seed: int) -> tuple[Split, S
 
 def _mean_and_std(*splits: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of all images, uint8 [N, H, W, C], in units of 255."""
-    values = torch.arange(256, dtype=torch.float64, device=splits[0].device) / 255
+    values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channels in zip(*(images.unbind(dim=3) for images in splits), strict=True):
-        # From the histogram: exact, and without a float copy of all images.
-        pixels = sum(channel.numel() for channel in channels)
-        share = (
-            torch.stack([channel.flatten().bincount(minlength=256) for channel in channels]).sum(0).double() / pixels
-        )
+        # From the histogram: exact, and without a float copy of all images. On the CPU: not every device has doubles.
+        counts = torch.stack([channel.cpu().flatten().bincount(minlength=256) for channel in channels]).sum(dim=0)
+        share = counts.double() / counts.sum()
         mean = (share * values).sum()
         means.append(mean.item())
         stds.append(math.sqrt((share * (values - mean) ** 2).sum().item()) or 1.0)  # exactly 0 if it is constant

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from search.api import _with_same_images
 from search.listing import Listing, blank, changes, keep_listing, read_listing
-from search.run_folder import RunFolder
+from search.run_folder import DataFacts, RunFacts, RunFolder, write_facts, write_text
 from tests.support.commands import search
+from tests.support.runs import study_spec
 from tests.support.tiny import tiny_data
 from train_core.data import load_training
 from train_core.formats import read
@@ -177,6 +179,27 @@ def test_a_run_goes_on_when_its_images_were_moved_and_says_what_has_changed(
     assert err.endswith(": put the images back as they were, or start another run\n")
     shutil.rmtree("elsewhere")
     assert "give --data with the folder where they are now" in refused("export --format safetensors")
+
+
+@pytest.mark.parametrize(
+    ("source", "fingerprint", "found"),
+    [
+        ("gone/photos", "tiny", True),
+        ("gone/photos", "another", False),  # other images
+        ("gone/pictures", "tiny", False),  # a run of another name
+        ("photos", "tiny", False),  # a copy: the images are still where they were
+        ("digits", "tiny", False),  # a data set with a name is nowhere
+    ],
+)
+def test_a_new_place_continues_a_run_only_if_its_images_were_moved(source: str, fingerprint: str, found: bool) -> None:
+    Path("photos").mkdir()
+    spec, flags = study_spec(data="elsewhere"), {"data": "elsewhere"}
+    for control in ("", "-random"):
+        folder = RunFolder(Path(f"runs/photos-20k{control}"))
+        write_text(folder.study_file, "")
+        write_facts(folder, RunFacts(data=DataFacts(source=source, fingerprint=fingerprint)))
+        new = RunFolder(Path(f"runs/elsewhere-20k{control}"))
+        assert _with_same_images(new, "cifar10", spec, flags, "tiny") == (folder if found else None)
 
 
 def test_a_flag_that_a_command_lacks_is_not_suggested(

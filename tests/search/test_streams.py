@@ -66,8 +66,7 @@ def test_a_command_whose_lines_are_logged_goes_on(
     descriptor = unread() if name == "unread" else os.open(FULL, os.O_WRONLY)
     with os.fdopen(descriptor, "w", closefd=False) as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        with outputs():
-            output_is_logged()
+        with outputs(), output_is_logged():
             for _ in range(3):
                 print("a line", flush=True)
     os.close(descriptor)
