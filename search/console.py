@@ -403,7 +403,7 @@ def _verdict(trial: TrialRecord) -> str:
     return f"{last}{'pruned' if trial.is_pruned else 'failed'}: {trial.reason or 'no reason is known'}"
 
 
-def _bars(output: Console = console, *, is_shown: bool | None = None) -> Progress:
+def _bars(output: Console | None = None, *, is_shown: bool | None = None) -> Progress:
     """Live bars; by default, nothing where the output is neither a terminal nor a notebook."""
     return Progress(
         TextColumn("{task.description}"),
@@ -411,7 +411,7 @@ def _bars(output: Console = console, *, is_shown: bool | None = None) -> Progres
         TextColumn("{task.completed}/{task.total}"),
         # What there is no room for is cut off here, and nowhere else.
         TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-        console=output,
+        console=output or console,
         expand=True,
         transient=True,
         disable=not (is_drawn_on() if is_shown is None else is_shown),
