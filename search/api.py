@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,24 +18,35 @@ import torch
 
 from search import study as studies
 from search.card import Exported
+from search.completion import run_folders
 from search.console import Plan, StudyProgress, loading_bars, logged_to, say_outcome, say_plan
 from search.dashboard import listening, open_browser
 from search.data_shape import NAMED_SHAPES, DataShape, data_shape_of, with_data_shape
 from search.drawing import Setting
-from search.errors import SpecError
+from search.errors import DataError, RunError, SpecError
 from search.export import chosen, export_model
 from search.heartbeat import Worker
 from search.identity import agreed_precision, check, join, open_study
 from search.interrupt import stop_requested
 from search.learning import learned, runs_to_learn_from
+from search.listing import Listing, is_missing, keep_listing, moved, read_listing
 from search.notes import NotedEvents, publish
 from search.plan import SAMPLES, Survey, estimate, fastest_precision, survey
-from search.predict import Prediction, classify
+from search.predict import Predictions, classify
 from search.ray_workers import run_workers
 from search.report import write_report
 from search.results import read_results
-from search.run_folder import DataFacts, RunFacts, RunFolder, RunRef, control_name, new_run, write_facts
-from search.session import Placement, Session, load, open_session
+from search.run_folder import (
+    DataFacts,
+    RunFacts,
+    RunFolder,
+    RunRef,
+    control_name,
+    new_run,
+    read_facts,
+    write_facts,
+)
+from search.session import Placement, Session, load, open_session, with_images_at
 from search.spec import CONTROLS, StudySpec, load_study, short_count
 from search.storage import address_of, is_loopback, serve
 from search.terminal import console, say
@@ -44,7 +55,7 @@ from search.trials import TrialRecord, finished_trials, has_begun
 from search.version import version
 from space import Space, dimensions_in_words
 from train_core import checkpoint
-from train_core.data import NAMED
+from train_core.data import NAMED, TrainingData
 from train_core.device import describe, gpu_index, release_memory
 from train_core.formats import FORMATS, check_installed
 from train_core.specs import Precision, ResNetSpec, num_madds, num_params
@@ -74,11 +85,16 @@ def run(
     spec, folder = _named(study, flags, ref, placement, control)
     with loading_bars() as progress:
         session = open_session(spec, placement.device_here, progress)
+    if ref.name is None and "data" in flags and not folder.study_file.exists():
+        folder = _with_same_images(folder, study, spec, flags, session.data.fingerprint) or folder
     asked, spec = spec, spec.for_size(session.shape.size)
     space_survey = survey(spec, session.shape)
     folder.create()
     with logged_to(folder):
-        optuna_study, baselines, starts = join(folder, spec, session.shape, partial(learned, spec, folder))
+        optuna_study, baselines, starts = join(
+            folder, spec, session.shape, partial(learned, spec, folder), session.listing
+        )
+        keep_listing(folder, session.data)
         session, seconds = _in_agreed_precision(optuna_study, spec, session, space_survey)
         write_facts(folder, _facts(spec, session, folder))
         with Worker(folder, optuna_study) as worker:
@@ -141,6 +157,9 @@ def _named(
     if spec.data not in NAMED and Path(spec.data).exists():
         spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
     folder = new_run(ref.runs.absolute() if placement.ray_address else ref.runs, name, address_of(ref.storage))
+    if spec.data not in NAMED and is_missing(spec.data) and folder.study_file.exists():
+        facts = read_facts(folder)
+        raise DataError(moved(facts.data.source if facts and facts.data.source else spec.data))
     spec = spec.model_copy(update={"learn_from": runs_to_learn_from(spec, folder)})
     if placement.ray_address and not folder.address.is_shared:
         raise SpecError("--ray-address places workers on several machines: give a --storage that they share")
@@ -243,10 +262,12 @@ def report(ref: RunRef) -> Path:
     return write_report(ref.find())
 
 
-def export(ref: RunRef, *, trial: int | None = None, fmt: str) -> Exported:
+def export(ref: RunRef, *, trial: int | None = None, fmt: str, data: str | None = None) -> Exported:
     """Write the model of a run as one file of the format `fmt`, and its card beside it.
 
-    The model is that of the best full run, the refit if there is one, or of the longest full run of `trial`.
+    The model is that of the best full run, the refit if there is one, or of the longest full run of `trial`. `data` is
+    where the images of the run are now, if they were moved. They are only needed to try the file on; if they are gone
+    or have changed, it is tried on random pixels.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -260,14 +281,32 @@ def export(ref: RunRef, *, trial: int | None = None, fmt: str) -> Exported:
     spec = load_study(str(folder.study_file), {})
     full_run = chosen(folder, trial)
     study = open_study(folder)
+    listing = read_listing(folder)
+    images: TrainingData | Listing
+    try:
+        images = _images_of(folder, spec, study, data)
+    except (DataError, RunError) as error:
+        if listing is None or data is not None:
+            raise
+        check(study, spec, listing.shape, folder)  # all but the images
+        say(f"the file is tried on random pixels, not on validation images: {error}")
+        images = listing
+    return export_model(folder, full_run, spec, images, known, trials=len(finished_trials(study)))
+
+
+def _images_of(folder: RunFolder, spec: StudySpec, study: optuna.Study, data: str | None) -> TrainingData:
+    """The images that the run was made with."""
+    spec = with_images_at(spec, data)
     with loading_bars() as progress:
-        data = load(spec, progress)
-    check(study, spec, data_shape_of(data), folder)
-    return export_model(folder, full_run, spec, data, known, trials=len(finished_trials(study)))
+        images = load(spec, progress)
+    check(study, spec, data_shape_of(images), folder, partial(Listing.of, images))
+    return images
 
 
-def predict(model: Path, images: Sequence[Path], *, top: int = 3) -> list[Prediction]:
-    """The `top` classes that an exported model gives each image.
+def predict(model: Path, images: Iterable[str | Path], *, top: int = 3) -> Predictions:
+    """The `top` classes that an exported model gives each image, computed while you iterate over them.
+
+    `images` are files, folders, patterns and `-`, as `search.predict.classify` takes them.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -344,10 +383,28 @@ def _counted(name: str, network: ResNetSpec, shape: DataShape) -> str:
 
 def _default_name(study: str, spec: StudySpec, flags: Mapping[str, Any]) -> str:
     """The study (or the data, where a flag names other data), the budget and a limit: `cifar10-5M`."""
-    stem = Path(spec.data if "data" in flags else study).stem
-    plain = re.sub(r"[^\w.+-]+", "-", stem).strip(".-")
+    return _named_after(spec.data if "data" in flags else study, spec)
+
+
+def _named_after(source: str, spec: StudySpec) -> str:
+    plain = re.sub(r"[^\w.+-]+", "-", Path(source).stem).strip(".-")
     limit = f"-{short_count(spec.max_madds)}-madds" if spec.max_madds is not None else ""
     return f"{plain}-{short_count(spec.budget)}{limit}"
+
+
+def _with_same_images(
+    folder: RunFolder, study: str, spec: StudySpec, flags: Mapping[str, Any], fingerprint: str
+) -> RunFolder | None:
+    """The run that this command means if its images were moved: it has the name that their old place gave it."""
+    control = folder.name.removeprefix(_default_name(study, spec, flags))
+    for root in run_folders(folder.root.parent).values():
+        facts = read_facts(RunFolder(root))
+        source = facts.data.source if facts is not None and facts.data.fingerprint == fingerprint else None
+        if source is not None and source not in NAMED and is_missing(source):
+            names = {_named_after(each, spec) for each in (study, source)}
+            if root.name in {f"{name}{control}" for name in names}:
+                return new_run(folder.root.parent, root.name, folder.storage)
+    return None
 
 
 def _facts(spec: StudySpec, session: Session, folder: RunFolder) -> RunFacts:

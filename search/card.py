@@ -38,6 +38,7 @@ class Exported:
     versions: Mapping[str, str]  # of what the search ran with; empty where that is not known
     difference: float  # of logits, the largest, between this file and the checkpoint
     images: int  # that they were compared on
+    kind: str = "validation image"  # what each of these is
 
     @property
     def format(self) -> FormatName:
@@ -51,7 +52,7 @@ class Exported:
 
     def __str__(self) -> str:
         """The file, and how well it agrees, in a line."""
-        agreement = f"agrees with the checkpoint to {self.difference:.0e} on {count(self.images, 'validation image')}"
+        agreement = f"agrees with the checkpoint to {self.difference:.0e} on {count(self.images, self.kind)}"
         return f"{self.file}: {self.size:,} bytes, {agreement}"
 
 
@@ -95,7 +96,7 @@ def _model(exported: Exported) -> Iterator[tuple[str, str]]:
     averaged = f"the average over the run (decay {run.recipe.ema_decay:g} a step)"
     yield "weights", averaged if run.recipe.ema_decay else "those after the last step"
     yield "arithmetic", f"fp32; trained and scored in {run.recipe.precision}"
-    images = f"{count(exported.images, 'validation image')} in fp32"
+    images = f"{count(exported.images, exported.kind)} in fp32"
     yield "agreement", f"logits differ from the checkpoint's by {exported.difference:.1e} at most, on {images}"
     for name, values in (("mean", about.mean), ("deviation", about.std)):
         shown = ", ".join(f"{value:.4f}" for value in values)

@@ -279,7 +279,9 @@ def fidelity_chart(results: Results) -> Chart:
         colour, symbol = ((BLUE, "circle"), (ORANGE, "square"), (GREEN, "diamond"), (PURPLE, "cross"))[i % 4]
         traces.append(_series(family, points, mode="markers", marker={"color": colour, "symbol": symbol, "size": 10}))
     figure = _figure(
-        traces, f"Validation accuracy after {count(short.epochs, 'epoch')} (%)", f"After {fidelity.epochs} epochs (%)"
+        traces,
+        f"Validation accuracy after {count(short.epochs, 'epoch')} (%)",
+        f"After {count(fidelity.epochs, 'epoch')} (%)",
     )
     figure.update_xaxes(tickformat=".2~%")
     words = (

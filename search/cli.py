@@ -3,7 +3,6 @@
 What is slow is imported when it is needed: `list`, `status`, `show` and `compare` do without torch.
 """
 
-import io
 import json
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import typer
 
 from search.completion import RUNS, complete_report, complete_run, complete_study
 from search.interrupt import end_on_sigterm
+from search.streams import outputs
 from train_core.examples import FormatName
 
 FORMAT_NAMES = get_args(FormatName)
@@ -42,6 +42,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, f
 Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6, 5M, 5_000_000.")]
 Madds = Annotated[str | None, typer.Option(help="Most multiply-adds of one forward pass: 300M.")]
 Data = Annotated[str | None, typer.Option(help="cifar10, cifar100, digits, a .npz file or a folder of images.")]
+MovedData = Annotated[
+    str | None, typer.Option(help="Where the run's images are now, if they were moved; for this call.")
+]
 Runs = Annotated[Path, typer.Option(envvar="SEARCH_RUNS", help="Folder of all runs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 GpusPerWorker = Annotated[
@@ -160,6 +163,7 @@ def promote(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Candidates at a time (needs Ray if more than 1).")] = 1,
     gpus_per_worker: GpusPerWorker = None,
+    data: MovedData = None,
     storage: Storage = None,
     device: Device = "auto",
     runs: Runs = RUNS,
@@ -173,7 +177,7 @@ def promote(
         top=top, epochs=epochs, ladder=ladder, seeds=seeds, refit=refit, mirrored=mirrored, asam=asam
     )
     placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker)
-    full_runs.promote(RunRef(run, runs, storage), placement, flags)
+    full_runs.promote(RunRef(run, runs, storage), placement, flags, data=data)
 
 
 @app.command()
@@ -183,6 +187,7 @@ def fidelity(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each; default: those of a full run.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trials at a time (needs Ray if more than 1).")] = 1,
     gpus_per_worker: GpusPerWorker = None,
+    data: MovedData = None,
     storage: Storage = None,
     device: Device = "auto",
     runs: Runs = RUNS,
@@ -193,7 +198,7 @@ def fidelity(
     from search.session import Placement
 
     placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker)
-    full_runs.fidelity(RunRef(run, runs, storage), placement, trials=trials, epochs=epochs)
+    full_runs.fidelity(RunRef(run, runs, storage), placement, trials=trials, epochs=epochs, data=data)
 
 
 @app.command()
@@ -246,6 +251,7 @@ def export(
         int | None, typer.Option(min=0, help="A trial's longest full run; default: the best model.")
     ] = None,
     format: Annotated[str, typer.Option(help=", ".join(FORMAT_NAMES))] = "onnx",  # noqa: A002  # the flag
+    data: MovedData = None,
     storage: Storage = None,
     runs: Runs = RUNS,
 ) -> None:
@@ -254,7 +260,7 @@ def export(
     from search.run_folder import RunRef
     from search.terminal import tell
 
-    exported = api.export(RunRef(run, runs, storage), trial=trial, fmt=format)
+    exported = api.export(RunRef(run, runs, storage), trial=trial, fmt=format, data=data)
     tell(str(exported))
     tell(str(exported.card))
 
@@ -262,18 +268,30 @@ def export(
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help=f"A file that `search export` wrote: {', '.join(FORMAT_NAMES)}.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders, quoted patterns ('photos/*.png'), or - for paths on standard input."
+        ),
+    ],
     top: Annotated[int, typer.Option(min=1, help="Classes for each image.")] = 3,
     as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table, a row for each image.")] = False,
 ) -> None:
     """Print the classes that an exported model gives images, the most probable first."""
     from search import api
+    from search.console import answering
+    from search.errors import SpecError
+    from search.predict import written
 
+    if as_json and as_csv:
+        raise SpecError("--json and --csv are two forms of one output: give one of them")
     predictions = api.predict(model, images, top=top)
-    if as_json:
-        typer.echo(json.dumps([prediction.model_dump() for prediction in predictions], indent=2))
-    else:
-        typer.echo("\n".join(map(str, predictions)))
+    with answering(predictions) as answers:
+        for text in written(answers, "json" if as_json else "csv" if as_csv else "text", predictions.guesses):
+            typer.echo(text, nl=False)
+    if answers.failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -373,12 +391,14 @@ def count(study: Study = "cifar10", budget: Budget = None, max_madds: Madds = No
 
 def main() -> None:
     """Run the command line. What the user can fix ends in one line on standard error, not in a traceback."""
+    end_on_sigterm()
+    with outputs():
+        _main()
+
+
+def _main() -> None:
     from train_core.errors import UserError
 
-    end_on_sigterm()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
     try:
         code = app(standalone_mode=False) or 0
     except UserError as error:

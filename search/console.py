@@ -11,8 +11,10 @@ from typing import Any
 
 import optuna
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from search.data_shape import data_shape_of
 from search.drawing import is_used_up
@@ -27,6 +29,7 @@ from search.formatting import (
     short_run,
 )
 from search.plan import SAMPLES, Estimate, Survey
+from search.predict import Prediction, Predictions
 from search.promotions import Promotion, refit_of, winner
 from search.results import tie_of
 from search.run_folder import RunFolder
@@ -34,6 +37,7 @@ from search.session import Session
 from search.spec import StudySpec
 from search.starts import sources_of
 from search.storage import redacted
+from search.streams import output_is_logged
 from search.tables import best_table
 from search.terminal import console, draw, is_drawn_on, log, say, tell
 from search.trials import TrialRecord, best, finished_trials, ranked, records, score_of
@@ -81,7 +85,8 @@ def logged_to(folder: RunFolder) -> Iterator[None]:
         logger.setLevel(logging.INFO)
         logger.propagate = False
     try:
-        yield
+        with output_is_logged():
+            yield
     finally:
         for logger in loggers:
             for handler in handlers:
@@ -113,12 +118,12 @@ def say_plan(plan: Plan) -> None:
     folder, spec, data = plan.folder, plan.spec, plan.session.data
     test = "a test split that only `promote` reads" if data.has_test else "no test split"
     if data.held_out:
-        test = f"{data.held_out:,} images held out as a test split that only `promote` reads (--no-test: none)"
+        test = f"{count(data.held_out, 'image')} held out as a test split that only `promote` reads (--no-test: none)"
     joining = f"joining {plan.others} other search{'es' if plan.others > 1 else ''}"
     kept = f", kept in {folder.storage}" if folder.storage else ""
     say(f"{folder.root}: {joining if plan.others else 'continuing' if plan.begun else 'new study'}{kept}")
     say(
-        f"data     {spec.data}: {len(data.train):,} training and {len(data.val):,} validation images, "
+        f"data     {spec.data}: {len(data.train):,} training and {count(len(data.val), 'validation image')}, "
         f"{data_shape_of(data)}, {test}"
     )
     if plan.follows_size:
@@ -189,7 +194,7 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
     complete = ranked(done)
     pruned = sum(trial.is_pruned for trial in done)
     say(
-        f"{len(done)} of {spec.trials} trials: {len(complete)} complete, {pruned} pruned, "
+        f"{len(done)} of {count(spec.trials, 'trial')}: {len(complete)} complete, {pruned} pruned, "
         f"{len(done) - len(complete) - pruned} failed"
     )
     for trial in complete[:SHOWN]:
@@ -303,6 +308,33 @@ def loading_bars() -> Iterator[Callable[[str, int, int], None]]:
         yield progress
 
 
+class Answers:
+    """The answers for images, one by one. Those that have none are named on standard error."""
+
+    def __init__(self, predictions: Predictions, bar: Progress) -> None:
+        self.failed = 0
+        self._predictions = predictions
+        self._bar = bar
+        self._task = bar.add_task("images", total=len(predictions), note="")
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """Pass the answers on."""
+        for prediction in self._predictions:
+            if prediction.error is not None:
+                self.failed += 1
+                self._bar.console.print(Text(f"search: {prediction}"))
+            yield prediction
+            self._bar.advance(self._task)
+
+
+@contextmanager
+def answering(predictions: Predictions) -> Iterator[Answers]:
+    """Answers with a bar on standard error where that is a terminal, and where the answers do not show up in one."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    with _bars(errors, is_shown=errors.is_terminal and not console.is_terminal) as bar:
+        yield Answers(predictions, bar)
+
+
 @contextmanager
 def epoch_bar(description: str, epochs: int) -> Iterator["EpochBar"]:
     """A bar for one full run."""
@@ -351,7 +383,8 @@ def say_winner(promotions: list[Promotion], validation_images: int) -> None:
 
 def fidelity_table(fidelity: Fidelity) -> Table:
     """How well shorter runs rank, by length and by family; narrow enough for 80 columns."""
-    title = f"Shorter runs against {fidelity.epochs} epochs: rank correlation; points lost by promoting the best k only"
+    title = f"Shorter runs against {count(fidelity.epochs, 'epoch')}: rank correlation; "
+    title += "points lost by promoting the best k only"
     table = Table(
         title=title,
         title_justify="left",
@@ -388,16 +421,16 @@ def _verdict(trial: TrialRecord) -> str:
     return f"{last}{'pruned' if trial.is_pruned else 'failed'}: {trial.reason or 'no reason is known'}"
 
 
-def _bars() -> Progress:
-    """Live bars; nothing where the output is neither a terminal nor a notebook."""
+def _bars(output: Console | None = None, *, is_shown: bool | None = None) -> Progress:
+    """Live bars; by default, nothing where the output is neither a terminal nor a notebook."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         TextColumn("{task.completed}/{task.total}"),
         # What there is no room for is cut off here, and nowhere else.
         TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-        console=console,
+        console=output or console,
         expand=True,
         transient=True,
-        disable=not is_drawn_on(),
+        disable=not (is_drawn_on() if is_shown is None else is_shown),
     )

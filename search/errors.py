@@ -10,6 +10,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "ModelError",
+    "OutputError",
     "RunError",
     "SpecError",
     "StorageError",
@@ -40,5 +41,11 @@ class StorageError(UserError):
 
 class StudyFailedError(UserError):
     """A study in which nothing works."""
+
+    exit_code = 1
+
+
+class OutputError(UserError):
+    """A standard output that cannot be written."""
 
     exit_code = 1

@@ -11,6 +11,7 @@ from PIL import Image
 
 from search.card import Exported, model_card
 from search.errors import CheckpointError, ModelError, RunError
+from search.listing import Listing, blank
 from search.promotions import Promotion, finished, refit_of, winner
 from search.run_folder import PromotionFolder, RunFolder, read_facts, write_text
 from search.spec import StudySpec
@@ -60,11 +61,18 @@ def _validation_of(run: Promotion) -> float:
 
 
 def export_model(
-    folder: RunFolder, run: Promotion, spec: StudySpec, data: TrainingData, fmt: FormatName, *, trials: int
+    folder: RunFolder,
+    run: Promotion,
+    spec: StudySpec,
+    data: TrainingData | Listing,
+    fmt: FormatName,
+    *,
+    trials: int,
 ) -> Exported:
     """Write the model of a full run, and its card; `trials` short runs have ended.
 
-    The file is written only if it computes what the checkpoint does.
+    The file is written only if it computes what the checkpoint does: on validation images, or if there is only the
+    listing of the images, on random pixels.
 
     Raises:
         RunError: the checkpoint is gone.
@@ -74,10 +82,14 @@ def export_model(
     """
     promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit)
     state = _trained(run, promotion)
-    seen = data.with_validation_in_training() if run.refit else data
+    if isinstance(data, Listing):
+        kind, images = "random image", _random_images(data)
+        data = seen = blank(data, refit=run.refit)
+    else:
+        kind, images = "validation image", data.val.images[:COMPARED]
+        seen = data.with_validation_in_training() if run.refit else data
     about = Description.of(run.network, seen, _origin(folder, run))
     written = FORMATS[fmt].write(deployed(state.final_model, about), about)
-    images = data.val.images[:COMPARED]
     logits = _logits(state, seen, images)
     difference = _difference(logits, written, fmt, images)
     _check_example(about, written, fmt, images[0], logits[0].softmax(dim=0))
@@ -101,9 +113,17 @@ def export_model(
         versions=facts.versions if facts is not None else {},
         difference=difference,
         images=len(images),
+        kind=kind,
     )
     write_text(exported.card, model_card(exported))
     return exported
+
+
+def _random_images(listing: Listing) -> torch.Tensor:
+    """As many images as are compared, uint8 [N, H, W, C]: the same in each call."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (COMPARED, *listing.size, listing.in_channels)
+    return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
 
 
 def _same_but_seed(one: Promotion, run: Promotion) -> bool:

@@ -27,6 +27,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def are(number: int) -> str:
+    """The verb for so many: "is" or "are"."""
+    return "is" if number == 1 else "are"
+
+
 def percent(share: float) -> str:
     """A share of 1 as a percentage with two decimals."""
     return f"{100 * share:.2f} %"

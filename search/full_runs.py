@@ -19,6 +19,7 @@ from search.console import EpochBar, epoch_bar, fidelity_table, loading_bars, lo
 from search.data_shape import with_data_shape
 from search.errors import CheckpointError, ModelError, RunError, SpecError, UserError
 from search.fidelity import MIN_PAIRS, Fidelity, advice, pick
+from search.formatting import are
 from search.formatting import count as count_of
 from search.identity import check, open_study
 from search.interrupt import stop_requested
@@ -32,11 +33,12 @@ from search.report import write_report
 from search.reproducer import Reproducer
 from search.results import fidelity_of, read_results
 from search.run_folder import RunFolder, RunRef, note_promoted, reproduction_folder
-from search.session import Placement, Session, open_session, test_of
+from search.session import Placement, Session, open_session, test_of, with_images_at
 from search.spec import PromoteSpec, StudySpec, load_study
+from search.study import all_diverged, lower_rates
 from search.tables import promotion_table, published_table, reproduction_notes, reproduction_table
 from search.terminal import console, draw, log, say
-from search.trials import TrialRecord, records
+from search.trials import TrialRecord, finished_trials, records
 from train_core.device import describe, gpu_index, release_memory
 from train_core.results import EpochResult
 
@@ -75,11 +77,12 @@ class PromoteFlags:
         return plan.model_copy(update=changes)
 
 
-def promote(ref: RunRef, placement: Placement, flags: PromoteFlags) -> list[Promotion]:
+def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str | None = None) -> list[Promotion]:
     """Train the best trials of a run in full runs, rung by rung, and read the test split for those of the last rung.
 
     `placement.workers` trains that many candidates at a time, each with its share of a GPU. What is finished is not
-    done again. Returns the full runs of the last rung, and the refit if there is one.
+    done again. `data` is where the images of the run are now, if they were moved. Returns the full runs of the last
+    rung, and the refit if there is one.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -92,6 +95,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags) -> list[Prom
         study = open_study(folder)
         _check_complete(study, plan.rungs[0].top)
         _check_asam(folder, plan.asam, records(study))
+        spec = with_images_at(spec, data)
         session = _session_of(folder, spec, study, placement)
         with _full_runs(folder, spec, session, placement, mirrored=plan.mirrored, asam=plan.asam) as full_runs:
             say(f"{folder.name}: {_in_words(plan)}, on {describe(session.device)}{_shared_by(placement, session)}")
@@ -137,11 +141,13 @@ def _climb(
     return done
 
 
-def fidelity(ref: RunRef, placement: Placement, *, trials: int = 12, epochs: int | None = None) -> Fidelity:
+def fidelity(
+    ref: RunRef, placement: Placement, *, trials: int = 12, epochs: int | None = None, data: str | None = None
+) -> Fidelity:
     """Measure how far the short runs' ranking can be trusted: train some trials of every score in full, and compare.
 
     `trials` are spread over scores and families; with 0, the answer comes from the full runs that exist. No test split
-    is read. `epochs` is that of a full run unless given; `placement` as in `promote`.
+    is read. `epochs` is that of a full run unless given; `placement` and `data` as in `promote`.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -153,11 +159,14 @@ def fidelity(ref: RunRef, placement: Placement, *, trials: int = 12, epochs: int
     if 0 < trials < MIN_PAIRS:
         raise SpecError(f"{trials} trials are too few to compare ranks: give at least --trials {MIN_PAIRS}, or 0")
     if trials and full_epochs <= spec.epochs:
-        raise SpecError(f"{full_epochs} epochs are no more than a short run's {spec.epochs}: give a larger --epochs")
+        raise SpecError(
+            f"a full run of {count_of(full_epochs, 'epoch')} is no longer than a short run of {spec.epochs}: give a "
+            "larger --epochs"
+        )
     with folder.promoting(), logged_to(folder):
         study = open_study(folder)
         if trials:
-            _train_every_score(folder, spec, study, placement, trials, full_epochs)
+            _train_every_score(folder, with_images_at(spec, data), study, placement, trials, full_epochs)
         measured = fidelity_of(folder, spec, study)
         if measured is None:
             raise RunError(
@@ -196,7 +205,7 @@ def _session_of(folder: RunFolder, spec: StudySpec, study: optuna.Study, placeme
     """The session in which the run's full runs train."""
     with loading_bars() as progress:
         session = open_session(spec, placement.device, progress)
-    check(study, spec, session.shape, folder)
+    check(study, spec, session.shape, folder, session.listing)
     return session
 
 
@@ -212,10 +221,14 @@ def _check_complete(study: optuna.Study, top: int) -> None:
     """Refuse before any data is loaded what could only be refused after."""
     complete = len(records(study, TrialState.COMPLETE))
     if complete == 0:
+        ended = finished_trials(study)
+        if all_diverged(ended):
+            whose = f"all {len(ended):,} trials" if len(ended) > 1 else "the only trial"
+            raise RunError(f"{whose} of run {study.study_name!r} diverged: {lower_rates(ended)} for `search run`")
         raise RunError(f"run {study.study_name!r} has no complete trial yet: continue it with `search run`")
     if complete < top:
         raise RunError(
-            f"{top} trials are wanted, but {complete} {'is' if complete == 1 else 'are'} complete: "
+            f"{top} trials are wanted, but {complete} {are(complete)} complete: "
             f"continue the search with `search run`, or ask for at most {complete}"
         )
 

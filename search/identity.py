@@ -12,6 +12,7 @@ import optuna
 import space as search_space
 from search.data_shape import DataShape, with_data_shape
 from search.errors import RunError, StorageError
+from search.listing import Listing, changes, read_listing
 from search.run_folder import RunFolder, write_text
 from search.spec import StudySpec
 from search.starts import Configuration, enqueue_starts
@@ -24,6 +25,7 @@ CLAIM_POLL_S = 0.1
 
 # Names of the study's attributes.
 IDENTITY, PRECISION = "identity", "precision"
+FINGERPRINT = "data fingerprint"  # in the identity
 
 
 def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
@@ -67,9 +69,15 @@ class Joined(NamedTuple):
 
 
 def join(
-    folder: RunFolder, spec: StudySpec, shape: DataShape, learned: Callable[[], Sequence[Configuration]] = list
+    folder: RunFolder,
+    spec: StudySpec,
+    shape: DataShape,
+    learned: Callable[[], Sequence[Configuration]] = list,
+    images: Callable[[], Listing] | None = None,
 ) -> Joined:
     """The run's study, made if there is none, for a worker to join. It begins with what was `learned` from other runs.
+
+    `images` lists the images of this command, to say how they differ from those of the run.
 
     Raises:
         RunError: the run was made with another budget, space or data; the message says which.
@@ -78,7 +86,7 @@ def join(
     """
     with contextlib.nullcontext() if folder.address.is_shared else folder.alone():
         study = open_study(folder, create=True)
-        check(study, spec, shape, folder)
+        check(study, spec, shape, folder, images, advice=RENAME)
         write_text(folder.study_file, spec.as_toml())
         baselines = enqueue_baselines(study, spec, shape)
         starts = enqueue_starts(study, spec, shape, learned)
@@ -94,7 +102,7 @@ def claim(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFol
 
     """
     if IDENTITY in study.user_attrs:
-        check(study, spec, shape, folder)
+        check(study, spec, shape, folder, advice=RENAME)
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it labels the dashboard's axis
@@ -102,8 +110,21 @@ def claim(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFol
     study.set_user_attr(IDENTITY, _identity(spec, shape))
 
 
-def check(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFolder) -> None:
+RENAME = "give the same, or another --name"
+
+
+def check(
+    study: optuna.Study,
+    spec: StudySpec,
+    shape: DataShape,
+    folder: RunFolder,
+    images: Callable[[], Listing] | None = None,
+    *,
+    advice: str | None = None,
+) -> None:
     """Check that this study is the one that was written down, if one was.
+
+    `images` lists the images of this command; `advice` says what to do (none: for a command that only continues).
 
     Raises:
         RunError: the run was made with another budget, space or data; the message says which.
@@ -112,11 +133,28 @@ def check(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFol
     given = _identity(spec, shape)
     stored = study.user_attrs.get(IDENTITY, given)
     for key in given:
-        if given[key] != stored.get(key):
+        before, now = stored.get(key), given[key]
+        if now == before:
+            continue
+        listing = read_listing(folder) if key == FINGERPRINT and images is not None else None
+        if listing is not None and images is not None:
+            restore = "put the images back as they were"
+            other = "give another --name" if advice else "give --data with the folder that has them"
             raise RunError(
-                f"run {folder.name!r} was made with {key} {_shown(stored.get(key))}, not {_shown(given[key])}: "
-                "give the same, or another --name"
+                f"run {folder.name!r} was made with other images: {changes(listing, images())}; {restore}, or {other}"
             )
+        restore = "put the images back as they were" if key == FINGERPRINT else f"put it back in {folder.study_file}"
+        raise RunError(
+            f"run {folder.name!r} was made {_with(key, before)}, not {_with('' if before is not None else key, now)}: "
+            f"{advice or f'{restore}, or start another run'}"
+        )
+
+
+def _with(key: str, value: Any) -> str:
+    """As in `with epochs 6` and `without max_madds`; without a key, the value alone, or `without it`."""
+    if value is None:
+        return f"without {key or 'it'}"
+    return f"with {key} {_shown(value)}" if key else _shown(value)
 
 
 def identity(study: optuna.Study) -> dict[str, Any]:
@@ -143,7 +181,7 @@ def _identity(spec: StudySpec, shape: DataShape) -> dict[str, Any]:
         values["baseline_recipe"] = spec.baseline_recipe  # architectures are compared by it
     return {
         "budget": values.pop("budget"),
-        "data fingerprint": shape.fingerprint,
+        FINGERPRINT: shape.fingerprint,
         "short_run_images and promote.epochs, which make short runs train on a share of the images of": (
             spec.data_fraction
         ),

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 NOTICE = b"\nsearch: stopping at the end of this epoch; press Ctrl-C again to stop immediately\n"
@@ -35,7 +35,8 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
     def note(number: int, _: FrameType | None) -> None:
         received.append(number)
         restore()
-        os.write(2, NOTICE)  # print and logging may be in the middle of something
+        with suppress(OSError):  # nobody reads it, as after `search run 2>&1 | head -1`
+            os.write(2, NOTICE)  # print and logging may be in the middle of something
 
     def restore() -> None:
         for number, handler in before.items():

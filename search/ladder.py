@@ -67,7 +67,9 @@ def choose(scored: Sequence[Scored], top: int, family: str | None) -> list[Trial
 
     """
     if len(scored) < top:
-        raise RunError(f"{top} trials are wanted, but {len(scored)} are complete: ask for fewer")
+        wanted = "1 trial is" if top == 1 else f"{top} trials are"
+        complete = f"{len(scored)} {'is' if len(scored) == 1 else 'are'}"
+        raise RunError(f"{wanted} wanted, but {complete} complete: ask for fewer")
     ranked = [trial for trial, _ in sorted(scored, key=lambda pair: pair[1], reverse=True)]
     best_of: dict[str, TrialRecord] = {}
     for trial in ranked:

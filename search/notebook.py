@@ -91,14 +91,22 @@ class SearchResult:
 
         return write_report(self.folder)
 
-    def export(self, *, trial: int | None = None, format: str = "onnx") -> Path:  # noqa: A002  # as on the command line
+    def export(
+        self,
+        *,
+        trial: int | None = None,
+        format: str = "onnx",  # noqa: A002  # as on the command line
+        data: str | None = None,
+    ) -> Path:
         """Write the best model, or that of a trial, as one file, and its card beside it; returns the file's path.
+
+        `data` is where the images of the run are now, if they were moved.
 
         Raises:
             UserError: the user can fix it, such as a missing package; the message says how.
 
         """
-        return api.export(self.ref, trial=trial, fmt=format).file
+        return api.export(self.ref, trial=trial, fmt=format, data=data).file
 
     def __str__(self) -> str:
         """The answer in a sentence or two, as on top of the report."""
@@ -142,7 +150,8 @@ def promote(run: SearchResult | str | None = None, **options: Any) -> SearchResu
     """Train the best trials of a run in full runs, then test them, as `search promote`.
 
     `run` is what `run` returned, or a run's name (none: the run worked on last); `options` are runs, storage, device,
-    workers, gpus_per_worker, and those of `full_runs.PromoteFlags`: top, epochs, ladder, seeds, refit, mirrored, asam.
+    workers, gpus_per_worker, data (where the images are now, if they were moved), and those of
+    `full_runs.PromoteFlags`: top, epochs, ladder, seeds, refit, mirrored, asam.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -153,7 +162,8 @@ def promote(run: SearchResult | str | None = None, **options: Any) -> SearchResu
         ref = replace(run.ref, storage=ref.storage or run.ref.storage)
     else:
         ref = replace(ref, name=run)
-    full_runs.promote(ref, placement, PromoteFlags(**options))
+    data = options.pop("data", None)
+    full_runs.promote(ref, placement, PromoteFlags(**options), data=data)
     return SearchResult(ref.find())
 
 

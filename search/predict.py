@@ -1,7 +1,22 @@
-"""Classifies images with an exported model."""
+"""Classifies images with an exported model: finds the images that a command names, and answers them one after another.
 
-from collections.abc import Sequence
+One image that cannot be read does not end the command: it has an answer too, which says why. At most `BATCH` images
+are in memory at a time, in the size of the model.
+"""
+
+import csv
+import glob
+import json
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -9,12 +24,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from search.errors import DataError
-from train_core.deploy import Description
+from train_core.deploy import Classifier, Description
 from train_core.formats import read
-from train_core.images import decode, read_header, why, with_channels
+from train_core.images import SUFFIXES, decode, read_header, why, with_channels
 from train_core.specs import Frozen
 
 BATCH = 100  # images at a time
+READERS = min(8, os.cpu_count() or 1)  # threads; each may hold an image in its own size, of up to 180 megapixels
+STDIN = "-"  # in place of an image: a list of paths on standard input
+
+Form = Literal["text", "json", "csv"]
 
 
 class Guess(Frozen):
@@ -24,62 +43,212 @@ class Guess(Frozen):
     probability: float
 
     def __str__(self) -> str:
-        """As in `cat 97.1 %`. A name with control characters, from somebody else's file, is quoted."""
-        name = self.name if self.name.isprintable() else repr(self.name)
-        return f"{name} {100 * self.probability:.1f} %"
+        """As in `cat 97.1 %`."""
+        return f"{_printable(self.name)} {100 * self.probability:.1f} %"
 
 
 class Prediction(Frozen):
-    """A model's most probable classes of one image."""
+    """A model's most probable classes of one image, or why the image cannot be read."""
 
     image: str
-    guesses: tuple[Guess, ...] = Field(description="the most probable classes, the first first")
+    guesses: tuple[Guess, ...] = Field(default=(), description="the most probable classes, the first first")
     resized_from: tuple[int, int] | None = Field(
-        description="width and height in pixels; none: it has the model's size"
+        default=None, description="width and height in pixels; none: it has the model's size"
     )
+    error: str | None = Field(default=None, description="why there are no guesses; none: there are")
+    advice: str | None = Field(default=None, exclude=True, description="what to do about the error")
 
     def __str__(self) -> str:
-        """As in `cat.png  cat 97.1 %  dog 2.1 %  (resized from 640x480)`."""
-        words = [self.image, *map(str, self.guesses)]
+        """As in `cat.png  cat 97.1 %  dog 2.1 %  (resized from 640x480)`, or the error in a line."""
+        if self.error is not None:
+            return f"cannot read {_printable(self.image)} ({self.error}): {self.advice}"
+        words = [_printable(self.image), *map(str, self.guesses)]
         if self.resized_from:
             words.append("(resized from {}x{})".format(*self.resized_from))
         return "  ".join(words)
 
 
-def classify(model: Path, images: Sequence[Path], top: int) -> list[Prediction]:
+@dataclass(frozen=True)
+class Predictions:
+    """The answers for images, in their order: they are computed while they are iterated over."""
+
+    classifier: Classifier
+    images: Sequence["Path | Prediction"]  # a prediction here is an image that was not found
+    guesses: int  # classes for each image
+
+    def __len__(self) -> int:
+        """How many answers there are."""
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """Read and classify the images, a batch at a time."""
+        with ThreadPoolExecutor(READERS) as pool:
+            for start in range(0, len(self.images), BATCH):
+                yield from self._answers(pool, self.images[start : start + BATCH])
+
+    def _answers(self, pool: ThreadPoolExecutor, images: Sequence["Path | Prediction"]) -> list[Prediction]:
+        about = self.classifier.about
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of large images, which it reads
+            read_images = list(pool.map(lambda image: _picture(image, about), images))
+        pictures = [each for each in read_images if isinstance(each, _Picture)]
+        answers: Iterator[Prediction] = iter(())
+        if pictures:
+            pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
+            answers = map(self._answer, pictures, self.classifier.probabilities(pixels))
+        return [each if isinstance(each, Prediction) else next(answers) for each in read_images]
+
+    def _answer(self, picture: "_Picture", probabilities: torch.Tensor) -> Prediction:
+        best = probabilities.topk(self.guesses)
+        names = self.classifier.about.classes
+        guesses = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return Prediction(
+            image=picture.name,
+            guesses=tuple(Guess(name=names[label], probability=share) for label, share in guesses),
+            resized_from=picture.resized_from,
+        )
+
+
+def classify(model: Path, images: Iterable[str | Path], top: int) -> Predictions:
     """The `top` classes of each image.
+
+    `images` are files, folders (all images inside, also of subfolders; hidden files are left out), patterns such as
+    `photos/*.png` where no such file exists, and `-` for a list of these on standard input, one in a line.
 
     Raises:
         ModelError: the model cannot be read.
-        DataError: an image cannot be read.
+        DataError: no image is named.
 
     """
     classifier = read(model)
-    about = classifier.about
-    pictures = [_picture(path, about) for path in images]
-    pixels = torch.from_numpy(np.stack([fit for fit, _ in pictures]))
-    predictions = []
-    for start in range(0, len(images), BATCH):
-        probabilities = classifier.probabilities(pixels[start : start + BATCH])
-        for row, path, (_, size) in zip(probabilities, images[start:], pictures[start:], strict=False):
-            best = row.topk(min(top, len(row)))
-            guesses = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            predictions.append(
-                Prediction(
-                    image=str(path),
-                    guesses=tuple(Guess(name=about.classes[label], probability=share) for label, share in guesses),
-                    resized_from=size,
-                )
-            )
-    return predictions
+    found = list(_found(images))
+    if not found:
+        raise DataError("standard input names no images: write one path in a line")
+    return Predictions(classifier, found, min(top, len(classifier.about.classes)))
 
 
-def _picture(path: Path, about: Description) -> tuple[NDArray[np.uint8], tuple[int, int] | None]:
-    """An image in the model's size, and its own width and height if they are different."""
+def written(predictions: Iterable[Prediction], form: Form, guesses: int) -> Iterator[str]:
+    """The predictions as lines of text, a CSV table or a JSON document, in pieces to be printed one after another.
+
+    `guesses` is how many classes each image has. The text leaves out images that cannot be read.
+    """
+    if form == "json":
+        start = "[\n"
+        for prediction in predictions:
+            yield start + textwrap.indent(json.dumps(prediction.model_dump(), indent=2), "  ")
+            start = ",\n"
+        yield "\n]\n"
+    elif form == "csv":
+        more = [f"{column}_{place}" for place in range(2, guesses + 1) for column in ("class", "probability")]
+        yield _csv_row(["image", "class", "probability", *more, "error"])
+        for each in predictions:
+            cells = [cell for guess in each.guesses for cell in (guess.name, guess.probability)] or [""] * 2 * guesses
+            yield _csv_row([each.image, *cells, each.error or ""])
+    else:
+        yield from (f"{prediction}\n" for prediction in predictions if prediction.error is None)
+
+
+def _csv_row(cells: Sequence[object]) -> str:
+    line = StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
+
+
+def _printable(name: str) -> str:
+    """The name; quoted if it has control characters, as one from somebody else's file may have."""
+    return name if name.isprintable() else repr(name)
+
+
+# ------------------------------------------------------------------------------------------------- finding the images
+
+
+def _found(images: Iterable[str | Path]) -> Iterator[Path | Prediction]:
+    """The files that the user names; an image that is not there is a prediction with an error."""
+    for image in map(str, images):
+        if image == STDIN:
+            listed = sys.stdin.buffer.read() if sys.stdin is not None else b""
+            lines = (os.fsdecode(line).removesuffix("\r") for line in listed.split(b"\n"))
+            yield from _found(line for line in lines if line and line != STDIN)
+        elif os.path.isdir(image):  # noqa: PTH112  # a Path would take no text for the current folder
+            yield from _in_folder(Path(image), is_named=True)
+        elif glob.has_magic(image) and not os.path.lexists(image):
+            yield from _matching(image)
+        else:
+            yield Path(image) if image else Prediction(image="", error="no path", advice="name an image")
+
+
+def _in_folder(folder: Path, *, is_named: bool = False) -> Iterator[Path | Prediction]:
+    """The images of a folder and of its subfolders, sorted; a folder that is named has to hold some."""
+    is_empty = True
     try:
-        header = read_header(path)
-        image = decode(path, about.preparation)
-    except Exception as error:  # whatever Pillow's many readers make of a broken file
-        raise DataError(f"cannot read the image {path} ({why(error)}): check the path, or leave it out") from error
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        yield _failed(folder, error)
+        return
+    for entry in entries:
+        inside = _in_folder(entry) if entry.is_dir() and not entry.is_symlink() else _image(entry)
+        for image in inside:
+            is_empty = False
+            yield image
+    if is_named and is_empty:
+        yield Prediction(image=str(folder), error="no images in this folder", advice="check the path")
+
+
+def _image(file: Path) -> Iterator[Path]:
+    """The file, if its name is that of an image."""
+    if file.suffix.lower() in SUFFIXES:
+        yield file
+
+
+def _matching(pattern: str) -> Iterator[Path | Prediction]:
+    """The files that match a pattern, sorted; folders as if they were named, unless `**` goes into them anyway."""
+    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # a pattern may be absolute
+    if "**" in pattern:
+        matches = [match for match in matches if not Path(match).is_dir()]
+    if not matches:
+        yield Prediction(image=pattern, error="no file matches this pattern", advice="check the path")
+    for match in map(Path, matches):
+        yield from _in_folder(match, is_named=True) if match.is_dir() else (match,)
+
+
+# ------------------------------------------------------------------------------------------------- reading the images
+
+
+class _Picture(NamedTuple):
+    """An image in the model's size, uint8 [height, width, channels], and its own width and height if they differ."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    resized_from: tuple[int, int] | None
+
+
+def _picture(image: Path | Prediction, about: Description) -> _Picture | Prediction:
+    """Read an image; if it cannot be read, the answer says why."""
+    if isinstance(image, Prediction):
+        return image
+    try:
+        header = read_header(image)
+        pixels = with_channels(decode(image, about.preparation), about.channels)
+    except Exception as error:  # noqa: BLE001  # whatever Pillow's many readers make of a broken file
+        return _failed(image, error)
     size = (header.width, header.height)
-    return with_channels(image, about.channels), None if size == (about.width, about.height) else size
+    return _Picture(str(image), pixels, None if size == (about.width, about.height) else size)
+
+
+def _failed(image: Path, error: Exception) -> Prediction:
+    return Prediction(image=str(image), error=why(error), advice=_advice(error))
+
+
+def _advice(error: Exception) -> str:
+    """What to do about an image that cannot be read."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "convert it, or leave it out"
+    if isinstance(error, MemoryError | Image.DecompressionBombError):
+        return "make it smaller"
+    if isinstance(error, OSError) and error.strerror:
+        return "check the path"
+    if "floating-point" in str(error):
+        return "convert it to 8 bits for each channel"
+    return "copy it again, or leave it out"

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar, get_args
 import optuna
 
 from search.fidelity import Fidelity, measure, optimism, standard_error
-from search.formatting import count, duration, limits, mean_and_deviation, percent, short_run
+from search.formatting import are, count, duration, limits, mean_and_deviation, percent, short_run
 from search.identity import open_study
 from search.promotions import Promotion, diverged_of, finalists, finished, mean_accuracy, refit_of, winner
 from search.run_folder import RunFolder, validation_images
@@ -185,7 +185,8 @@ def progress(results: Results) -> str:
     trials = results.trials
     counts = (f"{sum(verdict_of(trial) == verdict for trial in trials):,} {verdict}" for verdict in VERDICTS)
     seconds = seconds_of(trials)
-    text = f"{len(trials):,} of {results.spec.trials:,} trials have ended ({', '.join(counts)}), "
+    have = "has" if results.spec.trials == 1 else "have"
+    text = f"{len(trials):,} of {count(results.spec.trials, 'trial')} {have} ended ({', '.join(counts)}), "
     text += f"of {count(different_networks(trials), 'different network')}, " if trials else ""
     text += f"after {duration(seconds)} of training. "
     if trials and all(trial.failed_or_diverged for trial in trials):
@@ -193,7 +194,7 @@ def progress(results: Results) -> str:
     if starts := [trial.start for trial in trials if trial.start is not None]:
         text += f"The search began with what did best on other images: {sources_of(starts)}. "
     full_runs = results.promotions
-    text += f"{count(len(full_runs), 'full run')} {'is' if len(full_runs) == 1 else 'are'} done"
+    text += f"{count(len(full_runs), 'full run')} {are(len(full_runs))} done"
     if full_runs:
         spent = sum(run.seconds for run in full_runs)
         text += f", after {duration(spent)} of training: {duration(seconds + spent)} in all"

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field, ValidationError
+from sqlalchemy import URL, make_url
 
 from search.completion import run_folders
 from search.errors import BusyError, RunError
@@ -29,6 +30,7 @@ class RunFolder:
 
     study.toml     the spec as run
     run.json       versions, device, data: what is needed to run it again
+    images.json    which images the run began with, and what a model file says of them
     study.db       the Optuna study, unless it is kept in a `storage` that several machines share
     search.log     a line for each thing that happened
     trials/        checkpoints of trials that are running, or were interrupted
@@ -58,6 +60,11 @@ class RunFolder:
         return self.root / "run.json"
 
     @property
+    def listing(self) -> Path:
+        """Which images the run began with."""
+        return self.root / "images.json"
+
+    @property
     def database(self) -> Path:
         """The Optuna study."""
         return self.root / "study.db"
@@ -65,7 +72,7 @@ class RunFolder:
     @property
     def address(self) -> Address:
         """Where the study is kept."""
-        return self.storage or Address(f"sqlite:///{self.database.absolute()}")
+        return self.storage or Address(_sqlite(self.database.absolute()))
 
     def absolute(self) -> "RunFolder":
         """The same, for processes with another working folder."""
@@ -269,10 +276,17 @@ def new_run(runs: Path, name: str, storage: Address | None = None) -> RunFolder:
         raise RunError(
             f"a run cannot be called {name!r}: give --name with letters, digits and . _ + -, and none of . - first"
         )
-    # They would end the path in the address of the study's storage.
-    if special := set("?%#") & set(str(runs.absolute())):
-        raise RunError(f"the folder {str(runs)!r} has a {min(special)} in its path: choose another with --runs")
-    return _kept(RunFolder(runs / name, storage))
+    folder = RunFolder(runs / name, storage)
+    # Older versions of SQLAlchemy cannot write every path into an address.
+    if not storage and make_url(folder.address.url).database != str(folder.database.absolute()):
+        special = min(set("?%#") & set(str(runs.absolute())), default="special character")
+        raise RunError(f"the folder {str(runs)!r} has a {special} in its path: choose another with --runs")
+    return _kept(folder)
+
+
+def _sqlite(database: Path) -> str:
+    """The address of an SQLite database; characters that mean something in an address are escaped."""
+    return URL.create("sqlite", database=str(database)).render_as_string()
 
 
 def reproduction_folder(runs: Path, study: str) -> RunFolder:

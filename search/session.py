@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 import torch
 
 from search.data_shape import DataShape, data_shape_of
-from search.errors import SpecError
+from search.errors import DataError, SpecError
+from search.listing import Listing, is_missing, moved
 from search.spec import StudySpec
-from train_core.data import Split, TrainingData, default_cache, load_test, load_training
+from train_core.data import NAMED, Split, TrainingData, default_cache, load_test, load_training
 from train_core.device import pick_device, pick_precision, set_up
 from train_core.sources.contents import Progress
 from train_core.specs import Precision
@@ -28,6 +30,10 @@ class Session:
     def shape(self) -> DataShape:
         """What the images ask of a network."""
         return data_shape_of(self.data)
+
+    def listing(self) -> Listing:
+        """Which images these are."""
+        return Listing.of(self.data)
 
     def with_precision(self, precision: Precision) -> Self:
         """The same session, training in another precision."""
@@ -103,6 +109,20 @@ def load(spec: StudySpec, progress: Progress | None = None) -> TrainingData:
         cache=default_cache(),
         progress=progress,
     )
+
+
+def with_images_at(spec: StudySpec, data: str | None) -> StudySpec:
+    """The spec of a run that exists; `data` is where its images are now, none: where they were.
+
+    Raises:
+        DataError: they are not there any more.
+
+    """
+    if data is None:
+        if spec.data not in NAMED and is_missing(spec.data):
+            raise DataError(moved(spec.data))
+        return spec
+    return spec.model_copy(update={"data": data if data in NAMED or is_missing(data) else str(Path(data).absolute())})
 
 
 def test_of(spec: StudySpec, data: TrainingData) -> Callable[[], Split | None]:

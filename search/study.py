@@ -7,7 +7,7 @@ was interrupted is found and run again.
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
 import optuna
@@ -229,7 +229,20 @@ def _stop_if_nothing_works(study: optuna.Study) -> None:
 def _stop_if_all_failed(trials: list[TrialRecord]) -> None:
     if all(trial.failed_or_diverged for trial in trials):
         which = f"the first {len(trials)} trials all" if len(trials) > 1 else "the only trial"
+        diverged = all_diverged(trials)
+        advice = lower_rates(trials) if diverged else "fix the data or the space, and start again under another --name"
         raise StudyFailedError(
-            f"{which} failed, {'the last ' if len(trials) > 1 else ''}with: {trials[-1].reason}; "
-            "fix the data or the space, and start again under another --name"
+            f"{which} {'diverged' if diverged else 'failed'}, {'the last ' if len(trials) > 1 else ''}with: "
+            f"{trials[-1].reason}; {advice}"
         )
+
+
+def all_diverged(trials: Sequence[TrialRecord]) -> bool:
+    """Whether there are trials, and the loss of each was not finite."""
+    return bool(trials) and all(trial.outcome == "diverged" for trial in trials)
+
+
+def lower_rates(trials: Sequence[TrialRecord]) -> str:
+    """What to do about trials that all diverged."""
+    rates = sorted({f"{trial.recipe.optimizer}_lr" for trial in trials if trial.is_decided})
+    return f"set lower rates under [space] in a study file ({', '.join(rates)}), and start again under another --name"

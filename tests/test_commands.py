@@ -69,6 +69,7 @@ NAMES = {
     "MODEL": "model.safetensors",
     "IMAGE...": "cat.jpg",
     "model.onnx": "model.safetensors",
+    "moved/photos": "images.npz",
     "runs/cifar10-5M/exported/trial-0042-epochs-200-seed-0.onnx": "model.safetensors",
     "12": "2",
     "8x60,3x200": "3x2,1x3",

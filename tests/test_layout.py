@@ -116,9 +116,9 @@ def test_no_test_imports_another() -> None:
 
 
 LAYERS = {
-    "foundations": "errors version completion interrupt storage run_folder optuna_access trials ladder published spec "
-    "data_shape formatting",
-    "study": "checkpoints heartbeat retries pruner sampling drawing starts identity study trainer plan session",
+    "foundations": "errors streams version completion interrupt storage run_folder optuna_access trials ladder "
+    "published spec data_shape formatting",
+    "study": "checkpoints heartbeat retries pruner sampling drawing starts listing identity study trainer plan session",
     "full runs": "long_run promotions promoter reproducer fidelity learning",
     "export": "card export predict",
     "view": "terminal colours results records inspection comparison plot tables charts diagram report notes dashboard "

@@ -59,6 +59,18 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Inventory:
+    """What a source holds, in short: enough to say later what has changed in it.
+
+    `counts` has the number of images of each split and class; `files`, of a folder of images, 16 hexadecimal digits for
+    the pixels of each file, by its path as in `train/cat/1.jpg`.
+    """
+
+    counts: Mapping[str, Mapping[str, int]]
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """What a search may see: no test images in it, by design.
 
@@ -79,6 +91,7 @@ class TrainingData:
     notes: tuple[str, ...] = ()  # what was chosen or converted to read the source, a sentence each
     left_out: LeftOut = field(default_factory=dict)
     made_by: Preparation | None = None  # none: the source does not consist of image files
+    inventory: Inventory | None = None  # of the whole source
 
     @property
     def in_channels(self) -> int:
@@ -103,10 +116,14 @@ class TrainingData:
     def with_validation_in_training(self) -> "TrainingData":
         """The same data with the validation images among the training images: scores on `val` then mean nothing."""
         images = torch.cat([self.train.images, self.val.images])
-        mean, std = _mean_and_std(images)
+        mean, std = self.mean_and_std_with_validation()
         labels = torch.cat([self.train.labels, self.val.labels])
         train = Split(images, labels, self.train.files + self.val.files)
         return replace(self, train=train, mean=mean, std=std)
+
+    def mean_and_std_with_validation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel over the training and the validation images."""
+        return _mean_and_std(self.train.images, self.val.images)
 
     def to(self, device: torch.device | str) -> "TrainingData":
         """Copy the images and labels to `device`."""
@@ -160,6 +177,7 @@ def load_training(
         notes=contents.notes,
         left_out=contents.left_out,
         made_by=contents.preparation,
+        inventory=_inventory(whole),
     )
 
 
@@ -316,6 +334,19 @@ def _fingerprint(data: _Source) -> str:
     return digest.hexdigest()
 
 
+def _inventory(data: _Source) -> Inventory:
+    """What the source holds, in short."""
+    counts: dict[str, dict[str, int]] = {}
+    files: dict[str, str] = {}
+    for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+        if split:
+            counted = split.labels.bincount(minlength=len(data.classes)).tolist()
+            counts[name] = dict(zip(data.classes, counted, strict=True))
+            for file, pixels in zip(split.files, split.images.numpy(), strict=False):  # arrays have no files
+                files[file] = hashlib.blake2b(pixels.data, digest_size=8).hexdigest()
+    return Inventory(counts, files)
+
+
 # ---------------------------------------------------------------------------------------------- splits and statistics
 
 
@@ -370,13 +401,14 @@ def _cut_validation(data: _Source, fraction: float, seed: int) -> tuple[Split, S
     return data.train.where(~held), data.train.where(held)
 
 
-def _mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of images uint8 [N, H, W, C], in units of 255."""
+def _mean_and_std(*splits: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of all images, uint8 [N, H, W, C], in units of 255."""
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
-    for channel in images.unbind(dim=3):
-        # From the histogram: exact, and without a float copy of all images.
-        share = channel.flatten().bincount(minlength=256).double() / channel.numel()
+    for channels in zip(*(images.unbind(dim=3) for images in splits), strict=True):
+        # From the histogram: exact, and without a float copy of all images. On the CPU: not every device has doubles.
+        counts = torch.stack([channel.cpu().flatten().bincount(minlength=256) for channel in channels]).sum(dim=0)
+        share = counts.double() / counts.sum()
         mean = (share * values).sum()
         means.append(mean.item())
         stds.append(math.sqrt((share * (values - mean) ** 2).sum().item()) or 1.0)  # exactly 0 if it is constant

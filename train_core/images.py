@@ -1,5 +1,6 @@
 """Reads one image file, the same way wherever images are read."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,20 @@ from train_core.tables import table
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "bmp", "dib", "webp", "gif", "tif", "tiff", "ppm", "pgm", "pbm"),
+        *("pnm", "tga", "ico", "jp2", "j2k", "avif", "heic", "heif", "hif"),
+    )
+)
+"""Of files that are meant as images: one that cannot be read is broken."""
+
 PLAIN_GREY = ("1", "L", "LA", "La")
+
+
+class UnusableImageError(ValueError):
+    """An image file that Pillow can read, or would, but that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +151,20 @@ def why(error: Exception) -> str:
     """Why an image cannot be read, in a few words."""
     from PIL import Image, UnidentifiedImageError
 
+    said = " ".join(str(error).split())
     if isinstance(error, UnidentifiedImageError):
-        return "no image that Pillow can read"
+        return "not an image, or of a format that Pillow does not know"
     if isinstance(error, Image.DecompressionBombError):
-        return "more than 178 megapixels"
+        pixels = re.search(r"\d+", said)
+        size = f"{int(pixels[0]) / 1e6:,.0f} megapixels" if pixels else "too large"
+        return f"{size}, more than Pillow reads safely"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    if isinstance(error, UnusableImageError):
+        return said
+    return "truncated" if "truncated" in said.lower() else f"damaged: {said or type(error).__name__}"
 
 
 def _opened(path: Path) -> "Image":
@@ -151,11 +172,11 @@ def _opened(path: Path) -> "Image":
 
     reads_heif()
     if path.stat().st_size == 0:
-        raise ValueError("the file is empty")
+        raise UnusableImageError("the file is empty")
     file = Image.open(path)
     if file.mode == "F":
         file.close()
-        raise ValueError("floating-point pixels")
+        raise UnusableImageError("floating-point pixels")
     return file
 
 

@@ -1,5 +1,6 @@
 """Exporting the model of a run, its card, and what is said of images with it."""
 
+import csv
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from PIL import Image
+from rich.console import Console
 
 from search import api
 from search.card import _mixed
@@ -25,7 +28,7 @@ from search.errors import CheckpointError, ModelError, RunError
 from search.export import chosen, export_model
 from search.formatting import percent
 from search.identity import open_study
-from search.predict import Guess, Prediction
+from search.predict import BATCH, Guess, Prediction
 from search.promoter import Promoter
 from search.promotions import Promotion, finished
 from search.run_folder import RunFolder, RunRef
@@ -428,36 +431,142 @@ def test_more_images_than_a_batch_are_told_in_order(model: Path, data: TrainingD
     paths = [Path(f"{i}.png") for i in range(120)]
     for i, path in enumerate(paths):
         write_digit(data, str(path), i)
-    answers = api.predict(model, paths, top=1)
+    answers = list(api.predict(model, paths, top=1))
     best = read(model).probabilities(data.val.images[:120]).argmax(1).tolist()
     assert [answer.image for answer in answers] == [str(path) for path in paths]
     assert [answer.guesses[0].name for answer in answers] == [data.classes[label] for label in best]
 
 
+def write_odd_images() -> None:
+    """Files in the current folder that are no images, or images that cannot be read."""
+    Path("folder").mkdir()
+    Path("text.png").write_text("no image")
+    Path("none.png").touch()
+    Image.fromarray(np.zeros((32, 32), np.float32)).save("float.tif")
+    Image.new("1", (20_000, 10_000)).save("scan.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save("cut.png")
+    Path("cut.png").write_bytes(Path("cut.png").read_bytes()[:4000])
+    Path("broken.png").write_bytes(Path("a.png").read_bytes().replace(b"IDAT", b"IDAT\0\0\0\0", 1))
+
+
+ODD = {
+    "gone.png": "(No such file or directory): check the path",
+    "folder": "(no images in this folder): check the path",
+    "'gone/*.png'": "(no file matches this pattern): check the path",
+    "text.png": "(not an image, or of a format that Pillow does not know): convert it, or leave it out",
+    "none.png": "(the file is empty): copy it again",
+    "float.tif": "(floating-point pixels): convert it to 8 bits for each channel",
+    "scan.png": "(200 megapixels, more than Pillow reads safely): make it smaller",
+    "cut.png": "(truncated): copy it again",
+    "broken.png": "(damaged: ",
+}
+
+
+def test_an_image_that_cannot_be_read_is_named_with_its_reason_and_the_others_are_answered(
+    model: Path, data: TrainingData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digit(data, "a.png", 0)
+    write_digit(data, "b.png", 1)
+    write_odd_images()
+    code, out, err = search(f"predict {model} a.png {' '.join(ODD)} b.png", capsys, monkeypatch)
+    assert code == 1
+    assert [line.split()[0] for line in out.splitlines()] == ["a.png", "b.png"]
+    lines = err.splitlines()
+    assert len(lines) == len(ODD)
+    for line, (image, said) in zip(lines, ODD.items(), strict=True):
+        assert line.startswith(f"search: cannot read {image.strip(chr(39))} {said}")
+
+
 @pytest.mark.parametrize(
     ("images", "said"),
     [
-        ("gone.png", "cannot read the image gone.png (No such file or directory): check the path, or leave it out"),
-        ("a.png folder", "cannot read the image folder (Is a directory): check the path, or leave it out"),
-        ("a.png text.png", "cannot read the image text.png (no image that Pillow can read): check the path"),
         ("", "Missing argument"),
         ("a.png --top 0", "Invalid value for '--top'"),
+        ("-", "standard input names no images: write one path in a line"),
+        ("a.png --csv --json", "--json and --csv are two forms of one output: give one of them"),
     ],
 )
 def test_mistakes_about_images(
-    images: str,
-    said: str,
-    model: Path,
-    data: TrainingData,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    images: str, said: str, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_digit(data, "a.png")
-    Path("folder").mkdir()
-    Path("text.png").write_text("no image")
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"\n\n")))
     code, out, err = search(f"predict {model} {images}", capsys, monkeypatch)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err
+
+
+def test_folders_patterns_and_a_list_name_images_in_the_order_given(
+    model: Path, data: TrainingData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("z.png", "photos/b/2.png", "photos/b/10.png", "photos/a.JPG", "photos/.hidden.png", "photos/.x/1.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        write_digit(data, name)
+    Path("photos/notes.txt").touch()
+    write_digit(data, "photos/[1].png")  # a name that looks like a pattern
+    inside = ["photos/[1].png", "photos/a.JPG", "photos/b/10.png", "photos/b/2.png"]
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"z.png\r\n\nphotos/b\n")))
+    for images, found in (
+        ("z.png photos", ["z.png", *inside]),
+        ("photos z.png", [*inside, "z.png"]),
+        ("'photos/*/*.png' z.png", ["photos/b/10.png", "photos/b/2.png", "z.png"]),
+        ("'photos/[1].png'", ["photos/[1].png"]),
+        ("'photos/**/*.png'", ["photos/[1].png", "photos/b/10.png", "photos/b/2.png"]),
+        ("-", ["z.png", "photos/b/10.png", "photos/b/2.png"]),
+    ):
+        code, out, err = search(f"predict {model} {images} --csv --top 1", capsys, monkeypatch)
+        assert (images, code, err) == (images, 0, "")
+        assert [row["image"] for row in csv.DictReader(StringIO(out))] == found, images
+
+
+def test_a_table_has_a_row_for_each_image_and_json_says_the_same(
+    model: Path, data: TrainingData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digit(data, "a, b.png")
+    command = f"predict {model} 'a, b.png' gone.png --top 2"
+    code, out, err = search(f"{command} --csv", capsys, monkeypatch)
+    assert (code, err.count("\n")) == (1, 1)
+    assert out.splitlines()[0] == "image,class,probability,class_2,probability_2,error"
+    row, gone = csv.DictReader(StringIO(out))
+    code, out, err = search(f"{command} --json", capsys, monkeypatch)
+    assert (code, err.count("\n")) == (1, 1)
+    prediction, other = json.loads(out)
+    first, second = prediction["guesses"]
+    assert (row["image"], row["class"], row["class_2"], row["error"]) == (
+        "a, b.png",
+        first["name"],
+        second["name"],
+        "",
+    )
+    assert [float(row[name]) for name in ("probability", "probability_2")] == [
+        guess["probability"] for guess in (first, second)
+    ]
+    assert gone["error"] == other["error"] == "No such file or directory"
+    assert (gone["class"], gone["probability_2"], other["guesses"]) == ("", "", [])
+
+
+def test_images_are_answered_while_the_next_ones_are_not_read(model: Path, data: TrainingData) -> None:
+    """So no more than a batch is in memory."""
+    for i in range(BATCH + 1):
+        write_digit(data, f"{i}.png")
+    answers = api.predict(model, [f"{i}.png" for i in range(BATCH + 1)], top=1)
+    assert len(answers) == BATCH + 1
+    Path(f"{BATCH}.png").rename("later.png")
+    each = iter(answers)
+    assert next(each).error is None
+    Path("later.png").rename(f"{BATCH}.png")
+    assert [answer.error for answer in each] == [None] * BATCH
+
+
+def test_a_bar_is_drawn_on_standard_error_where_the_answers_do_not_show_up(
+    model: Path, data: TrainingData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digit(data, "a.png")
+    monkeypatch.setattr(Console, "is_terminal", property(lambda console: console.stderr))
+    code, out, err = search(f"predict {model} a.png gone.png a.png", capsys, monkeypatch)
+    assert (code, out.count("a.png")) == (1, 2)
+    assert "images" in err
+    assert "0/3" in err
+    assert "search: cannot read gone.png (No such file or directory): check the path" in err
 
 
 def test_a_run_whose_data_has_changed_is_not_exported(folder: RunFolder) -> None:

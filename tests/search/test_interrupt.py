@@ -17,6 +17,16 @@ def test_the_first_signal_is_noted_and_the_second_does_what_it_did_before(capfd:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_a_signal_is_noted_when_nobody_reads_the_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(os, "write", broken)
+    with stop_requested() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+
+
 def test_afterwards_the_handlers_are_those_from_before() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with stop_requested():

@@ -44,6 +44,10 @@ def test_the_best_of_each_family_comes_first_then_the_score_decides(
 def test_asking_for_more_than_there_are_names_how_many_there_are(study: optuna.Study) -> None:
     with pytest.raises(RunError, match=r"^6 trials are wanted, but 5 are complete: ask for fewer$"):
         choose(scored(study), 6, None)
+    with pytest.raises(RunError, match=r"^2 trials are wanted, but 1 is complete: ask for fewer$"):
+        choose(scored(study)[:1], 2, None)
+    with pytest.raises(RunError, match=r"^1 trial is wanted, but 0 are complete: ask for fewer$"):
+        choose([], 1, None)
 
 
 def test_every_family_key_can_be_read_from_a_trial(study: optuna.Study) -> None:

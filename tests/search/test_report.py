@@ -496,7 +496,7 @@ def test_only_diverged_full_runs_leave_the_short_score(mixed: RunFolder) -> None
 def test_before_any_trial(tmp_path: Path) -> None:
     page = Page(make_run(tmp_path / "run", []))
     assert "No trial has ended yet: for digits within 20,000 parameters, no network is known so far." in page.words
-    assert "0 of 1 trials have ended" in page.words
+    assert "0 of 1 trial has ended" in page.words
     assert page.figures == []
     for words in (
         "No trial is complete yet.",

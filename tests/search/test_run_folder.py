@@ -14,7 +14,8 @@ from filelock import FileLock
 
 from search import run_folder
 from search.errors import BusyError, RunError
-from search.run_folder import RunFolder, find_run, write_text
+from search.identity import open_study
+from search.run_folder import RunFolder, find_run, new_run, write_text
 
 
 def made(path: Path) -> RunFolder:
@@ -85,6 +86,24 @@ def test_who_works_in_a_run_is_known_until_they_die(tmp_path: Path) -> None:
         assert folder.workers() == {"here": "kernel"}
         other.kill()
     assert folder.workers() == {}
+
+
+@pytest.mark.parametrize("name", ["x%41y", "100%", "what?", "a#b", "a b", "grün", "a@b:c"])
+def test_a_study_can_be_kept_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    folder = new_run(tmp_path / name, "here")
+    folder.create()
+    open_study(folder, create=True).set_user_attr("kept", name)
+    assert folder.database.exists()
+    assert open_study(folder).user_attrs == {"kept": name}
+    assert str(folder.address) == str(folder.database)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_that_an_address_cannot_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with older versions of SQLAlchemy, which escape nothing."""
+    monkeypatch.setattr(run_folder, "_sqlite", lambda database: f"sqlite:///{database}")
+    with pytest.raises(RunError, match=r"has a \? in its path: choose another with --runs$"):
+        new_run(tmp_path / "what?", "here")
 
 
 def test_what_concerns_all_is_done_one_after_the_other(tmp_path: Path) -> None:

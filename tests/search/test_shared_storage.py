@@ -103,7 +103,7 @@ def test_on_a_second_machine_with_the_same_run_folder_a_trial_goes_on_from_its_c
     wait_for(log, f"trial 0, run again, goes on after epoch {done}\n")
     out, err = second.communicate(timeout=240)
     assert second.returncode == 0, err
-    assert "1 of 1 trials: 1 complete" in out
+    assert "1 of 1 trial: 1 complete" in out
     assert len(ended(open_study(shared(tmp_path, url)))) == 1
 
 
@@ -120,7 +120,7 @@ def test_a_database_that_is_gone_for_a_while_is_waited_for(postgres: Server, tmp
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert not secrets_in(out + err)
-    assert "1 of 1 trials: 1 complete" in out
+    assert "1 of 1 trial: 1 complete" in out
     assert "the study's storage answers again" in out
     trials = open_study(shared(tmp_path, url)).trials
     assert [len(trial.intermediate_values) for trial in trials if trial.state == TrialState.COMPLETE] == [25]
@@ -163,7 +163,7 @@ def test_a_proxy_stands_in_for_a_database_and_may_be_killed_itself(postgres: Ser
         with proxy(url, port=int(address.rpartition(":")[2])):
             out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-    assert "1 of 1 trials: 1 complete" in out
+    assert "1 of 1 trial: 1 complete" in out
     assert len(ended(open_study(shared(tmp_path, url)))) == 1
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import re
 import sqlite3
 import threading
 import time
@@ -25,11 +26,12 @@ from search.heartbeat import Worker
 from search.identity import check, claim, enqueue_baselines, open_study
 from search.optuna_access import fail
 from search.retries import MAX_DEATHS
-from search.run_folder import RunFolder
+from search.run_folder import RunFolder, write_text
 from search.spec import StudySpec, load_study
 from search.storage import parse_address
 from search.study import run
 from search.trials import TrialRecord, has_begun
+from tests.support.commands import search
 from tests.support.postgres import Server
 from tests.support.processes import until
 from tests.support.runs import TASK, ended, network_of, raising, recipe_of, run_study, study_spec
@@ -226,6 +228,25 @@ def test_a_study_whose_first_trials_all_fail_stops_and_says_why(folder: RunFolde
     with pytest.raises(StudyFailedError, match=r"first 5 trials all failed, the last with: RuntimeError: wrong shape"):
         run_study(folder, study_spec(trials=50), trainer)
     assert len(trainer.runs) == 5
+
+
+def test_a_study_in_which_everything_diverges_says_which_rates_to_lower(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def misbehave(run: int, epoch: int) -> None:
+        raise DivergedError("the training loss was nan in epoch 1")
+
+    said = (
+        r"set lower rates under \[space\] in a study file \(\w+_lr(, \w+_lr)*\), and start again under another --name"
+    )
+    with pytest.raises(
+        StudyFailedError, match=rf"^the first 5 trials all diverged, the last with: diverged: .*; {said}$"
+    ):
+        run_study(folder, study_spec(trials=50), FakeTrainer(misbehave=misbehave))
+    write_text(folder.study_file, study_spec(trials=50).as_toml())
+    code, _, err = search(f"promote {folder.name} --runs {folder.root.parent}", capsys, monkeypatch)
+    assert (code, err.count("\n")) == (2, 1)
+    assert re.search(rf"all 5 trials of run '{folder.name}' diverged: {said} for `search run`$", err)
 
 
 def test_what_was_tried_before_is_drawn_again_and_not_trained_again(folder: RunFolder) -> None:

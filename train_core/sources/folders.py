@@ -12,19 +12,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from train_core.images import Header, decode, highest_value, read_header, reads_heif, why
+from train_core.images import SUFFIXES, Header, decode, highest_value, read_header, reads_heif, why
 from train_core.reading import Preparation, Reading
 from train_core.sources.contents import Arrays, Contents, Progress, by, counted, data_error, some
 from train_core.sources.listing import Item, Listing
-
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "bmp", "dib", "webp", "gif", "tif", "tiff", "ppm", "pgm", "pbm"),
-        *("pnm", "tga", "ico", "jp2", "j2k", "avif", "heic", "heif", "hif"),
-    )
-)
-"""Of files that are meant as images: one that cannot be read is broken. Others are tried, and left out."""
 
 KEPT = 224  # pixels; images that have one size already keep it up to here
 SIDES = (16, 24, 32, 48, 64)  # of those that do not: the largest that the median image reaches

@@ -1,0 +1,96 @@
+"""Standard output and standard error, as the commands write to them: what happens when nobody can read them."""
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+from search.errors import OutputError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+BROKEN_PIPE = 141  # the exit code that shells give a command whose reader has ended, as in `search list | head -1`
+
+
+class Stream(io.FileIO):
+    """Writes to an open file descriptor. After an error, it takes everything and writes nothing."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self.is_lost = False
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write, and return the number of bytes that were taken."""
+        if not self.is_lost:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.is_lost = True
+                self.lost(error)
+        return memoryview(data).nbytes
+
+    def lost(self, error: OSError) -> None:
+        """Decide what an error means: here, nothing."""
+
+
+class Output(Stream):
+    """Standard output. Where it is all that a command is for, an error ends the command."""
+
+    is_logged = False  # whether all that is printed is in a log, too
+
+    def lost(self, error: OSError) -> None:
+        """End the command, or go on without the output.
+
+        Raises:
+            SystemExit: nobody reads it any more.
+            OutputError: it cannot be written.
+
+        """
+        if isinstance(error, BrokenPipeError):
+            if not self.is_logged:
+                raise SystemExit(BROKEN_PIPE)
+        elif self.is_logged:
+            print(f"search: cannot write the output ({error.strerror}): the command goes on", file=sys.stderr)
+        else:
+            raise OutputError(f"cannot write the output ({error.strerror}): give it another place")
+
+
+@contextmanager
+def outputs() -> Iterator[None]:
+    """Write to standard output and standard error by way of `Output` and `Stream`, where they are files or pipes."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _by_way_of(Output, sys.stdout), _by_way_of(Stream, sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def output_is_logged() -> Iterator[None]:
+    """Do not end a command when its output cannot be written: the log has it."""
+    before, Output.is_logged = Output.is_logged, True
+    try:
+        yield
+    finally:
+        Output.is_logged = before
+
+
+def _by_way_of(kind: type[Stream], stream: TextIO) -> TextIO:
+    """The stream with another way to its file; unchanged if it has none, as in a notebook."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    # A terminal that lacks a character is no reason to fail.
+    stream.reconfigure(errors="replace")
+    try:
+        descriptor = stream.fileno()
+    except OSError:
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(kind(descriptor)),
+        encoding=stream.encoding,
+        errors="replace",
+        line_buffering=stream.line_buffering,
+    )
