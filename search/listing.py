@@ -49,10 +49,8 @@ class Listing(Frozen):
             classes=data.classes,
             size=data.size,
             in_channels=data.in_channels,
-            counts={
-                split: dict(classes) for split, classes in (data.inventory.counts if data.inventory else {}).items()
-            },
-            files=dict(data.inventory.files) if data.inventory else {},
+            counts={split: dict(classes) for split, classes in held.counts.items()},
+            files=dict(held.files),
             training_images=len(data.train),
             validation_images=len(data.val),
             has_test=data.has_test,
