@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 import torch
 
+from search import scores
 from search import study as studies
 from search.card import Exported
 from search.console import Plan, StudyProgress, loading_bars, logged_to, say_outcome, say_plan
@@ -44,7 +45,8 @@ from search.trials import TrialRecord, finished_trials, has_begun
 from search.version import version
 from space import dimensions_in_words
 from train_core import checkpoint
-from train_core.data import NAMED
+from train_core.classes import images_of_classes
+from train_core.data import NAMED, Split
 from train_core.device import describe, gpu_index, release_memory
 from train_core.formats import FORMATS, check_installed
 from train_core.specs import Precision, ResNetSpec, num_madds, num_params
@@ -74,6 +76,7 @@ def run(
     spec, folder = _named(study, flags, ref, placement, control)
     with loading_bars() as progress:
         session = open_session(spec, placement.device_here, progress)
+    spec, why_score = _with_score(spec, session)
     space_survey = survey(spec, session.shape)
     folder.create()
     with logged_to(folder):
@@ -99,6 +102,7 @@ def run(
                     workers=placement.workers,
                     others=len(worker.others()),
                     precision_seconds=seconds,
+                    why_score=why_score,
                 )
             )
             if not is_complete:
@@ -145,6 +149,21 @@ def _named(
     return spec, folder
 
 
+def _with_score(spec: StudySpec, session: Session) -> tuple[StudySpec, str]:
+    """The spec with the score that its networks are compared by, and why it is this one; empty: nothing to say.
+
+    `auto` follows from the training images alone, so a study that is continued keeps its score.
+    """
+    if spec.score != "auto":
+        return spec, ""
+    images = _images_of_classes(session.data.train, session)
+    return spec.model_copy(update={"score": scores.chosen(images)}), scores.reason(images, session.data.classes)
+
+
+def _images_of_classes(split: Split, session: Session) -> tuple[int, ...]:
+    return tuple(int(count) for count in images_of_classes(split.labels, session.data.num_classes).tolist())
+
+
 def _in_agreed_precision(
     study: optuna.Study, spec: StudySpec, session: Session, space_survey: Survey
 ) -> tuple[Session, Mapping[Precision, float]]:
@@ -165,7 +184,7 @@ def _search(search: Search, session: Session, placement: Placement, finished: Se
     """Run trials here, or in the processes that Ray places, until the study is complete or stopped."""
     study, spec = search.setting.study, search.setting.spec
     with (
-        StudyProgress(finished, spec.trials, logs=not placement.uses_ray) as progress,
+        StudyProgress(finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray) as progress,
         stop_requested() as stop,
     ):
         if placement.uses_ray:
@@ -204,7 +223,7 @@ def _work(folder: RunFolder, spec: StudySpec, device: str, until: float) -> None
         study = open_study(folder)
         if spec.precision == "auto":
             session = session.with_precision(agreed_precision(study, lambda: session.precision))
-        progress = StudyProgress(finished_trials(study), spec.trials)
+        progress = StudyProgress(finished_trials(study), spec.trials, score=spec.scored_by)
         with Worker(folder, study) as worker:
             setting = Setting(study, spec, session.shape, session.precision, worker)
             Search(folder, setting, until).run(session, progress, stop)
@@ -360,6 +379,7 @@ def _facts(spec: StudySpec, session: Session, folder: RunFolder) -> RunFacts:
             fingerprint=data.fingerprint,
             training_images=len(data.train),
             validation_images=len(data.val),
+            validation_images_of_classes=_images_of_classes(data.val, session),
             test_split=data.has_test,
             classes=data.classes,
             size=data.size,

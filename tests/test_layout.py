@@ -116,7 +116,7 @@ def test_no_test_imports_another() -> None:
 
 
 LAYERS = {
-    "foundations": "errors version completion interrupt storage run_folder optuna_access trials ladder published spec "
+    "foundations": "errors version completion interrupt storage run_folder optuna_access trials ladder published scores spec "
     "data_shape formatting",
     "study": "checkpoints heartbeat retries pruner sampling drawing starts identity study trainer plan session",
     "full runs": "long_run promotions promoter reproducer fidelity learning",
