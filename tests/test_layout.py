@@ -116,8 +116,8 @@ def test_no_test_imports_another() -> None:
 
 
 LAYERS = {
-    "foundations": "errors version completion interrupt storage run_folder optuna_access trials ladder published scores spec "
-    "data_shape formatting",
+    "foundations": "errors version completion interrupt storage run_folder optuna_access trials ladder published "
+    "scores spec data_shape formatting",
     "study": "checkpoints heartbeat retries pruner sampling drawing starts identity study trainer plan session",
     "full runs": "long_run promotions promoter reproducer fidelity learning",
     "export": "card export predict",
