@@ -101,7 +101,12 @@ def test_the_best_trial_is_the_best_by_the_study_s_score(
 def promote_two(folder: RunFolder) -> None:
     for trial, accuracy, balanced in ((0, 0.9, 0.4), (1, 0.8, 0.6)):
         history = tuple(epoch_result(epoch, accuracy, balanced=balanced) for epoch in (1, 2))
-        values = {"score": "balanced", "val_accuracy": accuracy, "val_balanced": balanced, "history": history}
+        values: dict[str, Any] = {
+            "score": "balanced",
+            "val_accuracy": accuracy,
+            "val_balanced": balanced,
+            "history": history,
+        }
         promoted(folder, trial, epochs=2, test_accuracy=accuracy, test_balanced=balanced - 0.1, **values)
 
 

@@ -1,6 +1,7 @@
 """Classes that are not equal: balanced accuracy, and weights of the loss, against scikit-learn and torch."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_an_evaluation_has_the_balanced_accuracy_of_its_answers(counts: tuple[in
 
 def test_an_epoch_has_the_balanced_accuracy_of_the_weights_after_it() -> None:
     data, state = tiny_data(), TrainState.new(NETWORK, tiny_recipe(), CPU)
-    data = data.__class__(**{**data.__dict__, "val": of_classes(data.val, (16, 2, 1))})
+    data = replace(data, val=of_classes(data.val, (16, 2, 1)))
     *_, last = train(state, data)
     assert last.val_balanced == evaluate(state.model, data.val, data.mean, data.std, "fp32").balanced
     assert (last.validation("accuracy"), last.validation("balanced")) == (last.val_accuracy, last.val_balanced)
@@ -123,7 +124,7 @@ def test_two_parts_of_a_weighted_batch_have_the_gradients_of_the_whole(mix: str,
 def test_a_recipe_with_class_weights_trains_with_those_of_the_images_that_it_trains_on(share: float) -> None:
     data = tiny_data()
     train_split = of_classes(data.train, (16, 8, 2))
-    data = data.__class__(**{**data.__dict__, "train": train_split})
+    data = replace(data, train=train_split)
     augment = {"crop_padding": 0, "flip": False}
     losses = {}
     for class_weights in ("none", "balanced"):
@@ -143,7 +144,7 @@ def test_a_recipe_with_class_weights_trains_with_those_of_the_images_that_it_tra
 
 def test_with_class_weights_a_rare_class_is_found_sooner() -> None:
     data = tiny_data(images=600)
-    data = data.__class__(**{**data.__dict__, "train": of_classes(data.train, (100, 100, 4))})
+    data = replace(data, train=of_classes(data.train, (100, 100, 4)))
     reached = {}
     for class_weights in ("none", "balanced"):
         recipe = tiny_recipe(epochs=3, lr=0.02, class_weights=class_weights)
