@@ -35,6 +35,7 @@ from train_core.specs import (
     BLOCK_KERNELS,
     MIX_SETTINGS,
     AugmentSpec,
+    ClassWeights,
     FlipOrder,
     Frozen,
     Kernel,
@@ -257,6 +258,7 @@ class Space(Frozen):
     batch_size: Number[Positive] = (64, 128, 256)
     clip_norm: Number[Decay] = 0.0
     ema_decay: Number[Probability] = 0.0
+    class_weights: Choice[ClassWeights] = "none"
 
     # What regularises: held at a strong setting
     label_smoothing: Number[Probability] = 0.1

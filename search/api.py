@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 import torch
 
+from search import scores
 from search import study as studies
 from search.card import Exported
 from search.completion import run_folders
@@ -55,7 +56,8 @@ from search.trials import TrialRecord, finished_trials, has_begun
 from search.version import version
 from space import Space, dimensions_in_words
 from train_core import checkpoint
-from train_core.data import NAMED, TrainingData
+from train_core.classes import images_of_classes
+from train_core.data import NAMED, Split, TrainingData
 from train_core.device import describe, gpu_index, release_memory
 from train_core.formats import FORMATS, check_installed
 from train_core.specs import Precision, ResNetSpec, num_madds, num_params
@@ -87,7 +89,7 @@ def run(
         session = open_session(spec, placement.device_here, progress)
     if ref.name is None and "data" in flags and not folder.study_file.exists():
         folder = _with_same_images(folder, study, spec, flags, session.data.fingerprint) or folder
-    asked, spec = spec, spec.for_size(session.shape.size)
+    asked, (spec, why_score) = spec, _with_score(spec.for_size(session.shape.size), session)
     space_survey = survey(spec, session.shape)
     folder.create()
     with logged_to(folder):
@@ -117,6 +119,7 @@ def run(
                     workers=placement.workers,
                     others=len(worker.others()),
                     precision_seconds=seconds,
+                    why_score=why_score,
                 )
             )
             if not is_complete:
@@ -172,6 +175,21 @@ def _changed(asked: StudySpec, spec: StudySpec) -> dict[str, Any]:
     return {name: value for name, value in held.items() if value != getattr(asked.space, name)}
 
 
+def _with_score(spec: StudySpec, session: Session) -> tuple[StudySpec, str]:
+    """The spec with the score that its networks are compared by, and why it is this one; empty: nothing to say.
+
+    `auto` follows from the training images alone, so a study that is continued keeps its score.
+    """
+    if spec.score != "auto":
+        return spec, ""
+    images = _images_of_classes(session.data.train, session)
+    return spec.model_copy(update={"score": scores.chosen(images)}), scores.reason(images, session.data.classes)
+
+
+def _images_of_classes(split: Split, session: Session) -> tuple[int, ...]:
+    return tuple(int(count) for count in images_of_classes(split.labels, session.data.num_classes).tolist())
+
+
 def _in_agreed_precision(
     study: optuna.Study, spec: StudySpec, session: Session, space_survey: Survey
 ) -> tuple[Session, Mapping[Precision, float]]:
@@ -192,7 +210,7 @@ def _search(search: Search, session: Session, placement: Placement, finished: Se
     """Run trials here, or in the processes that Ray places, until the study is complete or stopped."""
     study, spec = search.setting.study, search.setting.spec
     with (
-        StudyProgress(finished, spec.trials, logs=not placement.uses_ray) as progress,
+        StudyProgress(finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray) as progress,
         stop_requested() as stop,
     ):
         if placement.uses_ray:
@@ -231,7 +249,7 @@ def _work(folder: RunFolder, spec: StudySpec, device: str, until: float) -> None
         study = open_study(folder)
         if spec.precision == "auto":
             session = session.with_precision(agreed_precision(study, lambda: session.precision))
-        progress = StudyProgress(finished_trials(study), spec.trials)
+        progress = StudyProgress(finished_trials(study), spec.trials, score=spec.scored_by)
         with Worker(folder, study) as worker:
             setting = Setting(study, spec, session.shape, session.precision, worker)
             Search(folder, setting, until).run(session, progress, stop)
@@ -426,6 +444,7 @@ def _facts(spec: StudySpec, session: Session, folder: RunFolder) -> RunFacts:
             fingerprint=data.fingerprint,
             training_images=len(data.train),
             validation_images=len(data.val),
+            validation_images_of_classes=_images_of_classes(data.val, session),
             test_split=data.has_test,
             classes=data.classes,
             size=data.size,

@@ -11,6 +11,7 @@ import torch
 from search.formatting import count, duration, mean_and_deviation, percent, short_run
 from search.promotions import Promotion
 from search.run_folder import card_of
+from search.scores import named
 from search.spec import StudySpec
 from search.version import version
 from train_core.data import TrainingData
@@ -68,7 +69,8 @@ def model_card(exported: Exported) -> str:
         f"## Use\n\n{_use(exported)}\n"
         f"## The model\n\n{_table(_model(exported))}\n"
         f"The classes, in the order of the outputs:\n\n```json\n{classes}\n```\n\n"
-        f"## Its numbers\n\n{_table(_numbers(exported), 'measured on', 'accuracy', 'conditions')}\n{_words(exported)}\n"
+        f"## Its numbers\n\n{_table(_numbers(exported), 'measured on', named(run.score), 'conditions')}\n"
+        f"{_words(exported)}\n"
         f"## Training\n\n{_table(_training(exported))}\n"
         f"Network and recipe, whole:\n\n```json\n{run.network.model_dump_json()}\n```\n\n"
         f"```json\n{run.recipe.model_dump_json()}\n```\n\n"
@@ -107,20 +109,20 @@ def _numbers(exported: Exported) -> Iterator[tuple[str, str, str]]:
     run, data, seeds = exported.run, exported.data, exported.sibling_runs
     validation = f"{len(data.val):,} validation images"
     yield validation, percent(run.short_score), f"the short run of {short_run(exported.spec)}, by which it was promoted"
-    if run.val_accuracy is not None:
-        yield validation, percent(run.val_accuracy), f"this model, after {count(run.recipe.epochs, 'epoch')}"
-    if run.test_accuracy is not None:
-        yield f"{run.test_images:,} test images", percent(run.test_accuracy), "this model; read once, after training"
-    if run.mirrored_test_accuracy is not None:
+    if run.val_score is not None:
+        yield validation, percent(run.val_score), f"this model, after {count(run.recipe.epochs, 'epoch')}"
+    if run.test_score is not None:
+        yield f"{run.test_images:,} test images", percent(run.test_score), "this model; read once, after training"
+    if run.mirrored_test_score is not None:
         mirrored = "this model, by mean logits of image and mirror image"
-        yield f"{run.test_images:,} test images", percent(run.mirrored_test_accuracy), mirrored
+        yield f"{run.test_images:,} test images", percent(run.mirrored_test_score), mirrored
     if len(seeds) > 1 or (run.refit and seeds):
         how = f"mean and standard deviation of {len(seeds)} seeds" if len(seeds) > 1 else "the same network"
         how += ", trained without the validation images" if run.refit else ""
-        scored = [seed.val_accuracy for seed in seeds if seed.val_accuracy is not None]
+        scored = [seed.val_score for seed in seeds if seed.val_score is not None]
         if scored:
             yield validation, _mean(scored), how
-        tested = [seed.test_accuracy for seed in seeds if seed.test_accuracy is not None]
+        tested = [seed.test_score for seed in seeds if seed.test_score is not None]
         if len(tested) == len(seeds):
             yield f"{seeds[0].test_images:,} test images", _mean(tested), how
 
@@ -141,7 +143,7 @@ def _words(exported: Exported) -> str:
             f"It is not the one that the validation images choose out of {among}: it was asked for by its number. If "
             "you chose it by an accuracy, that accuracy is slightly optimistic. "
         )
-    if run.test_accuracy is not None:
+    if run.test_score is not None:
         text += (
             "The test images had no part in the choice.\n"
             if exported.is_winner
@@ -151,7 +153,7 @@ def _words(exported: Exported) -> str:
         text += "This data has no test split, so every number here was used for model selection.\n"
     else:
         text += "Its test images are not read yet.\n"
-    if run.refit and run.test_accuracy is None:
+    if run.refit and run.test_score is None:
         text += "This model was also trained on the validation images, so it has no number of its own.\n"
     if len(exported.sibling_runs) > 1 and not run.refit:
         text += "Of several seeds, this one was the best on validation: the means are what to expect of another.\n"

@@ -19,6 +19,7 @@ from search.fidelity import advice
 from search.formatting import count, duration, interval, mean_and_deviation, percent, short_run
 from search.promotions import Promotion
 from search.results import MAX_LEARNT, Results, Verdict, seconds_of, thinned, varied_parameters, verdict_of
+from search.scores import marked, named
 from search.spec import known_results
 from search.trials import TrialRecord, score_of
 from space import parameters
@@ -34,7 +35,6 @@ STYLES: dict[Verdict, tuple[str, str]] = {  # colour and symbol
     "failed or diverged": (VERMILLION, "x"),
 }
 SYMBOLS = ("star", "square", "cross", "hexagon")  # of full runs, by their length, the longest first
-ACCURACY = "Validation accuracy (%)"
 
 T = TypeVar("T")
 Point = tuple[float | None, float | None, str]  # x, y (none: a gap in the line) and what its hover says
@@ -54,25 +54,25 @@ def history_chart(results: Results) -> Chart:
     title, trials = "Trials in order", thinned(results.trials, MAX_POINTS)
     if not trials:
         return Chart(title, "No trial has ended yet.")
-    reached = [trial.last_accuracy for trial in trials if trial.last_accuracy is not None]
+    reached = [trial.last_score for trial in trials if trial.last_score is not None]
     edge = max(min(reached, default=0) - 0.05, 0)
     traces = []
     for verdict, (colour, symbol) in STYLES.items():
         of_kind = [trial for trial in trials if verdict_of(trial) == verdict]
         if verdict == "failed or diverged":
-            points: list[Point] = [(trial.number, edge, _about(trial)) for trial in of_kind]
+            points: list[Point] = [(trial.number, edge, _about(results, trial)) for trial in of_kind]
         else:
-            points = _points(of_kind)
+            points = _points(results, of_kind)
         traces.append(_series(verdict, points, mode="markers", marker={"color": colour, "symbol": symbol, "size": 9}))
-    steps = _points(_records(sorted(results.complete, key=lambda trial: trial.number)))
+    steps = _points(results, _records(sorted(results.complete, key=lambda trial: trial.number)))
     to_the_end = [(results.trials[-1].number, *steps[-1][1:])] if steps else []
     traces.append(_series("best so far", [*steps, *to_the_end], mode="lines", line={"shape": "hv", "color": GREEN}))
     words = (
-        f"Validation accuracy of each short run after {short_run(results.spec)}; of a pruned one, when it "
-        "was stopped. A trial that failed or diverged has none and stands at the lower edge."
+        f"{_score_of(results).capitalize()} of each short run after {short_run(results.spec)}; of a pruned one, "
+        "when it was stopped. A trial that failed or diverged has none and stands at the lower edge."
     )
     words += _left_out(len(trials), len(results.trials), "trials, evenly spread")
-    return Chart(title, words, _figure(traces, "Trial", ACCURACY))
+    return Chart(title, words, _figure(traces, "Trial", _axis_of(results)))
 
 
 def size_chart(results: Results) -> Chart:
@@ -83,15 +83,15 @@ def size_chart(results: Results) -> Chart:
     front = _records(sorted(results.complete, key=lambda trial: (trial.parameters, -score_of(trial))))
     drawn = [trial for trial in trials if trial.baseline is None]
     baselines = [trial for trial in results.complete if trial.baseline is not None]
-    scores = [*map(score_of, trials), *(run.val_accuracy for run in results.compared if run.val_accuracy is not None)]
+    scores = [*map(score_of, trials), *(run.val_score for run in results.compared if run.val_score is not None)]
     wide, high = budget - min(trial.parameters for trial in trials), max(scores) - min(scores)
     names = [escape(trial.baseline) for trial in baselines if trial.baseline is not None]
     sides = _sides([(trial.parameters, score_of(trial)) for trial in baselines], budget - wide, wide, high)
     traces = [
-        _series("short run", _points(drawn, _parameters), mode="markers", marker={"color": BLUE, "size": 9}),
+        _series("short run", _points(results, drawn, _parameters), mode="markers", marker={"color": BLUE, "size": 9}),
         _series(
             "short run of a baseline",
-            _points(baselines, _parameters),
+            _points(results, baselines, _parameters),
             mode="markers+text",
             marker={"color": ORANGE, "symbol": "diamond", "size": 9},
             text=[name if side else "" for name, side in zip(names, sides, strict=True)],
@@ -102,16 +102,16 @@ def size_chart(results: Results) -> Chart:
         *_published(results),
         _series(
             "best short run of its size or less (Pareto front)",
-            _points(front, _parameters),
+            _points(results, front, _parameters),
             mode="lines",
             line={"shape": "hv", "color": GREEN},
         ),
     ]
-    figure = _figure(traces, "Trainable parameters", ACCURACY)
+    figure = _figure(traces, "Trainable parameters", _axis_of(results))
     label = {"text": f"budget {budget:,}", "xanchor": "right", "xshift": -4}
     figure.add_vline(budget, line={"color": VERMILLION, "dash": "dash"}, annotation=label)
     figure.update_xaxes(tickformat="~s")
-    words = f"Short runs of {short_run(results.spec)} and full runs, all by validation accuracy."
+    words = f"Short runs of {short_run(results.spec)} and full runs, all by {_score_of(results)}."
     words += " Bars: from the lowest to the highest of several seeds." if _has_seeds(results) else ""
     words += "" if all(sides) else " Baselines have their names where there is room; hover over the others."
     words += _not_drawn(results)
@@ -142,12 +142,12 @@ def _full_runs(results: Results) -> Iterator[go.Scatter]:
     for i, epochs in enumerate(lengths):
         groups: dict[int, list[Promotion]] = {}
         for run in runs:
-            if run.recipe.epochs == epochs and run.val_accuracy is not None:
+            if run.recipe.epochs == epochs and run.val_score is not None:
                 groups.setdefault(run.trial, []).append(run)
         points: list[Point] = []
         above, below = [], []
         for seeds in groups.values():
-            scores = [run.val_accuracy for run in seeds if run.val_accuracy is not None]
+            scores = [run.val_score for run in seeds if run.val_score is not None]
             mean = fmean(scores)
             more = f"<br>{len(seeds)} seeds, mean and standard deviation: {mean_and_deviation(scores)}"
             points.append((seeds[0].parameters, mean, _about_full(seeds[0]) + (more if len(seeds) > 1 else "")))
@@ -211,13 +211,13 @@ def short_curves_chart(results: Results) -> Chart:
         # One trace for all the curves of a group, with gaps between them: hundreds of traces are slow.
         points: list[Point] = []
         for trial in trials:
-            about = _about(trial)
+            about = _about(results, trial)
             points += [(epoch, value, about) for epoch, value in trial.curve.items()]
             points.append((None, None, ""))
         traces.append(_series(name, points, mode="lines+markers", marker={"size": 4}, **style))
     words = "Faint: pruned, diverged or failed before the last epoch."
     words += _left_out(len(shown), len(curves), "curves, evenly spread, the best among them")
-    return Chart(title, words, _figure(traces, "Epoch", ACCURACY))
+    return Chart(title, words, _figure(traces, "Epoch", _axis_of(results)))
 
 
 def full_curves_chart(results: Results) -> Chart:
@@ -228,12 +228,8 @@ def full_curves_chart(results: Results) -> Chart:
     others: list[Point] = []
     for i, run in enumerate(runs):
         points: list[Point] = [
-            (
-                epoch.epoch,
-                epoch.val_accuracy,
-                f"{_about_full(run)}<br>{percent(epoch.val_accuracy)} at epoch {epoch.epoch}",
-            )
-            for epoch in thinned(run.history, MAX_POINTS // len(runs))
+            (epoch, reached, f"{_about_full(run)}<br>{marked(percent(reached), run.score)} at epoch {epoch}")
+            for epoch, reached in thinned(list(enumerate(run.curve, start=1)), MAX_POINTS // len(runs))
         ]
         if i >= MAX_NAMED:
             others += [*points, (None, None, "")]
@@ -250,7 +246,9 @@ def full_curves_chart(results: Results) -> Chart:
     )
     drawn = sum(x is not None for trace in traces for x in trace.x)
     total = sum(len(run.history) for run in runs)
-    return Chart(title, words + _left_out(drawn, total, "epochs, evenly spread"), _figure(traces, "Epoch", ACCURACY))
+    return Chart(
+        title, words + _left_out(drawn, total, "epochs, evenly spread"), _figure(traces, "Epoch", _axis_of(results))
+    )
 
 
 def fidelity_chart(results: Results) -> Chart:
@@ -280,7 +278,7 @@ def fidelity_chart(results: Results) -> Chart:
         traces.append(_series(family, points, mode="markers", marker={"color": colour, "symbol": symbol, "size": 10}))
     figure = _figure(
         traces,
-        f"Validation accuracy after {count(short.epochs, 'epoch')} (%)",
+        f"{_score_of(results).capitalize()} after {count(short.epochs, 'epoch')} (%)",
         f"After {count(fidelity.epochs, 'epoch')} (%)",
     )
     figure.update_xaxes(tickformat=".2~%")
@@ -324,14 +322,14 @@ def space_chart(results: Results) -> Chart:
         return Chart(title, "It takes two complete trials that differ.")
     trials = trials[::-1]  # the best are drawn last, on top
     scores = [100 * score_of(trial) for trial in trials]
-    dimensions: list[dict[str, Any]] = [{"label": "accuracy (%)", "values": scores}]
+    dimensions: list[dict[str, Any]] = [{"label": f"{named(results.spec.scored_by)} (%)", "values": scores}]
     dimensions += [_axis(name, [trial.draw.get(name) for trial in trials]) for name in varied]
     colours = {"color": scores, "colorscale": [[0, GREY], [0.5, GREY], [1, VERMILLION]], "showscale": False}
     lines = go.Parcoords(dimensions=dimensions, line=colours, labelangle=-30, labelside="bottom")
     figure = _figure([lines], None, None)
     figure.update_layout(margin={"l": 72, "r": 48, "t": 24, "b": 96}, width=max(720, 88 * len(dimensions)))
     words = (
-        f"Each line is a complete trial, from its validation accuracy after {short_run(results.spec)} through the "
+        f"Each line is a complete trial, from its {_score_of(results)} after {short_run(results.spec)} through the "
         "value of each parameter that varied: the better half from grey to red. Drag along an axis to choose lines."
     )
     left = _left_out(len(trials), len(results.complete), "trials, evenly from the best to the worst")
@@ -401,6 +399,15 @@ CHARTS_AFTER = (time_chart,)  # the tables
 ALL_CHARTS = (*CHARTS, *CHARTS_AFTER)
 
 
+def _score_of(results: Results) -> str:
+    """What the charts show of a network: `validation accuracy`, or `balanced validation accuracy`."""
+    return named(results.spec.scored_by, "validation accuracy")
+
+
+def _axis_of(results: Results) -> str:
+    return f"{_score_of(results).capitalize()} (%)"
+
+
 def _figure(traces: list[Any], x: str | None, y: str | None) -> go.Figure:
     """A figure without colours of its own for paper, text and grid: the page's script sets them, light or dark."""
     clear = "rgba(0,0,0,0)"
@@ -420,8 +427,10 @@ def _series(name: str, points: Sequence[Point], **style: Any) -> go.Scatter:
     return go.Scatter(name=name, x=x, y=y, hovertext=about, hoverinfo="text", showlegend=bool(points), **style)
 
 
-def _points(trials: Iterable[TrialRecord], x: Callable[[TrialRecord], int] = lambda trial: trial.number) -> list[Point]:
-    return [(x(trial), trial.last_accuracy, _about(trial)) for trial in trials if trial.last_accuracy is not None]
+def _points(
+    results: Results, trials: Iterable[TrialRecord], x: Callable[[TrialRecord], int] = lambda trial: trial.number
+) -> list[Point]:
+    return [(x(trial), trial.last_score, _about(results, trial)) for trial in trials if trial.last_score is not None]
 
 
 def _parameters(trial: TrialRecord) -> int:
@@ -441,24 +450,22 @@ def _left_out(drawn: int, total: int, what: str) -> str:
     return f" Drawn: {drawn:,} of {total:,} {what}." if drawn < total else ""
 
 
-def _about(trial: TrialRecord) -> str:
+def _about(results: Results, trial: TrialRecord) -> str:
     """What a trial was and how it ended, for its hover (which reads HTML)."""
     verdict = verdict_of(trial)
     what = f", the baseline {trial.baseline}" if trial.baseline else f", {trial.start}" if trial.start else ""
     lines = [f"Trial {trial.number}{what}"]
     if trial.is_decided:
         lines += [trial.network_words, f"{trial.parameters:,} parameters", str(trial.recipe)]
-    accuracy = trial.last_accuracy if verdict != "failed or diverged" else None
-    lines += [verdict if accuracy is None else f"{verdict}: {percent(accuracy)} on validation"]
+    reached = trial.last_score if verdict != "failed or diverged" else None
+    figure = marked(percent(reached), results.spec.scored_by) if reached is not None else ""
+    lines += [f"{verdict}: {figure} on validation" if figure else verdict]
     lines += [trial.reason] if trial.reason else []
     return "<br>".join(map(escape, lines))
 
 
 def _about_full(run: Promotion) -> str:
-    outcome = f"diverged: {run.diverged}" if run.diverged else f"{_shown(run.val_accuracy)} on validation in the end"
+    reached = "no accuracy" if run.val_score is None else marked(percent(run.val_score), run.score)
+    outcome = f"diverged: {run.diverged}" if run.diverged else f"{reached} on validation in the end"
     lines = (f"Trial {run.trial}, seed {run.seed}, {count(run.recipe.epochs, 'epoch')}", str(run.network), outcome)
     return "<br>".join(map(escape, lines))
-
-
-def _shown(accuracy: float | None) -> str:
-    return "no accuracy" if accuracy is None else percent(accuracy)

@@ -91,6 +91,10 @@ def run(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Random seed of the split, the sampler and the training.")
     ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(help="What networks are compared by: accuracy, balanced (the mean over the classes), or auto."),
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, or random as a control.")] = None,
     portfolio: Annotated[
         bool | None,
@@ -133,6 +137,7 @@ def run(
         reading=_given(size=size, fit=fit, group=group, skip_broken=skip_broken or None) or None,
         test_fraction=0.0 if no_test else None,
         seed=seed,
+        score=score,
         sampler=sampler,
         portfolio=portfolio,
         learn_from=tuple(learn_from) if learn_from else None,

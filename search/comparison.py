@@ -4,12 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from search.fidelity import standard_error
+from search.fidelity import measured_on, standard_error
 from search.identity import identity
 from search.inspection import Reader
 from search.promotions import finished
 from search.records import Compared, Comparison, Run
-from search.run_folder import validation_images
 from search.spec import StudySpec
 from search.trials import finished_trials
 
@@ -27,7 +26,8 @@ def compare(one: Reader, other: Reader) -> Comparison:
     differences = {
         name: (specs[0].get(name), specs[1].get(name)) for name in names if specs[0].get(name) != specs[1].get(name)
     }
-    difference, spread, verdict = _verdict(sides, differences, [validation_images(run.folder) for run in (one, other)])
+    images = [measured_on(run.folder, run.spec.scored_by) for run in (one, other)]
+    difference, spread, verdict = _verdict(sides, differences, images)
     is_clear = difference is not None and spread is not None and abs(difference) > spread
     return Comparison(
         runs=sides,
@@ -67,14 +67,16 @@ def _fingerprint(run: Reader) -> dict[str, Any]:
 def _verdict(
     sides: tuple[Compared, Compared], differences: dict[str, Any], images: Sequence[int | None]
 ) -> tuple[float | None, float | None, str]:
-    """The second's validation accuracy less the first's, how much of it may be chance, and the verdict in words.
+    """The second's score on validation less the first's, how much of it may be chance, and the verdict in words.
 
-    `images` are how many validation images each run has; where that is not known, the spread of the seeds alone counts,
-    and the verdict says so.
+    `images` are how many validation images the errors of each run follow from; where that is not known, the spread of
+    the seeds alone counts, and the verdict says so.
     """
     one, other = (side.best_full for side in sides)
     if "data fingerprint" in differences:
         return None, None, "not to be compared: their data differ"
+    if sides[0].score != sides[1].score:
+        return None, None, "not to be compared: one chose by accuracy, the other by balanced accuracy"
     if one is None or other is None:
         without = " and ".join(side.name for side in sides if side.best_full is None)
         return None, None, f"no verdict: no full run of {without} yet, and short runs alone decide nothing"

@@ -33,6 +33,7 @@ from search.predict import Prediction, Predictions
 from search.promotions import Promotion, refit_of, winner
 from search.results import tie_of
 from search.run_folder import RunFolder
+from search.scores import always_largest, marked, named
 from search.session import Session
 from search.spec import StudySpec
 from search.starts import sources_of
@@ -41,8 +42,9 @@ from search.streams import output_is_logged
 from search.tables import best_table
 from search.terminal import console, draw, is_drawn_on, log, say, tell
 from search.trials import TrialRecord, best, finished_trials, ranked, records, score_of
+from train_core.classes import images_of_classes
 from train_core.device import describe
-from train_core.results import EpochResult
+from train_core.results import EpochResult, Score
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 
 TOO_LONG_S = 24 * 3600  # an estimate above this comes with advice
@@ -111,6 +113,7 @@ class Plan:
     workers: int  # that this command starts
     others: int  # workers that search already
     precision_seconds: Mapping[Precision, float]  # of a step in each precision that was measured
+    why_score: str = ""  # why its networks are compared by this score, if that was not given; empty: nothing to say
 
 
 def say_plan(plan: Plan) -> None:
@@ -133,6 +136,7 @@ def say_plan(plan: Plan) -> None:
         say(f"  {note}")
     if left_out := left_out_in_words(data.left_out):
         say(f"  left out: {left_out}; `search data` lists them")
+    say(f"score    {_score_words(plan)}")
     say(f"device   {describe(plan.session.device)}, {_precision_words(plan)}")
     limit = f", {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
     say(f"budget   {spec.budget:,} parameters{limit}")
@@ -145,6 +149,15 @@ def say_plan(plan: Plan) -> None:
         say(f"warning  {warning}")
     if plan.expected is not None:
         _say_time(plan, plan.expected)
+
+
+def _score_words(plan: Plan) -> str:
+    """What networks are compared by, why, and what it is without any network."""
+    score, data = plan.spec.scored_by, plan.session.data
+    images = [int(count) for count in images_of_classes(data.val.labels, data.num_classes).tolist()]
+    least = always_largest(images, score)
+    words = ", ".join(filter(None, (named(score), plan.why_score)))
+    return words + (f" (always the largest class: {percent(least)})" if least is not None else "")
 
 
 def _precision_words(plan: Plan) -> str:
@@ -198,9 +211,10 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
         f"{len(done) - len(complete) - pruned} failed"
     )
     for trial in complete[:SHOWN]:
-        log.info("  %s  trial %d  %s  %s", percent(score_of(trial)), trial.number, trial.network, trial.recipe)
+        figure = marked(percent(score_of(trial)), spec.scored_by)
+        log.info("  %s  trial %d  %s  %s", figure, trial.number, trial.network, trial.recipe)
     if complete:
-        draw(best_table(complete[:SHOWN]))
+        draw(best_table(complete[:SHOWN], spec.scored_by))
     if is_used_up(study):
         say("the space holds no new network: draw after draw was tried before; promote the best, or widen the space")
     if len(done) < spec.trials and not is_used_up(study):
@@ -213,8 +227,11 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
 class StudyProgress:
     """Prints a study's progress: a line for each trial that ends, and in a terminal two bars below."""
 
-    def __init__(self, finished: Sequence[TrialRecord], trials: int, *, logs: bool = True) -> None:
+    def __init__(
+        self, finished: Sequence[TrialRecord], trials: int, *, score: Score = "accuracy", logs: bool = True
+    ) -> None:
         self.count = len(finished)
+        self.score = score
         self.logs = logs  # also in the log; not for what other processes do, which write it there themselves
         self.trials = trials
         self.best = best(finished)
@@ -240,7 +257,8 @@ class StudyProgress:
 
     def epoch_ended(self, number: int, result: EpochResult) -> None:
         """Move the trial's bar on."""
-        note = f"{percent(result.val_accuracy)} at epoch {result.epoch}  {result.images / result.seconds:,.0f} images/s"
+        figure = marked(percent(result.validation(self.score)), self.score)
+        note = f"{figure} at epoch {result.epoch}  {result.images / result.seconds:,.0f} images/s"
         self._bars.update(self._trial, advance=1, note=note)
         self._share = result.epoch / (self._bars.tasks[self._trial].total or 1)
         self._bars.update(self._study, note=self._note())
@@ -254,7 +272,7 @@ class StudyProgress:
         self._reported.add(trial.number)
         name = f" ({trial.given})" if trial.given else ""
         note = self._note()
-        line = f"{self.count:>4}/{self.trials}  trial {trial.number}{name}  {_verdict(trial)}  "
+        line = f"{self.count:>4}/{self.trials}  trial {trial.number}{name}  {_verdict(trial, self.score)}  "
         if trial.is_decided and trial.seconds is not None:  # a trial that was given up may lack both
             line += f"{trial.parameters:,} parameters  {trial.seconds:.0f} s  {trial.network_words}"
         if trial.accumulation_steps > 1:
@@ -280,14 +298,16 @@ class StudyProgress:
             description=count(len(running), "trial"),
             completed=sum(trained),
             total=sum(epochs),
-            note=", ".join(map(_reached, running)),
+            note=", ".join(_reached(trial, self.score) for trial in running),
             visible=bool(running),
         )
         self._bars.update(self._study, note=self._note())
 
     def _note(self) -> str:
         """The best trial, and the time until the last one at the pace so far, that of a trial's epochs included."""
-        note = f"best {percent(score_of(self.best))} (trial {self.best.number})" if self.best else "none complete yet"
+        note = "none complete yet"
+        if self.best:
+            note = f"best {marked(percent(score_of(self.best)), self.score)} (trial {self.best.number})"
         done, left = self.count - self._before + self._share, self.trials - self.count - self._share
         if done > 0 and self.count < self.trials:
             note += f", {duration((time.monotonic() - self._started) / done * left)} left"
@@ -336,16 +356,17 @@ def answering(predictions: Predictions) -> Iterator[Answers]:
 
 
 @contextmanager
-def epoch_bar(description: str, epochs: int) -> Iterator["EpochBar"]:
-    """A bar for one full run."""
+def epoch_bar(description: str, epochs: int, score: Score = "accuracy") -> Iterator["EpochBar"]:
+    """A bar for one full run, whose study compares by `score`."""
     with _bars() as bars:
-        yield EpochBar(bars, bars.add_task(description, total=epochs, note=""))
+        yield EpochBar(bars, bars.add_task(description, total=epochs, note=""), score)
 
 
 class EpochBar:
     """Moves on by one at every epoch; in the log, a line for every tenth of the run."""
 
-    def __init__(self, bars: Progress, task: TaskID) -> None:
+    def __init__(self, bars: Progress, task: TaskID, score: Score = "accuracy") -> None:
+        self._score: Score = score
         self._bars = bars
         self._task = task
 
@@ -354,31 +375,36 @@ class EpochBar:
         task = self._bars.tasks[0]
         epochs = int(task.total or 1)
         left = result.seconds * (epochs - result.epoch)
-        score, speed = percent(result.val_accuracy), f"{result.images / result.seconds:,.0f} images/s"
+        figure = marked(percent(result.validation(self._score)), self._score)
+        speed = f"{result.images / result.seconds:,.0f} images/s"
         # The most important first: a narrow terminal cuts off the end.
-        self._bars.update(self._task, completed=result.epoch, note=f"{score}, {duration(left)} left  {speed}")
+        self._bars.update(self._task, completed=result.epoch, note=f"{figure}, {duration(left)} left  {speed}")
         if result.epoch * 10 // epochs > (result.epoch - 1) * 10 // epochs:
-            line = f"{task.description}  epoch {result.epoch}/{epochs}  {score} validation  {speed}"
+            line = f"{task.description}  epoch {result.epoch}/{epochs}  {figure} validation  {speed}"
             log.info("%s", line)
             if not is_drawn_on():
                 tell(line)
 
 
-def say_winner(promotions: list[Promotion], validation_images: int) -> None:
-    """Say which network is the best on validation, its accuracies, and a tie; a refit has a line of its own."""
+def say_winner(promotions: list[Promotion], measured_on: int | None) -> None:
+    """Say which network is the best on validation, its accuracies, and a tie; a refit has a line of its own.
+
+    `measured_on` is the number of validation images that standard errors follow from; none: not known.
+    """
     best_runs = winner(promotions)
     if not best_runs:
         return
     say(f"best on validation: trial {best_runs[0].trial}, {best_runs[0].network}; {best_runs[0].recipe}")
+    score = best_runs[0].score
     if len(best_runs) > 1:
-        tested = [run.test_accuracy for run in best_runs if run.test_accuracy is not None]
-        test = f", test {mean_and_deviation(tested)}" if len(tested) == len(best_runs) else ""
-        validation = mean_and_deviation([run.val_accuracy for run in best_runs if run.val_accuracy is not None])
-        say(f"  {len(best_runs)} seeds, mean and standard deviation: validation {validation}{test}")
-    if tie := tie_of(promotions, validation_images):
+        tested = [run.test_score for run in best_runs if run.test_score is not None]
+        test = f", test {marked(mean_and_deviation(tested), score)}" if len(tested) == len(best_runs) else ""
+        validation = mean_and_deviation([run.val_score for run in best_runs if run.val_score is not None])
+        say(f"  {len(best_runs)} seeds, mean and standard deviation: validation {marked(validation, score)}{test}")
+    if tie := tie_of(promotions, measured_on):
         say(f"  {tie}")
-    if (refit := refit_of(promotions, best_runs)) and refit.test_accuracy is not None:
-        say(f"  trained once more, also on the validation images: test {percent(refit.test_accuracy)}")
+    if (refit := refit_of(promotions, best_runs)) and refit.test_score is not None:
+        say(f"  trained once more, also on the validation images: test {marked(percent(refit.test_score), score)}")
 
 
 def fidelity_table(fidelity: Fidelity) -> Table:
@@ -408,16 +434,16 @@ def fidelity_table(fidelity: Fidelity) -> Table:
     return table
 
 
-def _reached(trial: TrialRecord) -> str:
+def _reached(trial: TrialRecord, score: Score) -> str:
     """As in `trial 7 90.24 %`, short, since there are several in a line."""
-    accuracy = trial.last_accuracy
-    return f"trial {trial.number} {'begun' if accuracy is None else percent(accuracy)}"
+    last = trial.last_score
+    return f"trial {trial.number} {'begun' if last is None else marked(percent(last), score)}"
 
 
-def _verdict(trial: TrialRecord) -> str:
+def _verdict(trial: TrialRecord, score: Score) -> str:
     if trial.score is not None:
-        return percent(trial.score)
-    last = f"{percent(trial.last_accuracy)}, " if trial.is_pruned and trial.last_accuracy is not None else ""
+        return marked(percent(trial.score), score)
+    last = f"{marked(percent(trial.last_score), score)}, " if trial.is_pruned and trial.last_score is not None else ""
     return f"{last}{'pruned' if trial.is_pruned else 'failed'}: {trial.reason or 'no reason is known'}"
 
 

@@ -166,8 +166,10 @@ def _stacked(part: _Part, most: int, size: tuple[int, int]) -> tuple[str, float]
     return "".join(bars), pitch * len(bars)
 
 
-def curve(points: Sequence[tuple[int, float]], title: str, *, standalone: bool = False) -> str:
-    """A learning curve as an SVG: validation accuracies, shares of 1, against epochs."""
+def curve(
+    points: Sequence[tuple[int, float]], title: str, measure: str = "validation accuracy", *, standalone: bool = False
+) -> str:
+    """A learning curve as an SVG: scores, shares of 1, against epochs; `measure` is what they are, in words."""
     left, right, top, bottom, height = 50, WIDTH - 16, 56, 270, 316
     values = [(epoch, 100 * share) for epoch, share in points]
     first, last = min(epoch for epoch, _ in values), max(epoch for epoch, _ in values)
@@ -178,7 +180,7 @@ def curve(points: Sequence[tuple[int, float]], title: str, *, standalone: bool =
         along = (epoch - first) / (last - first) if last > first else 0.5
         return left + along * (right - left), bottom - (value - low) / (high - low) * (bottom - top)
 
-    drawn = [_text(8, 18, title, bold=True), _text(8, 42, "Validation accuracy (%)", faint=True)]
+    drawn = [_text(8, 18, title, bold=True), _text(8, 42, f"{measure.capitalize()} (%)", faint=True)]
     for value in ticks:
         _, y = place(first, value)
         drawn.append(f'<path d="M{left} {y:.1f}H{right}" stroke="currentColor" stroke-opacity=".2"/>')

@@ -56,8 +56,8 @@ def chosen(folder: RunFolder, trial: int | None) -> Promotion:
 
 
 def _validation_of(run: Promotion) -> float:
-    """Its validation accuracy, a share of 1; a run without one is behind all others."""
-    return -math.inf if run.val_accuracy is None else run.val_accuracy
+    """Its score on validation, a share of 1; a run without one is behind all others."""
+    return -math.inf if run.val_score is None else run.val_score
 
 
 def export_model(

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from search.formatting import Interval, count
 from search.ladder import family_of
 from search.promotions import Promotion
+from search.run_folder import RunFolder, read_facts
 from search.trials import TrialRecord, ranked, score_of
+from train_core.results import Score
 
 MIN_PAIRS = 4  # trials that a correlation is given for
 RESAMPLES = 1000  # of the bootstrap
@@ -24,7 +26,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One trial's validation accuracies (shares of 1), after a shorter run and after the full run."""
+    """One trial's scores on validation (shares of 1), after a shorter run and after the full run."""
 
     trial: int
     family: str
@@ -40,7 +42,7 @@ class Agreement:
     pairs: tuple[Pair, ...]
     spearman: Interval
     kendall: Interval
-    regret: dict[int, float]  # by k: accuracy lost by promoting the best k alone, a share of 1
+    regret: dict[int, float]  # by k: what is lost of the score by promoting the best k alone, a share of 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Fidelity:
     families: dict[str, Agreement]  # of the short run, within each family with enough trials
     best_only: bool  # the trials are the better half by score: correlations are then lower than over the whole range
     complete: int  # trials of the study that could have been taken
-    tolerance: float | None  # a share of 1: the standard error of one validation accuracy; none: not known
+    tolerance: float | None  # a share of 1: the standard error of one score on validation; none: not known
 
     @property
     def short(self) -> Agreement:
@@ -85,13 +87,13 @@ def measure(
     """Measure how well the scores of short runs of `epochs` predict those of full runs.
 
     Compared are the longest runs that at least `MIN_PAIRS` trials have; of several seeds, the mean counts. None where
-    there are none.
+    there are none. `validation_images` is what `measured_on` says.
     """
     scores: dict[int, dict[int, float]] = defaultdict(dict)  # by epochs, by trial
     seeds: dict[tuple[int, int], list[float]] = defaultdict(list)
     for run in promotions:
-        if run.val_accuracy is not None:
-            seeds[run.recipe.epochs, run.trial].append(run.val_accuracy)
+        if run.val_score is not None:
+            seeds[run.recipe.epochs, run.trial].append(run.val_score)
     for (length, number), values in seeds.items():
         scores[length][number] = fmean(values)
     by_number = {trial.number: trial for trial in trials if trial.is_complete}
@@ -178,6 +180,31 @@ def standard_error(accuracy: float, images: int) -> float:
     of two networks then have a correlation of 1/2.
     """
     return math.sqrt(accuracy * (1 - accuracy) / images)
+
+
+def effective_images(images_of_classes: Sequence[int]) -> int:
+    """The number of images on which an accuracy is as uncertain as a balanced accuracy on these images, rounded.
+
+    A balanced accuracy is the mean of the recalls r_k of K classes with n_k images each. Its standard error is
+    √(Σ r_k(1 - r_k)/n_k)/K. If all classes have the recall r, this is √(r(1 - r)/n) with n = K²/Σ(1/n_k), which is
+    returned: the number of images if all classes are equal, and at most K² times the images of the smallest class.
+    The measured recalls are not put into the sum: a class of one image has a recall of 0 or 1, and would then seem to
+    be measured without an error.
+    """
+    counts = [count for count in images_of_classes if count]
+    return max(1, round(len(counts) ** 2 / sum(1 / count for count in counts)))
+
+
+def measured_on(folder: RunFolder, score: Score) -> int | None:
+    """The number of validation images that the standard errors of a run's scores follow from; none: not known.
+
+    For balanced accuracy, these are the `effective_images`.
+    """
+    facts = read_facts(folder)
+    if facts is None or score == "accuracy":
+        return facts.data.validation_images if facts is not None else None
+    counts = facts.data.validation_images_of_classes
+    return effective_images(counts) if any(counts) else None
 
 
 def optimism(accuracy: float, images: int, number: int) -> float:

@@ -18,7 +18,7 @@ from search.completion import shipped_studies
 from search.console import EpochBar, epoch_bar, fidelity_table, loading_bars, logged_to, say_winner
 from search.data_shape import with_data_shape
 from search.errors import CheckpointError, ModelError, RunError, SpecError, UserError
-from search.fidelity import MIN_PAIRS, Fidelity, advice, pick
+from search.fidelity import MIN_PAIRS, Fidelity, advice, measured_on, pick
 from search.formatting import are
 from search.formatting import count as count_of
 from search.identity import check, open_study
@@ -33,6 +33,7 @@ from search.report import write_report
 from search.reproducer import Reproducer
 from search.results import fidelity_of, read_results
 from search.run_folder import RunFolder, RunRef, note_promoted, reproduction_folder
+from search.scores import named
 from search.session import Placement, Session, open_session, test_of, with_images_at
 from search.spec import PromoteSpec, StudySpec, load_study
 from search.study import all_diverged, lower_rates
@@ -102,13 +103,13 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
             done = _climb(full_runs, plan, spec, records(study))
         note_promoted(folder, _as_command(folder, plan))
         draw(promotion_table(finished(folder)))
-        say_winner(done, len(session.data.val))
+        say_winner(done, measured_on(folder, spec.scored_by))
         for result in done:
             log.info("%s", result.model_dump_json(exclude={"history"}))
         if not session.data.has_test:
             say(
-                f"{spec.data} has no test split: the validation accuracies are those that the choice was made by, and "
-                "flatter it."
+                f"{spec.data} has no test split: the {named(spec.scored_by, 'validation accuracies')} are those that "
+                "the choice was made by, and flatter it."
             )
         results = read_results(folder)
         write_report(folder, results)
@@ -127,7 +128,7 @@ def _climb(
     def rung(chosen: Sequence[TrialRecord], epochs: int) -> list[float]:
         full_runs.train_ahead([(trial, epochs, spec.seed) for trial in chosen])
         trained = [full_runs.train(trial, epochs, spec.seed, tests=False) for trial in chosen]
-        return [0.0 if result.val_accuracy is None else result.val_accuracy for result in trained]  # None: diverged
+        return [result.ranking_score for result in trained]
 
     finalists = climb(trials, plan.rungs, plan.families, rung)
     epochs = plan.rungs[-1].epochs
@@ -285,7 +286,7 @@ class _FullRuns:
     def train(self, trial: TrialRecord, epochs: int, seed: int, **how: bool) -> Promotion:
         """Train a trial's network; stops after an epoch when asked to."""
         what = f"trial {trial.number}, seed {seed}{', refit' if how.get('refit') else ''}"
-        with epoch_bar(what, epochs) as bar:
+        with epoch_bar(what, epochs, self.promoter.score) as bar:
             return self.promoter.train(trial, epochs, seed, partial(_epoch_ended, bar, self.stop), **how)
 
     def train_ahead(self, full_runs: Sequence[FullRun]) -> None:
@@ -338,6 +339,7 @@ def _full_runs(
             device_name=describe(session.device),
             mirrored=mirrored,
             asam=asam,
+            score=spec.scored_by,
             save=partial(save_checkpoint, stop=stop),
             stop=stop,
         )

@@ -14,6 +14,7 @@ from search.data_shape import DataShape, with_data_shape
 from search.errors import RunError, StorageError
 from search.listing import Listing, changes, read_listing
 from search.run_folder import RunFolder, write_text
+from search.scores import named
 from search.spec import StudySpec
 from search.starts import Configuration, enqueue_starts
 from search.storage import STORAGE_ERRORS, connect, reason_of
@@ -26,6 +27,9 @@ CLAIM_POLL_S = 0.1
 # Names of the study's attributes.
 IDENTITY, PRECISION = "identity", "precision"
 FINGERPRINT = "data fingerprint"  # in the identity
+
+BEFORE = {"score": "accuracy", "space.class_weights": "none"}
+"""What a study had before there was a key for it."""
 
 
 def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
@@ -106,7 +110,7 @@ def claim(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFol
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it labels the dashboard's axis
-        study.set_metric_names(["validation accuracy"])
+        study.set_metric_names([named(spec.scored_by, "validation accuracy")])
     study.set_user_attr(IDENTITY, _identity(spec, shape))
 
 
@@ -131,7 +135,7 @@ def check(
 
     """
     given = _identity(spec, shape)
-    stored = study.user_attrs.get(IDENTITY, given)
+    stored = BEFORE | study.user_attrs.get(IDENTITY, given)
     for key in given:
         before, now = stored.get(key), given[key]
         if now == before:
@@ -160,7 +164,7 @@ def _with(key: str, value: Any) -> str:
 def identity(study: optuna.Study) -> dict[str, Any]:
     """All that makes two trials of the study comparable, one value for each name; empty before it is written down."""
     stored: dict[str, Any] = study.user_attrs.get(IDENTITY, {})
-    return stored
+    return BEFORE | stored if stored else {}
 
 
 def agreed_precision(study: optuna.Study, measure: Callable[[], Precision]) -> Precision:
@@ -177,6 +181,7 @@ def _identity(spec: StudySpec, shape: DataShape) -> dict[str, Any]:
     values = spec.model_dump(mode="json", exclude=others)
     dimensions = values.pop("space")
     del values["short_run_images"]
+    values["score"] = spec.scored_by
     if spec.phases.architecture:
         values["baseline_recipe"] = spec.baseline_recipe  # architectures are compared by it
     return {

@@ -34,6 +34,7 @@ from search.records import (
     Trial,
 )
 from search.run_folder import RunFolder, as_kept, find_run_to_read, kind_of_storage, read_facts
+from search.scores import always_largest
 from search.spec import load_study
 from search.storage import address_of
 from search.trials import (
@@ -67,7 +68,7 @@ class Reader:
             UserError: a result cannot be read.
 
         """
-        folder, spec, study = self.folder, self.spec, self.study
+        folder, spec, study, facts = self.folder, self.spec, self.study, read_facts(self.folder)
         trials, done, promotions = records(study), finished_trials(study), finished(folder)
         alive = set(folder.workers())
         running = tuple(_running(trial, folder, alive) for trial in trials if trial.is_running)
@@ -88,6 +89,7 @@ class Reader:
             state=state,
             workers=workers,
             data=spec.data,
+            score=spec.scored_by,
             budget=spec.budget,
             max_madds=spec.max_madds,
             trials=len(done),
@@ -95,6 +97,7 @@ class Reader:
             best_short=best_short(done),
             best_full=best_full(promotions),
             epochs=spec.epochs,
+            always_largest=always_largest(facts.data.validation_images_of_classes, spec.scored_by) if facts else None,
             outcomes={outcome: counted[outcome] for outcome in OUTCOMES},
             networks=different_networks(done),
             used_up=used_up,
@@ -132,6 +135,7 @@ def list_runs(runs: Path, storage: str | None) -> list[Run]:
                     **_summary_fields(folder),
                     state=state,
                     data=spec.data,
+                    score=spec.scored_by,
                     budget=spec.budget,
                     max_madds=spec.max_madds,
                     trials_wanted=spec.trials,
@@ -172,7 +176,10 @@ def show_trial(run: Reader, number: int) -> Trial:
         trial=number,
         outcome=trial.outcome,
         reason=trial.reason,
+        score=run.spec.scored_by,
         validation=trial.score,
+        validation_accuracy=trial.accuracy,
+        validation_balanced=trial.balanced,
         rank=1 + sum(score_of(other) > trial.score for other in complete) if trial.score is not None else None,
         complete=len(complete),
         baseline=trial.baseline,
@@ -206,6 +213,8 @@ def best_short(trials: Iterable[TrialRecord]) -> ShortRun | None:
     return ShortRun(
         trial=first.number,
         validation=score_of(first),
+        validation_accuracy=first.accuracy,
+        validation_balanced=first.balanced,
         parameters=first.parameters,
         network=first.network_words,
     )
@@ -216,19 +225,29 @@ def best_full(promotions: Sequence[Promotion]) -> FullRun | None:
     best_runs = winner(promotions)
     if not best_runs:
         return None
-    validation = [run.val_accuracy for run in best_runs if run.val_accuracy is not None]
-    tested = [run.test_accuracy for run in best_runs if run.test_accuracy is not None]
+    validation = [run.val_score for run in best_runs if run.val_score is not None]
+    tested = [run.test_score for run in best_runs if run.test_score is not None]
     return FullRun(
         trial=best_runs[0].trial,
         epochs=best_runs[0].recipe.epochs,
         seeds=len(best_runs),
         validation=fmean(validation),
         validation_deviation=_deviation(validation),
+        validation_accuracy=_mean(run.val_accuracy for run in best_runs),
+        validation_balanced=_mean(run.val_balanced for run in best_runs),
         test=fmean(tested) if tested else None,
         test_deviation=_deviation(tested),
+        test_accuracy=_mean(run.test_accuracy for run in best_runs),
+        test_balanced=_mean(run.test_balanced for run in best_runs),
         parameters=best_runs[0].parameters,
         network=str(best_runs[0].network),
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are known."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _deviation(values: Sequence[float]) -> float | None:
@@ -254,7 +273,7 @@ def _running(trial: TrialRecord, folder: RunFolder, alive: set[str]) -> RunningT
         worker=worker,
         alive=None if is_elsewhere else worker in alive,
         epoch=trial.last_epoch,
-        validation=trial.last_accuracy,
+        validation=trial.last_score,
         seconds=max(0.0, (datetime.now() - began).total_seconds()) if began else None,
         parameters=trial.parameters if trial.is_decided else None,
         network=trial.network_words if trial.is_decided else None,
@@ -309,10 +328,14 @@ def _full_run(result: Promotion) -> FinishedFullRun:
         epochs=result.recipe.epochs,
         seed=result.seed,
         refit=result.refit,
-        validation=result.val_accuracy,
-        test=result.test_accuracy,
-        mirrored_test=result.mirrored_test_accuracy,
+        validation=result.val_score,
+        test=result.test_score,
+        mirrored_test=result.mirrored_test_score,
+        validation_accuracy=result.val_accuracy,
+        validation_balanced=result.val_balanced,
+        test_accuracy=result.test_accuracy,
+        test_balanced=result.test_balanced,
         seconds=result.seconds,
         diverged=result.diverged,
-        curve=tuple(epoch.val_accuracy for epoch in result.history),
+        curve=result.curve,
     )

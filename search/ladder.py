@@ -14,7 +14,7 @@ FAMILIES = sorted({*ResNetSpec.model_fields, *TrainSpec.model_fields, *AugmentSp
 """Fields by whose values a ladder can group trials into families."""
 
 Scored = tuple[TrialRecord, float]
-"""A trial and what it is chosen by: a validation accuracy, of its short run or of a longer one."""
+"""A trial and what it is chosen by: the study's score, of its short run or of a longer one."""
 
 
 class Rung(Frozen):
@@ -84,7 +84,7 @@ def climb(
     family: str | None,
     train: Callable[[Sequence[TrialRecord], int], Sequence[float]],
 ) -> list[TrialRecord]:
-    """The trials for the last rung. `train` gives the validation accuracies of trials after so many epochs.
+    """The trials for the last rung. `train` gives the scores of trials after so many epochs.
 
     Every choice is made by family but the one of the last of several rungs, where the runs were long enough to compare
     families.

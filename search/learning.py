@@ -69,8 +69,8 @@ def _best(folder: RunFolder) -> Sequence[Configuration]:
 
 
 def _best_first(runs: Iterable[Promotion]) -> list[Promotion]:
-    """The longest runs first; of equally long ones, the most accurate."""
-    reached = [(run.recipe.epochs, run.val_accuracy, run) for run in runs if run.val_accuracy is not None]
+    """The longest runs first; of equally long ones, the best by their study's score."""
+    reached = [(run.recipe.epochs, run.val_score, run) for run in runs if run.val_score is not None]
     return [run for _, _, run in sorted(reached, key=lambda each: each[:2], reverse=True)]
 
 

@@ -28,10 +28,11 @@ from search.optuna_access import storage_of, study_id, trial_id
 from search.promotions import Promotion, winner
 from search.results import Results, headline, progress, verdict_of
 from search.run_folder import RunFolder
+from search.scores import named, scored
 from search.storage import reason_of
 from search.study import Events
 from search.trials import TrialRecord
-from train_core.results import EpochResult
+from train_core.results import EpochResult, Score
 from train_core.specs import ResNetSpec, TrainSpec
 
 MAX_NOTES = 1000  # trials with a note, besides the promoted: the dashboard's time to open grows with their square
@@ -47,6 +48,7 @@ class NotedEvents:
         self.study = study
         self.budget = budget
         self.max_madds: int | None = identity(study).get("max_madds")
+        self.score: Score = identity(study).get("score", "accuracy")
         self.events = events
         self._works = True  # else the notes are left to `publish`, when the search has ended
 
@@ -63,7 +65,7 @@ class NotedEvents:
         if self._works and trial.number < MAX_NOTES:
             noted = _Trial(_Storage(self.study, {}), self.study, trial_id(trial))
             self._works = _attempted(
-                "a trial's note", lambda: _write(noted, trial_note(trial, self.budget, self.max_madds))
+                "a trial's note", lambda: _write(noted, trial_note(trial, self.budget, self.max_madds, self.score))
             )
         self.events.trial_ended(trial, finished)
 
@@ -92,7 +94,8 @@ def _publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None
         noted, runs = _Trial(storage, study, trial_id(trial)), full_runs.get(trial.number, [])
         if runs or (trial.number < MAX_NOTES and not get_note(noted)):
             pictures = _uploaded(folder, noted, runs, size) if runs else {}
-            _write(noted, trial_note(trial, results.spec.budget, results.spec.max_madds, runs, pictures))
+            spec = results.spec
+            _write(noted, trial_note(trial, spec.budget, spec.max_madds, spec.scored_by, runs, pictures))
     _write(study, study_note(folder, results))
 
 
@@ -100,20 +103,21 @@ def trial_note(
     trial: TrialRecord,
     budget: int,
     max_madds: int | None = None,
+    score: Score = "accuracy",
     full_runs: Sequence[Promotion] = (),
     pictures: Mapping[str, str] | None = None,
 ) -> str:
     """A trial and its outcome, in Markdown; with its `full_runs`, and `pictures` by their names."""
     verdict = verdict_of(trial)
-    accuracy = trial.last_accuracy if verdict != "failed or diverged" else None
+    reached = trial.last_score if verdict != "failed or diverged" else None
     lines = []
     if trial.is_decided:
         lines += [f"**{trial.network_words}**", str(trial.recipe)]
     facts = [f"baseline: {_plain(trial.baseline)}"] if trial.baseline else []
     facts += [f"first tried elsewhere: {_plain(trial.start)}"] if trial.start else []
-    score = f", {percent(accuracy)} on validation" if accuracy is not None else ""
+    figure = f", {scored(percent(reached), score)} on validation" if reached is not None else ""
     reason = f": {_quoted(trial.reason)}" if trial.reason else ""
-    facts.append(f"verdict: {verdict}{score}{reason}")
+    facts.append(f"verdict: {verdict}{figure}{reason}")
     if trial.is_decided:
         size, madds = trial.parameters, trial.multiply_adds
         facts.append(f"parameters: {size:,}, {percent(size / budget)} of the budget of {budget:,}")
@@ -130,9 +134,11 @@ def trial_note(
 
 def _outcome(run: Promotion) -> str:
     """A full run's outcome, in a line."""
-    how = "diverged" if run.diverged or run.val_accuracy is None else f"{percent(run.val_accuracy)} on validation"
+    how = "diverged"
+    if run.val_score is not None and not run.diverged:
+        how = f"{scored(percent(run.val_score), run.score)} on validation"
     how = "trained also on the validation images" if run.refit else how
-    test = f", {percent(run.test_accuracy)} on test" if run.test_accuracy is not None else ""
+    test = f", {scored(percent(run.test_score), run.score)} on test" if run.test_score is not None else ""
     asam = f", asam {run.recipe.asam:g}" if run.recipe.asam else ""
     return (
         f"{count(run.recipe.epochs, 'epoch')}, seed {run.seed}{asam}: {how}{test}; {duration(run.seconds)} of training"
@@ -195,8 +201,9 @@ def _pictures(runs: Sequence[Promotion], size: tuple[int, int]) -> Iterator[tupl
         # A refit has no validation images left, and one that diverged at once no epochs.
         if run.history and not run.refit:
             name = f"trial-{run.trial}-epochs-{run.recipe.epochs}-seed-{run.seed}-learning-curve.svg"
-            points = [(epoch.epoch, epoch.val_accuracy) for epoch in run.history]
-            yield name, partial(curve, points, f"Trial {run.trial}, seed {run.seed}", standalone=True)
+            points = list(enumerate(run.curve, start=1))
+            measure = named(run.score, "validation accuracy")
+            yield name, partial(curve, points, f"Trial {run.trial}, seed {run.seed}", measure, standalone=True)
     yield f"trial-{runs[0].trial}-network.svg", partial(diagram, runs[0].network, size, standalone=True)
 
 

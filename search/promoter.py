@@ -14,7 +14,7 @@ from search.trials import TrialRecord
 from train_core import checkpoint
 from train_core.data import Split, TrainingData
 from train_core.loop import evaluate, latency
-from train_core.results import EpochResult
+from train_core.results import EpochResult, Score
 from train_core.specs import TrainSpec, num_madds, num_params
 
 
@@ -28,6 +28,7 @@ class Promoter:
     device_name: str
     mirrored: bool = False  # test on averages over mirror images, too
     asam: float = 0.0  # the radius of sharpness-aware steps; 0: plain steps
+    score: Score = "accuracy"  # what the study compares networks by
     save: Save = checkpoint.save
     stop: Callable[[], bool] = lambda: False  # whether to be impatient with a full disk
 
@@ -79,6 +80,7 @@ class Promoter:
         assert trial.score is not None  # complete trials alone are promoted
         network, data = trial.network, self.data.with_validation_in_training() if refit else self.data
         state, diverged = train_to_end(folder, network, recipe, data, save=self.save, on_epoch=on_epoch)
+        final = None if diverged or refit else state.final_result
         run = Promotion(
             trial=trial.number,
             seed=recipe.seed,
@@ -86,8 +88,10 @@ class Promoter:
             recipe=recipe,
             parameters=num_params(network),
             multiply_adds=num_madds(network, data.size),
+            score=self.score,
             short_score=trial.score,
-            val_accuracy=None if diverged or refit else state.final_result.val_accuracy,
+            val_accuracy=None if final is None else final.val_accuracy,
+            val_balanced=None if final is None else final.val_balanced,
             test_accuracy=None,
             tested=False,
             refit=refit,
@@ -102,24 +106,29 @@ class Promoter:
         return run
 
     def _test(self, run: Promotion, folder: PromotionFolder) -> Promotion:
-        """The full run with its network's accuracy on the test split."""
+        """The full run with its network's accuracies on the test split."""
         data = self.data.with_validation_in_training() if run.refit else self.data
         state = checkpoint.load(folder.checkpoint, data.train.images.device)
         test = self.load_test()
-        accuracy = mirrored = None
+        measured: dict[str, float] = {}
         if test is not None:
             split = test.to(data.train.images.device)
             score = partial(evaluate, state.final_model, split, data.mean, data.std, run.recipe.precision)
-            # Asked for the mirrored one later, the plain one stays what it was.
-            accuracy = score().accuracy if run.test_accuracy is None else run.test_accuracy
-            mirrored = score(mirrored=True).accuracy if self.mirrored else None
+            if run.test_accuracy is None:  # asked for the mirrored one later, the plain one stays what it was
+                plain = score()
+                measured |= {"test_accuracy": plain.accuracy, "test_balanced": plain.balanced}
+            if self.mirrored:
+                mirrored = score(mirrored=True)
+                measured |= {
+                    "mirrored_test_accuracy": mirrored.accuracy,
+                    "mirrored_test_balanced": mirrored.balanced,
+                }
         run = run.model_copy(
             update={
                 "tested": True,
                 "test_images": len(test) if test is not None else 0,
-                "test_accuracy": accuracy,
-                "mirrored_test_accuracy": mirrored,
                 "latency_s": run.latency_s or latency(state.final_model, (data.in_channels, *data.size)),
+                **measured,
             }
         )
         self._write(run, folder)

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from search.run_folder import RunFolder
-from train_core.results import EpochResult
+from train_core.results import EpochResult, Score
 from train_core.specs import Frozen, ResNetSpec, TrainSpec
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -23,16 +23,20 @@ class Promotion(Frozen):
     recipe: TrainSpec
     parameters: int
     multiply_adds: int
-    short_score: Share = Field(description="validation accuracy of the trial's short run")
+    score: Score = Field(default="accuracy", description="what networks are compared by")
+    short_score: Share = Field(description="of the trial's short run, by `score`")
     val_accuracy: Share | None = Field(description="after the last epoch; none: diverged, or a refit")
+    val_balanced: Share | None = Field(default=None, description="the same, as balanced accuracy")
     test_accuracy: Share | None = Field(
         description="after the last epoch; none: not read yet, the data has no test split, or diverged"
     )
+    test_balanced: Share | None = Field(default=None, description="the same, as balanced accuracy")
     tested: bool = Field(default=True, description="whether the test split was to be read; not on a ladder's way up")
     refit: bool = Field(default=False, description="trained on the validation images, too")
     mirrored_test_accuracy: Share | None = Field(
         default=None, description="the same, by the mean logits of each image and its mirror image; none: not asked for"
     )
+    mirrored_test_balanced: Share | None = Field(default=None, description="the same, as balanced accuracy")
     test_images: int = Field(description="images in the test split")
     latency_s: Annotated[float, Field(ge=0)] | None = Field(
         default=None, description="from one image to its logits, in fp32, on the device; none: not measured"
@@ -43,21 +47,41 @@ class Promotion(Frozen):
     history: tuple[EpochResult, ...]
 
     @property
-    def ranking_accuracy(self) -> float:
-        """The validation accuracy, by which runs are compared; 0 for one that diverged or is a refit."""
-        return self.val_accuracy or 0.0
+    def val_score(self) -> float | None:
+        """What it reached on the validation images, by `score`; none: diverged, or a refit."""
+        return self.val_balanced if self.score == "balanced" else self.val_accuracy
+
+    @property
+    def test_score(self) -> float | None:
+        """What it reached on the test split, by `score`; none as for `test_accuracy`."""
+        return self.test_balanced if self.score == "balanced" else self.test_accuracy
+
+    @property
+    def mirrored_test_score(self) -> float | None:
+        """The same, by the mean logits of each image and its mirror image; none: not asked for."""
+        return self.mirrored_test_balanced if self.score == "balanced" else self.mirrored_test_accuracy
+
+    @property
+    def curve(self) -> tuple[float, ...]:
+        """What it reached on the validation images after each epoch, by `score`."""
+        return tuple(epoch.validation(self.score) for epoch in self.history)
+
+    @property
+    def ranking_score(self) -> float:
+        """What runs are compared by on the validation images; 0 for one that diverged or is a refit."""
+        return self.val_score or 0.0
 
 
 def finished(folder: RunFolder) -> list[Promotion]:
     """All finished promotions of a run: the longest first, of those the best on validation; refits behind them."""
     results = [each.read(Promotion) for each in folder.promotions() if each.result.exists()]
-    return sorted(results, key=lambda run: (not run.refit, run.recipe.epochs, run.ranking_accuracy), reverse=True)
+    return sorted(results, key=lambda run: (not run.refit, run.recipe.epochs, run.ranking_score), reverse=True)
 
 
 def finalists(promotions: Sequence[Promotion]) -> list[list[Promotion]]:
     """The full runs that compete to be the best: a list for each trial, with one run for each seed; the best first.
 
-    The best has the highest mean validation accuracy, to which a diverged seed counts 0. Only runs of the same length,
+    The best has the highest mean score on validation, to which a diverged seed counts 0. Only runs of the same length,
     the greatest, compete; and where some of them are tested, only those, and the diverged seeds of the same trials.
     A trial whose seeds all diverged is none of them.
     """
@@ -69,12 +93,12 @@ def finalists(promotions: Sequence[Promotion]) -> list[list[Promotion]]:
         rivals = [run for run in rivals if run.trial in tested and (run.test_accuracy is not None or run.diverged)]
     by_trial = groupby(sorted(rivals, key=lambda run: run.trial), key=lambda run: run.trial)
     seeds = [list(runs) for _, runs in by_trial]
-    return sorted((runs for runs in seeds if not all(run.diverged for run in runs)), key=mean_accuracy, reverse=True)
+    return sorted((runs for runs in seeds if not all(run.diverged for run in runs)), key=mean_score, reverse=True)
 
 
-def mean_accuracy(runs: Sequence[Promotion]) -> float:
-    """The mean validation accuracy of a network's full runs, by which networks are compared; diverged: 0."""
-    return fmean(run.ranking_accuracy for run in runs)
+def mean_score(runs: Sequence[Promotion]) -> float:
+    """The mean score of a network's full runs on validation, by which networks are compared; diverged: 0."""
+    return fmean(run.ranking_score for run in runs)
 
 
 def winner(promotions: Sequence[Promotion]) -> list[Promotion]:

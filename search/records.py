@@ -6,6 +6,8 @@ Accuracies are shares of 1, times are seconds or ISO 8601. Imports no torch.
 from dataclasses import dataclass
 from typing import Any
 
+from train_core.results import Score
+
 SEARCHING, PROMOTING, UNFINISHED, FINISHED, PROMOTED = "searching", "promoting", "unfinished", "finished", "promoted"
 
 
@@ -14,7 +16,9 @@ class ShortRun:
     """The best trial by its short run."""
 
     trial: int
-    validation: float
+    validation: float  # by the run's score
+    validation_accuracy: float | None
+    validation_balanced: float | None  # balanced accuracy
     parameters: int
     network: str
 
@@ -26,10 +30,14 @@ class FullRun:
     trial: int
     epochs: int
     seeds: int
-    validation: float
+    validation: float  # by the run's score
     validation_deviation: float | None
-    test: float | None
+    validation_accuracy: float | None
+    validation_balanced: float | None  # balanced accuracy
+    test: float | None  # by the run's score
     test_deviation: float | None
+    test_accuracy: float | None
+    test_balanced: float | None
     parameters: int
     network: str
 
@@ -45,6 +53,7 @@ class Run:
     state: str | None = None  # searching, promoting, unfinished, finished (not promoted yet), promoted
     workers: int = 0  # that have a trial now
     data: str | None = None
+    score: Score | None = None  # what its networks are compared by
     budget: int | None = None
     max_madds: int | None = None  # the limit on multiply-adds; none: also where there is none
     trials: int | None = None  # that have ended
@@ -84,6 +93,7 @@ class Status(Run):
     """The state of a run and of its trials."""
 
     epochs: int  # of a short run
+    always_largest: float | None  # the score of always answering the largest class; none: not known
     outcomes: dict[str, int]  # trials that have ended, by `OUTCOMES`
     networks: int  # different ones, among the trials that have ended
     used_up: bool  # the space has no new network left
@@ -116,12 +126,16 @@ class FinishedFullRun:
     epochs: int
     seed: int
     refit: bool
-    validation: float | None
+    validation: float | None  # by the run's score, as `test` and `curve`
     test: float | None
     mirrored_test: float | None
+    validation_accuracy: float | None
+    validation_balanced: float | None  # balanced accuracy
+    test_accuracy: float | None
+    test_balanced: float | None
     seconds: float
     diverged: str | None
-    curve: tuple[float, ...]  # validation accuracy after each epoch
+    curve: tuple[float, ...]  # on validation, after each epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +146,10 @@ class Trial:
     trial: int
     outcome: str
     reason: str | None
-    validation: float | None  # its score; none: it is not complete
+    score: Score  # what the run's networks are compared by
+    validation: float | None  # by that; none: it is not complete
+    validation_accuracy: float | None  # after its last epoch
+    validation_balanced: float | None  # balanced accuracy, the same
     rank: int | None  # by that, among the complete ones; 1: the best
     complete: int  # trials that are
     baseline: str | None  # the baseline that it is
@@ -149,7 +166,7 @@ class Trial:
     started: str | None
     seconds: float | None
     epochs: int | None  # that it was to have
-    curve: tuple[float, ...]  # validation accuracy after each epoch
+    curve: tuple[float, ...]  # on validation, after each epoch
     full_runs: tuple[FinishedFullRun, ...]
 
 
@@ -167,7 +184,7 @@ class Comparison:
 
     runs: tuple[Compared, Compared]
     differences: dict[str, tuple[Any, Any]]  # of their study files and data, by name
-    difference: float | None  # the second's validation accuracy less the first's; none: not to be compared
+    difference: float | None  # the second's score on validation less the first's; none: not to be compared
     spread: float | None  # what such a difference may be by chance; none: not known
     better: str | None  # the run that is, by more than the spread
     verdict: str  # the same in words

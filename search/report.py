@@ -25,9 +25,11 @@ from search.identity import identity
 from search.promotions import Promotion, winner
 from search.results import Results, headline, progress, read_results
 from search.run_folder import RunFolder, control_name, read_facts, write_text
+from search.scores import named
 from search.spec import CONTROLS, StudySpec
 from search.trials import TrialRecord, score_of
 from train_core.errors import UserError
+from train_core.results import Score
 
 
 def write_report(folder: RunFolder, results: Results | None = None) -> Path:
@@ -83,8 +85,9 @@ def _full_run_table(results: Results) -> str:
     ]
     costs = "Parameters<br>Multiply-adds" if limited else "Parameters"
     words = (
-        "Chosen by the full run's validation accuracy. The test split is read once a run, at its end, and only for the "
-        "runs of the last rung. All were trained on the training images without the validation images"
+        f"Chosen by the full run's {named(results.spec.scored_by, 'validation accuracy')}. The test split is read once "
+        "a run, at its end, and only for the runs of the last rung. All were trained on the training images without "
+        "the validation images"
     )
     words += ", except those marked as trained on them." if results.promotions[-1].refit else "."
     words += _test_reads(results.promotions)
@@ -92,7 +95,8 @@ def _full_run_table(results: Results) -> str:
     words += f" They took sharpness-aware steps (asam {asam:g})." if asam else ""
     words += " Seconds: of training and validation."
     words += " Milliseconds (ms) an image: one image at a time, in fp32, on the device that the run names below."
-    return f"<p>{words}</p><div class=wide><table>{_full_runs_head(costs)}{''.join(rows)}</table></div>"
+    head = _full_runs_head(costs, results.spec.scored_by)
+    return f"<p>{words}</p><div class=wide><table>{head}{''.join(rows)}</table></div>"
 
 
 def _test_reads(promotions: Sequence[Promotion]) -> str:
@@ -100,17 +104,19 @@ def _test_reads(promotions: Sequence[Promotion]) -> str:
 
     A refit and each seed are models of their own. Mirror images are a second look of the same model.
     """
-    tested = sum(run.test_accuracy is not None for run in promotions)
+    tested = sum(run.test_score is not None for run in promotions)
     if not tested:
         return ""
     models = count(tested, "model")
     return f" The test split was read for {models}; the more are read, the less the best of them means."
 
 
-def _full_runs_head(costs: str) -> str:
+def _full_runs_head(costs: str, score: Score) -> str:
+    balanced = "<br>balanced accuracy" if score == "balanced" else ""
     return (
         f"<tr><th rowspan=2>Trial<th rowspan=2 class=words>Network<th rowspan=2>{costs}<th rowspan=2>Optimizer"
-        "<th rowspan=2>Seed<th rowspan=2>Epochs<th colspan=2 class=split>Validation<th class=split>Test"
+        f"<th rowspan=2>Seed<th rowspan=2>Epochs<th colspan=2 class=split>Validation{balanced}"
+        f"<th class=split>Test{balanced}"
         "<th rowspan=2 class=split>Seconds<th rowspan=2>ms an<br>image"
         "<tr><th class=split>short run<th>full run<th class=split>full run"
     )
@@ -121,16 +127,14 @@ def _validation_cell(run: Promotion) -> str:
         return "diverged"
     if run.refit:
         return "trained on"
-    return "no accuracy" if run.val_accuracy is None else percent(run.val_accuracy)
+    return "no accuracy" if run.val_score is None else percent(run.val_score)
 
 
 def _test_cell(run: Promotion) -> str:
-    if run.test_accuracy is None:
+    if run.test_score is None:
         return "diverged" if run.diverged else "no test split" if run.tested else "not read"
-    mirrored = run.mirrored_test_accuracy
-    return percent(run.test_accuracy) + (
-        f"<br>with mirror<br>images {percent(mirrored)}" if mirrored is not None else ""
-    )
+    mirrored = run.mirrored_test_score
+    return percent(run.test_score) + (f"<br>with mirror<br>images {percent(mirrored)}" if mirrored is not None else "")
 
 
 def _warning(spec: StudySpec) -> str:
@@ -170,14 +174,15 @@ def _control_table(folder: RunFolder, results: Results) -> str:
         return ""
     html = [
         "<section><h2>Compared with simpler searches</h2><p>They have the same budget, data and space. "
-        "Epochs are all that were trained, in short and in full runs; accuracies of several seeds are their "
+        f"Epochs are all that were trained, in short and in full runs; {named(results.spec.scored_by, 'accuracies')} "
+        "of several seeds are their "
         "mean and standard deviation.</p><div class=wide><table><tr><th class=words>Run<th>Trials<th>Epochs"
         "<th>Best short run<th>Best full run, validation<th>Its test"
     ]
     for name, compared in [("this search", results), *rows]:
         best, runs = compared.complete[:1], winner(compared.promotions)
-        validation = [run.val_accuracy for run in runs if run.val_accuracy is not None]
-        tested = [run.test_accuracy for run in runs if run.test_accuracy is not None]
+        validation = [run.val_score for run in runs if run.val_score is not None]
+        tested = [run.test_score for run in runs if run.test_score is not None]
         epochs = sum(len(trial.curve) for trial in compared.trials)
         epochs += sum(len(run.history) for run in compared.promotions)
         html.append(
@@ -198,7 +203,7 @@ def _comparable(one: Results, other: Results) -> bool:
     return identities[0] == identities[1]
 
 
-_SAME = ("budget", "max_madds", "data fingerprint", "space.")
+_SAME = ("budget", "max_madds", "data fingerprint", "score", "space.")
 
 
 def _section(chart: Chart) -> str:

@@ -8,14 +8,16 @@ from typing import Literal, TypeVar, get_args
 
 import optuna
 
-from search.fidelity import Fidelity, measure, optimism, standard_error
+from search.fidelity import Fidelity, measure, measured_on, optimism, standard_error
 from search.formatting import are, count, duration, limits, mean_and_deviation, percent, short_run
 from search.identity import open_study
-from search.promotions import Promotion, diverged_of, finalists, finished, mean_accuracy, refit_of, winner
-from search.run_folder import RunFolder, validation_images
+from search.promotions import Promotion, diverged_of, finalists, finished, mean_score, refit_of, winner
+from search.run_folder import RunFolder, read_facts
+from search.scores import always_largest, named, scored
 from search.spec import StudySpec, load_study
 from search.starts import sources_of
 from search.trials import TrialRecord, different_networks, finished_trials, ranked, records, score_of
+from train_core.results import Score
 
 FEW_IMAGES = 500  # fewer validation images make the best of several networks look clearly better than it is
 MAX_LEARNT = 500  # trials that the importances are learnt from: 10,000 take minutes, these some seconds
@@ -36,11 +38,12 @@ class Results:
     trials: Sequence[TrialRecord]  # those that have ended, by number
     promotions: Sequence[Promotion]  # the finished full runs, the longest and best on validation first
     fidelity: Fidelity | None = None  # none: there are too few full runs to measure it
-    validation_images: int | None = None  # none: not known
+    measured_on: int | None = None  # validation images that standard errors follow from; none: not known
+    always_largest: float | None = None  # the score of always answering the largest class; none: not known
 
     @property
     def compared(self) -> list[Promotion]:
-        """The full runs that have a validation accuracy: those that were not trained on the validation images."""
+        """The full runs that have a score on validation: those that were not trained on the validation images."""
         return [run for run in self.promotions if not run.refit]
 
     @property
@@ -76,7 +79,7 @@ class Results:
 
 def read_results(folder: RunFolder) -> Results:
     """A run's outcome so far."""
-    study, spec = open_study(folder), load_study(str(folder.study_file), {})
+    study, spec, facts = open_study(folder), load_study(str(folder.study_file), {}), read_facts(folder)
     return Results(
         name=folder.name,
         spec=spec,
@@ -84,7 +87,8 @@ def read_results(folder: RunFolder) -> Results:
         trials=finished_trials(study),
         promotions=finished(folder),
         fidelity=fidelity_of(folder, spec, study),
-        validation_images=validation_images(folder),
+        measured_on=measured_on(folder, spec.scored_by),
+        always_largest=always_largest(facts.data.validation_images_of_classes, spec.scored_by) if facts else None,
     )
 
 
@@ -95,7 +99,7 @@ def fidelity_of(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> Fide
         finished(folder),
         epochs=spec.epochs,
         family=spec.promote.families,
-        validation_images=validation_images(folder),
+        validation_images=measured_on(folder, spec.scored_by),
     )
 
 
@@ -114,69 +118,89 @@ def headline(results: Results) -> str:
     text += f"Its recipe: {(runs[0] if runs else trials[0]).recipe.method}. "
     if not runs:
         diverged = "every full run so far diverged, and " if results.promotions else ""
-        text += f"Its short run of {short_run(spec)} reached {percent(score_of(trials[0]))} on validation; "
+        reached = scored(percent(score_of(trials[0])), spec.scored_by)
+        text += f"Its short run of {short_run(spec)} reached {reached} on validation; "
         text += f"{diverged}short runs find the good third but cannot order it: full runs decide."
-        return text + _flattery(score_of(trials[0]), len(trials), results.validation_images)
+        return text + _always_largest(results) + _flattery(score_of(trials[0]), len(trials), results)
     return text + _of_full_runs(results, runs)
 
 
 def _of_full_runs(results: Results, runs: Sequence[Promotion]) -> str:
     """The outcome of the best network's full runs, one for each seed."""
     mean = f" (mean and standard deviation of {len(runs)} seeds)" if len(runs) > 1 else ""
-    accuracies = [run.val_accuracy for run in runs if run.val_accuracy is not None]
+    score = results.spec.scored_by
+    reached = [run.val_score for run in runs if run.val_score is not None]
     asam = f" with asam {runs[0].recipe.asam:g}" if runs[0].recipe.asam else ""
     text = f"Trained for {count(runs[0].recipe.epochs, 'epoch')}{asam}, it reaches "
-    text += f"{mean_and_deviation(accuracies)}{mean} on validation, by which it was chosen; "
-    tested = [run.test_accuracy for run in runs if run.test_accuracy is not None]
+    text += f"{scored(mean_and_deviation(reached), score)}{mean} on validation, by which it was chosen; "
+    tested = [run.test_score for run in runs if run.test_score is not None]
     if not all(run.tested for run in runs):
         text += "it is not tested yet: `search promote` reads the test split for the runs of its last rung."
     elif not tested:
         text += "it was never tested: this data has no test split, so every number here was used for model selection."
     else:
-        text += (
-            f"{mean_and_deviation(tested)} on the {runs[0].test_images:,} test images, which had no part in the choice."
-        )
+        on_test = scored(mean_and_deviation(tested), score)
+        text += f"{on_test} on the {runs[0].test_images:,} test images, which had no part in the choice."
     if diverged := len(diverged_of(results.promotions, runs)):
         text += f" {diverged} of {count(diverged + len(runs), 'seed')} diverged, and is not in these numbers."
-    if (refit := refit_of(results.promotions, runs)) and refit.test_accuracy is not None:
-        text += f" Trained once more, also on the validation images, it reaches {percent(refit.test_accuracy)} on test."
-    text += _flattery(fmean(accuracies), len(finalists(results.promotions)), results.validation_images)
-    if tie := tie_of(results.promotions, results.validation_images):
+    if (refit := refit_of(results.promotions, runs)) and refit.test_score is not None:
+        on_test = scored(percent(refit.test_score), score)
+        text += f" Trained once more, also on the validation images, it reaches {on_test} on test."
+    text += _always_largest(results)
+    text += _flattery(fmean(reached), len(finalists(results.promotions)), results)
+    if tie := tie_of(results.promotions, results.measured_on):
         text += f" {tie}"
     return text
 
 
-def _flattery(accuracy: float, number: int, images: int | None) -> str:
-    """A sentence on how much too high the validation accuracy of the best of `number` networks may be.
+def _always_largest(results: Results) -> str:
+    """A sentence on what needs no network: always answering the largest class; empty where it is not known."""
+    if results.always_largest is None:
+        return ""
+    reached = scored(percent(results.always_largest), results.spec.scored_by)
+    return f" Always answering the largest class reaches {reached} on validation."
+
+
+def _flattery(score: float, number: int, results: Results) -> str:
+    """A sentence on how much too high the score on validation of the best of `number` networks may be.
 
     It is empty where there are enough images, and where the figure would be 0.0 points.
     """
+    images = results.measured_on
     if not images or images >= FEW_IMAGES:
         return ""
-    points = f"{100 * optimism(accuracy, images, number):.1f}"
+    points = f"{100 * optimism(score, images, number):.1f}"
     if points == "0.0":
         return ""
+    name, few = named(results.spec.scored_by, "validation accuracy"), _few_images(images, results.spec.scored_by)
     return (
-        f" Its validation accuracy was chosen as the best of {number:,} on only {images} images: it is likely up to "
-        f"{points} points too high."
+        f" Its {name} was chosen as the best of {number:,} on only {few}: it is likely up to {points} points too high."
     )
+
+
+def _few_images(images: int, score: Score) -> str:
+    """As in `287 images`; of unequal classes, `what counts as 22 images, as the smallest classes have few`."""
+    number = count(images, "image")
+    return f"what counts as {number}, because the smallest classes have few" if score == "balanced" else number
 
 
 def tie_of(promotions: Sequence[Promotion], images: int | None) -> str:
     """A sentence where the validation images do not tell the best network from the second; empty where they do.
 
+    `images` is the number of them that standard errors follow from (`fidelity.measured_on`); none: not known.
     They do not if the two differ by at most two standard errors of their difference. Several seeds reduce only a part
     of that error, since they are measured on the same images; it is not made smaller for them.
     """
     rivals = finalists(promotions)
     if len(rivals) < 2 or not images:
         return ""
-    best, second = map(mean_accuracy, rivals[:2])
+    best, second = map(mean_score, rivals[:2])
     if best - second > 2 * standard_error((best + second) / 2, images):
         return ""
+    few = "so few images of the smallest classes" if rivals[0][0].score == "balanced" else count(images, "image")
     return (
-        f"Trial {rivals[1][0].trial} is within {100 * (best - second):.2f} points of it on validation: {images:,} "
-        "images do not tell the two apart."
+        f"Trial {rivals[1][0].trial} is within {100 * (best - second):.2f} points of it on validation: {few} do not "
+        "tell the two apart."
     )
 
 

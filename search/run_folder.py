@@ -367,6 +367,7 @@ class DataFacts(Frozen):
     fingerprint: str | None = None
     training_images: int | None = None
     validation_images: int | None = None
+    validation_images_of_classes: tuple[int, ...] = ()
     test_split: bool | None = None
     classes: tuple[str, ...] = ()
     size: tuple[int, int] | None = None  # height and width, in pixels
@@ -390,12 +391,6 @@ def read_facts(folder: RunFolder) -> RunFacts | None:
         return RunFacts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def validation_images(folder: RunFolder) -> int | None:
-    """How many validation images the run has; None where `run.json` does not say it."""
-    facts = read_facts(folder)
-    return facts.data.validation_images if facts is not None else None
 
 
 def write_facts(folder: RunFolder, facts: RunFacts) -> None:

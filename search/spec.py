@@ -15,8 +15,10 @@ from search.completion import shipped_studies
 from search.errors import SpecError
 from search.ladder import FAMILIES, Rung, parse_ladder
 from search.published import Published, unknown_network
+from search.scores import UNEQUAL
 from space import Space, bounds_of, choices_of, drawn_regularisers, not_held, parameter_names
 from train_core.reading import Reading
+from train_core.results import Score
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -167,6 +169,12 @@ class StudySpec(Frozen):
         description="share of the training images that is held out for validation (unless the data have val/)",
     )
     reading: Reading = Reading()
+    score: Literal["auto", "accuracy", "balanced"] = Field(
+        default="auto",
+        description="what networks are compared by, on the validation images. accuracy: share of the images that are "
+        "classified correctly; balanced: balanced accuracy, the mean over the classes of that share; auto: balanced if "
+        f"the largest class has at least {UNEQUAL} times as many training images as the smallest, otherwise accuracy",
+    )
     sampler: SamplerName = Field(
         default="tpe", description="sampler of the search: tpe, or random (the baseline of random search)"
     )
@@ -223,6 +231,11 @@ class StudySpec(Frozen):
             for name, each in self.baselines.items()
         }
         return self.model_copy(update={"space": new, "baselines": baselines})
+
+    @property
+    def scored_by(self) -> Score:
+        """What networks are compared by; a run's own study file says it, unless it is older than the key."""
+        return "balanced" if self.score == "balanced" else "accuracy"
 
     def as_toml(self) -> str:
         """The whole spec as a study file."""

@@ -28,6 +28,7 @@ from search.trials import (
     TRAINING_S,
     TrialRecord,
     finished_trials,
+    measures,
     records,
 )
 from train_core.errors import DivergedError, UserError
@@ -103,7 +104,7 @@ def run(
                     break
                 time.sleep(POLL_S)
                 continue
-            ended, epoch_s = _run_trial(study, drawn, trainer, events, deadline, stop)
+            ended, epoch_s = _run_trial(setting, drawn, trainer, events, deadline, stop)
         except optuna.exceptions.UpdateFinishedTrialError:
             # As after a long sleep of this machine. What was trained is in the trial's checkpoint.
             log.warning("a trial was taken from this worker, whose heartbeat had stopped: another worker runs it again")
@@ -141,7 +142,7 @@ def _pruner(spec: StudySpec) -> MedianOfLike:
 
 
 def _run_trial(
-    study: optuna.Study,
+    setting: Setting,
     drawn: Drawn,
     trainer: Trainer,
     events: Events,
@@ -149,6 +150,7 @@ def _run_trial(
     stop: Callable[[], bool],
 ) -> tuple[TrialRecord, float]:
     """One short run, to its verdict; and the seconds that its last epoch took."""
+    study, score_name = setting.study, setting.spec.scored_by
     trial, recipe = drawn.trial, drawn.recipe
     events.trial_started(trial.number, drawn.network, recipe)
 
@@ -175,7 +177,7 @@ def _run_trial(
                 break
             last, trained_s = result, trained_s + result.seconds
             try:
-                trial.report(result.val_accuracy, result.epoch)
+                trial.report(result.validation(score_name), result.epoch)
             except optuna.exceptions.UpdateFinishedTrialError as error:
                 results.throw(error)
             events.epoch_ended(trial.number, result)
@@ -187,11 +189,13 @@ def _run_trial(
     del results  # gives the network's memory back before the next trial
     # Epochs of an earlier attempt took their time as well.
     trial.set_user_attr(TRAINING_S, round(max(time.monotonic() - started, trained_s), 3))
+    for name, value in measures(last).items() if last is not None else ():
+        trial.set_user_attr(name, value)
     if last is not None and last.accumulation_steps > 1:
         trial.set_user_attr(ACCUMULATION_STEPS, last.accumulation_steps)
     if reason is not None:
         trial.set_user_attr(REASON, reason)
-    score = last.val_accuracy if state == TrialState.COMPLETE and last is not None else None
+    score = last.validation(score_name) if state == TrialState.COMPLETE and last is not None else None
     ended = _tell(study, trial, score, state)
     trainer.forget(drawn.first_attempt)
     return ended, last.seconds if last is not None else 0.0

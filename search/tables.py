@@ -15,7 +15,9 @@ from search.plot import Curve
 from search.promotions import Promotion
 from search.published import Published, Reproduction, Row
 from search.records import Comparison, FinishedFullRun, FullRun, Run, RunningTrial, ShortRun, Status, Trial
+from search.scores import marked, named
 from search.trials import TrialRecord, score_of
+from train_core.results import Score
 from train_core.specs import ResNetSpec
 
 STYLES = {
@@ -30,10 +32,10 @@ STYLES = {
 """Colours of states and of trials' outcomes; what is not here has none. Nothing is said by colour alone."""
 
 
-def best_table(trials: Sequence[TrialRecord]) -> Table:
+def best_table(trials: Sequence[TrialRecord], score: Score = "accuracy") -> Table:
     """The best trials of a search, in the order given; narrow enough for 80 columns, where the networks are folded."""
     table = _table(
-        "Best trials (score: validation accuracy after the short run)",
+        f"Best trials (score: {named(score, 'validation accuracy')} after the short run)",
         *("score", "trial", "parameters", "multiply-adds", "optimizer", "<network", "seconds"),
     )
     for trial in trials:
@@ -51,8 +53,11 @@ def best_table(trials: Sequence[TrialRecord]) -> Table:
 
 def promotion_table(promotions: list[Promotion]) -> Table:
     """Finished full runs, in the order given; narrow enough for 80 columns."""
+    measured = "short and full run: validation accuracy"
+    if any(run.score == "balanced" for run in promotions):
+        measured = "short run, full run and test: balanced accuracy"
     table = _table(
-        "Full runs, the longest first, then the best on validation (short and full run: validation accuracy)",
+        f"Full runs, the longest first, then the best on validation ({measured})",
         *("trial", "parameters", "optimizer", "seed", "epochs", "short", "full", "test", "seconds"),
     )
     table.columns[-2].no_wrap = False  # with the mirrored one, it is folded
@@ -64,7 +69,7 @@ def promotion_table(promotions: list[Promotion]) -> Table:
             str(run.seed),
             str(run.recipe.epochs),
             percent(run.short_score),
-            "diverged" if run.diverged else "refit" if run.val_accuracy is None else percent(run.val_accuracy),
+            "diverged" if run.diverged else "refit" if run.val_score is None else percent(run.val_score),
             _test_shown(run),
             f"{run.seconds:,.0f}",
         )
@@ -161,19 +166,20 @@ def run_table(runs: Sequence[Run]) -> RenderableType:
     if not runs:
         return Text("no run here: start one with `search run`")
     title = "Accuracies in %; short and full run: on validation"
+    title += "; b: balanced accuracy" if any(run.score == "balanced" for run in runs) else ""
     table = _table(title, "<run", "<data", "budget", "trials", "short", "full", "test", "<state", "idle")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True  # states can be folded better
     for run in runs:
         trials = "" if run.trials_wanted is None else f"{'?' if run.trials is None else run.trials}/{run.trials_wanted}"
-        full = run.best_full
+        full, mark = run.best_full, " b" if run.score == "balanced" else ""
         table.add_row(
             Text(run.name),
             Text((run.data or "").rpartition("/")[2]),
             rounded(run.budget) if run.budget else "",
             trials,
-            f"{100 * run.best_short.validation:.2f}" if run.best_short else "",
-            f"{100 * full.validation:.2f}" if full else "",
-            f"{100 * full.test:.2f}" if full and full.test is not None else "",
+            f"{100 * run.best_short.validation:.2f}{mark}" if run.best_short else "",
+            f"{100 * full.validation:.2f}{mark}" if full else "",
+            f"{100 * full.test:.2f}{mark}" if full and full.test is not None else "",
             _state(run),
             duration(_idle(run)),
         )
@@ -196,11 +202,13 @@ def status_view(status: Status) -> RenderableType:
         ("data", f"{status.data}, {within}, short runs of {count(status.epochs, 'epoch')}"),
         ("trials", trials),
     ]
+    if status.score is not None and status.always_largest is not None:
+        rows.append(("score", f"{named(status.score)} (always the largest class: {percent(status.always_largest)})"))
     if status.images_per_second is not None:
         rows.append(("speed", f"{status.images_per_second:,.0f} images/s by a worker, in the last trials"))
-    rows.append(("best", _short(status.best_short)))
+    rows.append(("best", _short(status.best_short, status.score)))
     if status.best_full:
-        rows.append(("full run", _full(status.best_full)))
+        rows.append(("full run", _full(status.best_full, status.score)))
     if status.full_runs:
         rows.append(("full runs", f"{status.full_runs:,} finished"))
     for ahead in status.full_runs_pending:
@@ -214,8 +222,9 @@ def status_view(status: Status) -> RenderableType:
 
 def trial_view(trial: Trial) -> RenderableType:
     """All that is known of a trial."""
-    score = trial.validation
-    place = f", {percent(score)}, number {trial.rank} of {trial.complete}" if score is not None else ""
+    place = ""
+    if trial.validation is not None:
+        place = f", {marked(percent(trial.validation), trial.score)}, number {trial.rank} of {trial.complete}"
     rows: list[tuple[str, str | Text]] = [
         ("outcome", Text.assemble((trial.outcome, STYLES.get(trial.outcome, "")), place)),
     ]
@@ -238,14 +247,17 @@ def trial_view(trial: Trial) -> RenderableType:
         why = f" ({attempt.reason})" if attempt.reason else ""
         line = f"trial {attempt.trial}: {count(attempt.epochs, 'epoch')}, {attempt.outcome}{why}"
         rows.append(("attempts" if number == 1 else "", line))
+    if trial.score == "balanced" and trial.validation_accuracy is not None:
+        rows.append(("accuracy", f"{percent(trial.validation_accuracy)} on validation, of all images together"))
     parts: list[RenderableType] = [_labelled(f"{trial.run}, trial {trial.trial}", rows)]
+    measure = named(trial.score, "validation accuracy")
     if len(trial.curve) > 1:
-        parts += [Text(), Curve("validation accuracy of the short run", trial.curve)]
+        parts += [Text(), Curve(f"{measure} of the short run", trial.curve)]
     if trial.full_runs:
         longest = max(trial.full_runs, key=lambda run: len(run.curve))
         if len(longest.curve) > 1:
-            parts += [Text(), Curve(f"validation accuracy of the longest full run, seed {longest.seed}", longest.curve)]
-        parts += [Text(), _full_run_table(trial.full_runs)]
+            parts += [Text(), Curve(f"{measure} of the longest full run, seed {longest.seed}", longest.curve)]
+        parts += [Text(), _full_run_table(trial.full_runs, trial.score)]
     return Group(*parts)
 
 
@@ -256,8 +268,8 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     table.add_row("state", *map(_state, runs))
     table.add_row("trials", *(f"{run.trials:,} of {run.trials_wanted:,}" for run in runs))
     table.add_row("epochs", *(f"{run.epochs_short:,} short, {run.epochs_full:,} full" for run in runs))
-    table.add_row("best short run", *(Text(_short(run.best_short)) for run in runs))
-    table.add_row("best full run", *(Text(_full(run.best_full)) for run in runs))
+    table.add_row("best short run", *(Text(_short(run.best_short, run.score)) for run in runs))
+    table.add_row("best full run", *(Text(_full(run.best_full, run.score)) for run in runs))
     parts: list[RenderableType] = [table]
     if comparison.differences:
         settings = _table("Different settings", "<", *(f"<{run.name}" for run in runs))
@@ -271,7 +283,7 @@ def comparison_view(comparison: Comparison) -> RenderableType:
 
 def _running_table(status: Status) -> Table:
     table = _table(
-        "Running (accuracy: on validation)",
+        f"Running ({named(status.score or 'accuracy')}: on validation)",
         *("trial", "epoch", "accuracy", "time", "parameters", "<worker"),
     )
     for trial in status.running:
@@ -292,8 +304,9 @@ def _worker(trial: RunningTrial) -> Text:
     return Text(trial.worker or "")
 
 
-def _full_run_table(runs: Sequence[FinishedFullRun]) -> Table:
-    table = _table("Full runs", "epochs", "seed", "full run", "test", "seconds", "<")
+def _full_run_table(runs: Sequence[FinishedFullRun], score: Score) -> Table:
+    title = "Full runs" if score == "accuracy" else "Full runs (balanced accuracy)"
+    table = _table(title, "epochs", "seed", "full run", "test", "seconds", "<")
     for run in runs:
         table.add_row(
             str(run.epochs),
@@ -337,18 +350,20 @@ def _idle(run: Run) -> float:
     return max(0.0, (datetime.now().astimezone() - datetime.fromisoformat(run.touched)).total_seconds())
 
 
-def _short(best: ShortRun | None) -> str:
+def _short(best: ShortRun | None, score: Score | None) -> str:
     if best is None:
         return "none yet"
-    return f"{percent(best.validation)}, trial {best.trial}: {best.network}, {best.parameters:,} parameters"
+    return (
+        f"{marked(percent(best.validation), score)}, trial {best.trial}: {best.network}, {best.parameters:,} parameters"
+    )
 
 
-def _full(best: FullRun | None) -> str:
+def _full(best: FullRun | None, score: Score | None) -> str:
     if best is None:
         return "none yet"
-    test = f", {points(best.test, best.test_deviation)} on test" if best.test is not None else ""
-    accuracy = f"{points(best.validation, best.validation_deviation)} on validation{test}"
-    return f"{accuracy}, trial {best.trial}: {best.network}; {count(best.seeds, 'seed')}, {count(best.epochs, 'epoch')}"
+    test = f", {marked(points(best.test, best.test_deviation), score)} on test" if best.test is not None else ""
+    reached = f"{marked(points(best.validation, best.validation_deviation), score)} on validation{test}"
+    return f"{reached}, trial {best.trial}: {best.network}; {count(best.seeds, 'seed')}, {count(best.epochs, 'epoch')}"
 
 
 def _value(value: Any) -> str:
@@ -366,7 +381,7 @@ def _value(value: Any) -> str:
 
 
 def _test_shown(run: Promotion) -> str:
-    if run.test_accuracy is None:
+    if run.test_score is None:
         return "none" if run.tested else "not read"
-    mirrored = run.mirrored_test_accuracy
-    return percent(run.test_accuracy) + (f" (mirrored {percent(mirrored)})" if mirrored is not None else "")
+    mirrored = run.mirrored_test_score
+    return percent(run.test_score) + (f" (mirrored {percent(mirrored)})" if mirrored is not None else "")

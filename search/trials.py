@@ -12,6 +12,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec, num_madds, num_params
 
 # Reasons of trials that are run again; the trial is the subject. FAULTED: the trace of the process names a fault, in
@@ -34,6 +35,7 @@ RETRY_OF = "retry_of"  # the number of the first attempt
 REASON = "reason"  # why it ended, where it is not complete
 TRAINING_S = "training time (s)"
 ACCUMULATION_STEPS = "accumulation steps"  # where a batch did not fit into memory
+ACCURACY, BALANCED = "validation accuracy", "balanced validation accuracy"  # after its last epoch
 
 Outcome = Literal["complete", "pruned", "diverged", "failed", "running", "waiting", "interrupted", "duplicate"]
 """How a trial ended, or where it is; interrupted and duplicate ones do not count towards the study's total."""
@@ -137,7 +139,7 @@ class TrialRecord:
 
     @property
     def curve(self) -> dict[int, float]:
-        """Validation accuracy, a share of 1, after each epoch that it has finished, in order."""
+        """Its score, a share of 1, after each epoch that it has finished, in order."""
         return dict(sorted(self.optuna.intermediate_values.items()))
 
     @property
@@ -157,12 +159,25 @@ class TrialRecord:
 
     @property
     def score(self) -> float | None:
-        """Validation accuracy, a share of 1, at the end of its short run; none where it is not complete."""
+        """What trials are compared by: validation accuracy, or balanced accuracy if the study says so; a share of 1.
+
+        At the end of its short run; none where it is not complete.
+        """
         return self.optuna.value if self.is_complete else None
 
     @property
-    def last_accuracy(self) -> float | None:
-        """The score, or the validation accuracy of the last epoch before it was stopped; none: no epoch is finished."""
+    def accuracy(self) -> float | None:
+        """Validation accuracy after its last epoch, whatever the score is; none: not known."""
+        return self.optuna.user_attrs.get(ACCURACY)
+
+    @property
+    def balanced(self) -> float | None:
+        """Balanced validation accuracy after its last epoch, whatever the score is; none: not known."""
+        return self.optuna.user_attrs.get(BALANCED)
+
+    @property
+    def last_score(self) -> float | None:
+        """The score, or that of the last epoch before it was stopped; none: no epoch is finished."""
         return self.score if self.is_complete else self.optuna.intermediate_values.get(self.last_epoch)
 
     @property
@@ -249,6 +264,11 @@ def score_of(trial: TrialRecord) -> float:
     if trial.score is None:
         raise ValueError(f"trial {trial.number} is not complete")
     return trial.score
+
+
+def measures(result: EpochResult) -> dict[str, float]:
+    """What the study keeps of both accuracies of a trial's last epoch."""
+    return {ACCURACY: result.val_accuracy} | ({} if result.val_balanced is None else {BALANCED: result.val_balanced})
 
 
 def attributes(network: ResNetSpec, recipe: TrainSpec, size: tuple[int, int]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_no_test_imports_another() -> None:
 
 LAYERS = {
     "foundations": "errors streams version completion interrupt storage run_folder optuna_access trials ladder "
-    "published spec data_shape formatting",
+    "published scores spec data_shape formatting",
     "study": "checkpoints heartbeat retries pruner sampling drawing starts listing identity study trainer plan session",
     "full runs": "long_run promotions promoter reproducer fidelity learning",
     "export": "card export predict",

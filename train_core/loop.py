@@ -2,22 +2,24 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from train_core.augment import fixed_copy, normalise
+from train_core.classes import balanced_weights, images_of_classes
 from train_core.data import Split, TrainingData
 from train_core.device import may_capture, wait_for, without_trials_of_algorithms
 from train_core.errors import DivergedError
 from train_core.models import ResNet
 from train_core.optim import lr_at
-from train_core.results import EpochResult
+from train_core.results import EpochResult, balanced_accuracy
 from train_core.specs import Precision, TrainSpec
 from train_core.state import TrainState, seed_epoch
 from train_core.step import Stepper, autocast
@@ -28,10 +30,22 @@ LATENCY_RUNS, LATENCY_WARM_UP = 50, 10  # before them, of which none counts
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Mean cross-entropy in nats and accuracy (share of 1) over a split."""
+    """Mean cross-entropy in nats, accuracy and balanced accuracy (shares of 1) over a split."""
 
     loss: float
     accuracy: float
+    balanced: float
+
+    @classmethod
+    def of(cls, sums: Sequence[float], images_of_classes: Sequence[float]) -> Self:
+        """From what `_evaluate` sums up over a split with so many images of each class."""
+        loss, *correct = sums
+        images = sum(images_of_classes)
+        return cls(
+            loss=loss / images,
+            accuracy=sum(correct) / images,
+            balanced=balanced_accuracy(correct, images_of_classes),
+        )
 
 
 def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
@@ -50,9 +64,14 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
     batch_size = min(recipe.batch_size, len(train_split))
     steps_per_epoch = len(train_split) // batch_size
     steps = steps_per_epoch * recipe.epochs
-    stepper = Stepper.of(state, train_split, data.mean, data.std, batch_size)
-    ema_updater = EmaUpdater(state)
     part = train_split.subset(recipe.data_fraction, recipe.seed) if recipe.data_fraction < 1 else None
+    weights = None
+    if recipe.class_weights == "balanced":
+        trained_on = train_split.labels if part is None else train_split.labels[part]
+        weights = balanced_weights(trained_on, state.network.num_classes)
+    stepper = Stepper.of(state, train_split, data.mean, data.std, batch_size, class_weights=weights)
+    ema_updater = EmaUpdater(state)
+    val_images = images_of_classes(data.val.labels, state.network.num_classes)
 
     for epoch in range(len(state.history) + 1, recipe.epochs + 1):
         started = time.perf_counter()
@@ -75,20 +94,22 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
         val_sums = _evaluate(state.eval_model, data.val, data.mean, data.std, recipe.precision)
 
         # The epoch's one wait for the device.
-        train_loss, train_correct, val_loss, val_correct = torch.cat([stepper.sums, val_sums]).tolist()
+        train_loss, train_correct, *val = torch.cat([stepper.sums, val_sums, val_images]).tolist()
+        validation = Evaluation.of(val[: len(val_sums)], val[len(val_sums) :])
         images = steps_per_epoch * batch_size
         result = EpochResult(
             epoch=epoch,
             train_loss=train_loss / images,
             train_accuracy=train_correct / images,
-            val_loss=val_loss / len(data.val),
-            val_accuracy=val_correct / len(data.val),
+            val_loss=validation.loss,
+            val_accuracy=validation.accuracy,
+            val_balanced=validation.balanced,
             lr=lr,
             seconds=time.perf_counter() - started,
             images=images,
             accumulation_steps=state.accumulation_steps,
         )
-        for split, loss in (("training", train_loss), ("validation", val_loss)):
+        for split, loss in (("training", train_loss), ("validation", val[0])):
             if not math.isfinite(loss):
                 raise DivergedError(f"the {split} loss was {loss} in epoch {epoch}")
         state.add(result)
@@ -121,12 +142,12 @@ def evaluate(
     *,
     mirrored: bool = False,
 ) -> Evaluation:
-    """Loss and accuracy of the model on a split that lies on the model's device.
+    """Loss and accuracies of the model on a split that lies on the model's device.
 
     `mirrored`: the logits are the mean of those of each image and of its mirror image.
     """
-    loss, correct = _evaluate(model, split, mean, std, precision, mirrored=mirrored).tolist()
-    return Evaluation(loss=loss / len(split), accuracy=correct / len(split))
+    sums = _evaluate(model, split, mean, std, precision, mirrored=mirrored)
+    return Evaluation.of(sums.tolist(), images_of_classes(split.labels, len(sums) - 1).tolist())
 
 
 @torch.inference_mode()
@@ -140,9 +161,9 @@ def _evaluate(
     *,
     mirrored: bool = False,
 ) -> Tensor:
-    """[summed loss, correct] over the split, on the device."""
+    """[summed loss, correct answers for each class] over the split: float [1 + classes], on the device."""
     model.eval()
-    sums = torch.zeros(2, device=split.images.device)
+    sums = torch.zeros(1 + model.classifier.out_features, device=split.images.device)
     batches = math.ceil(len(split) / EVAL_BATCH)
     for pixels, labels in zip(split.images.chunk(batches), split.labels.chunk(batches), strict=True):
         images = normalise(pixels, mean, std, torch.float32)
@@ -151,7 +172,8 @@ def _evaluate(
             if mirrored:
                 logits = (logits + model(images.flip(3))) / 2
             loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums += torch.stack([loss, (logits.argmax(dim=1) == labels).sum()])
+        sums[0].add_(loss)
+        sums[1:].index_add_(0, labels, (logits.argmax(dim=1) == labels).to(sums.dtype))
     return sums
 
 

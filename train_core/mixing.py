@@ -5,7 +5,7 @@ can be captured in a CUDA graph, drawing included.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,24 +21,47 @@ class Targets:
     """The right answers for a batch: for each image the labels of the K images that it is made of.
 
     `labels` is int64 [K, B]. `shares` is float [K], the share of each of the K images, with the sum 1; without it, K is
-    1.
+    1. `weights` is float [K, B], how much the loss for each label counts; without it, all count 1.
     """
 
     labels: Tensor
     shares: Tensor | None = None
+    weights: Tensor | None = None
 
     @classmethod
     def of(cls, labels: Tensor) -> "Targets":
         """The targets of single images with these labels (int64 [B])."""
         return cls(labels=labels[None])
 
+    def weighted(self, class_weights: Tensor | None) -> "Targets":
+        """The same targets, where the loss for each label counts as much as the weight of its class: float [classes].
+
+        Without class weights, they stay as they are.
+        """
+        return self if class_weights is None else replace(self, weights=class_weights[self.labels])
+
     def chunk(self, parts: int) -> Sequence["Targets"]:
         """The targets of the parts of a batch that `Tensor.chunk` makes of its images."""
-        return [Targets(labels=labels, shares=self.shares) for labels in self.labels.chunk(parts, dim=1)]
+        labels = self.labels.chunk(parts, dim=1)
+        weights = [None] * len(labels) if self.weights is None else self.weights.chunk(parts, dim=1)
+        return [replace(self, labels=ours, weights=theirs) for ours, theirs in zip(labels, weights, strict=True)]
 
     def cross_entropy(self, logits: Tensor, label_smoothing: float) -> Tensor:
-        """The mean loss of logits [B, classes]: the cross-entropies for each of the K labels, weighted by shares."""
-        losses = [F.cross_entropy(logits, labels, label_smoothing=label_smoothing) for labels in self.labels]
+        """The mean loss of logits [B, classes]: the cross-entropies for each of the K labels, weighted by shares.
+
+        With `weights` it is the mean over the images of weight times loss. It is not divided by the sum of the weights
+        of the batch, so the losses of parts of a batch have the loss of the whole batch as their mean. A weight counts
+        for the whole loss of its label, label smoothing included. (`weight` of `F.cross_entropy` counts for each class
+        of the smoothed target instead: with weights as different as the classes are, most of a frequent class's target
+        would then lie on the rare classes.)
+        """
+        if self.weights is None:
+            losses = [F.cross_entropy(logits, labels, label_smoothing=label_smoothing) for labels in self.labels]
+        else:
+            losses = [
+                (F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none") * weights).mean()
+                for labels, weights in zip(self.labels, self.weights, strict=True)
+            ]
         return losses[0] if self.shares is None else (torch.stack(losses) * self.shares).sum()
 
     def correct(self, logits: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ Start = Literal["random", "imagenet"]
 Keep = Literal["last", "best"]
 PolicyName = Literal["none", "trivial-augment"]
 FlipOrder = Literal["random", "alternating"]
+ClassWeights = Literal["none", "balanced"]
 
 ANNEALED = frozenset({"cosine", "one-cycle"})
 """Schedules whose rate reaches zero at the end of a run."""
@@ -426,6 +427,11 @@ class TrainSpec(Frozen):
     label_smoothing: Probability = Field(
         default=0.0, description="probability mass moved from the true class to all classes; 0: none"
     )
+    class_weights: ClassWeights = Field(
+        default="none",
+        description="how much an image counts in the loss. none: all images count the same; balanced: an image counts "
+        "in inverse proportion to the number of training images of its class, 1 in the mean over the images",
+    )
     clip_norm: float = Field(default=0.0, ge=0, description="largest L2 norm of the whole gradient; 0: no clipping")
     clip_value: float = Field(
         default=0.0, ge=0, description="largest absolute value of each element of the gradient; 0: no clipping"
@@ -515,6 +521,7 @@ class TrainSpec(Frozen):
         words += [self.augment.policy] if self.augment.policy != "none" else []
         words += [f"erasing {self.augment.erasing:g}"] if self.augment.erasing else []
         words += ["alternating flips"] if self.augment.flip and self.augment.flip_order == "alternating" else []
+        words += ["balanced class weights"] if self.class_weights == "balanced" else []
         return words + ([f"asam {self.asam:g}"] if self.asam else [])
 
 

@@ -39,13 +39,21 @@ class Stepper:
     """
 
     def __init__(
-        self, state: TrainState, augmenter: Augmenter, labels: Tensor, batch_size: int, *, capture: bool = True
+        self,
+        state: TrainState,
+        augmenter: Augmenter,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        class_weights: Tensor | None = None,
+        capture: bool = True,
     ) -> None:
         device = labels.device
         self.sums = torch.zeros(2, device=device)  # of the losses and of the correct answers
         self._state = state
         self._augmenter = augmenter
         self._labels = labels
+        self._class_weights = class_weights
         self._mixer = Mixer(state.recipe, augmenter.size, device)
         self._chosen = torch.zeros(batch_size, dtype=torch.int64, device=device)  # what a graph reads
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -65,11 +73,16 @@ class Stepper:
         std: Sequence[float],
         batch_size: int,
         *,
+        class_weights: Tensor | None = None,
         capture: bool = True,
     ) -> Self:
-        """Steps on the images of a split, augmented as the state's recipe says."""
+        """Steps on the images of a split, augmented as the state's recipe says.
+
+        `class_weights`, float [classes] on the split's device, says how much the loss for an image of each class
+        counts; without it, all count 1.
+        """
         augmenter = Augmenter(split.images, state.recipe.augment, mean, std, seed=state.recipe.seed)
-        return cls(state, augmenter, split.labels, batch_size, capture=capture)
+        return cls(state, augmenter, split.labels, batch_size, class_weights=class_weights, capture=capture)
 
     @property
     def is_captured(self) -> bool:
@@ -120,7 +133,7 @@ class Stepper:
         # All that a graph replays. Nothing in it may read a value back, or have a shape that depends on one.
         labels = self._labels[self._chosen]
         images, targets = self._mixer(self._augmenter.batch(self._chosen), labels)
-        train_step(self._state, images, targets, self.sums, self._half)
+        train_step(self._state, images, targets.weighted(self._class_weights), self.sums, self._half)
 
     def _capture(self) -> None:
         self._captures = False  # once is enough, however it ends

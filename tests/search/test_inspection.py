@@ -115,7 +115,7 @@ def make_runs() -> None:
     """A run of each kind, the first touched last."""
     good, other = made_up("good", max_madds=1_000_000), made_up("other", 1, trials=1)
     shared, broken = made_up("shared", 0), made_up("x")
-    write_text(good.facts, json.dumps({"data": {"training_images": 1150}}))
+    write_text(good.facts, json.dumps({"data": {"training_images": 1150, "validation_images_of_classes": [30, 5, 5]}}))
     promote(good, 2, [0.9, 0.92])
     promote(other, 0, [0.8])
     shared.database.unlink()
@@ -164,6 +164,7 @@ data       digits, budget 20,000 parameters, 1,000,000 multiply-adds, short runs
            of 4 epochs
 trials     5 of 6: 2 complete, 1 pruned, 1 diverged, 1 failed; 1 network; about
            12 s of training left
+score      accuracy (always the largest class: 75.00 %)
 speed      202 images/s by a worker, in the last trials
 best       70.00 %, trial 2: [4,8] x [1,1] basic, 3x3 stem, 1,391 parameters
 full run   91.00 ± 1.41 % on validation, 81.00 ± 1.41 % on test, trial 2: [4,8]
@@ -188,7 +189,7 @@ def test_status_of_a_search_that_died(search: Search) -> None:
         STATUS.lstrip("\n") == in_a_terminal(tables.status_view(Reader(RunFolder(Path("runs/good"))).status())) + "\n"
     )
     assert plain.split() == STATUS.split()
-    assert len(plain.splitlines()) == 13
+    assert len(plain.splitlines()) == 14
     assert json.loads(search("status --json")) == {
         "name": "good",
         "folder": "runs/good",
@@ -197,19 +198,32 @@ def test_status_of_a_search_that_died(search: Search) -> None:
         "state": "unfinished",
         "workers": 0,
         "data": "digits",
+        "score": "accuracy",
+        "always_largest": 0.75,
         "budget": 20000,
         "max_madds": 1_000_000,
         "trials": 5,
         "trials_wanted": 6,
-        "best_short": {"trial": 2, "validation": 0.7, "parameters": 1391, "network": str(NETWORK)},
+        "best_short": {
+            "trial": 2,
+            "validation": 0.7,
+            "validation_accuracy": ANY,
+            "validation_balanced": None,
+            "parameters": 1391,
+            "network": str(NETWORK),
+        },
         "best_full": {
             "trial": 2,
             "epochs": 5,
             "seeds": 2,
             "validation": pytest.approx(0.91),
             "validation_deviation": pytest.approx(0.02 / 2**0.5),
+            "validation_accuracy": pytest.approx(0.91),
+            "validation_balanced": None,
             "test": pytest.approx(0.81),
             "test_deviation": pytest.approx(0.02 / 2**0.5),
+            "test_accuracy": pytest.approx(0.81),
+            "test_balanced": None,
             "parameters": 1391,
             "network": str(NETWORK),
         },

@@ -146,6 +146,8 @@ HEAD = 'budget = 10\ndata = "digits"\n'
             HEAD + '[promote]\nladder = "8x60,9x200"',
             "promote.ladder: ladder '8x60,9x200': 9x200 after 8x60 must have more",
         ),
+        (HEAD + 'score = "balance"', "score: should be 'auto', 'accuracy' or 'balanced', not 'balance' (did you mean"),
+        (HEAD + '[space]\nclass_weights = "equal"', "space.class_weights: should be 'none' or 'balanced', not 'equal'"),
         (HEAD + '[promote]\nfamily = "optimiser"', "unknown family 'optimiser' (did you mean 'optimizer'?)"),
         (HEAD + '[pruner]\nlike = ["optimiser"]', "'pruner.like: optimiser' (did you mean 'optimizer'?)"),
         (HEAD + "[phases]\narchitecture = 0.5", "two phases need a [baseline_recipe]"),

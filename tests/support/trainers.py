@@ -10,7 +10,7 @@ from train_core.specs import ResNetSpec, TrainSpec, num_params
 Score = Callable[[ResNetSpec, TrainSpec], float | Exception]
 
 
-def epoch_result(epoch: int, accuracy: float, *, seconds: float = 0.01) -> EpochResult:
+def epoch_result(epoch: int, accuracy: float, *, seconds: float = 0.01, balanced: float | None = None) -> EpochResult:
     """An epoch of 100 images, with this accuracy on training and validation images."""
     return EpochResult(
         epoch=epoch,
@@ -21,6 +21,7 @@ def epoch_result(epoch: int, accuracy: float, *, seconds: float = 0.01) -> Epoch
         lr=0.1,
         seconds=seconds,
         images=100,
+        val_balanced=balanced,
     )
 
 
@@ -47,10 +48,12 @@ class FakeTrainer:
         score: Score = score_of,
         misbehave: Callable[[int, int], None] = lambda run, epoch: None,
         epoch_s: float = 0.0,
+        balanced: Callable[[float], float | None] = lambda accuracy: None,
     ) -> None:
         self.score = score
         self.misbehave = misbehave
         self.epoch_s = epoch_s
+        self.balanced = balanced  # the balanced accuracy beside each accuracy
         self.runs: list[tuple[ResNetSpec, TrainSpec]] = []
         self.forgotten: list[int] = []
         self.closed_by: list[type[BaseException]] = []
@@ -71,7 +74,8 @@ class FakeTrainer:
             self.epochs += 1
             accuracy = 0.9 if isinstance(score, Exception) else max(0.0, score) * epoch / recipe.epochs
             try:
-                yield epoch_result(epoch, accuracy, seconds=self.epoch_s or 0.01)
+                balanced = self.balanced(accuracy)
+                yield epoch_result(epoch, accuracy, seconds=self.epoch_s or 0.01, balanced=balanced)
             except BaseException as error:
                 self.closed_by.append(type(error))
                 raise

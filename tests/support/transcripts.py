@@ -4,6 +4,7 @@ RUN = """
 runs/digits-20k: new study
 data     digits: 1,150 training and 287 validation images, 32x32 grey, 10
 classes, a test split that only `promote` reads
+score    accuracy (always the largest class: 10.10 %)
 device   SOME
 budget   20,000 parameters
   smallest: 514 parameters, 47,184 multiply-adds: [8,8] x [1,1] basic, kernels 1

@@ -284,6 +284,7 @@ def test_a_first_step_that_overflows_leaves_no_garbage_as_momentum() -> None:
         {"optimizer": "muon", "lr": 0.01},
         {"clip_norm": 0.5},
         {"ema_decay": 0.9},
+        {"class_weights": "balanced", "mix": "cutmix", "mix_share": 0.5},
         {"mix": "mixup", "mix_alpha": 0.2, "mix_off": 0.5},
         {"mix": "cutmix", "mix_share": 0.5, "mix_off": 0.5, "augment": {"flip_order": "alternating"}},
         {"mix": "ricap", "mix_off": 0.5, "augment": {"crop_padding": 1, "erasing": 0.2}},
