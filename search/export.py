@@ -1,6 +1,5 @@
 """Writes the model of a run as one file that can be used without this package, and its card beside it."""
 
-import math
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -11,7 +10,7 @@ from PIL import Image
 
 from search.card import Exported, model_card
 from search.errors import CheckpointError, ModelError, RunError
-from search.promotions import Promotion, finished, refit_of, winner
+from search.promotions import Promotion, best_run, finished, full_runs_of, refit_of
 from search.run_folder import PromotionFolder, RunFolder, read_facts, write_text
 from search.spec import StudySpec
 from train_core import checkpoint
@@ -38,25 +37,10 @@ def chosen(folder: RunFolder, trial: int | None) -> Promotion:
         RunError: there is none.
 
     """
-    runs = [run for run in finished(folder) if run.diverged is None]
-    if trial is not None:
-        promoted = sorted({run.trial for run in runs})
-        runs = [run for run in runs if run.trial == trial]
-        if not runs:
-            advice = f"give one of {', '.join(map(str, promoted))}" if promoted else "start one with `search promote`"
-            raise RunError(f"trial {trial} of run {folder.name!r} has no finished full run: {advice}")
-    best = winner(runs)
-    if not best:
-        raise RunError(
-            f"run {folder.name!r} has no finished full run, only short ones: train its best with "
-            f"`search promote {folder.name}`"
-        )
-    return refit_of(runs, best) or max(best, key=_validation_of)
-
-
-def _validation_of(run: Promotion) -> float:
-    """Its validation accuracy, a share of 1; a run without one is behind all others."""
-    return -math.inf if run.val_accuracy is None else run.val_accuracy
+    runs = full_runs_of(folder, trial)
+    best = best_run(runs)
+    assert best is not None  # else `full_runs_of` raises
+    return refit_of(runs, [best]) or best
 
 
 def export_model(
