@@ -1,6 +1,6 @@
 """Writes the model of a run as one file that can be used without this package, and its card beside it."""
 
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,8 +10,9 @@ from PIL import Image
 
 from search.card import Exported, model_card
 from search.errors import CheckpointError, ModelError, RunError
+from search.mistakes import Mistakes, examine
 from search.promotions import Promotion, best_run, finished, full_runs_of, refit_of
-from search.run_folder import PromotionFolder, RunFolder, read_facts, write_text
+from search.run_folder import PromotionFolder, RunFolder, SplitName, read_facts, write_text
 from search.spec import StudySpec
 from train_core import checkpoint
 from train_core.augment import normalise
@@ -85,6 +86,7 @@ def export_model(
         versions=facts.versions if facts is not None else {},
         difference=difference,
         images=len(images),
+        mistakes=_mistakes(folder, run),
     )
     write_text(exported.card, model_card(exported))
     return exported
@@ -92,6 +94,16 @@ def export_model(
 
 def _same_but_seed(one: Promotion, run: Promotion) -> bool:
     return one.diverged is None and not one.refit and (one.trial, one.recipe.epochs) == (run.trial, run.recipe.epochs)
+
+
+def _mistakes(folder: RunFolder, run: Promotion) -> list[Mistakes]:
+    """What a full run gets wrong, on validation and on test, as far as its predictions are stored."""
+    found = []
+    splits: tuple[SplitName, ...] = ("val", "test")
+    for split in splits:
+        with suppress(RunError):
+            found.append(examine(folder, run, split))
+    return found
 
 
 def _trained(run: Promotion, folder: PromotionFolder) -> TrainState:

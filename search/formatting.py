@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % bootstrap interval (percentiles)."""
+    """A value and its 95 % interval: Wilson's of a share, by bootstrap (percentiles) of a correlation."""
 
     value: float
     low: float
@@ -91,3 +91,18 @@ def regulariser_warning(spec: StudySpec) -> str:
 def interval(estimate: Interval) -> str:
     """As in `0.62 (0.10 to 0.88)`."""
     return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def share_interval(estimate: Interval | None) -> str:
+    """As in `97.2 % (94.1 to 98.7)`; empty where there is none."""
+    return "" if estimate is None else f"{100 * estimate.value:.1f} % ({bounds(estimate)})"
+
+
+def bounds(estimate: Interval) -> str:
+    """The interval alone, in percent: `94.1 to 98.7`."""
+    return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+
+
+def p_value(p: float) -> str:
+    """As in `p = 0.03`, or `p < 0.001`."""
+    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"

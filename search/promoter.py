@@ -65,7 +65,9 @@ class Promoter:
                 )
         else:
             run = self._train(trial, recipe, folder, on_epoch, refit=refit)
-        if not (run.refit or run.diverged or folder.predictions("val").exists()) and checkpoint.exists(folder.checkpoint):
+        if not (run.refit or run.diverged or folder.predictions("val").exists()) and checkpoint.exists(
+            folder.checkpoint
+        ):
             # Of a version that did not store them.
             self._predict_validation(checkpoint.load(folder.checkpoint, self.data.train.images.device), folder)
         missing = not run.tested or (self.mirrored and run.test_images and run.mirrored_test_accuracy is None)

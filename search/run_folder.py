@@ -33,8 +33,8 @@ class RunFolder:
     study.db       the Optuna study, unless it is kept in a `storage` that several machines share
     search.log     a line for each thing that happened
     trials/        checkpoints of trials that are running, or were interrupted
-    promoted/      one folder for each full run: checkpoint.pt after every epoch, result.json when it is finished; beside
-                   it predictions-val.npz, if it is tested predictions-test.npz, and of the best batch.npz
+    promoted/      one folder for each full run: checkpoint.pt after every epoch, result.json when it is finished,
+                   predictions-val.npz and predictions-test.npz; the best one also has batch.npz
     exported/      models as files of their own, each with its card, written by `search export`
     artifacts/     pictures of the promoted trials, as Optuna's dashboard keeps them
     report.html    written by `search report`

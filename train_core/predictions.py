@@ -44,12 +44,14 @@ class Predictions:
     @cached_property
     def said(self) -> NDArray[np.int64]:
         """The class with the largest output, int64 [N]; of equal ones the first, as in torch."""
-        return self.logits.argmax(axis=1)
+        said: NDArray[np.int64] = self.logits.argmax(axis=1)
+        return said
 
     @cached_property
     def is_right(self) -> NDArray[np.bool_]:
         """Whether that is the true class, bool [N]."""
-        return self.said == self.labels
+        is_right: NDArray[np.bool_] = self.said == self.labels
+        return is_right
 
     @property
     def accuracy(self) -> float:
