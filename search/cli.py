@@ -340,9 +340,12 @@ def errors(
 ) -> None:
     """Show what the best network gets wrong: by class, the confusions, the most certain mistakes, the calibration."""
     from search import tables
+    from search.errors import SpecError
     from search.mistakes import mistakes_of, wrong_files
     from search.run_folder import RunRef
 
+    if files and as_json:
+        raise SpecError("--files prints lines, and --json a document that has the files, too: leave out one of them")
     found = mistakes_of(RunRef(run, runs, storage).find_to_read(), trial, test=test)
     if files:
         for line in wrong_files(found):

@@ -149,7 +149,7 @@ def _write(path: Path, **arrays: NDArray[Any]) -> None:
 def _read(path: Path, made: Callable[[dict[str, NDArray[Any]]], Made]) -> Made:
     """What `made` makes of the arrays of a file."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return made(dict(stored))
     except (ValueError, KeyError, TypeError, EOFError, BadZipFile, AttributeError) as error:
         raise ValueError(f"{path} is damaged") from error

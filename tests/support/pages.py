@@ -9,7 +9,8 @@ PHONE, DESKTOP = 390, 1280
 CHARTS = '[...document.querySelectorAll(".chart")]'
 # Of each chart the marks in SVG, the pixels with any colour of those lines that WebGL draws, and its size.
 DRAWN = f"""{CHARTS}.map((chart) => {{
-  const marks = chart.querySelectorAll(".scatterlayer path, .barlayer path, .parcoords .y-axis").length;
+  const kinds = ".scatterlayer path, .barlayer path, .heatmaplayer image, .parcoords .y-axis";
+  const marks = chart.querySelectorAll(kinds).length;
   const canvas = chart.querySelector("canvas.gl-canvas-focus");
   let pixels = null;
   if (canvas) {{
@@ -34,6 +35,12 @@ POINT = """((chart) => {
     return plain.textContent;
   });
   return [box.x + xaxis._offset + xaxis.d2p(x), box.y + yaxis._offset + yaxis.d2p(trace.y[0]), said];
+})"""
+# Where the upper left cell of a heat map is.
+CELL = """((chart) => {
+  chart.scrollIntoView({ block: "center" });
+  const { xaxis, yaxis } = chart._fullLayout, box = chart.getBoundingClientRect();
+  return [box.x + xaxis._offset + xaxis.d2p(chart.data[0].x[0]), box.y + yaxis._offset + yaxis.d2p(chart.data[0].y[0])];
 })"""
 
 
@@ -65,7 +72,14 @@ def check(page: Page, charts: int, width: int, *, dark: bool) -> None:
     )
     for i in range(charts):
         chart = f"{CHARTS}[{i}]"
-        if page.evaluate(f"{chart}.data[0].type") == "parcoords":  # has no hover
+        if (kind := page.evaluate(f"{chart}.data[0].type")) == "parcoords":  # has no hover
+            continue
+        if kind == "heatmap":
+            x, y = page.evaluate(f"{CELL}({chart})")
+            page.hover(x, y)
+            page.wait_for(
+                f"[...{chart}.querySelectorAll('.hovertext')].some((each) => / of its images/.test(each.textContent))"
+            )
             continue
         x, y, texts = page.evaluate(f"{POINT}({chart})")
         page.hover(x, y)
