@@ -333,13 +333,16 @@ def calibration(logits: Floats, labels: NDArray[np.int64]) -> Calibration:
 
 
 def thresholds_for(highest: Floats) -> list[float]:
-    """Thresholds, four decimals, at or above which the shares `ANSWERED` of the highest probabilities [N] are."""
+    """Thresholds, four decimals, at or above which the shares `ANSWERED` of the highest probabilities [N] are.
+
+    One that answers as many images as the one before is left out.
+    """
     descending = np.sort(highest)[::-1]
     chosen = [0.0]
     for share in ANSWERED[1:]:
         # Rounded down, so that the threshold as it is printed answers as many images.
         threshold = math.floor(descending[math.ceil(share * len(highest)) - 1] * 1e4) / 1e4
-        if threshold > chosen[-1]:
+        if (highest >= threshold).sum() < (highest >= chosen[-1]).sum():
             chosen.append(threshold)
     return chosen
 

@@ -281,7 +281,7 @@ def mistakes_view(mistakes: Mistakes, *, whole: bool = False) -> RenderableType:
     rows: list[tuple[str, str | Text]] = [
         ("accuracy", f"{share_interval(mistakes.accuracy)}: {len(mistakes.mistakes):,} of {mistakes.images:,} wrong"),
         ("balanced", f"{percent(mistakes.balanced_accuracy)} (mean recall); macro F1 {percent(mistakes.macro_f1)}"),
-        ("baseline", f"{percent(mistakes.baseline)}, by always saying {mistakes.largest_class}"),
+        ("baseline", f"{percent(mistakes.baseline)}, by always saying {_printable(mistakes.largest_class)}"),
         ("calibration", calibration_words(mistakes)),
     ]
     parts: list[RenderableType] = [

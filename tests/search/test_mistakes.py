@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def test_thresholds_as_printed_answer_as_many_images_as_they_say(run: Promotion)
         assert each.accuracy.value == made.is_right[answered].mean()
         assert each.wrong == (~made.is_right[answered]).sum()
         assert each.lost == pytest.approx(made.is_right.mean() - made.is_right[answered].sum() / 1000)
-    assert thresholds_for(np.full(10, 0.99999)) == [0.0, 0.9999]
+    assert thresholds_for(np.full(10, 0.99999)) == [0.0]
 
 
 def test_on_test_the_temperature_and_the_thresholds_are_those_of_validation(folder: RunFolder) -> None:
@@ -170,7 +171,7 @@ def test_classes_that_are_confused_with_each_other_become_neighbours() -> None:
     matrix = [[50 if i == j else 5 if groups[i] == groups[j] else 0 for j in range(9)] for i in range(9)]
     order = neighbours(matrix)
     assert sorted(order) == list(range(9))
-    assert sum(groups[i] != groups[j] for i, j in zip(order, order[1:], strict=False)) == 2
+    assert sum(groups[i] != groups[j] for i, j in pairwise(order)) == 2
 
 
 # ----------------------------------------------------------------------------------------- what the intervals promise
@@ -234,14 +235,14 @@ PETS = predictions(
 ERRORS = """
 pets, trial 1, seed 0, 5 epochs: 20 validation images
 accuracy     75.0 % (53.1 to 88.8): 5 of 20 wrong
-balanced     75.00 % (mean recall); macro F1 77.37 %
+balanced     75.00 % (mean recall); macro F1 76.94 %
 baseline     40.00 %, by always saying cat
-calibration  error 16.66 points (ECE, 15 bins); 15.10 with temperature 1.37
+calibration  error 23.44 points (ECE, 15 bins); 16.47 with temperature 1.15
 Classes, the lowest recall first (with 95 % intervals; in %)
 class  images  recall      interval  precision       interval    F1
 ───────────────────────────────────────────────────────────────────
 dog         8    62.5  30.6 to 86.3       83.3   43.6 to 97.0  71.4
-fish        4    75.0  30.1 to 95.4      100.0  43.8 to 100.0  85.7
+fish        4    75.0  30.1 to 95.4      100.0  43.9 to 100.0  85.7
 cat         8    87.5  52.9 to 97.8       63.6   35.4 to 84.8  73.7
 The most frequent confusions
 true  said  images  of its class
@@ -253,7 +254,7 @@ fish  cat        1       25.00 %
 MOST_CERTAIN = """
 The most certain mistakes
 true  said  probability  of the true one  file
-──────────────────────────────────────────────────
+────────────────────────────────────────────────────
 cat   dog       93.62 %           1.71 %  val/07.jpg
 fish  cat       66.52 %          24.47 %  val/19.jpg
 dog   cat       57.61 %          21.19 %  val/13.jpg
@@ -273,9 +274,7 @@ def test_the_terminal_shows_classes_confusions_mistakes_and_thresholds(folder: R
     promoted_with(folder, 1, PETS)
     shown = in_a_terminal(mistakes_of(folder))
     assert shown.startswith(ERRORS.strip())
-    assert [line.split() for line in MOST_CERTAIN.split("\n")[1:2] + MOST_CERTAIN.split("\n")[4:-1]] == [
-        line.split() for line in shown.split("\n") if line.startswith("The most certain") or ".jpg" in line
-    ]
+    assert MOST_CERTAIN.strip() in shown
     assert '"None of these": no answer if the highest probability is below a threshold' in shown
     assert max(map(len, shown.split("\n"))) <= 80
     assert search("errors pets").split() == shown.split()
@@ -342,7 +341,7 @@ def test_what_is_not_stored_is_said_in_one_line(
     path = folder.promotion(1, 5, 0).predictions("val")
     path.write_bytes(b"PK nothing")
     assert "predictions-val.npz cannot be read, delete it, and `search promote pets` writes it again" in said("errors")
-    store(folder, run, drawn(30, 3))
+    store(folder, run, drawn(30, 3, margin=1.0))
     assert "the images of run 'pets' come from no files: leave out --files" in said("errors --files")
     promoted_with(folder, 1, PETS, tested=False)
     assert "the test split is not read for it yet: `search promote pets` reads it" in said("errors --test")
@@ -362,7 +361,7 @@ def test_errors_needs_no_torch(monkeypatch: pytest.MonkeyPatch, folder: RunFolde
     assert "75.0 %" in done.stdout
 
 
-# ------------------------------------------------------------------------------------------------ two runs, image by image
+# ---------------------------------------------------------------------------------------- two runs, image by image
 
 
 def right(images: int, wrong: range) -> Any:
@@ -380,7 +379,7 @@ def right(images: int, wrong: range) -> Any:
             [range(30), range(31)],
             [range(9), range(8)],
             "two",
-            "two is better, by 10.75 points on validation, more than",
+            "two is better, by 11.00 points on validation, more than",
         ),
         ([range(30), range(5)], [range(9), range(8)], None, "but the means of the seeds differ by"),
     ],
@@ -407,7 +406,7 @@ def test_two_runs_are_compared_on_the_same_images(
 
 def test_without_the_same_images_accuracies_are_compared() -> None:
     one, two = (make_run(Path("runs") / name, [0.5]) for name in ("one", "two"))
-    run, other = (promoted_with(folder, 0, right(200, range(9))) for folder in (one, two))
+    _, other = (promoted_with(folder, 0, right(200, range(9))) for folder in (one, two))
     assert comparison.compare(Reader(one), Reader(two)).paired is not None
     store(two, other, drawn(200, 2, digest="others"))
     found = comparison.compare(Reader(one), Reader(two))
