@@ -1,5 +1,7 @@
 """The records of `list`, `status`, `show` and `compare`: their JSON documents, field by field.
 
+That of `errors` is in `search.mistakes`.
+
 Accuracies are shares of 1, times are seconds or ISO 8601. Imports no torch.
 """
 
