@@ -112,7 +112,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags) -> list[Prom
         write_report(folder, results)
         publish(folder, results, session.data.size)
         if winner(done):
-            say(f"next: search export {folder.name}")
+            say(f"next: search errors {folder.name}   or: search export {folder.name}")
         say(f"report: {folder.report}")
     return done
 

@@ -1,6 +1,7 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -242,28 +243,27 @@ def test_a_refit_trains_on_the_validation_images_too_and_is_no_rival(study: optu
     assert refit_of([run], [run]) is None
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"ema_decay": 0.9}, {"keep": "best"}, {"precision": "bf16"}],
+    ids=["plain", "averaged", "best", "bf16"],
+)
 def test_what_is_stored_of_the_images_has_the_accuracies_that_are_reported(
-    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, changes in {
-        "plain": {},
-        "averaged": {"ema_decay": 0.9},
-        "best": {"keep": "best"},
-        "bf16": {"precision": "bf16"},
-    }.items():
-        recipe = TrainSpec.model_validate({**tiny_recipe().model_dump(), "lr": 0.005, **changes})
-        monkeypatch.setattr(TrialRecord, "recipe", property(lambda trial, recipe=recipe: recipe))
-        result = promoted(study.trials[0], tmp_path / name, mirrored=name == "plain")
-        folder = folder_of(tmp_path / name)
-        validation, test = (Predictions.read(folder.predictions(split)) for split in ("val", "test"))
-        assert (validation.accuracy, test.accuracy) == (result.val_accuracy, result.test_accuracy), name
-        assert validation.classes == DATA.classes
-        assert validation.labels.tolist() == DATA.val.labels.tolist()
-        assert validation.digest != test.digest
-        assert result.val_accuracy != 1 or len(validation.pictured) == 0
-        wrong = [i for i in validation.pictured.tolist() if not validation.is_right[i]]
-        assert len(wrong) == min((~validation.is_right).sum(), 24)
-        assert (validation.pictures == DATA.val.images[wrong].numpy()).all()
+    recipe = TrainSpec.model_validate({**tiny_recipe().model_dump(), "lr": 0.005, **changes})
+    monkeypatch.setattr(TrialRecord, "recipe", property(lambda trial: recipe))
+    result = promoted(study.trials[0], tmp_path, mirrored=True)
+    folder = folder_of(tmp_path)
+    validation, test = Predictions.read(folder.predictions("val")), Predictions.read(folder.predictions("test"))
+    assert (validation.accuracy, test.accuracy) == (result.val_accuracy, result.test_accuracy)
+    assert 0 < validation.accuracy < 1
+    assert validation.classes == DATA.classes
+    assert validation.labels.tolist() == DATA.val.labels.tolist()
+    assert validation.digest != test.digest
+    wrong = [number for number in validation.pictured.tolist() if not validation.is_right[number]]
+    assert len(wrong) == len(validation.pictured) == min(int((~validation.is_right).sum()), 24)
+    assert (validation.pictures == DATA.val.images[wrong].numpy()).all()
 
 
 def test_predictions_are_written_again_after_a_kill_and_for_a_run_of_an_earlier_version(

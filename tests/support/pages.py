@@ -36,11 +36,14 @@ POINT = """((chart) => {
   });
   return [box.x + xaxis._offset + xaxis.d2p(x), box.y + yaxis._offset + yaxis.d2p(trace.y[0]), said];
 })"""
-# Where the upper left cell of a heat map is.
+# Where the middle cell of the diagonal of a heat map is, once it is scrolled to.
 CELL = """((chart) => {
-  chart.scrollIntoView({ block: "center" });
-  const { xaxis, yaxis } = chart._fullLayout, box = chart.getBoundingClientRect();
-  return [box.x + xaxis._offset + xaxis.d2p(chart.data[0].x[0]), box.y + yaxis._offset + yaxis.d2p(chart.data[0].y[0])];
+  const { xaxis, yaxis } = chart._fullLayout, names = chart.data[0].x, name = names[names.length >> 1];
+  const x = xaxis._offset + xaxis.d2p(name), y = yaxis._offset + yaxis.d2p(name);
+  chart.parentElement.scrollLeft = x - 200;
+  scrollBy(0, chart.getBoundingClientRect().y + y - innerHeight / 2);
+  const box = chart.getBoundingClientRect();
+  return [box.x + x, box.y + y];
 })"""
 
 
