@@ -388,6 +388,7 @@ def time_chart(results: Results) -> Chart:
 
 
 MATRIX_NUMBERS = 20  # classes, at most, of a confusion matrix with counts in its cells
+MATRIX_MOST = 300  # classes, at most, of a confusion matrix that is drawn
 NAME = 24  # characters of a class's name on an axis, at most
 MAX_NAMES = 110  # classes whose names have room on the axes of a confusion matrix; of more, some have names
 FAINT = 0.1  # share of a class's images: where no confusion is more frequent, none has the full colour
@@ -395,6 +396,9 @@ FAINT = 0.1  # share of a class's images: where no confusion is more frequent, n
 
 def confusion_chart(mistakes: Mistakes) -> Chart:
     """The confusion matrix: a row for each true class, a column for each answer; cells without images are empty."""
+    title = "Which classes are confused"
+    if len(mistakes.classes) > MATRIX_MOST:
+        return Chart(title, f"A matrix of {len(mistakes.classes):,} classes is too large to be drawn.")
     is_small = len(mistakes.classes) <= MATRIX_NUMBERS
     order = list(range(len(mistakes.classes))) if is_small else neighbours(mistakes.matrix)
     names = _axis_names([mistakes.classes[i].name for i in order])
@@ -441,7 +445,7 @@ def confusion_chart(mistakes: Mistakes) -> Chart:
     words += "share of the class. " + ("The numbers are images." if is_small else "Hover over a cell for its images.")
     if not is_small:
         words += " Classes that are confused with each other are put next to each other."
-    return Chart("Which classes are confused", words, figure)
+    return Chart(title, words, figure)
 
 
 def _axis_names(names: Sequence[str]) -> list[str]:

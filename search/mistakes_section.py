@@ -139,7 +139,7 @@ def _in_percent(estimate: Interval | None) -> str:
 def _confusions(validation: Mistakes, test: Mistakes | None) -> Iterator[str]:
     """The confusion matrix, and its largest entries off the diagonal as a list."""
     chart = confusion_chart(validation)
-    drawn = html_of(chart.figure)
+    drawn = html_of(chart.figure) if chart.figure is not None else ""
     if test is not None and len(test.classes) <= MATRIX_NUMBERS:
         drawn += html_of(confusion_chart(test).figure)
     yield f"<h3>{chart.title}</h3>{_paragraph(chart.words)}<div class=beside>{drawn}</div>"

@@ -110,6 +110,14 @@ def test_what_the_network_gets_wrong_can_be_read_for_few_and_for_many_classes(
     assert ("80 more classes" in page.text) == (classes == 100)
 
 
+def test_the_matrix_of_very_many_classes_is_not_drawn(measured: RunFolder) -> None:
+    promoted_with(measured, 5, drawn(400, 400, margin=1.0), val_accuracy=0.95)
+    page = write_report(measured).read_text()
+    assert "A matrix of 400 classes is too large to be drawn." in page
+    assert "The most frequent confusions, validation:" in page
+    assert "heatmap" not in page.partition("What the best network gets wrong")[2].partition("<pre>")[0]
+
+
 def test_without_stored_predictions_the_page_says_how_to_get_them(measured: RunFolder) -> None:
     def said() -> str:
         return write_report(measured).read_text()
