@@ -33,7 +33,8 @@ from search.spec import load_study
 from train_core.data import Split, TrainingData, default_cache, load_test, load_training
 from train_core.device import describe, pick_device, pick_precision, set_up
 from train_core.errors import DivergedError
-from train_core.loop import evaluate, train
+from train_core.inference import predict
+from train_core.loop import train
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_params
 from train_core.state import TrainState
 
@@ -41,9 +42,24 @@ SHORT, FULL = 6, 40  # epochs
 RANDOM_S, AROUND_S = 265.0, 90.0  # of twelve minutes
 ANEW = 0.15  # of the parameters of a draw around the guess
 GUESS: dict[str, Any] = {
-    **{"stages": 3, "blocks_1": 3, "blocks_2": 5, "blocks_3": 3, "growth_2": 2.0, "growth_3": 2.0},
-    **{"block": "preact", "final_norm": True, "k1": 3, "k2": 3, "shortcut": "conv", "shortcut_kernel": 1},
-    **{"stem_kernel": 3, "se_reduction": 0, "optimizer": "sgd", "sgd_lr": 0.2, "schedule": "cosine", "batch_size": 256},
+    "stages": 3,
+    "blocks_1": 3,
+    "blocks_2": 5,
+    "blocks_3": 3,
+    "growth_2": 2.0,
+    "growth_3": 2.0,
+    "block": "preact",
+    "final_norm": True,
+    "k1": 3,
+    "k2": 3,
+    "shortcut": "conv",
+    "shortcut_kernel": 1,
+    "stem_kernel": 3,
+    "se_reduction": 0,
+    "optimizer": "sgd",
+    "sgd_lr": 0.2,
+    "schedule": "cosine",
+    "batch_size": 256,
     "budget_fraction": 1.0,
 }
 FIXED = {"batch_size": 256, "label_smoothing": 0.1, "cutout": 8, "mix": "none"}
@@ -56,7 +72,7 @@ class Setting:
 
     data: TrainingData
     test: Split
-    space: space.Space
+    dimensions: space.Space
     budget: int
     precision: Precision
     until: float  # monotonic seconds
@@ -115,7 +131,7 @@ def plan(setting: Setting, results: Results) -> Iterator[tuple[str, Callable[[],
     def of(draw: Mapping[str, Any], epochs: int, seed: int) -> Callable[[], dict[str, Any]]:
         return lambda: trained(setting, draw, epochs, seed)
 
-    guess = {**space.held(setting.space), **GUESS}
+    guess = {**space.held(setting.dimensions), **GUESS}
     yield "guess short 0", of(guess, SHORT, 0)
     yield "guess short 1", of(guess, SHORT, 1)
     yield "guess full 0", of(guess, FULL, 0)
@@ -140,7 +156,7 @@ def plan(setting: Setting, results: Results) -> Iterator[tuple[str, Callable[[],
 
 def at_random(setting: Setting, _guess: Mapping[str, Any], number: int) -> dict[str, Any]:
     """A draw of the space."""
-    return {**space.suggest(space.RandomTrial(random.Random(number), setting.space), setting.space)}
+    return {**space.suggest(space.RandomTrial(random.Random(number), setting.dimensions), setting.dimensions)}
 
 
 def around(setting: Setting, guess: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -156,7 +172,7 @@ def around(setting: Setting, guess: Mapping[str, Any], number: int) -> dict[str,
 def trained(setting: Setting, draw: Mapping[str, Any], epochs: int, seed: int) -> dict[str, Any]:
     """One run: its score on the validation images; of a full run, which test images it classifies correctly."""
     start = time.monotonic()
-    network = space.network(draw, setting.space, setting.budget, setting.task)
+    network = space.network(draw, setting.dimensions, setting.budget, setting.task)
     recipe = space.recipe(draw, epochs=epochs, seed=seed, precision=setting.precision)
     line = {"epochs": epochs, "seed": seed, "network": str(network), "recipe": str(recipe), "draw": dict(draw)}
     line |= {"parameters": num_params(network), "card": describe(setting.data.train.images.device)}
@@ -166,27 +182,14 @@ def trained(setting: Setting, draw: Mapping[str, Any], epochs: int, seed: int) -
         return {**line, "score": None, "seconds": time.monotonic() - start}
     line |= {"score": curve[-1], "curve": curve}
     if epochs == FULL:
-        correct = correct_on(state, setting)
-        line |= {"test": sum(correct) / len(correct), "correct": "".join("01"[each] for each in correct)}
+        tested = predict(state.final_model, setting.test, setting.data, setting.precision)
+        line |= {"test": tested.accuracy, "correct": "".join("01"[each] for each in tested.is_right.tolist())}
     return {**line, "seconds": time.monotonic() - start}
 
 
 def _run(network: ResNetSpec, recipe: TrainSpec, data: TrainingData) -> tuple[TrainState, list[float]]:
     state = TrainState.new(network, recipe, data.train.images.device)
     return state, [result.val_accuracy for result in train(state, data)]
-
-
-def correct_on(state: TrainState, setting: Setting) -> list[bool]:
-    """For each test image whether the model classifies it correctly."""
-    correct = []
-    for label in range(setting.data.num_classes):  # an evaluation says how many are correct: of one image, whether it is
-        del label
-        break
-    for start in range(0, len(setting.test), 1):
-        part = Split(setting.test.images[start : start + 1], setting.test.labels[start : start + 1])
-        scored = evaluate(state.model, part, setting.data.mean, setting.data.std, setting.precision)
-        correct.append(scored.accuracy > 0.5)
-    return correct
 
 
 def compared(results: Results) -> Iterator[str]:
@@ -230,7 +233,7 @@ def _setting(source: str, minutes: float) -> Setting:
     return Setting(
         data=data.to(device),
         test=test.to(device),
-        space=study.space.model_copy(update=FIXED),
+        dimensions=study.space.model_copy(update=FIXED),
         budget=budget,
         precision=pick_precision(device),
         until=until,

@@ -8,7 +8,8 @@ from typing import cast
 
 import torch
 
-from search.formatting import count, duration, mean_and_deviation, percent, short_run
+from search.formatting import count, duration, mean_and_deviation, percent, share_interval, short_run
+from search.mistakes import BINS, Mistakes
 from search.promotions import Promotion
 from search.run_folder import card_of
 from search.scores import named
@@ -40,6 +41,7 @@ class Exported:
     difference: float  # of logits, the largest, between this file and the checkpoint
     images: int  # that they were compared on
     kind: str = "validation image"  # what each of these is
+    mistakes: Sequence[Mistakes] = ()  # what this model gets wrong, on validation and on test, as far as it is stored
 
     @property
     def format(self) -> FormatName:
@@ -70,7 +72,7 @@ def model_card(exported: Exported) -> str:
         f"## The model\n\n{_table(_model(exported))}\n"
         f"The classes, in the order of the outputs:\n\n```json\n{classes}\n```\n\n"
         f"## Its numbers\n\n{_table(_numbers(exported), 'measured on', named(run.score), 'conditions')}\n"
-        f"{_words(exported)}\n"
+        f"{_words(exported)}\n{_by_class(exported)}{_probabilities(exported)}"
         f"## Training\n\n{_table(_training(exported))}\n"
         f"Network and recipe, whole:\n\n```json\n{run.network.model_dump_json()}\n```\n\n"
         f"```json\n{run.recipe.model_dump_json()}\n```\n\n"
@@ -160,6 +162,61 @@ def _words(exported: Exported) -> str:
     return text
 
 
+def _by_class(exported: Exported) -> str:
+    """Recall and precision of each class, or of the worst ones where there are many."""
+    if not exported.mistakes:
+        return ""
+    judged = exported.mistakes[-1]  # on test, if it is stored
+    split = "validation" if judged.split == "val" else "test"
+    number = len(judged.classes)
+    shown = list(judged.classes) if number <= MANY else judged.worst_classes[:WORST]
+    which = "" if number <= MANY else f" The {WORST} classes of {number} with the lowest recall:"
+    rows = (
+        (each.name, f"{each.images:,}", share_interval(each.recall) or "none", share_interval(each.precision) or "none")
+        for each in shown
+    )
+    return (
+        f"By class, on {judged.images:,} {split} images, with Wilson's 95 % intervals. Balanced accuracy (mean recall) "
+        f"is {percent(judged.balanced_accuracy)}; saying {_cell(judged.largest_class)} each time would be right for "
+        f"{percent(judged.baseline)}.{which}\n\n{_table(rows, 'class', 'images', 'recall', 'precision')}\n"
+    )
+
+
+def _probabilities(exported: Exported) -> str:
+    """Calibration, the temperature, and what refusing to answer costs."""
+    if not exported.mistakes:
+        return ""
+    judged = exported.mistakes[-1]
+    split = "validation" if judged.split == "val" else "test"
+    text = f"## Its probabilities\n\nExpected calibration error on {judged.images:,} {split} images, in {BINS} bins: "
+    text += f"{100 * judged.calibration.error:.2f} points"
+    if judged.temperature is not None and judged.calibrated is not None:
+        text += (
+            f"; {100 * judged.calibrated.error:.2f} if the logits are divided by the temperature "
+            f"{judged.temperature:.3f}, which was fitted on the validation images. The file does not do this."
+        )
+    else:
+        text += "."
+    if not judged.thresholds:
+        return f"{text}\n\n"
+    rows = (
+        (
+            f"{each.threshold:.4f}",
+            percent(each.answered),
+            share_interval(each.accuracy) or "none",
+            percent(each.lost),
+        )
+        for each in judged.thresholds
+    )
+    text += (
+        " If no answer is given where the highest probability (of the file as it is) is below a threshold chosen on "
+    )
+    return f"{text}validation:\n\n{_table(rows, 'threshold', 'answered', 'right of these', 'right ones lost')}\n"
+
+
+MANY, WORST = 20, 10  # classes: of more than many, the worst are shown
+
+
 def _training(exported: Exported) -> Iterator[tuple[str, str]]:
     run, data = exported.run, exported.data
     yield "data", f"{data.name}, fingerprint {data.fingerprint}"
@@ -196,11 +253,15 @@ def _limits(exported: Exported) -> str:
     return (
         "- The numbers hold for images like those of the data: of the same kind, cut and size. Others are resized by\n"
         "  the caller, and the effect on accuracy was not measured.\n"
-        "- It always answers with one of its classes, also for an image of none of them.\n"
-        "- Its probabilities rank classes; how often they are right was not measured.\n"
+        "- It always answers with one of its classes, also for an image of none of them. How many of such images a\n"
+        "  threshold on the probability stops was not measured.\n"
+        f"{'' if exported.mistakes else _UNMEASURED}"
         f"- {_licence(exported.spec.data)}\n"
         "  budget-search (MIT) makes no claim on models.\n"
     )
+
+
+_UNMEASURED = "- Its probabilities rank classes; how often they are right was not measured.\n"
 
 
 def _licence(data: str) -> str:

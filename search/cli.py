@@ -1,6 +1,6 @@
 """The `search` command: parses, calls `search.api`, `search.full_runs` or `search.inspection`, prints. No logic.
 
-What is slow is imported when it is needed: `list`, `status`, `show` and `compare` do without torch.
+What is slow is imported when it is needed: `list`, `status`, `show`, `errors` and `compare` do without torch.
 """
 
 import json
@@ -355,6 +355,37 @@ def show(
     from search import inspection, tables
 
     _show(inspection.show_trial(inspection.read_run(runs, run, storage), trial), tables.trial_view, as_json)
+
+
+@app.command()
+def errors(
+    run: Run = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="A trial's longest full run; default: the best full run.")
+    ] = None,
+    test: Annotated[bool, typer.Option("--test", help="The stored test predictions of the best full run.")] = False,
+    whole: Annotated[bool, typer.Option("--all", help="Every class, confusion and mistake.")] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="Only the misclassified files: file, true class and what was said, by tabs.")
+    ] = False,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Show what the best network gets wrong: by class, the confusions, the most certain mistakes, the calibration."""
+    from search import tables
+    from search.errors import SpecError
+    from search.mistakes import mistakes_of, wrong_files
+    from search.run_folder import RunRef
+
+    if files and as_json:
+        raise SpecError("--files prints lines, and --json a document that has the files, too: leave out one of them")
+    found = mistakes_of(RunRef(run, runs, storage).find_to_read(), trial, test=test)
+    if files:
+        for line in wrong_files(found):
+            typer.echo(line)
+    else:
+        _show(found, lambda mistakes: tables.mistakes_view(mistakes, whole=whole), as_json)
 
 
 @app.command()

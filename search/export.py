@@ -1,7 +1,6 @@
 """Writes the model of a run as one file that can be used without this package, and its card beside it."""
 
-import math
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,8 +11,9 @@ from PIL import Image
 from search.card import Exported, model_card
 from search.errors import CheckpointError, ModelError, RunError
 from search.listing import Listing, blank
-from search.promotions import Promotion, finished, refit_of, winner
-from search.run_folder import PromotionFolder, RunFolder, read_facts, write_text
+from search.mistakes import Mistakes, examine
+from search.promotions import Promotion, best_run, finished, full_runs_of, refit_of
+from search.run_folder import PromotionFolder, RunFolder, SplitName, read_facts, write_text
 from search.spec import StudySpec
 from train_core import checkpoint
 from train_core.augment import normalise
@@ -39,25 +39,10 @@ def chosen(folder: RunFolder, trial: int | None) -> Promotion:
         RunError: there is none.
 
     """
-    runs = [run for run in finished(folder) if run.diverged is None]
-    if trial is not None:
-        promoted = sorted({run.trial for run in runs})
-        runs = [run for run in runs if run.trial == trial]
-        if not runs:
-            advice = f"give one of {', '.join(map(str, promoted))}" if promoted else "start one with `search promote`"
-            raise RunError(f"trial {trial} of run {folder.name!r} has no finished full run: {advice}")
-    best = winner(runs)
-    if not best:
-        raise RunError(
-            f"run {folder.name!r} has no finished full run, only short ones: train its best with "
-            f"`search promote {folder.name}`"
-        )
-    return refit_of(runs, best) or max(best, key=_validation_of)
-
-
-def _validation_of(run: Promotion) -> float:
-    """Its score on validation, a share of 1; a run without one is behind all others."""
-    return -math.inf if run.val_score is None else run.val_score
+    runs = full_runs_of(folder, trial)
+    best = best_run(runs)
+    assert best is not None  # else `full_runs_of` raises
+    return refit_of(runs, [best]) or best
 
 
 def export_model(
@@ -114,6 +99,7 @@ def export_model(
         difference=difference,
         images=len(images),
         kind=kind,
+        mistakes=_mistakes(folder, run),
     )
     write_text(exported.card, model_card(exported))
     return exported
@@ -128,6 +114,16 @@ def _random_images(listing: Listing) -> torch.Tensor:
 
 def _same_but_seed(one: Promotion, run: Promotion) -> bool:
     return one.diverged is None and not one.refit and (one.trial, one.recipe.epochs) == (run.trial, run.recipe.epochs)
+
+
+def _mistakes(folder: RunFolder, run: Promotion) -> list[Mistakes]:
+    """What a full run gets wrong, on validation and on test, as far as its predictions are stored."""
+    found = []
+    splits: tuple[SplitName, ...] = ("val", "test")
+    for split in splits:
+        with suppress(RunError):
+            found.append(examine(folder, run, split))
+    return found
 
 
 def _trained(run: Promotion, folder: PromotionFolder) -> TrainState:

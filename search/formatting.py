@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % bootstrap interval (percentiles)."""
+    """A value and its 95 % interval: Wilson's of a share, by bootstrap (percentiles) of a correlation."""
 
     value: float
     low: float
@@ -102,3 +102,18 @@ def interval(estimate: Interval) -> str:
 def left_out_in_words(left_out: Mapping[str, Sequence[str]]) -> str:
     """How many files were left out, and why: `24 in .HEIC (...), 3 that are no images`; empty for none."""
     return ", ".join(f"{len(names):,} {why}" for why, names in left_out.items() if names)
+
+
+def share_interval(estimate: Interval | None) -> str:
+    """As in `97.2 % (94.1 to 98.7)`; empty where there is none."""
+    return "" if estimate is None else f"{100 * estimate.value:.1f} % ({bounds(estimate)})"
+
+
+def bounds(estimate: Interval) -> str:
+    """The interval alone, in percent: `94.1 to 98.7`."""
+    return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+
+
+def p_value(p: float) -> str:
+    """As in `p = 0.03`, or `p < 0.001`."""
+    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"

@@ -26,7 +26,7 @@ from search.interrupt import stop_requested
 from search.ladder import climb, parse_ladder
 from search.notes import publish
 from search.promoter import Promoter
-from search.promotions import Promotion, finished, winner
+from search.promotions import Promotion, best_run, finished, winner
 from search.published import PROTOCOLS, Published, Reproduction
 from search.ray_workers import run_workers
 from search.report import write_report
@@ -101,6 +101,8 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
         with _full_runs(folder, spec, session, placement, mirrored=plan.mirrored, asam=plan.asam) as full_runs:
             say(f"{folder.name}: {_in_words(plan)}, on {describe(session.device)}{_shared_by(placement, session)}")
             done = _climb(full_runs, plan, spec, records(study))
+            if best := best_run(finished(folder)):
+                full_runs.promoter.draw_batch(best)
         note_promoted(folder, _as_command(folder, plan))
         draw(promotion_table(finished(folder)))
         say_winner(done, measured_on(folder, spec.scored_by))
@@ -115,7 +117,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
         write_report(folder, results)
         publish(folder, results, session.data.size)
         if winner(done):
-            say(f"next: search export {folder.name}")
+            say(f"next: search errors {folder.name}   or: search export {folder.name}")
         say(f"report: {folder.report}")
     return done
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from search.checkpoints import Save
 from search.errors import RunError
@@ -13,9 +14,12 @@ from search.storage import write_with_retries
 from search.trials import TrialRecord
 from train_core import checkpoint
 from train_core.data import Split, TrainingData
+from train_core.inference import predict, seen_batch
 from train_core.loop import evaluate, latency
+from train_core.predictions import Predictions, SeenBatch
 from train_core.results import EpochResult, Score
 from train_core.specs import TrainSpec, num_madds, num_params
+from train_core.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,11 @@ class Promoter:
                 )
         else:
             run = self._train(trial, recipe, folder, on_epoch, refit=refit)
+        if not (run.refit or run.diverged or folder.predictions("val").exists()) and checkpoint.exists(
+            folder.checkpoint
+        ):
+            # Of a version that did not store them.
+            self._predict_validation(checkpoint.load(folder.checkpoint, self.data.train.images.device), folder)
         missing = not run.tested or (self.mirrored and run.test_images and run.mirrored_test_accuracy is None)
         if tests and missing and run.diverged is None:
             run = self._test(run, folder)
@@ -101,9 +110,16 @@ class Promoter:
             diverged=diverged,
             history=tuple(state.history),
         )
+        if run.val_accuracy is not None:
+            self._predict_validation(state, folder)  # before the result: who finds that finds these, too
         self._write(run, folder)
         finish(folder)
         return run
+
+    def _predict_validation(self, state: TrainState, folder: PromotionFolder) -> None:
+        """Store what the trained network says of the validation images."""
+        predictions = predict(state.final_model, self.data.val, self.data, state.recipe.precision)
+        self._store(predictions, folder.predictions("val"))
 
     def _test(self, run: Promotion, folder: PromotionFolder) -> Promotion:
         """The full run with its network's accuracies on the test split."""
@@ -114,6 +130,8 @@ class Promoter:
         if test is not None:
             split = test.to(data.train.images.device)
             score = partial(evaluate, state.final_model, split, data.mean, data.std, run.recipe.precision)
+            if run.test_accuracy is None or not folder.predictions("test").exists():
+                self._store(predict(state.final_model, split, data, run.recipe.precision), folder.predictions("test"))
             if run.test_accuracy is None:  # asked for the mirrored one later, the plain one stays what it was
                 plain = score()
                 measured |= {"test_accuracy": plain.accuracy, "test_balanced": plain.balanced}
@@ -133,6 +151,15 @@ class Promoter:
         )
         self._write(run, folder)
         return run
+
+    def draw_batch(self, run: Promotion) -> None:
+        """Store a training batch as the network of a full run sees it: augmented, and mixed if the recipe says so."""
+        folder = self.folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit)
+        if not folder.batch.exists():
+            self._store(seen_batch(self.data, run.recipe), folder.batch)
+
+    def _store(self, what: Predictions | SeenBatch, path: Path) -> None:
+        write_with_retries(lambda: what.write(path), path, self.stop)
 
     def _write(self, run: Promotion, folder: PromotionFolder) -> None:
         text = run.model_dump_json(indent=2) + "\n"

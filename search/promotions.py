@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from search.errors import RunError
 from search.run_folder import RunFolder
 from train_core.results import EpochResult, Score
 from train_core.specs import Frozen, ResNetSpec, TrainSpec
@@ -105,6 +106,36 @@ def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
     """The full runs of the best of the finalists, one for each seed that did not diverge; empty if there is none."""
     best = next(iter(finalists(promotions)), [])
     return [run for run in best if run.diverged is None]
+
+
+def best_run(promotions: Sequence[Promotion]) -> Promotion | None:
+    """The one full run that stands for the best network: of several seeds the best on validation; none: there is none.
+
+    A run without a score on validation is behind all others.
+    """
+    return max(winner(promotions), key=lambda run: -1.0 if run.val_score is None else run.val_score, default=None)
+
+
+def full_runs_of(folder: RunFolder, trial: int | None) -> list[Promotion]:
+    """The finished full runs that did not diverge, of one trial or (none) of all; in the order of `finished`.
+
+    Raises:
+        RunError: there are none.
+
+    """
+    runs = [run for run in finished(folder) if run.diverged is None]
+    if trial is not None:
+        promoted = sorted({run.trial for run in runs})
+        runs = [run for run in runs if run.trial == trial]
+        if not runs:
+            advice = f"give one of {', '.join(map(str, promoted))}" if promoted else "start one with `search promote`"
+            raise RunError(f"trial {trial} of run {folder.name!r} has no finished full run: {advice}")
+    if not winner(runs):
+        raise RunError(
+            f"run {folder.name!r} has no finished full run, only short ones: train its best with "
+            f"`search promote {folder.name}`"
+        )
+    return runs
 
 
 def diverged_of(promotions: Sequence[Promotion], chosen: Sequence[Promotion]) -> list[Promotion]:

@@ -1,11 +1,14 @@
 """The records of `list`, `status`, `show` and `compare`: their JSON documents, field by field.
 
+That of `errors` is in `search.mistakes`.
+
 Accuracies are shares of 1, times are seconds or ISO 8601. Imports no torch.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
+from search.mistakes import Paired
 from train_core.results import Score
 
 SEARCHING, PROMOTING, UNFINISHED, FINISHED, PROMOTED = "searching", "promoting", "unfinished", "finished", "promoted"
@@ -186,5 +189,6 @@ class Comparison:
     differences: dict[str, tuple[Any, Any]]  # of their study files and data, by name
     difference: float | None  # the second's score on validation less the first's; none: not to be compared
     spread: float | None  # what such a difference may be by chance; none: not known
-    better: str | None  # the run that is, by more than the spread
+    paired: Paired | None  # a network of each on the same validation images; none: not stored, or not the same images
+    better: str | None  # the run that is, by more than may be chance
     verdict: str  # the same in words

@@ -17,11 +17,12 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from search.charts import CHARTS, CHARTS_AFTER, Chart
+from search.charts import CHARTS, CHARTS_AFTER, Chart, html_of
 from search.colours import ORANGE
 from search.diagram import diagram
 from search.formatting import count, mean_and_deviation, percent, regulariser_warning
 from search.identity import identity
+from search.mistakes_section import mistakes_sections
 from search.promotions import Promotion, winner
 from search.results import Results, headline, progress, read_results
 from search.run_folder import RunFolder, control_name, read_facts, write_text
@@ -45,6 +46,7 @@ def write_report(folder: RunFolder, results: Results | None = None) -> Path:
         headline=escape(headline(results)),
         progress=escape(progress(results)),
         full_runs=_full_run_table(results),
+        mistakes=mistakes_sections(folder, results.promotions),
         controls=_control_table(folder, results),
         warning=_warning(results.spec),
         winner=_drawn(folder, results),
@@ -209,11 +211,7 @@ _SAME = ("budget", "max_madds", "data fingerprint", "score", "space.")
 def _section(chart: Chart) -> str:
     """A chart as HTML: its title, its words, and its figure as JSON, which the page's script draws."""
     text = f"<section><h2>{escape(chart.title)}</h2><p>{escape(chart.words)}</p>"
-    if chart.figure is not None:
-        # No "<" in the JSON, so that no text in it can end the script element.
-        drawn = chart.figure.to_json().replace("<", "\\u003c")
-        text += f'<div class=wide><div class=chart></div><script type="application/json">{drawn}</script></div>'
-    return text + "</section>\n"
+    return text + (html_of(chart.figure) if chart.figure is not None else "") + "</section>\n"
 
 
 @cache

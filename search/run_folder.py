@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field, ValidationError
@@ -19,6 +19,7 @@ from train_core.files import written_whole
 from train_core.specs import Frozen
 
 Outcome = TypeVar("Outcome", bound=BaseModel)
+SplitName = Literal["val", "test"]
 
 LOCK_TIMEOUT_S = 60.0  # with another worker that does what only one may do at a time
 LOOK_S = 1.0  # longer than a read-only command holds a lock that it tests
@@ -34,7 +35,8 @@ class RunFolder:
     study.db       the Optuna study, unless it is kept in a `storage` that several machines share
     search.log     a line for each thing that happened
     trials/        checkpoints of trials that are running, or were interrupted
-    promoted/      one folder for each full run: checkpoint.pt after every epoch, result.json when it is finished
+    promoted/      one folder for each full run: checkpoint.pt after every epoch, result.json when it is finished,
+                   predictions-val.npz and predictions-test.npz; the best one also has batch.npz
     exported/      models as files of their own, each with its card, written by `search export`
     artifacts/     pictures of the promoted trials, as Optuna's dashboard keeps them
     report.html    written by `search report`
@@ -244,6 +246,15 @@ class PromotionFolder:
     def result(self) -> Path:
         """The outcome; there only when the run is finished."""
         return self.root / "result.json"
+
+    def predictions(self, split: SplitName) -> Path:
+        """What the trained network says of the images of a split."""
+        return self.root / f"predictions-{split}.npz"
+
+    @property
+    def batch(self) -> Path:
+        """A training batch as the network saw it; only the best full run has one."""
+        return self.root / "batch.npz"
 
     def read(self, kind: type[Outcome]) -> Outcome:
         """The outcome of a finished run.

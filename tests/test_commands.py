@@ -30,6 +30,7 @@ NOT_RUN_HERE = {
     "search storage serve": "serves until it is stopped: tests/search/test_shared_storage.py",
     "search storage serve --host 10.0.0.1": "the same, and needs that address",
     "search promote --asam 0.5": "full runs of one run are all alike: tests/search/test_cli.py",
+    "search errors --files": "these images come from no files: tests/search/test_mistakes.py",
     "search --help": "run by tests/search/test_cli.py",
     "search --install-completion": "changes the shell's files: tests/search/test_inspection.py",
     **{
@@ -101,7 +102,7 @@ def shrunk(command: str) -> str:
     if verb == "run":  # all that are of one study go on with one run
         study = "cifar10" if words[0].startswith("--") else words[0]
         words += ["--name", STUDIES.get(study, study)]
-    elif verb in ("promote", "fidelity", "export", "report", "show"):
+    elif verb in ("promote", "fidelity", "export", "report", "show", "errors"):
         words += ["--top 1 --epochs 2"] if verb == "promote" and "--ladder" not in words else []
         words += [RUN] if RUN not in words else []
     return " ".join([verb, *words])
@@ -147,7 +148,7 @@ def test_the_lines_of_python_and_then_each_command_of_ours(
     capsys.readouterr()
 
     # Named alone, they are spoken of: what they need is not there.
-    spoken_of = {"search predict", "search reproduce"}
+    spoken_of = {"search predict", "search reproduce", "search compare"}
     to_run = [command for command in shown(OURS) if command not in {*NOT_RUN_HERE, *spoken_of}]
     for command in dict.fromkeys(map(shrunk, to_run)):
         code, out, err = search(command, capsys, monkeypatch)

@@ -17,6 +17,7 @@ import pytest
 import tomli_w
 from PIL import Image
 
+from search.mistakes import Mistakes
 from search.records import Comparison, Run, Status, Trial
 from search.report import write_report
 from search.spec import load_study
@@ -116,7 +117,7 @@ def test_every_study_file_shown_can_be_read(page: Path, tmp_path: Path) -> None:
 
 def test_every_key_of_json_is_named() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text_of(DOCS / "terminal.md"), re.M))
-    for row, kind in (("list", Run), ("show", Trial), ("compare", Comparison)):
+    for row, kind in (("list", Run), ("show", Trial), ("errors", Mistakes), ("compare", Comparison)):
         assert set(kind.__dataclass_fields__) <= set(re.findall(r"`(\w+)`", rows[row])), row
     assert Status.__dataclass_fields__.keys() - Run.__dataclass_fields__.keys() <= set(
         re.findall(r"`(\w+)`", rows["status"])

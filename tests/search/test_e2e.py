@@ -132,7 +132,7 @@ def promoted(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = search(FULL, folder)
     assert "Full runs, the longest first, then the best on validation" in out
     assert "best on validation: trial" in out
-    assert "next: search export digits-20k" in out
+    assert "next: search errors digits-20k   or: search export digits-20k" in out
     return folder
 
 
@@ -153,12 +153,29 @@ def test_a_promotion_has_a_test_accuracy_and_a_report(promoted: Path) -> None:
     assert search("report", promoted).strip() == "runs/digits-20k/report.html"
 
 
+def test_what_the_network_gets_wrong_is_what_was_measured(promoted: Path) -> None:
+    result = result_of(promoted)
+    for flag, accuracy in (("", result.val_accuracy), (" --test", result.test_accuracy)):
+        found = json.loads(search(f"errors{flag} --json", promoted))
+        assert found["accuracy"]["value"] == accuracy
+        assert sum(map(sum, found["matrix"])) == found["images"]
+        assert found["images"] - len(found["mistakes"]) == sum(row[i] for i, row in enumerate(found["matrix"]))
+    page = run_folder(promoted).report.read_text()
+    assert page.count("<img src=") >= 16  # of a batch, and of mistakes if there are any
+    (folder,) = run_folder(promoted).promotions()
+    before = folder.result.read_bytes()
+    folder.predictions("val").unlink()  # as an earlier version left it
+    search(FULL, promoted)
+    assert json.loads(search("errors --json", promoted))["accuracy"]["value"] == result.val_accuracy
+    assert folder.result.read_bytes() == before
+
+
 @pytest.mark.parametrize(("width", "dark"), [(PHONE, True), (DESKTOP, False)], ids=["phone", "desktop"])
 def test_a_browser_shows_its_report_and_its_dashboard_light_and_dark(
     promoted: Path, dashboard: str, browser: Browser, width: int, dark: bool
 ) -> None:
     page = shown(browser, run_folder(promoted).report, width, dark=dark)
-    charts = len(ALL_CHARTS) - 1  # one full run says nothing of fidelity
+    charts = len(ALL_CHARTS) - 1 + 3  # one full run says nothing of fidelity; what it gets wrong has three
     check(page, charts, width, dark=dark)
     page.turn(dark=not dark)
     check(page, charts, width, dark=not dark)

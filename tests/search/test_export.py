@@ -28,6 +28,7 @@ from search.errors import CheckpointError, ModelError, RunError
 from search.export import chosen, export_model
 from search.formatting import percent
 from search.identity import open_study
+from search.mistakes import mistakes_of
 from search.predict import BATCH, Guess, Prediction
 from search.promoter import Promoter
 from search.promotions import Promotion, finished
@@ -35,6 +36,7 @@ from search.run_folder import RunFolder, RunRef
 from search.spec import load_study
 from search.trials import TrialRecord, records
 from tests.support.commands import search
+from tests.support.predicted import drawn, store
 from tests.support.runs import add_trial, make_run, study_spec
 from tests.support.tiny import tiny_data
 from tests.support.trainers import FakeTrainer
@@ -68,6 +70,11 @@ def promoted(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Pa
     for trial, epochs, seed in ((0, WHOLE, 0), (0, WHOLE, 1), (1, SHORT, 0)):
         promoter.train(records(study)[trial], epochs, seed, lambda result: None, tests=trial == 0)
     return runs
+
+
+def card_of_winner(folder: RunFolder, data: TrainingData) -> str:
+    run = chosen(folder, None)
+    return export_model(folder, run, SPEC, data, "safetensors", trials=2).card.read_text()
 
 
 @pytest.fixture
@@ -258,6 +265,44 @@ def test_the_card_of_a_refit_says_what_it_was_trained_on(folder: RunFolder, data
     assert f"| 360 test images | {percent(run.test_accuracy or 0)} | this model; read once, after training |" in card
     assert "also on the validation images" in card
     assert "mean and standard deviation of 2 seeds, trained without the validation images |" in card
+
+
+def test_the_card_has_each_class_the_temperature_and_the_thresholds(folder: RunFolder, data: TrainingData) -> None:
+    found = mistakes_of(folder, test=True)
+    card = card_of_winner(folder, data)
+    for each in found.classes:
+        assert each.recall is not None
+        assert (
+            f"| {each.name} | {each.images} | {100 * each.recall.value:.1f} % ({100 * each.recall.low:.1f} to " in card
+        )
+    assert found.calibrated is not None
+    assert f"in 15 bins: {100 * found.calibration.error:.2f} points; {100 * found.calibrated.error:.2f} if" in card
+    assert f"the temperature {found.temperature:.3f}, which was fitted on the validation images" in card
+    for threshold in found.thresholds:
+        assert f"| {threshold.threshold:.4f} | {percent(threshold.answered)} |" in card
+    assert "was not measured.\n- Data" in card
+
+
+def test_the_card_of_a_run_of_an_earlier_version_says_that_it_was_not_measured(
+    folder: RunFolder, data: TrainingData
+) -> None:
+    for each in folder.promotions():
+        for split in ("val", "test"):
+            each.predictions(split).unlink(missing_ok=True)
+    card = card_of_winner(folder, data)
+    assert "By class" not in card
+    assert "## Its probabilities" not in card
+    assert "Its probabilities rank classes; how often they are right was not measured." in card
+
+
+def test_of_many_classes_the_card_has_the_worst(folder: RunFolder, data: TrainingData) -> None:
+    run = chosen(folder, None)
+    made = drawn(600, 30, margin=2.0)
+    store(folder, run, made)
+    store(folder, run, made, "test")
+    card = card_of_winner(folder, data)
+    assert "The 10 classes of 30 with the lowest recall:" in card
+    assert card.count(" | 20 | ") == 10
 
 
 def test_the_card_of_a_refit_without_a_test_split_says_that_it_has_no_number(

@@ -1,6 +1,7 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -18,6 +19,7 @@ from tests.support.tiny import tiny_data, tiny_recipe
 from train_core import checkpoint
 from train_core.data import Split
 from train_core.loop import evaluate
+from train_core.predictions import Predictions
 from train_core.results import EpochResult
 from train_core.specs import TrainSpec
 
@@ -240,3 +242,69 @@ def test_a_refit_trains_on_the_validation_images_too_and_is_no_rival(study: optu
     assert winner(both) == [run]
     assert refit_of(both, [run]) == refit
     assert refit_of([run], [run]) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"ema_decay": 0.9}, {"keep": "best"}, {"precision": "bf16"}],
+    ids=["plain", "averaged", "best", "bf16"],
+)
+def test_what_is_stored_of_the_images_has_the_accuracies_that_are_reported(
+    changes: dict[str, Any], study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = TrainSpec.model_validate({**tiny_recipe().model_dump(), "lr": 0.005, **changes})
+    monkeypatch.setattr(TrialRecord, "recipe", property(lambda trial: recipe))
+    result = promoted(study.trials[0], tmp_path, mirrored=True)
+    folder = folder_of(tmp_path)
+    validation, test = Predictions.read(folder.predictions("val")), Predictions.read(folder.predictions("test"))
+    assert (validation.accuracy, test.accuracy) == (result.val_accuracy, result.test_accuracy)
+    assert 0 < validation.accuracy < 1
+    assert validation.classes == DATA.classes
+    assert validation.labels.tolist() == DATA.val.labels.tolist()
+    assert validation.digest != test.digest
+    wrong = [number for number in validation.pictured.tolist() if not validation.is_right[number]]
+    assert len(wrong) == len(validation.pictured) == min(int((~validation.is_right).sum()), 24)
+    assert (validation.pictures == DATA.val.images[wrong].numpy()).all()
+
+
+def test_predictions_are_written_again_after_a_kill_and_for_a_run_of_an_earlier_version(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    result, folder = promoted(study.trials[0], tmp_path, tests=False), folder_of(tmp_path)
+    whole = folder.predictions("val").read_bytes()
+    folder.result.unlink()  # killed between the two
+    folder.predictions("val").write_bytes(whole[:100])
+    epochs: list[EpochResult] = []
+    assert promoted(study.trials[0], tmp_path, tests=False, on_epoch=epochs.append) == result
+    assert Predictions.read(folder.predictions("val")).accuracy == result.val_accuracy
+    folder.predictions("val").unlink()
+    assert promoted(study.trials[0], tmp_path, tests=False, on_epoch=epochs.append) == result
+    assert Predictions.read(folder.predictions("val")).accuracy == result.val_accuracy
+    assert epochs == []
+
+
+def test_test_predictions_are_stored_when_the_test_split_is_read_and_not_later(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    test, folder = TestSplit(), folder_of(tmp_path)
+    promoted(study.trials[0], tmp_path, test=test, tests=False)
+    assert not folder.predictions("test").exists()
+    promoted(study.trials[0], tmp_path, test=test)
+    folder.predictions("test").unlink()
+    promoted(study.trials[0], tmp_path, test=test)
+    assert (test.reads, folder.predictions("test").exists()) == (1, False)
+
+
+def test_a_refit_and_a_diverged_run_have_no_validation_predictions(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        refit = promoted(study.trials[0], tmp_path, refit=True)
+    folder = RunFolder(tmp_path).promotion(0, 4, 0, refit=True)
+    assert not folder.predictions("val").exists()
+    assert Predictions.read(folder.predictions("test")).accuracy == refit.test_accuracy
+    wild = TrainSpec.model_validate({**tiny_recipe().model_dump(), "lr": 1e30})
+    monkeypatch.setattr(TrialRecord, "recipe", property(lambda trial: wild))
+    for _ in range(2):
+        assert promoted(study.trials[0], tmp_path / "wild").diverged
+    assert not folder_of(tmp_path / "wild").predictions("val").exists()

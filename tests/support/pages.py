@@ -9,7 +9,8 @@ PHONE, DESKTOP = 390, 1280
 CHARTS = '[...document.querySelectorAll(".chart")]'
 # Of each chart the marks in SVG, the pixels with any colour of those lines that WebGL draws, and its size.
 DRAWN = f"""{CHARTS}.map((chart) => {{
-  const marks = chart.querySelectorAll(".scatterlayer path, .barlayer path, .parcoords .y-axis").length;
+  const kinds = ".scatterlayer path, .barlayer path, .heatmaplayer image, .parcoords .y-axis";
+  const marks = chart.querySelectorAll(kinds).length;
   const canvas = chart.querySelector("canvas.gl-canvas-focus");
   let pixels = null;
   if (canvas) {{
@@ -34,6 +35,15 @@ POINT = """((chart) => {
     return plain.textContent;
   });
   return [box.x + xaxis._offset + xaxis.d2p(x), box.y + yaxis._offset + yaxis.d2p(trace.y[0]), said];
+})"""
+# Where the middle cell of the diagonal of a heat map is, once it is scrolled to.
+CELL = """((chart) => {
+  const { xaxis, yaxis } = chart._fullLayout, names = chart.data[0].x, name = names[names.length >> 1];
+  const x = xaxis._offset + xaxis.d2p(name), y = yaxis._offset + yaxis.d2p(name);
+  chart.parentElement.scrollLeft = x - 200;
+  scrollBy(0, chart.getBoundingClientRect().y + y - innerHeight / 2);
+  const box = chart.getBoundingClientRect();
+  return [box.x + x, box.y + y];
 })"""
 
 
@@ -65,7 +75,14 @@ def check(page: Page, charts: int, width: int, *, dark: bool) -> None:
     )
     for i in range(charts):
         chart = f"{CHARTS}[{i}]"
-        if page.evaluate(f"{chart}.data[0].type") == "parcoords":  # has no hover
+        if (kind := page.evaluate(f"{chart}.data[0].type")) == "parcoords":  # has no hover
+            continue
+        if kind == "heatmap":
+            x, y = page.evaluate(f"{CELL}({chart})")
+            page.hover(x, y)
+            page.wait_for(
+                f"[...{chart}.querySelectorAll('.hovertext')].some((each) => / of its images/.test(each.textContent))"
+            )
             continue
         x, y, texts = page.evaluate(f"{POINT}({chart})")
         page.hover(x, y)

@@ -60,6 +60,6 @@ best on validation: trial 1, [8,16,32] x [1,1,1] preact, 3x3/2 stem, final norm;
 muon, lr 0.02, cosine, batch 64, 5 epochs
   2 seeds, mean and standard deviation: validation 98.08 ± 1.23 %, test 96.39 ±
 0.39 %
-next: search export digits-20k
+next: search errors digits-20k   or: search export digits-20k
 report: runs/digits-20k/report.html
 """
