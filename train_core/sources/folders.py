@@ -51,8 +51,12 @@ def fingerprint(listing: Listing, reading: Reading) -> str:
     return digest.hexdigest()
 
 
-def read_listing(listing: Listing, reading: Reading, progress: Progress | None) -> Contents:
+def read_listing(
+    listing: Listing, reading: Reading, progress: Progress | None, usual: tuple[int, int] | None = None
+) -> Contents:
     """All images of a listing: grey [N, H, W] if all of them are, else RGB [N, H, W, 3].
+
+    `usual` is the width and height where `reading` names none; without it, they are chosen from the images.
 
     Raises:
         DataError: images cannot be read and are not to be skipped, or a class has none.
@@ -64,7 +68,7 @@ def read_listing(listing: Listing, reading: Reading, progress: Progress | None) 
     left_out = _sorted_out(left_out)
     if not headers:
         raise data_error(f"{listing.root} holds no images that can be read: {_counts(left_out, broken)}")
-    preparation, notes = _prepared_how(headers, reading)
+    preparation, notes = _prepared_how(headers, reading, usual)
     items = [item for item in listing.items if item in headers]
     pixels, is_colour = _pixels(items, preparation, broken, progress)
     if broken:
@@ -133,10 +137,12 @@ def _counts(left_out: Mapping[str, Sequence[str]], broken: Mapping[str, str]) ->
     return ", ".join(counts) or "it is empty"
 
 
-def _prepared_how(headers: Mapping[Item, Header], reading: Reading) -> tuple[Preparation, list[str]]:
+def _prepared_how(
+    headers: Mapping[Item, Header], reading: Reading, usual: tuple[int, int] | None
+) -> tuple[Preparation, list[str]]:
     """What is done to each image, and the sentences that say so."""
     sizes = Counter((header.width, header.height) for header in headers.values())
-    width, height = reading.size or chosen_size(list(sizes.elements()))
+    width, height = reading.size or usual or chosen_size(list(sizes.elements()))
     notes = []
     if set(sizes) != {(width, height)}:
         first, last = min(sizes), max(sizes)
