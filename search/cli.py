@@ -14,6 +14,7 @@ import typer
 
 from search.completion import RUNS, complete_report, complete_run, complete_study
 from search.interrupt import end_on_sigterm
+from train_core.datasets import DATASETS
 from train_core.examples import FormatName
 
 FORMAT_NAMES = get_args(FormatName)
@@ -41,7 +42,7 @@ ThatRun = Annotated[str, typer.Argument(help="A run's name.", autocompletion=com
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6, 5M, 5_000_000.")]
 Madds = Annotated[str | None, typer.Option(help="Most multiply-adds of one forward pass: 300M.")]
-Data = Annotated[str | None, typer.Option(help="cifar10, cifar100, digits, a .npz file or a folder of images.")]
+Data = Annotated[str | None, typer.Option(help=f"{', '.join(DATASETS)}, a .npz file or a folder of images.")]
 Runs = Annotated[Path, typer.Option(envvar="SEARCH_RUNS", help="Folder of all runs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 GpusPerWorker = Annotated[

@@ -40,9 +40,13 @@ class Home:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = False  # so that closing the server waits for its answers
-        self.url = f"http://127.0.0.1:{self.server.server_port}/cifar.tar.gz"
+        self.url = self.url_of("cifar.tar.gz")
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
+
+    def url_of(self, file: str) -> str:
+        """The address of a file."""
+        return f"http://127.0.0.1:{self.server.server_port}/{file}"
 
     def stop(self) -> None:
         self.release.set()
