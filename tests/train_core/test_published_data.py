@@ -230,7 +230,7 @@ def test_stl10(home: Home, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
     in_columns = images.transpose(0, 3, 2, 1)
     theirs = np.array(IDX_LABELS, np.uint8) + 1
     names = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
-    files = {
+    files: dict[str, Content] = {
         "test_X.bin": in_columns[30:].tobytes(),
         "test_y.bin": theirs[:10].tobytes(),
         "train_X.bin": in_columns[:30].tobytes(),
