@@ -30,7 +30,7 @@ KEPT = 224  # pixels; images that have one size already keep it up to here
 SIDES = (16, 24, 32, 48, 64)  # of those that do not: the largest that the median image reaches
 THREADS = 8  # each holds a decoded image: of 12 megapixels, 36 MB
 
-_FORMAT = b"3"  # raise it when what is read changes, so that folders are read again
+FORMAT = b"3"  # raise it when what is read changes, so that folders are read again
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 Answer = TypeVar("Answer")
@@ -38,7 +38,7 @@ Answer = TypeVar("Answer")
 
 def fingerprint(listing: Listing, reading: Reading) -> str:
     """32 hexadecimal digits that change with the files' paths, sizes, times of change and classes, and the reading."""
-    digest = blake2b(_FORMAT, digest_size=16)
+    digest = blake2b(FORMAT, digest_size=16)
     # The folder's own path too: archives unpack with equal times, and uncompressed images have equal sizes.
     digest.update(os.fsencode(listing.root) + reading.model_dump_json().encode())
     for item in listing.items:

@@ -23,7 +23,7 @@ from train_core.sources.arrays import house_numbers, read_matlab
 from train_core.sources.cache import cached
 from train_core.sources.contents import SPLITS, Arrays, Contents, Progress, SplitName
 from train_core.sources.downloads import Archive, fetched
-from train_core.sources.folders import read_listing
+from train_core.sources.folders import FORMAT, read_listing
 from train_core.sources.listing import Item, Listing, listed
 from train_core.sources.unpacking import is_archive, unpack
 
@@ -72,7 +72,7 @@ class ImageFiles:
             return read_listing(self.listing(place, files), reading, progress, usual=(width, height))
 
         asked = reading.model_copy(update={"size": size}).model_dump_json()
-        state = blake2b(asked.encode(), digest_size=4).hexdigest()
+        state = blake2b(FORMAT + asked.encode(), digest_size=4).hexdigest()
         return cached(cache / f"{name}-{size[0]}x{size[1]}-{state}.npz", downloaded, f"{name}-*x*-*.npz")
 
 
