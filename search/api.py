@@ -22,7 +22,7 @@ from search.card import Exported
 from search.completion import run_folders
 from search.console import Plan, StudyProgress, loading_bars, logged_to, say_outcome, say_plan
 from search.dashboard import listening, open_browser
-from search.data_shape import NAMED_SHAPES, DataShape, data_shape_of, with_data_shape
+from search.data_shape import DataShape, data_shape_of, shape_of_named, with_data_shape
 from search.drawing import Setting
 from search.errors import DataError, RunError, SpecError
 from search.export import chosen, export_model
@@ -376,7 +376,7 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
 
     """
     spec = load_study(study, flags)
-    shape = NAMED_SHAPES.get(spec.data)
+    shape = shape_of_named(spec.data, spec.reading)
     if shape is None:
         with loading_bars() as progress:
             shape = data_shape_of(load(spec, progress))

@@ -14,6 +14,7 @@ import typer
 from search.completion import RUNS, complete_report, complete_run, complete_study
 from search.interrupt import end_on_sigterm
 from search.streams import outputs
+from train_core.datasets import DATASETS
 from train_core.examples import FormatName
 
 FORMAT_NAMES = get_args(FormatName)
@@ -41,7 +42,9 @@ ThatRun = Annotated[str, typer.Argument(help="A run's name.", autocompletion=com
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6, 5M, 5_000_000.")]
 Madds = Annotated[str | None, typer.Option(help="Most multiply-adds of one forward pass: 300M.")]
-Data = Annotated[str | None, typer.Option(help="cifar10, cifar100, digits, a .npz file or a folder of images.")]
+Data = Annotated[
+    str | None, typer.Option(help=f"{', '.join(DATASETS)}, or a folder, table, archive or .npz file of images.")
+]
 MovedData = Annotated[
     str | None, typer.Option(help="Where the run's images are now, if they were moved; for this call.")
 ]

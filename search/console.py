@@ -25,8 +25,8 @@ from search.formatting import (
     left_out_in_words,
     mean_and_deviation,
     percent,
-    regulariser_warning,
     short_run,
+    warnings_of,
 )
 from search.plan import SAMPLES, Estimate, Survey
 from search.predict import Prediction, Predictions
@@ -145,7 +145,7 @@ def say_plan(plan: Plan) -> None:
         madds = num_madds(network, data.size)
         say(f"  {what}: {num_params(network):,} parameters, {madds:,} multiply-adds: {network}")
     _say_trials(plan)
-    if warning := regulariser_warning(spec):
+    for warning in warnings_of(spec):
         say(f"warning  {warning}")
     if plan.expected is not None:
         _say_time(plan, plan.expected)

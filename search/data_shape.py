@@ -1,10 +1,11 @@
 """What data asks of a network: channels, classes and size."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import space as search_space
 from train_core.datasets import DATASETS
+from train_core.reading import Reading
 from train_core.specs import ResNetSpec
 
 if TYPE_CHECKING:  # it loads torch, which read-only commands do not need
@@ -42,7 +43,16 @@ NAMED_SHAPES = {
     str(name): DataShape(fingerprint="", in_channels=each.in_channels, num_classes=each.num_classes, size=each.size)
     for name, each in DATASETS.items()
 }
-"""What the named data sets ask, for counting without loading them."""
+"""What the named data sets ask, in their own size."""
+
+
+def shape_of_named(data: str, reading: Reading) -> DataShape | None:
+    """What a named data set asks in the size that `reading` gives it, without loading it; none for other data."""
+    shape = NAMED_SHAPES.get(data)
+    if shape is None or reading.size is None:
+        return shape
+    width, height = reading.size
+    return replace(shape, size=(height, width))
 
 
 def with_data_shape(network: ResNetSpec, shape: DataShape) -> ResNetSpec:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from space import drawn_regularisers
+from space import choices_of, drawn_regularisers
+from train_core.datasets import DATASETS, DatasetName
 
 if TYPE_CHECKING:
     from search.spec import StudySpec
@@ -82,7 +83,12 @@ def ago(seconds: float) -> str:
     return "just now" if seconds < 60 else f"{duration(seconds)} ago"
 
 
-def regulariser_warning(spec: StudySpec) -> str:
+def warnings_of(spec: StudySpec) -> list[str]:
+    """What is wrong with a study, a warning each."""
+    return [warning for warning in (_regulariser_warning(spec), _flip_warning(spec)) if warning]
+
+
+def _regulariser_warning(spec: StudySpec) -> str:
     """A warning for a study whose short runs choose regularisers on all images; empty for any other."""
     drawn = drawn_regularisers(spec.space)
     if not drawn or spec.data_fraction < 1:
@@ -91,6 +97,17 @@ def regulariser_warning(spec: StudySpec) -> str:
         f"short runs choose {', '.join(drawn)} here: on all images they prefer less regularisation than full runs do, "
         'and the choice is wrong for full runs. Train them on a subset (short_run_images = "subset"), or fix these at '
         "a strong setting."
+    )
+
+
+def _flip_warning(spec: StudySpec) -> str:
+    """A warning for a study that flips images of which a mirror image is of another class; empty for any other."""
+    data = DATASETS.get(cast(DatasetName, spec.data))
+    if data is None or data.mirrored_is_same or True not in choices_of(spec.space.flip):
+        return ""
+    return (
+        f"the space flips images, but a mirror image of {spec.data} can be of another class, or of none. Set "
+        "flip = false under [space] in a study file."
     )
 
 

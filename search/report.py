@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from search.charts import CHARTS, CHARTS_AFTER, Chart, html_of
 from search.colours import ORANGE
 from search.diagram import diagram
-from search.formatting import count, mean_and_deviation, percent, regulariser_warning
+from search.formatting import count, mean_and_deviation, percent, warnings_of
 from search.identity import identity
 from search.mistakes_section import mistakes_sections
 from search.promotions import Promotion, winner
@@ -48,7 +48,7 @@ def write_report(folder: RunFolder, results: Results | None = None) -> Path:
         full_runs=_full_run_table(results),
         mistakes=mistakes_sections(folder, results.promotions),
         controls=_control_table(folder, results),
-        warning=_warning(results.spec),
+        warning=_warnings(results.spec),
         winner=_drawn(folder, results),
         charts="".join(_section(chart(results)) for chart in CHARTS),
         after="".join(_section(chart(results)) for chart in CHARTS_AFTER),
@@ -139,10 +139,9 @@ def _test_cell(run: Promotion) -> str:
     return percent(run.test_score) + (f"<br>with mirror<br>images {percent(mirrored)}" if mirrored is not None else "")
 
 
-def _warning(spec: StudySpec) -> str:
-    """A warning where the study lets short runs choose regularisers on all images; empty otherwise."""
-    warning = regulariser_warning(spec)
-    return f"<p class=warning>{escape(warning[0].upper() + warning[1:])}</p>" if warning else ""
+def _warnings(spec: StudySpec) -> str:
+    """What is wrong with the study, a paragraph each; empty for nothing."""
+    return "".join(f"<p class=warning>{escape(each[0].upper() + each[1:])}</p>" for each in warnings_of(spec))
 
 
 def _drawn(folder: RunFolder, results: Results) -> str:

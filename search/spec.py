@@ -17,6 +17,7 @@ from search.ladder import FAMILIES, Rung, parse_ladder
 from search.published import Published, unknown_network
 from search.scores import UNEQUAL
 from space import Space, bounds_of, choices_of, drawn_regularisers, not_held, parameter_names
+from train_core.datasets import DATASETS
 from train_core.reading import Reading
 from train_core.results import Score
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
@@ -133,8 +134,8 @@ class StudySpec(Frozen):
     """A whole study: data, budget, effort, space and the networks to try first."""
 
     data: str = Field(
-        description="training data: cifar10, cifar100, digits, a folder of images, a table that names them, an archive "
-        "of these, or arrays (.npz, .mat)"
+        description=f"training data: {', '.join(DATASETS)}, a folder of images, a table that names them, an archive of "
+        "these, or arrays (.npz, .mat)"
     )
     budget: Annotated[int, Field(ge=1, le=10**10), BeforeValidator(_as_budget)] = Field(
         description="largest number of trainable parameters of a network"

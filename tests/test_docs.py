@@ -26,6 +26,7 @@ from tests.support.documents import DOCS, PAGES, ROOT, assert_accepted, blocks, 
 from tests.support.processes import python
 from tests.support.runs import make_run
 from tests.support.transcripts import PROMOTE, RUN
+from train_core.datasets import DATASETS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -40,6 +41,24 @@ def test_the_readme_shows_the_owners_command_and_the_whole_loop() -> None:
     assert "search run --budget 5e6 --trials 200" in shown
     assert "search promote --top 3" in shown
     assert "    optuna-dashboard sqlite:///runs/cifar10-5M/study.db\n" in text_of(ROOT / "README.md")
+
+
+def test_the_page_of_named_data_sets_says_what_their_records_say() -> None:
+    rows = re.findall(
+        r"^\| `([\w-]+)` \|[^|]+\| (\d+)x(\d+) (RGB|grey) \| (\d+) \|[^|]+\| (same class|other) \|$",
+        text_of(DOCS / "data-sets.md"),
+        re.MULTILINE,
+    )
+    assert rows == [
+        (
+            name,
+            *map(str, each.size),
+            "RGB" if each.in_channels == 3 else "grey",
+            str(each.num_classes),
+            "same class" if each.mirrored_is_same else "other",
+        )
+        for name, each in DATASETS.items()
+    ]
 
 
 @pytest.mark.parametrize("script", ["scripts/demo", "scripts/check", ".ci/run"])

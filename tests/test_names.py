@@ -38,7 +38,12 @@ NEW = "no_such_name"
         ("train_core/blocks.py", '    "basic", "preact"', f'    "{NEW}", "basic", "preact"', f"block '{NEW}' has no"),
         ("train_core/optimizers.py", 'Literal["sgd"', f'Literal["{NEW}", "sgd"', f"optimizer '{NEW}' has no record"),
         ("train_core/mix.py", 'Literal["none"', f'Literal["{NEW}", "none"', f"mix '{NEW}' has no record"),
-        ("train_core/datasets.py", 'Literal["cifar10"', f'Literal["{NEW}", "cifar10"', f"data set '{NEW}' has no"),
+        (
+            "train_core/datasets.py",
+            'Literal[\n    "cifar10"',
+            f'Literal["{NEW}", "cifar10"',
+            f"data set '{NEW}' has no",
+        ),
         ("train_core/examples.py", 'Literal["onnx"', f'Literal["{NEW}", "onnx"', f"format '{NEW}' has no record"),
         ("search/spec.py", 'Literal["tpe"', f'Literal["{NEW}", "tpe"', f"sampler '{NEW}' has no record"),
         (

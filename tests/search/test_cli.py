@@ -291,6 +291,21 @@ def test_count_lists_the_published_networks_with_their_sizes(
     assert "223 parameters" in next(line for line in out.splitlines() if line.startswith("smallest"))
 
 
+def test_count_needs_no_download_of_a_named_data_set(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "load", None)  # a call fails
+    Path("pets.toml").write_text('data = "oxford-pets"\nbudget = 50_000\n[reading]\nsize = "96x48"\n')
+    for command, said in (
+        ("cifar10-small --data stl10", "stl10 (96x96 RGB, 10 classes)"),
+        ("cifar10-small --data fashion-mnist", "fashion-mnist (28x28 grey, 10 classes)"),
+        ("pets.toml", "oxford-pets (48x96 RGB, 37 classes)"),
+    ):
+        code, out, _ = search(f"count {command}", capsys, monkeypatch)
+        assert code == 0
+        assert out.startswith(f"{command.split()[0]}: {said}, budget ")
+
+
 def test_a_full_disk_is_waited_for_before_a_checkpoint_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

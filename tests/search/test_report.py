@@ -631,6 +631,14 @@ def test_a_study_that_lets_short_runs_choose_regularisers_is_warned_of(tmp_path:
     assert "Short runs choose" not in Page(mixed).words
 
 
+def test_a_study_that_flips_digits_is_warned_of(tmp_path: Path) -> None:
+    said = "The space flips images, but a mirror image of digits can be of another class"
+    assert said in Page(make_run(tmp_path / "flips", [0.5])).words
+    assert said in Page(make_run(tmp_path / "may-flip", [0.5], space={"flip": [False, True]})).words
+    assert "flips images" not in Page(make_run(tmp_path / "never", [0.5], space={"flip": False})).words
+    assert "flips images" not in Page(make_run(tmp_path / "other", [0.5], data="stl10")).words
+
+
 def test_the_page_is_whole_by_itself(measured: RunFolder) -> None:
     page = Page(measured)
     assert page.loads == []

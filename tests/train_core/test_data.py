@@ -10,10 +10,8 @@ import struct
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
+from tests.support.publisher import Home
 from train_core import data
 from train_core.data import Split, TrainingData, default_cache, load_training
 from train_core.errors import DataError
@@ -370,52 +369,6 @@ def test_the_digits_test_split_is_stratified_and_does_not_move(cache: Path) -> N
 
 
 # --------------------------------------------------------------------------------------- CIFAR, over loopback
-
-
-class Home:
-    """A web server on loopback that offers one archive, and can behave badly."""
-
-    def __init__(self) -> None:
-        self.archive = b""
-        self.behaviour = "whole"  # or: cut, stall, missing
-        self.requests = 0
-        self.half_sent = threading.Event()
-        self.release = threading.Event()
-        home = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                home.requests += 1
-                if home.behaviour == "missing":
-                    self.send_error(404)
-                    return
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(home.archive)))
-                self.end_headers()
-                half = len(home.archive) // 2
-                self.wfile.write(home.archive[:half])
-                self.wfile.flush()
-                home.half_sent.set()
-                if home.behaviour == "stall":
-                    home.release.wait(60)
-                elif home.behaviour == "whole":
-                    self.wfile.write(home.archive[half:])
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name of the base class
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = False  # so that closing the server waits for its answers
-        self.url = f"http://127.0.0.1:{self.server.server_port}/cifar.tar.gz"
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.release.set()
-        if self.thread.is_alive():
-            self.server.shutdown()
-            self.thread.join()
-            self.server.server_close()
 
 
 def pickled_by_an_old_numpy(content: Arrays) -> bytes:

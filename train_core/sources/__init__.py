@@ -6,13 +6,10 @@ took long to make (a download, a folder of images) is kept in the cache.
 
 import difflib
 import glob
-import shutil
 from dataclasses import dataclass
 from hashlib import blake2b
 from os import fsencode
 from pathlib import Path
-from tarfile import TarError
-from zipfile import BadZipFile
 
 from train_core.datasets import DATASETS
 from train_core.reading import Reading
@@ -24,8 +21,7 @@ from train_core.sources.folders import fingerprint, read_listing
 from train_core.sources.listing import Listing, listed, visible
 from train_core.sources.sheets import SUFFIXES as SHEETS
 from train_core.sources.sheets import Sheet, listed_by, sheets_of
-
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+from train_core.sources.unpacking import ARCHIVES, is_archive, unpack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +42,7 @@ def read_source(source: str, reading: Reading, cache: Path, progress: Progress |
     """
     if source in DATASETS:
         downloaded = cache / f"{source}.npz"
-        contents = resized(DATASETS[source].read(cache, progress), reading)
+        contents = resized(DATASETS[source].read(cache, reading, progress), reading)
         return Source(name=source, origin=str(downloaded) if downloaded.exists() else source, contents=contents)
     try:
         path = Path(source).expanduser()
@@ -81,7 +77,7 @@ def _read(path: Path, origin: str, reading: Reading, cache: Path | None, progres
         return read_mat(path, reading)
     if suffix in SHEETS:
         return _read_images(listed_by([Sheet(path, None)], path.parent, reading.group), reading, cache, progress)
-    if path.name.lower().endswith(ARCHIVES):
+    if is_archive(path):
         return _read_archive(path, origin, reading, cache, progress)
     raise data_error(
         f"{origin} is no source of images that can be read: give a folder of images, a table that names them "
@@ -106,12 +102,7 @@ def _read_archive(path: Path, origin: str, reading: Reading, cache: Path | None,
 
     def unpacked(folder: Path) -> Contents:
         place = folder / _without_ending(path.name)
-        if progress:
-            progress(f"unpacking {path.name}", 0, 0)
-        try:
-            shutil.unpack_archive(path, place, filter=None if path.suffix.lower() == ".zip" else "data")
-        except (shutil.ReadError, TarError, BadZipFile, ValueError, EOFError, RuntimeError) as error:
-            raise data_error(f"cannot unpack {origin} ({error}): get it again") from error
+        unpack(path, place, origin, progress)
         entries = visible(place)
         if len(entries) == 1 and entries[0].is_file():
             place = entries[0]

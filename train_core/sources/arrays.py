@@ -280,9 +280,22 @@ def read_mat(path: Path, reading: Reading) -> Contents:
     if beside != path and beside.is_file():
         files["test"] = beside
         notes.append(f"{beside.name} has the test images")
+    arrays, counts_from_one = house_numbers(files)
+    if counts_from_one:
+        notes.append("labels from 1 to 10, where 10 is the digit 0")
+    return converted(str(path), arrays, reading, notes)
+
+
+def house_numbers(files: Mapping[SplitName, Path]) -> tuple[Arrays, bool]:
+    """The images and labels of `.mat` files as SVHN's, and whether 10 stood for the digit 0 in them.
+
+    Raises:
+        DataError: a file cannot be read, or holds something else.
+
+    """
     arrays: Arrays = {}
     for split, file in files.items():
-        held = _matlab(file)
+        held = read_matlab(file)
         names = {name.casefold(): name for name in held}
         if not {"x", "y"} <= set(names):
             raise data_error(f"{file} holds {some(list(held), 8)}: X and y are needed, as in SVHN's files")
@@ -293,14 +306,19 @@ def read_mat(path: Path, reading: Reading) -> Contents:
             )
         arrays[f"x_{split}"], arrays[f"y_{split}"] = x.transpose(3, 0, 1, 2), y
     labels = {name: each for name, each in arrays.items() if name.startswith("y_")}
-    if all(set(np.unique(each)) <= set(range(1, 11)) for each in labels.values()):
-        # SVHN calls the digit 0 by 10.
+    counts_from_one = all(set(np.unique(each)) <= set(range(1, 11)) for each in labels.values())
+    if counts_from_one:
         arrays |= {name: each.astype(np.int64) % 10 for name, each in labels.items()}
-        notes.append("labels from 1 to 10, where 10 is the digit 0")
-    return converted(str(path), arrays, reading, notes)
+    return arrays, counts_from_one
 
 
-def _matlab(path: Path) -> Arrays:
+def read_matlab(path: Path) -> Arrays:
+    """The arrays of a `.mat` file.
+
+    Raises:
+        DataError: it cannot be read.
+
+    """
     from scipy.io import loadmat
 
     try:

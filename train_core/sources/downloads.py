@@ -1,5 +1,7 @@
 """Gets the named data sets: from scikit-learn, or from where they are published, by way of the cache."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
@@ -8,10 +10,10 @@ from urllib.request import urlopen
 
 import torch
 
-from train_core.errors import DownloadError
+from train_core.errors import DataError, DownloadError
 from train_core.sources.batches import from_archive
 from train_core.sources.cache import cached
-from train_core.sources.contents import Arrays, Contents, Progress, data_error
+from train_core.sources.contents import Contents, Progress, data_error
 from train_core.sources.splits import hold_out
 
 _DIGITS_TEST_PER_CLASS = 36  # 360 of 1,797 images
@@ -38,47 +40,93 @@ def digits() -> Contents:
 
 
 def cifar(name: str, cache: Path, progress: Progress | None) -> Contents:
-    """CIFAR-10 or CIFAR-100, from the cache, into which it is downloaded first if it is not there."""
-    return cached(cache / f"{name}.npz", lambda folder: Contents(arrays=_download_cifar(name, folder, progress)))
+    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009), from the cache, into which it is downloaded first if it is not there.
 
-
-def _download_cifar(name: str, folder: Path, progress: Progress | None) -> Arrays:
-    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009), from the archive in the cache or else from its home, by way of `folder`.
-
-    torchvision knows the address, the checksum and what is in which file. The download is our own because torchvision's
-    would fall back to plain http, wait for ever, and print; so is the reading, because torchvision's would execute what
-    the pickles say.
+    torchvision knows the address, the checksum and what is in which file. The reading is our own because torchvision's
+    would execute what the pickles say.
     """
-    from torchvision import datasets
-    from torchvision.datasets.utils import check_integrity
 
-    dataset = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    cache = folder.parent
-    archive = cache / dataset.filename
-    if archive.exists():
-        problem = data_error(
-            f"{archive} is not the published archive (wrong md5): delete it, or put the right one there"
-        )
-    else:
-        archive = folder / dataset.filename
-        problem = data_error(
-            f"the download of {name} is incomplete or changed (wrong md5): try again, or put {dataset.filename} into "
-            f"{cache}",
-            DownloadError,
-        )
+    def downloaded(folder: Path) -> Contents:
+        from torchvision import datasets
+
+        dataset = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+        archive = Archive(file=dataset.filename, urls=(dataset.url,), md5=dataset.tgz_md5)
+        files = fetched(name, [archive], place=cache, folder=folder, progress=progress)
+        return Contents(arrays=from_archive(files[archive.file], dataset))
+
+    return cached(cache / f"{name}.npz", downloaded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """A published file: its name, the addresses that have it, the best first, and its checksum."""
+
+    file: str
+    urls: tuple[str, ...]
+    md5: str
+
+
+def fetched(
+    name: str,
+    archives: Iterable[Archive],
+    *,
+    place: Path,
+    folder: Path,
+    keep: bool = False,
+    progress: Progress | None,
+) -> dict[str, Path]:
+    """The published files of the data set `name`, by their names: those in `place`, the others downloaded to `folder`.
+
+    All checksums are right. `keep` moves what was downloaded to `place`, so that the next time needs no download. The
+    download is our own because torchvision's would wait for ever, and print.
+
+    Raises:
+        DataError: a file in `place` is not the published one.
+        DownloadError: no address gives the published one.
+
+    """
+    files = {}
+    for archive in archives:
+        own = place / archive.file
+        if own.exists():
+            if not _is_published(own, archive):
+                raise data_error(
+                    f"{own} is not the published archive (wrong md5): delete it, or put the right one there"
+                )
+        else:
+            path = _downloaded(name, archive, place, folder, progress)
+            if keep:
+                place.mkdir(exist_ok=True)
+                path.replace(own)
+            else:
+                own = path
+        files[archive.file] = own
+    return files
+
+
+def _downloaded(name: str, archive: Archive, place: Path, folder: Path, progress: Progress | None) -> Path:
+    """The file in `folder`, from the first address that gives it; if none does, the error is that of the first."""
+    path = folder / archive.file
+    problems: list[DataError] = []
+    for url in archive.urls:
         try:
-            _download(dataset.url, archive, progress)
+            _download(url, path, progress)
         except _NETWORK_ERRORS as error:
             if isinstance(error, HTTPError):  # an answer too, with a connection
                 error.close()
-            raise data_error(
-                f"cannot download {name} from {dataset.url} ({error}): try again, or put {dataset.filename} into "
-                f"{cache}",
-                DownloadError,
-            ) from error
-    if not check_integrity(archive, dataset.tgz_md5):
-        raise problem
-    return from_archive(archive, dataset)
+            problem = f"cannot download {name} from {url} ({error})"
+        else:
+            if _is_published(path, archive):
+                return path
+            problem = f"the download of {name} is incomplete or changed (wrong md5)"
+        problems.append(data_error(f"{problem}: try again, or put {archive.file} into {place}", DownloadError))
+    raise problems[0]
+
+
+def _is_published(path: Path, archive: Archive) -> bool:
+    from torchvision.datasets.utils import check_integrity
+
+    return bool(check_integrity(path, archive.md5))
 
 
 def _download(url: str, file: Path, progress: Progress | None) -> None:

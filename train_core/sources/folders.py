@@ -21,7 +21,7 @@ KEPT = 224  # pixels; images that have one size already keep it up to here
 SIDES = (16, 24, 32, 48, 64)  # of those that do not: the largest that the median image reaches
 THREADS = 8  # each holds a decoded image: of 12 megapixels, 36 MB
 
-_FORMAT = b"3"  # raise it when what is read changes, so that folders are read again
+FORMAT = b"3"  # raise it when what is read changes, so that folders are read again
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 Answer = TypeVar("Answer")
@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 
 def fingerprint(listing: Listing, reading: Reading) -> str:
     """32 hexadecimal digits that change with the files' paths, sizes, times of change and classes, and the reading."""
-    digest = blake2b(_FORMAT, digest_size=16)
+    digest = blake2b(FORMAT, digest_size=16)
     # The folder's own path too: archives unpack with equal times, and uncompressed images have equal sizes.
     digest.update(os.fsencode(listing.root) + reading.model_dump_json().encode())
     for item in listing.items:
@@ -42,8 +42,12 @@ def fingerprint(listing: Listing, reading: Reading) -> str:
     return digest.hexdigest()
 
 
-def read_listing(listing: Listing, reading: Reading, progress: Progress | None) -> Contents:
+def read_listing(
+    listing: Listing, reading: Reading, progress: Progress | None, usual: tuple[int, int] | None = None
+) -> Contents:
     """All images of a listing: grey [N, H, W] if all of them are, else RGB [N, H, W, 3].
+
+    `usual` is the width and height where `reading` names none; without it, they are chosen from the images.
 
     Raises:
         DataError: images cannot be read and are not to be skipped, or a class has none.
@@ -55,7 +59,7 @@ def read_listing(listing: Listing, reading: Reading, progress: Progress | None) 
     left_out = _sorted_out(left_out)
     if not headers:
         raise data_error(f"{listing.root} holds no images that can be read: {_counts(left_out, broken)}")
-    preparation, notes = _prepared_how(headers, reading)
+    preparation, notes = _prepared_how(headers, reading, usual)
     items = [item for item in listing.items if item in headers]
     pixels, is_colour = _pixels(items, preparation, broken, progress)
     if broken:
@@ -124,10 +128,12 @@ def _counts(left_out: Mapping[str, Sequence[str]], broken: Mapping[str, str]) ->
     return ", ".join(counts) or "it is empty"
 
 
-def _prepared_how(headers: Mapping[Item, Header], reading: Reading) -> tuple[Preparation, list[str]]:
+def _prepared_how(
+    headers: Mapping[Item, Header], reading: Reading, usual: tuple[int, int] | None
+) -> tuple[Preparation, list[str]]:
     """What is done to each image, and the sentences that say so."""
     sizes = Counter((header.width, header.height) for header in headers.values())
-    width, height = reading.size or chosen_size(list(sizes.elements()))
+    width, height = reading.size or usual or chosen_size(list(sizes.elements()))
     notes = []
     if set(sizes) != {(width, height)}:
         first, last = min(sizes), max(sizes)
