@@ -4,16 +4,16 @@ So a change can be reported with the names of files, and a model can be exported
 """
 
 from pathlib import Path
-from typing import Self
-
-import torch
+from typing import TYPE_CHECKING, Self
 
 from search.data_shape import DataShape
 from search.formatting import count
 from search.run_folder import RunFolder, write_text
-from train_core.data import Inventory, Split, TrainingData
 from train_core.reading import Preparation
 from train_core.specs import Frozen
+
+if TYPE_CHECKING:  # it loads torch, which read-only commands do not need
+    from train_core.data import Split, TrainingData
 
 NAMED = 3  # files of a kind that are named; the others are counted
 SPLITS = {"train": "training image", "val": "validation image", "test": "test image"}
@@ -39,18 +39,17 @@ class Listing(Frozen):
     refit_std: tuple[float, ...]
 
     @classmethod
-    def of(cls, data: TrainingData) -> Self:
+    def of(cls, data: "TrainingData") -> Self:
         """List the images of a run."""
         refit_mean, refit_std = data.mean_and_std_with_validation()
-        held = data.inventory or Inventory({}, {})
         return cls(
             name=data.name,
             fingerprint=data.fingerprint,
             classes=data.classes,
             size=data.size,
             in_channels=data.in_channels,
-            counts={split: dict(classes) for split, classes in held.counts.items()},
-            files=dict(held.files),
+            counts=_counts(data),
+            files=dict(data.inventory.files) if data.inventory else {},
             training_images=len(data.train),
             validation_images=len(data.val),
             has_test=data.has_test,
@@ -72,7 +71,12 @@ class Listing(Frozen):
         )
 
 
-def keep_listing(folder: RunFolder, data: TrainingData) -> None:
+def _counts(data: "TrainingData") -> dict[str, dict[str, int]]:
+    held = data.inventory.counts if data.inventory else {}
+    return {split: dict(classes) for split, classes in held.items()}
+
+
+def keep_listing(folder: RunFolder, data: "TrainingData") -> None:
     """Write down which images the run began with, once."""
     if not folder.listing.exists():
         write_text(folder.listing, Listing.of(data).model_dump_json() + "\n")
@@ -86,13 +90,16 @@ def read_listing(folder: RunFolder) -> Listing | None:
         return None
 
 
-def blank(listing: Listing, *, refit: bool) -> TrainingData:
+def blank(listing: Listing, *, refit: bool) -> "TrainingData":
     """As much as the listing knows of the data: its images are black, and take no memory.
 
     `refit`: with the mean and the standard deviation of the training and validation images together.
     """
+    import torch
 
-    def split(images: int) -> Split:
+    from train_core.data import Split, TrainingData
+
+    def split(images: int) -> "Split":
         pixels = torch.zeros(1, *listing.size, listing.in_channels, dtype=torch.uint8)
         return Split(pixels.expand(images, -1, -1, -1), torch.zeros(1, dtype=torch.int64).expand(images))
 
