@@ -97,3 +97,15 @@ def interval(estimate: Interval) -> str:
 def left_out_in_words(left_out: Mapping[str, Sequence[str]]) -> str:
     """How many files were left out, and why: `24 in .HEIC (...), 3 that are no images`; empty for none."""
     return ", ".join(f"{len(names):,} {why}" for why, names in left_out.items() if names)
+
+
+def images_in_words(train: int, val: int, shape: str) -> str:
+    """How many images a search has, and of which shape: `80 training and 8 validation images, 8x8 RGB, 4 classes`."""
+    return f"{train:,} training and {val:,} validation images, {shape}"
+
+
+def test_in_words(has_test: bool, held_out: int) -> str:
+    """Where the test images come from; `held_out` of them come from the training images of the source."""
+    if held_out:
+        return f"{held_out:,} images held out as a test split that only `promote` reads (--no-test: none)"
+    return "a test split that only `promote` reads" if has_test else "no test split"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from search.data_shape import DataShape, data_shape_of
 from search.errors import SpecError
 from search.spec import StudySpec
+from train_core.census import Census, take_census
 from train_core.data import Split, TrainingData, default_cache, load_test, load_training
 from train_core.device import pick_device, pick_precision, set_up
 from train_core.sources.contents import Progress
@@ -101,6 +103,26 @@ def load(spec: StudySpec, progress: Progress | None = None) -> TrainingData:
         reading=spec.reading,
         seed=spec.seed,
         cache=default_cache(),
+        progress=progress,
+    )
+
+
+def census_of(spec: StudySpec, sheet: Path | None, progress: Progress | None = None) -> Census:
+    """What the study's data hold, its test images among them; `sheet` is a PNG file to draw training images in.
+
+    Raises:
+        DataError: they cannot be read.
+        OSError: the sheet cannot be written.
+
+    """
+    return take_census(
+        spec.data,
+        val_fraction=spec.val_fraction,
+        test_fraction=spec.test_fraction,
+        reading=spec.reading,
+        seed=spec.seed,
+        cache=default_cache(),
+        sheet=sheet,
         progress=progress,
     )
 

@@ -32,7 +32,7 @@ STYLES = {
 
 def best_table(trials: Sequence[TrialRecord]) -> Table:
     """The best trials of a search, in the order given; narrow enough for 80 columns, where the networks are folded."""
-    table = _table(
+    table = empty_table(
         "Best trials (score: validation accuracy after the short run)",
         *("score", "trial", "parameters", "multiply-adds", "optimizer", "<network", "seconds"),
     )
@@ -51,7 +51,7 @@ def best_table(trials: Sequence[TrialRecord]) -> Table:
 
 def promotion_table(promotions: list[Promotion]) -> Table:
     """Finished full runs, in the order given; narrow enough for 80 columns."""
-    table = _table(
+    table = empty_table(
         "Full runs, the longest first, then the best on validation (short and full run: validation accuracy)",
         *("trial", "parameters", "optimizer", "seed", "epochs", "short", "full", "test", "seconds"),
     )
@@ -73,7 +73,7 @@ def promotion_table(promotions: list[Promotion]) -> Table:
 
 def reproduction_table(published: Published, done: Sequence[Reproduction]) -> Table:
     """Rows of a report beside their outcome here; narrow enough for 80 columns."""
-    table = _table(
+    table = empty_table(
         "Published, and what came out here (test accuracy in %)",
         *("<row", "parameters", "here", "accuracy", "here", "epochs", "here", "seconds"),
     )
@@ -95,7 +95,7 @@ def reproduction_table(published: Published, done: Sequence[Reproduction]) -> Ta
 def published_table(published: Published, rows: Sequence[str], networks: Mapping[str, ResNetSpec]) -> Table:
     """Rows of a report as they were printed, and what they are."""
     title = f"{published.title}\n{_words(published.recipe)}"
-    table = _table(title, "<row", "parameters", "accuracy, %", "epochs", "<network", "<other than above")
+    table = empty_table(title, "<row", "parameters", "accuracy, %", "epochs", "<network", "<other than above")
     table.columns[0].no_wrap = True
     for name in rows:
         row = published.rows[name]
@@ -161,7 +161,7 @@ def run_table(runs: Sequence[Run]) -> RenderableType:
     if not runs:
         return Text("no run here: start one with `search run`")
     title = "Accuracies in %; short and full run: on validation"
-    table = _table(title, "<run", "<data", "budget", "trials", "short", "full", "test", "<state", "idle")
+    table = empty_table(title, "<run", "<data", "budget", "trials", "short", "full", "test", "<state", "idle")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True  # states can be folded better
     for run in runs:
         trials = "" if run.trials_wanted is None else f"{'?' if run.trials is None else run.trials}/{run.trials_wanted}"
@@ -252,7 +252,7 @@ def trial_view(trial: Trial) -> RenderableType:
 def comparison_view(comparison: Comparison) -> RenderableType:
     """Two runs side by side, their different settings, and a verdict."""
     runs = comparison.runs
-    table = _table(None, "<", *(f"<{run.name}" for run in runs))
+    table = empty_table(None, "<", *(f"<{run.name}" for run in runs))
     table.add_row("state", *map(_state, runs))
     table.add_row("trials", *(f"{run.trials:,} of {run.trials_wanted:,}" for run in runs))
     table.add_row("epochs", *(f"{run.epochs_short:,} short, {run.epochs_full:,} full" for run in runs))
@@ -260,7 +260,7 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     table.add_row("best full run", *(Text(_full(run.best_full)) for run in runs))
     parts: list[RenderableType] = [table]
     if comparison.differences:
-        settings = _table("Different settings", "<", *(f"<{run.name}" for run in runs))
+        settings = empty_table("Different settings", "<", *(f"<{run.name}" for run in runs))
         for name, values in comparison.differences.items():
             settings.add_row(Text(name), *(Text(_value(value)) for value in values))
         parts.append(settings)
@@ -270,7 +270,7 @@ def comparison_view(comparison: Comparison) -> RenderableType:
 
 
 def _running_table(status: Status) -> Table:
-    table = _table(
+    table = empty_table(
         "Running (accuracy: on validation)",
         *("trial", "epoch", "accuracy", "time", "parameters", "<worker"),
     )
@@ -293,7 +293,7 @@ def _worker(trial: RunningTrial) -> Text:
 
 
 def _full_run_table(runs: Sequence[FinishedFullRun]) -> Table:
-    table = _table("Full runs", "epochs", "seed", "full run", "test", "seconds", "<")
+    table = empty_table("Full runs", "epochs", "seed", "full run", "test", "seconds", "<")
     for run in runs:
         table.add_row(
             str(run.epochs),
@@ -306,7 +306,7 @@ def _full_run_table(runs: Sequence[FinishedFullRun]) -> Table:
     return table
 
 
-def _table(title: str | None, *headings: str) -> Table:
+def empty_table(title: str | None, *headings: str) -> Table:
     """An empty table: columns of numbers, and after a `<` of text, which alone may be folded."""
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
     for heading in headings:
