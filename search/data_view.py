@@ -51,7 +51,7 @@ def _about(source: str, census: Census, most: int | None) -> Iterator[str]:
         low, middle, high = ("x".join(map(str, size)) for size in (sizes.smallest, sizes.median, sizes.largest))
         yield f"files    {low} pixels" if low == high else f"files    from {low} to {high} pixels, median {middle}"
     means, deviations = (" ".join(f"{value:.3f}" for value in values) for values in (census.mean, census.std))
-    yield f"pixels   training images: mean {means}, standard deviation {deviations}; 0 is black, 1 the brightest value"
+    yield f"pixels   mean {means}, standard deviation {deviations} (training images; from 0 to 1)"
     if census.constant:
         names = [_named(picture) for picture in census.constant]
         yield f"  {count(len(names), 'image')} of a single colour: {_listed(names, most)}"
@@ -76,7 +76,6 @@ def _counts_table(census: Census, ends: int | None) -> Table:
         add(f"... {len(between):,} classes between (--all)", [census.counts[label] for label in between])
     for label in last:
         add(label, [census.counts[label]])
-    table.add_section()
     add(f"{len(census.classes)} classes", list(census.counts.values()))
     return table
 

@@ -177,10 +177,11 @@ def _file_sizes(found: AllSplits) -> FileSizes | None:
 
 
 def leak_warning(split: SplitName, number: int, *, almost: bool = False) -> str:
-    """Say that validation or test images are training images too, and what to do."""
+    """Say that validation images are training images too, or test images either, and what to do."""
     images = f"{number:,} {WORDS[split]} image{' is' if number == 1 else 's are'}"
-    others = f"{'almost equal to' if almost else 'also'} {'a training image' if number == 1 else 'training images'}"
-    return f"{images} {others}: the {WORDS[split]} accuracy would be too high. Remove them from one side."
+    seen = "training" if split == "val" else "training or validation"
+    others = f"{'almost equal to' if almost else 'also'} {f'a {seen} image' if number == 1 else f'{seen} images'}"
+    return f"{images} {others}: the {WORDS[split]} accuracy would be too high. Keep only one of each."
 
 
 def _warnings(equals: Sequence[Group], alike: Sequence[Group], plain: Sequence[Picture]) -> Iterable[str]:
@@ -204,5 +205,6 @@ def _warnings(equals: Sequence[Group], alike: Sequence[Group], plain: Sequence[P
 
 
 def _leaked(groups: Iterable[Group], split: SplitName) -> int:
-    """How many pictures of a split are in groups with training images."""
-    return sum(sum(picture.split == split for picture in group.pictures) for group in groups if "train" in group.splits)
+    """How many pictures of a split are in groups with pictures of an earlier split."""
+    earlier = {"train"} if split == "val" else {"train", "val"}
+    return sum(sum(picture.split == split for picture in group.pictures) for group in groups if earlier & group.splits)

@@ -82,7 +82,7 @@ class TrainingData:
     left_out: LeftOut = field(default_factory=dict)
     made_by: Preparation | None = None  # none: the source does not consist of image files
     copied: Mapping[SplitName, int] = field(default_factory=dict)
-    """How many images of another split are training images too, pixel for pixel."""
+    """By split, how many validation images are training images too, and test images either, pixel for pixel."""
 
     @property
     def in_channels(self) -> int:
@@ -425,15 +425,16 @@ def _cut_validation(data: _Source, fraction: float, seed: int) -> tuple[Split, S
 
 
 def _copied(train: Split, val: Split, test: Split | None) -> Mapping[SplitName, int]:
-    """How many images of the other splits are training images too, pixel for pixel; without those that have none."""
-    known = set(digests(train.images.numpy()))
-    others: dict[SplitName, Split | None] = {"val": val, "test": test}
-    counts = {
-        split: sum(digest in known for digest in digests(images.images.numpy()))
-        for split, images in others.items()
-        if images
-    }
-    return {split: number for split, number in counts.items() if number}
+    """`TrainingData.copied`, without the splits that have no such images."""
+    known: set[int] = set()
+    counts: dict[SplitName, int] = {}
+    splits: dict[SplitName, Split | None] = {"train": train, "val": val, "test": test}
+    for split, images in splits.items():
+        if images is not None:
+            found = digests(images.images.numpy())
+            counts[split] = sum(digest in known for digest in found)
+            known.update(found)
+    return {split: number for split, number in counts.items() if number and split != "train"}
 
 
 def _mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
