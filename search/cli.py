@@ -398,7 +398,7 @@ def data_(
 
     console.quiet = as_json
     census = api.look(source, _data_flags(size, fit, group, skip_broken, no_test), sheet=sheet)
-    _show(census, lambda census: data_view.census_view(source, census, all_), as_json)
+    _show(census, lambda census: data_view.census_view(census, all_), as_json)
     if not as_json:
         tell(str(sheet) if sheet else "contact sheet: --sheet sheet.png draws some training images of each class")
 

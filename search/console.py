@@ -121,7 +121,7 @@ def say_plan(plan: Plan) -> None:
     if left_out := left_out_in_words(data.left_out):
         say(f"  left out: {left_out}; `search data` lists them")
     for split, number in data.copied.items():
-        say(f"  warning: {leak_warning(split, number)} `search data` names them")
+        say(f"warning  {leak_warning(split, number)} `search data` names them")
     say(f"device   {describe(plan.session.device)}, {_precision_words(plan)}")
     limit = f", {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
     say(f"budget   {spec.budget:,} parameters{limit}")

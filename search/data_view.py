@@ -23,11 +23,11 @@ ENDS = 10  # classes with the fewest images that are printed, and as many with t
 WORDS: Mapping[SplitName, str] = {"train": "training", "val": "validation", "test": "test"}
 
 
-def census_view(source: str, census: Census, is_whole: bool) -> RenderableType:
+def census_view(census: Census, is_whole: bool) -> RenderableType:
     """The whole census, or only some of its classes, files and copies."""
     most = None if is_whole else FEW
     return Parts(
-        *map(Text, _about(source, census, most)),
+        *map(Text, _about(census, most)),
         _counts_table(census, None if is_whole else ENDS),
         *map(Text, _copies("equal", census.equal, most)),
         *map(Text, _copies("almost equal", census.almost_equal, most)),
@@ -35,13 +35,13 @@ def census_view(source: str, census: Census, is_whole: bool) -> RenderableType:
     )
 
 
-def _about(source: str, census: Census, most: int | None) -> Iterator[str]:
+def _about(census: Census, most: int | None) -> Iterator[str]:
     """What there is to say before the table."""
     colours = "RGB" if census.channels == 3 else "grey"
     shape = f"{census.size[0]}x{census.size[1]} {colours}, {len(census.classes)} classes"
     images = images_in_words(census.total("train"), census.total("val"), shape)
     tests = census.total("test")
-    yield f"data     {source}: {images}, {test_in_words(tests > 0, tests if 'test' in census.held_out else 0)}"
+    yield f"data     {census.source}: {images}, {test_in_words(tests > 0, tests if 'test' in census.held_out else 0)}"
     for note in census.notes:
         yield f"  {note}"
     for why, names in census.left_out.items():

@@ -61,6 +61,7 @@ class Census:
     is the brightest value. `almost_equal` holds one picture for each group of `equal`.
     """
 
+    source: str  # as it was asked for
     name: str
     classes: tuple[str, ...]
     counts: Mapping[str, Mapping[SplitName, int]]
@@ -113,10 +114,10 @@ def take_census(
     )
     if sheet is not None:
         draw_sheet(found.training.train, found.training.classes, sheet)
-    return _census(found)
+    return _census(source, found)
 
 
-def _census(found: AllSplits) -> Census:
+def _census(source: str, found: AllSplits) -> Census:
     training = found.training
     by_split: dict[SplitName, Split | None] = {"train": training.train, "val": training.val, "test": found.test}
     splits = {split: each for split, each in by_split.items() if each is not None}
@@ -133,6 +134,7 @@ def _census(found: AllSplits) -> Census:
     plain = tuple(pictures[number] for number in np.flatnonzero(_constant(parts)).tolist())
     held_out = tuple(split for split in splits if split not in found.brought)
     return Census(
+        source=source,
         name=training.name,
         classes=classes,
         counts=_counts(splits, classes),

@@ -7,12 +7,15 @@ was within 2 bits for 77 % only; the thumbnails here agreed for all.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from math import prod
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]  # [N, H, W, C]
 Floats = NDArray[np.float32]
+Array = TypeVar("Array", bound=NDArray[Any])
 
 THUMBNAIL = 8  # pixels in each direction
 ALIKE = 0.085  # largest distance of two thumbnails of mean 0 and norm 1; of different handwritten digits: 0.087
@@ -23,7 +26,7 @@ STEEP = 2.0  # times the mean step: one strong edge, as of a horizon, shall not 
 LIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue: what JPEG files keep best
 NEIGHBOURS = 32  # candidates for each picture
 DIMENSIONS = 6  # of the search for candidates
-CHUNK = 1000  # images that are in memory as floats at a time
+VALUES = 1 << 24  # that are in memory as floats at a time
 
 
 def digests(images: Pixels) -> list[int]:
@@ -44,10 +47,8 @@ def equal(parts: Sequence[Pixels]) -> list[list[int]]:
 
 def constant(images: Pixels) -> NDArray[np.bool_]:
     """Mask [N] of the images of a single colour."""
-    flat = [
-        (chunk == chunk[:, :1, :1]).all(axis=(1, 2, 3)) for chunk in np.split(images, range(CHUNK, len(images), CHUNK))
-    ]
-    return np.concatenate(flat)
+    chunks = _chunks(images, prod(images.shape[1:]))
+    return np.concatenate([(chunk == chunk[:, :1, :1]).all(axis=(1, 2, 3)) for chunk in chunks])
 
 
 def almost_equal(parts: Sequence[Pixels], known: Sequence[Sequence[int]] = ()) -> list[list[int]]:
@@ -68,7 +69,7 @@ def almost_equal(parts: Sequence[Pixels], known: Sequence[Sequence[int]] = ()) -
     pairs = numbers[_close(outlines[numbers])]
     if len(pairs) == 0:
         return []
-    pairs = pairs[[agreed for chunk in _chunks(pairs) for agreed in _agree(parts, chunk)]]
+    pairs = pairs[[agreed for chunk in _chunks(pairs, 2 * prod(parts[0].shape[1:])) for agreed in _agree(parts, chunk)]]
     ones = np.ones(len(pairs), np.int8)
     graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(len(contrast), len(contrast)))
     _, component = connected_components(graph, directed=False)
@@ -85,11 +86,8 @@ def _thumbnails(images: Pixels, height: int, width: int) -> Floats:
     """Grey images [N, height, width] whose pixels are means over the area that they cover."""
     down, across = _areas(images.shape[1], height), _areas(images.shape[2], width).T
     weights = LIGHTNESS if images.shape[3] == 3 else np.ones(1, np.float32)
-    made = np.empty((len(images), height, width), np.float32)
-    for start in range(0, len(images), CHUNK):
-        grey = images[start : start + CHUNK].astype(np.float32) @ weights
-        made[start : start + CHUNK] = down @ grey @ across
-    return made
+    chunks = _chunks(images, prod(images.shape[1:]))
+    return np.concatenate([down @ (chunk.astype(np.float32) @ weights) @ across for chunk in chunks])
 
 
 def _areas(size: int, wanted: int) -> Floats:
@@ -127,7 +125,8 @@ def _close(outlines: Floats) -> NDArray[np.intp]:
     second = others.ravel()
     pairs = np.stack([first, second], axis=1)[(second != first) & (second < len(points))]
     pairs = np.unique(np.sort(pairs, axis=1), axis=0)
-    apart = [np.linalg.norm(outlines[chunk[:, 0]] - outlines[chunk[:, 1]], axis=1) for chunk in _chunks(pairs)]
+    chunks = _chunks(pairs, 2 * outlines.shape[1])
+    apart = [np.linalg.norm(outlines[chunk[:, 0]] - outlines[chunk[:, 1]], axis=1) for chunk in chunks]
     return pairs[np.concatenate(apart) <= ALIKE]
 
 
@@ -158,5 +157,7 @@ def _gathered(parts: Sequence[Pixels], numbers: NDArray[np.intp]) -> Pixels:
     return made
 
 
-def _chunks(pairs: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    return np.split(pairs, range(CHUNK, len(pairs), CHUNK))
+def _chunks(array: Array, values_each: int) -> list[Array]:
+    """The array in parts, so few rows each that `VALUES` are enough for `values_each` of every row."""
+    rows = max(VALUES // values_each, 1)
+    return [array[start : start + rows] for start in range(0, len(array), rows)]

@@ -90,7 +90,7 @@ def test_json_has_all_of_it_and_nothing_else(photos: Path, command: Command) -> 
 
 def test_a_study_is_looked_at_with_its_settings_and_flags(photos: Path, command: Command) -> None:
     Path("my.toml").write_text('data = "photos"\nbudget = 20000\nval_fraction = 0.5\n[reading]\nsize = 8\n')
-    assert "12 training and 12 validation images, 8x8 RGB" in command("data my.toml")[1]
+    assert command("data my.toml")[1].startswith("data     photos: 12 training and 12 validation images, 8x8 RGB")
     assert "12 training and 12 validation images, 12x10 RGB" in command("data my.toml --size 10x12")[1]
     assert "287 validation images, 32x32 grey, 10 classes" in command("data digits")[1]
 
@@ -145,6 +145,6 @@ def test_the_plan_of_a_search_warns_of_copies(photos: Path, capsys: pytest.Captu
     flags = {"data": "photos", "trials": 1, "epochs": 1, "budget": 20_000}
     api.run("digits", flags, RunRef("run", tmp_path / "runs", None), Placement(device="cpu"))
     assert (
-        "  warning: 8 test images are also training or validation images: the test accuracy would be too high. Keep "
+        "warning  8 test images are also training or validation images: the test accuracy would be too high. Keep "
         "only one of each. `search data` names them\n" in capsys.readouterr().out
     )

@@ -1,12 +1,14 @@
 """What a source holds, counted as it would be cut; pictures that are there twice; the contact sheet."""
 
 import io
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -27,11 +29,11 @@ def textures(number: int, side: int = 48, seed: int = 0, channels: int = 3) -> P
     generator = np.random.default_rng(seed)
     made = np.empty((number, side, side, channels), np.uint8)
     for i in range(number):
-        layers = []
-        for cells, weight in ((6, 0.75), (side, 0.25)):
-            layer = generator.integers(256, size=(cells, cells, 3), dtype=np.uint8)
-            layers.append(weight * np.asarray(Image.fromarray(layer).resize((side, side)), np.float32))
-        made[i] = sum(layers)[..., :channels]
+        coarse, fine = (
+            Image.fromarray(generator.integers(256, size=(cells, cells, 3), dtype=np.uint8)).resize((side, side))
+            for cells in (6, side)
+        )
+        made[i] = np.asarray(Image.blend(coarse, fine, 0.25))[..., :channels]
     return made
 
 
@@ -54,7 +56,7 @@ def without_colours(image: Pixels) -> Pixels:
     return np.array(Image.fromarray(image).convert("L").convert("RGB"))
 
 
-def save(images: Sequence[Pixels], folder: Path, first: int = 0) -> None:
+def save(images: Iterable[Pixels], folder: Path, first: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images, first):
         Image.fromarray(image).save(folder / f"{number:02}.png")
@@ -166,7 +168,7 @@ def test_what_is_counted_is_what_a_search_cuts(pets: Path, tmp_path: Path) -> No
     assert (census.mean, census.std, census.size) == (data.mean, data.std, data.size)
     assert (census.notes, census.left_out) == (data.notes, {"that are no images": ["cat/readme.txt"]})
     assert census.file_sizes == FileSizes(smallest=(40, 40), median=(40, 40), largest=(64, 64))
-    assert census.equal == census.almost_equal == census.constant == census.warnings == ()
+    assert not any((census.equal, census.almost_equal, census.constant, census.warnings))
 
 
 def test_splits_that_the_source_brings_are_not_held_out(tmp_path: Path) -> None:
@@ -213,10 +215,10 @@ def test_copies_are_found_within_and_across_splits_and_classes(copied: Path) -> 
         ["train/dog/03.png", "val/dog/70.png"],
     ]
     assert [picture.name for picture in census.constant] == ["test/cat/99.png"]
-    assert [(group.splits, group.labels) for group in census.equal[2:]] == [
-        ({"train"}, {"cat", "dog"}),
-        ({"train"}, {"cat"}),
-        ({"val", "test"}, {"cat", "dog"}),
+    assert [(sorted(group.splits), sorted(group.labels)) for group in census.equal[2:]] == [
+        (["train"], ["cat", "dog"]),
+        (["train"], ["cat"]),
+        (["test", "val"], ["cat", "dog"]),
     ]
 
 
@@ -260,8 +262,6 @@ def test_images_without_files_are_named_by_their_place_in_the_source(tmp_path: P
 
 
 def test_sizes_are_those_of_the_files_also_of_an_archive(pets: Path, tmp_path: Path) -> None:
-    import shutil
-
     archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", pets))
     assert census_of(archive).file_sizes == census_of(pets).file_sizes
     assert census_of(pets, reading=Reading(size=16)).file_sizes == census_of(pets).file_sizes
@@ -271,8 +271,6 @@ def test_sizes_are_those_of_the_files_also_of_an_archive(pets: Path, tmp_path: P
 
 
 def split_of(images: Pixels, labels: NDArray[Any]) -> Split:
-    import torch
-
     return Split(torch.from_numpy(images), torch.from_numpy(labels))
 
 
