@@ -8,14 +8,14 @@ was within 2 bits for 77 % only; the thumbnails here agreed for all.
 from collections import defaultdict
 from collections.abc import Sequence
 from math import prod
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]  # [N, H, W, C]
 Floats = NDArray[np.float32]
-Array = TypeVar("Array", bound=NDArray[Any])
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 THUMBNAIL = 8  # pixels in each direction
 ALIKE = 0.085  # largest distance of two thumbnails of mean 0 and norm 1; of different handwritten digits: 0.087
@@ -157,7 +157,7 @@ def _gathered(parts: Sequence[Pixels], numbers: NDArray[np.intp]) -> Pixels:
     return made
 
 
-def _chunks(array: Array, values_each: int) -> list[Array]:
-    """The array in parts, so few rows each that `VALUES` are enough for `values_each` of every row."""
+def _chunks(array: NDArray[Scalar], values_each: int) -> list[NDArray[Scalar]]:
+    """The array in parts, at least one, of so few rows that `VALUES` are enough for `values_each` of each row."""
     rows = max(VALUES // values_each, 1)
-    return [array[start : start + rows] for start in range(0, len(array), rows)]
+    return [array[start : start + rows] for start in range(0, max(len(array), 1), rows)]
