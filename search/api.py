@@ -19,7 +19,7 @@ import torch
 from search import scores
 from search import study as studies
 from search.card import Exported
-from search.completion import run_folders
+from search.completion import run_folders, shipped_studies
 from search.console import Plan, StudyProgress, loading_bars, logged_to, say_outcome, say_plan
 from search.dashboard import listening, open_browser
 from search.data_shape import DataShape, data_shape_of, shape_of_named, with_data_shape
@@ -47,7 +47,7 @@ from search.run_folder import (
     read_facts,
     write_facts,
 )
-from search.session import Placement, Session, load, open_session, with_images_at
+from search.session import Placement, Session, census_of, load, open_session, with_images_at
 from search.spec import CONTROLS, StudySpec, load_study, short_count
 from search.storage import address_of, is_loopback, serve
 from search.terminal import console, say
@@ -56,6 +56,7 @@ from search.trials import TrialRecord, finished_trials, has_begun
 from search.version import version
 from space import Space, dimensions_in_words
 from train_core import checkpoint
+from train_core.census import Census
 from train_core.classes import images_of_classes
 from train_core.data import NAMED, Split, TrainingData
 from train_core.device import describe, gpu_index, release_memory
@@ -392,6 +393,32 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
     lines.append(_counted(f"largest of {SAMPLES} draws", space_survey.largest, shape))
     drawn, fixed = dimensions_in_words(spec.space)
     return [*lines, f"drawn: {', '.join(drawn)}", f"fixed: {', '.join(fixed)}"]
+
+
+def look(source: str, flags: Mapping[str, Any], *, sheet: Path | None = None) -> Census:
+    """What a source of images holds, as a search would read and cut it. Trains nothing.
+
+    `source` is a named data set or a path, as for `run`, or a study, by name or as a file: then its data, with its
+    settings. `flags` override these. `sheet` is a PNG file to draw training images of each class in.
+
+    Raises:
+        UserError: the user can fix it; the message says how.
+
+    """
+    if sheet is not None:
+        _check_sheet(sheet)
+    is_study = source.endswith(".toml") or source in shipped_studies()
+    spec = load_study(source, flags) if is_study else load_study("cifar10", {"data": source, **flags})
+    with loading_bars() as progress:
+        return census_of(spec, sheet, progress)
+
+
+def _check_sheet(sheet: Path) -> None:
+    """Before anything is read."""
+    if sheet.suffix.lower() != ".png":
+        raise SpecError(f"--sheet {sheet}: the sheet is a PNG file: give a name that ends in .png")
+    if not sheet.absolute().parent.is_dir():
+        raise SpecError(f"--sheet {sheet}: there is no folder {sheet.parent}: make it, or give another")
 
 
 def _counted(name: str, network: ResNetSpec, shape: DataShape) -> str:

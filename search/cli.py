@@ -48,6 +48,15 @@ Data = Annotated[
 MovedData = Annotated[
     str | None, typer.Option(help="Where the run's images are now, if they were moved; for this call.")
 ]
+Sized = Annotated[
+    str | None, typer.Option("--size", help="Size that images are brought to: 64, or 96x64 (width x height).")
+]
+Fitted = Annotated[str | None, typer.Option("--fit", help="How: crop, letterbox or stretch.")]
+Grouped = Annotated[
+    str | None, typer.Option("--group", help="Column of the table of images that says which belong together.")
+]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out image files that cannot be read.")]
+NoTest = Annotated[bool, typer.Option("--no-test", help="Hold out no test split where the data bring none.")]
 Runs = Annotated[Path, typer.Option(envvar="SEARCH_RUNS", help="Folder of all runs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 GpusPerWorker = Annotated[
@@ -77,19 +86,11 @@ def run(
         typer.Option(help="What short runs train on: all, subset (seen as often as in a full run), or auto."),
     ] = None,
     data: Data = None,
-    size: Annotated[
-        str | None, typer.Option(help="Size that images are brought to: 64, or 96x64 (width x height).")
-    ] = None,
-    fit: Annotated[str | None, typer.Option(help="How: crop, letterbox or stretch.")] = None,
-    group: Annotated[
-        str | None, typer.Option(help="Column of the table of images that says which belong together.")
-    ] = None,
-    skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave out image files that cannot be read.")
-    ] = False,
-    no_test: Annotated[
-        bool, typer.Option("--no-test", help="Hold out no test split where the data bring none.")
-    ] = False,
+    size: Sized = None,
+    fit: Fitted = None,
+    group: Grouped = None,
+    skip_broken: SkipBroken = False,
+    no_test: NoTest = False,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: study and budget.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Random seed of the split, the sampler and the training.")
@@ -137,8 +138,7 @@ def run(
         epochs=epochs,
         short_run_images=images,
         data=data,
-        reading=_given(size=size, fit=fit, group=group, skip_broken=skip_broken or None) or None,
-        test_fraction=0.0 if no_test else None,
+        **_data_flags(size, fit, group, skip_broken, no_test),
         seed=seed,
         score=score,
         sampler=sampler,
@@ -428,6 +428,38 @@ def count(study: Study = "cifar10", budget: Budget = None, max_madds: Madds = No
         tell(line)
 
 
+@app.command("data")
+def data_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="cifar10, cifar100, digits, a folder of images, a table that names them, an archive, a .npz file; or "
+            "a study: then its data.",
+            autocompletion=complete_study,
+        ),
+    ] = "cifar10",
+    size: Sized = None,
+    fit: Fitted = None,
+    group: Grouped = None,
+    skip_broken: SkipBroken = False,
+    no_test: NoTest = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Draw some training images of each class in this file: sheet.png.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Print all classes, files and copies, not only some.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at images before you train: counts, sizes, what is left out, copies within and across splits."""
+    from search import api, data_view
+    from search.terminal import console, tell
+
+    console.quiet = as_json
+    census = api.look(source, _data_flags(size, fit, group, skip_broken, no_test), sheet=sheet)
+    _show(census, lambda census: data_view.census_view(census, all_), as_json)
+    if not as_json:
+        tell(str(sheet) if sheet else "contact sheet: --sheet sheet.png draws some training images of each class")
+
+
 def main() -> None:
     """Run the command line. What the user can fix ends in one line on standard error, not in a traceback."""
     end_on_sigterm()
@@ -494,6 +526,14 @@ def _number(text: str | None, what: str = "budget") -> int | None:
     from search.spec import parse_budget
 
     return None if text is None else parse_budget(text, what)
+
+
+def _data_flags(
+    size: str | None, fit: str | None, group: str | None, skip_broken: bool, no_test: bool
+) -> dict[str, Any]:
+    """The flags that were given of how images are read and cut."""
+    reading = _given(size=size, fit=fit, group=group, skip_broken=skip_broken or None)
+    return _given(reading=reading or None, test_fraction=0.0 if no_test else None)
 
 
 def _given(**flags: Any) -> dict[str, Any]:

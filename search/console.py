@@ -22,10 +22,12 @@ from search.fidelity import TOPS, Fidelity
 from search.formatting import (
     count,
     duration,
+    images_in_words,
     left_out_in_words,
     mean_and_deviation,
     percent,
     short_run,
+    test_in_words,
     warnings_of,
 )
 from search.plan import SAMPLES, Estimate, Survey
@@ -42,6 +44,7 @@ from search.streams import output_is_logged
 from search.tables import best_table
 from search.terminal import console, draw, is_drawn_on, log, say, tell
 from search.trials import TrialRecord, best, finished_trials, ranked, records, score_of
+from train_core.census import leak_warning
 from train_core.classes import images_of_classes
 from train_core.device import describe
 from train_core.results import EpochResult, Score
@@ -119,16 +122,11 @@ class Plan:
 def say_plan(plan: Plan) -> None:
     """Print what the search will do, and what to do instead if it would take days."""
     folder, spec, data = plan.folder, plan.spec, plan.session.data
-    test = "a test split that only `promote` reads" if data.has_test else "no test split"
-    if data.held_out:
-        test = f"{count(data.held_out, 'image')} held out as a test split that only `promote` reads (--no-test: none)"
     joining = f"joining {plan.others} other search{'es' if plan.others > 1 else ''}"
     kept = f", kept in {folder.storage}" if folder.storage else ""
     say(f"{folder.root}: {joining if plan.others else 'continuing' if plan.begun else 'new study'}{kept}")
-    say(
-        f"data     {spec.data}: {len(data.train):,} training and {count(len(data.val), 'validation image')}, "
-        f"{data_shape_of(data)}, {test}"
-    )
+    images = images_in_words(len(data.train), len(data.val), str(data_shape_of(data)))
+    say(f"data     {spec.data}: {images}, {test_in_words(data.has_test, data.held_out)}")
     if plan.follows_size:
         values = ", ".join(f"{name} = {json.dumps(value)}" for name, value in plan.follows_size.items())
         say(f"  for images of this size: {values} (a study file can say otherwise)")
@@ -136,6 +134,8 @@ def say_plan(plan: Plan) -> None:
         say(f"  {note}")
     if left_out := left_out_in_words(data.left_out):
         say(f"  left out: {left_out}; `search data` lists them")
+    for split, number in data.copied.items():
+        say(f"warning  {leak_warning(split, number)} `search data` names them")
     say(f"score    {_score_words(plan)}")
     say(f"device   {describe(plan.session.device)}, {_precision_words(plan)}")
     limit = f", {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""

@@ -134,3 +134,15 @@ def bounds(estimate: Interval) -> str:
 def p_value(p: float) -> str:
     """As in `p = 0.03`, or `p < 0.001`."""
     return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
+
+
+def images_in_words(train: int, val: int, shape: str) -> str:
+    """How many images a search has, and of which shape: `80 training and 8 validation images, 8x8 RGB, 4 classes`."""
+    return f"{train:,} training and {count(val, 'validation image')}, {shape}"
+
+
+def test_in_words(has_test: bool, held_out: int) -> str:
+    """Where the test images come from; `held_out` of them come from the training images of the source."""
+    if held_out:
+        return f"{count(held_out, 'image')} held out as a test split that only `promote` reads (--no-test: none)"
+    return "a test split that only `promote` reads" if has_test else "no test split"

@@ -12,6 +12,7 @@ from search.data_shape import DataShape, data_shape_of
 from search.errors import DataError, SpecError
 from search.listing import Listing, is_missing, moved
 from search.spec import StudySpec
+from train_core.census import Census, take_census
 from train_core.data import NAMED, Split, TrainingData, default_cache, load_test, load_training
 from train_core.device import pick_device, pick_precision, set_up
 from train_core.sources.contents import Progress
@@ -123,6 +124,26 @@ def with_images_at(spec: StudySpec, data: str | None) -> StudySpec:
             raise DataError(moved(spec.data))
         return spec
     return spec.model_copy(update={"data": data if data in NAMED or is_missing(data) else str(Path(data).absolute())})
+
+
+def census_of(spec: StudySpec, sheet: Path | None, progress: Progress | None = None) -> Census:
+    """What the study's data hold, its test images among them; `sheet` is a PNG file to draw training images in.
+
+    Raises:
+        DataError: they cannot be read.
+        OSError: the sheet cannot be written.
+
+    """
+    return take_census(
+        spec.data,
+        val_fraction=spec.val_fraction,
+        test_fraction=spec.test_fraction,
+        reading=spec.reading,
+        seed=spec.seed,
+        cache=default_cache(),
+        sheet=sheet,
+        progress=progress,
+    )
 
 
 def test_of(spec: StudySpec, data: TrainingData) -> Callable[[], Split | None]:

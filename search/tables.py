@@ -35,7 +35,7 @@ STYLES = {
 
 def best_table(trials: Sequence[TrialRecord], score: Score = "accuracy") -> Table:
     """The best trials of a search, in the order given; narrow enough for 80 columns, where the networks are folded."""
-    table = _table(
+    table = empty_table(
         f"Best trials (score: {named(score, 'validation accuracy')} after the short run)",
         *("score", "trial", "parameters", "multiply-adds", "optimizer", "<network", "seconds"),
     )
@@ -57,7 +57,7 @@ def promotion_table(promotions: list[Promotion]) -> Table:
     measured = "short and full run: validation accuracy"
     if any(run.score == "balanced" for run in promotions):
         measured = "short run, full run and test: balanced accuracy"
-    table = _table(
+    table = empty_table(
         f"Full runs, the longest first, then the best on validation ({measured})",
         *("trial", "parameters", "optimizer", "seed", "epochs", "short", "full", "test", "seconds"),
     )
@@ -79,7 +79,7 @@ def promotion_table(promotions: list[Promotion]) -> Table:
 
 def reproduction_table(published: Published, done: Sequence[Reproduction]) -> Table:
     """Rows of a report beside their outcome here; narrow enough for 80 columns."""
-    table = _table(
+    table = empty_table(
         "Published, and what came out here (test accuracy in %)",
         *("<row", "parameters", "here", "accuracy", "here", "epochs", "here", "seconds"),
     )
@@ -101,7 +101,7 @@ def reproduction_table(published: Published, done: Sequence[Reproduction]) -> Ta
 def published_table(published: Published, rows: Sequence[str], networks: Mapping[str, ResNetSpec]) -> Table:
     """Rows of a report as they were printed, and what they are."""
     title = f"{published.title}\n{_words(published.recipe)}"
-    table = _table(title, "<row", "parameters", "accuracy, %", "epochs", "<network", "<other than above")
+    table = empty_table(title, "<row", "parameters", "accuracy, %", "epochs", "<network", "<other than above")
     table.columns[0].no_wrap = True
     for name in rows:
         row = published.rows[name]
@@ -168,7 +168,7 @@ def run_table(runs: Sequence[Run]) -> RenderableType:
         return Text("no run here: start one with `search run`")
     title = "Accuracies in %; short and full run: on validation"
     title += "; b: balanced accuracy" if any(run.score == "balanced" for run in runs) else ""
-    table = _table(title, "<run", "<data", "budget", "trials", "short", "full", "test", "<state", "idle")
+    table = empty_table(title, "<run", "<data", "budget", "trials", "short", "full", "test", "<state", "idle")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True  # states can be folded better
     for run in runs:
         trials = "" if run.trials_wanted is None else f"{'?' if run.trials is None else run.trials}/{run.trials_wanted}"
@@ -265,7 +265,7 @@ def trial_view(trial: Trial) -> RenderableType:
 def comparison_view(comparison: Comparison) -> RenderableType:
     """Two runs side by side, their different settings, and a verdict."""
     runs = comparison.runs
-    table = _table(None, "<", *(f"<{run.name}" for run in runs))
+    table = empty_table(None, "<", *(f"<{run.name}" for run in runs))
     table.add_row("state", *map(_state, runs))
     table.add_row("trials", *(f"{run.trials:,} of {run.trials_wanted:,}" for run in runs))
     table.add_row("epochs", *(f"{run.epochs_short:,} short, {run.epochs_full:,} full" for run in runs))
@@ -273,7 +273,7 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     table.add_row("best full run", *(Text(_full(run.best_full, run.score)) for run in runs))
     parts: list[RenderableType] = [table]
     if comparison.differences:
-        settings = _table("Different settings", "<", *(f"<{run.name}" for run in runs))
+        settings = empty_table("Different settings", "<", *(f"<{run.name}" for run in runs))
         for name, values in comparison.differences.items():
             settings.add_row(Text(name), *(Text(_value(value)) for value in values))
         parts.append(settings)
@@ -321,7 +321,7 @@ def calibration_words(mistakes: Mistakes) -> str:
 
 def _class_table(classes: Sequence[ClassScore], most: int | None) -> RenderableType:
     title = "Classes, the lowest recall first (with 95 % intervals; in %)"
-    table = _table(title, "<class", "images", "recall", "interval", "precision", "interval", "F1")
+    table = empty_table(title, "<class", "images", "recall", "interval", "precision", "interval", "F1")
     for each in classes[:most]:
         table.add_row(
             Text(_printable(each.name)),
@@ -334,7 +334,7 @@ def _class_table(classes: Sequence[ClassScore], most: int | None) -> RenderableT
 
 
 def _confusion_table(mistakes: Mistakes, most: int | None) -> RenderableType:
-    table = _table("The most frequent confusions", "<true", "<said", "images", "of its class")
+    table = empty_table("The most frequent confusions", "<true", "<said", "images", "of its class")
     for each in mistakes.confusions[:most]:
         table.add_row(Text(_printable(each.true)), Text(_printable(each.said)), f"{each.images:,}", percent(each.share))
     return _with_rest(table, len(mistakes.confusions), most, "rarer confusion", "rarer confusions")
@@ -343,7 +343,7 @@ def _confusion_table(mistakes: Mistakes, most: int | None) -> RenderableType:
 def _mistake_table(mistakes: Mistakes, most: int | None) -> RenderableType:
     has_files = mistakes.mistakes[0].file is not None
     where = "<file" if has_files else "image"
-    table = _table("The most certain mistakes", "<true", "<said", "probability", "of the true one", where)
+    table = empty_table("The most certain mistakes", "<true", "<said", "probability", "of the true one", where)
     for each in mistakes.mistakes[:most]:
         table.add_row(
             Text(_printable(each.true)),
@@ -358,7 +358,7 @@ def _mistake_table(mistakes: Mistakes, most: int | None) -> RenderableType:
 def _threshold_table(mistakes: Mistakes) -> Table:
     chosen = "" if mistakes.split == "val" else "; thresholds chosen on validation"
     title = f'"None of these": no answer if the highest probability is below a threshold{chosen}'
-    table = _table(title, "threshold", "answered", "accuracy of these", "interval", "wrong", "right ones lost")
+    table = empty_table(title, "threshold", "answered", "accuracy of these", "interval", "wrong", "right ones lost")
     for each in mistakes.thresholds:
         accuracy = each.accuracy
         table.add_row(
@@ -388,7 +388,7 @@ def _printable(name: str) -> str:
 
 
 def _running_table(status: Status) -> Table:
-    table = _table(
+    table = empty_table(
         f"Running ({named(status.score or 'accuracy')}: on validation)",
         *("trial", "epoch", "accuracy", "time", "parameters", "<worker"),
     )
@@ -412,7 +412,7 @@ def _worker(trial: RunningTrial) -> Text:
 
 def _full_run_table(runs: Sequence[FinishedFullRun], score: Score) -> Table:
     title = "Full runs" if score == "accuracy" else "Full runs (balanced accuracy)"
-    table = _table(title, "epochs", "seed", "full run", "test", "seconds", "<")
+    table = empty_table(title, "epochs", "seed", "full run", "test", "seconds", "<")
     for run in runs:
         table.add_row(
             str(run.epochs),
@@ -425,7 +425,7 @@ def _full_run_table(runs: Sequence[FinishedFullRun], score: Score) -> Table:
     return table
 
 
-def _table(title: str | None, *headings: str) -> Table:
+def empty_table(title: str | None, *headings: str) -> Table:
     """An empty table: columns of numbers, and after a `<` of text, which alone may be folded."""
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
     for heading in headings:

@@ -26,6 +26,7 @@ from tests.support.documents import DOCS, PAGES, ROOT, assert_accepted, blocks, 
 from tests.support.processes import python
 from tests.support.runs import make_run
 from tests.support.transcripts import PROMOTE, RUN
+from train_core.census import Census
 from train_core.datasets import DATASETS
 
 
@@ -136,7 +137,7 @@ def test_every_study_file_shown_can_be_read(page: Path, tmp_path: Path) -> None:
 
 def test_every_key_of_json_is_named() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text_of(DOCS / "terminal.md"), re.M))
-    for row, kind in (("list", Run), ("show", Trial), ("errors", Mistakes), ("compare", Comparison)):
+    for row, kind in (("list", Run), ("show", Trial), ("errors", Mistakes), ("compare", Comparison), ("data", Census)):
         assert set(kind.__dataclass_fields__) <= set(re.findall(r"`(\w+)`", rows[row])), row
     assert Status.__dataclass_fields__.keys() - Run.__dataclass_fields__.keys() <= set(
         re.findall(r"`(\w+)`", rows["status"])

@@ -9,7 +9,7 @@ import pytest
 from tests.support.forked import READ_ON_IMPORT
 
 ROOT = Path(__file__).parents[1]
-TYPES = {"train_core.sources.contents.Progress", "train_core.sources.contents.LeftOut"}
+TYPES = {f"train_core.sources.contents.{name}" for name in ("Progress", "LeftOut", "SplitName")}
 FORBIDDEN = {
     "train_core": {"search", "space", "optuna", "typer", "rich", "plotly"},
     "space.py": {"search", "optuna", "torch", "typer"},
@@ -100,6 +100,33 @@ def test_only_promotion_and_reproduction_read_the_test_split() -> None:
     } == {"train_core/sources/__init__.py"}  # a named data set's record
 
 
+def test_all_splits_go_to_the_census_alone_which_trains_nothing() -> None:
+    """`search data` counts test images and looks for copies of them: on purpose, and nothing else does."""
+    users = {
+        path.relative_to(ROOT).as_posix(): path
+        for room in ("search", "train_core", "space.py")
+        for path in sources(room)
+        if "load_all_splits" in path.read_text(encoding="utf-8")
+    }
+    assert set(users) == {"train_core/data.py", "train_core/census.py"}
+    # No network, no step and no evaluation: it has nothing to train or to score with.
+    rooms = {name.split(".")[1] for name in imported(ROOT / "train_core/census.py") if name.startswith("train_core.")}
+    assert rooms == {"data", "duplicates", "reading", "sheet", "sources"}
+    assert {
+        path.relative_to(ROOT).as_posix()
+        for room in ("search", "space.py")
+        for path in sources(room)
+        if "take_census" in path.read_text(encoding="utf-8")
+    } == {"search/session.py"}
+    assert functions_with("take_census", "search/session.py") == {"census_of"}
+    assert functions_with("census_of", "search/api.py") == {"look"}
+    assert {
+        path.relative_to(ROOT).as_posix()
+        for path in sources("search")
+        if "census_of" in path.read_text(encoding="utf-8")
+    } == {"search/session.py", "search/api.py"}
+
+
 def test_the_loop_prints_nothing() -> None:
     for path in sources("train_core"):
         calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
@@ -122,7 +149,7 @@ LAYERS = {
     "full runs": "long_run promotions promoter reproducer fidelity learning mistakes",
     "export": "card export predict",
     "view": "terminal colours results records inspection comparison plot tables charts diagram mistakes_section report "
-    "notes dashboard console",
+    "notes dashboard console data_view",
     "entry": "ray_workers api full_runs notebook cli __init__ __main__",
 }
 """The modules of search/, the lowest layer first: each imports from its own layer and those below alone."""

@@ -1,7 +1,8 @@
 """Named data sets and users' own images -> uint8 tensors, small enough to live whole on the device.
 
 What a caller needs: the data as tensors, checked, and cut into training and validation. `train_core.sources` reads the
-arrays. `load_training` never hands out test images; `load_test` is the only way to them.
+arrays. `load_training` never hands out test images; `load_test` is the only way to them for what trains, and
+`load_all_splits` for the census, which trains nothing.
 """
 
 import hashlib
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train_core.datasets import DATASETS
+from train_core.duplicates import digests
 from train_core.reading import Preparation, Reading
 from train_core.sources import Source, read_source
-from train_core.sources.contents import SPLITS, LeftOut, Progress, by, data_error, some
+from train_core.sources.contents import SPLITS, LeftOut, Progress, SplitName, by, data_error, some
 from train_core.sources.splits import hold_out, hold_out_groups
 
 NAMED = tuple(DATASETS)
@@ -92,6 +94,8 @@ class TrainingData:
     left_out: LeftOut = field(default_factory=dict)
     made_by: Preparation | None = None  # none: the source does not consist of image files
     inventory: Inventory | None = None  # of the whole source
+    copied: Mapping[SplitName, int] = field(default_factory=dict)
+    """By split, how many validation images are training images too, and test images either, pixel for pixel."""
 
     @property
     def in_channels(self) -> int:
@@ -160,7 +164,46 @@ def load_training(
     cannot be written, and for a `val_fraction` outside 0 to 1 or a class of one image where a split must be cut.
     """
     whole = _load(source, reading, cache, progress)
+    return _training(whole, _with_test(whole, test_fraction), val_fraction, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllSplits:
+    """All that a search and its tests would use. Each image has a name: its file, or as in `x_train[7]`."""
+
+    training: TrainingData
+    test: Split | None
+    brought: tuple[SplitName, ...]  # the splits of the source itself; others are cut from its training images
+    file_sizes: NDArray[Any] | None  # [N, 2], width and height of each image file; none: there are no files
+
+
+def load_all_splits(
+    source: str,
+    *,
+    val_fraction: float,
+    seed: int,
+    cache: Path,
+    test_fraction: float = 0.0,
+    reading: Reading = PLAIN,
+    progress: Progress | None = None,
+) -> AllSplits:
+    """The splits that `load_training` and `load_test` cut, on the CPU. For looking at images: never for training.
+
+    Raises `DataError` as `load_training` does.
+    """
+    whole = _with_names(_load(source, reading, cache, progress))
     data = _with_test(whole, test_fraction)
+    sizes = [each for name, each in whole.read.contents.arrays.items() if name.startswith("sizes_")]
+    return AllSplits(
+        training=_training(whole, data, val_fraction, seed),
+        test=data.test,
+        brought=tuple(split for split in SPLITS if getattr(whole, split) is not None),
+        file_sizes=np.concatenate(sizes) if sizes else None,
+    )
+
+
+def _training(whole: "_Source", data: "_Source", val_fraction: float, seed: int) -> TrainingData:
+    """The training and validation images of `data`, which is `whole` without the test images that are held out."""
     train, val = (data.train, data.val) if data.val else _cut_validation(data, val_fraction, seed)
     mean, std = _mean_and_std(train.images)
     contents = data.read.contents
@@ -178,6 +221,7 @@ def load_training(
         left_out=contents.left_out,
         made_by=contents.preparation,
         inventory=_inventory(whole),
+        copied=_copied(train, val, data.test),
     )
 
 
@@ -259,6 +303,16 @@ def _load(source: str, reading: Reading, cache: Path, progress: Progress | None)
     groups = {split: arrays[f"group_{split}"] for split in splits if f"group_{split}" in arrays}
     _check_groups(origin, groups)
     return _Source(found, splits["train"], splits.get("val"), splits.get("test"), classes, groups=groups.get("train"))
+
+
+def _with_names(data: _Source) -> _Source:
+    """The source with a name for each image that was no file: its place in the arrays."""
+    named = {
+        split: replace(images, files=images.files or tuple(f"x_{split}[{i}]" for i in range(len(images))))
+        for split in SPLITS
+        if (images := getattr(data, split)) is not None
+    }
+    return replace(data, **named)
 
 
 def _check_groups(origin: str, groups: Mapping[str, NDArray[Any]]) -> None:
@@ -399,6 +453,19 @@ def _cut_validation(data: _Source, fraction: float, seed: int) -> tuple[Split, S
             )
     held = _drawn(data, fraction, lambda n: min(max(round(n * fraction), 1), n - 1), seed)
     return data.train.where(~held), data.train.where(held)
+
+
+def _copied(train: Split, val: Split, test: Split | None) -> Mapping[SplitName, int]:
+    """`TrainingData.copied`, without the splits that have no such images."""
+    known: set[int] = set()
+    counts: dict[SplitName, int] = {}
+    splits: dict[SplitName, Split | None] = {"train": train, "val": val, "test": test}
+    for split, images in splits.items():
+        if images is not None:
+            found = digests(images.images.numpy())
+            counts[split] = sum(digest in known for digest in found)
+            known.update(found)
+    return {split: number for split, number in counts.items() if number and split != "train"}
 
 
 def _mean_and_std(*splits: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

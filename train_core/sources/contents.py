@@ -24,8 +24,9 @@ LeftOut = Mapping[str, Sequence[str]]
 class Contents:
     """What a source holds, under the names Keras uses: `x_train`, `y_train`, ..., `classes`.
 
-    There may also be, for each split, `files_train` (where each image was) and `group_train` (which images belong
-    together). Whether the arrays fit together is for `train_core.data` to check.
+    There may also be, for each split, `files_train` (where each image was), `sizes_train` (width and height of each
+    file) and `group_train` (which images belong together). Whether the arrays fit together is for `train_core.data` to
+    check.
     """
 
     arrays: Arrays

@@ -21,7 +21,7 @@ KEPT = 224  # pixels; images that have one size already keep it up to here
 SIDES = (16, 24, 32, 48, 64)  # of those that do not: the largest that the median image reaches
 THREADS = 8  # each holds a decoded image: of 12 megapixels, 36 MB
 
-FORMAT = b"3"  # raise it when what is read changes, so that folders are read again
+FORMAT = b"4"  # raise it when what is read changes, so that folders are read again
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 Answer = TypeVar("Answer")
@@ -75,7 +75,7 @@ def read_listing(
         items, pixels = [item for item in items if item.name not in broken], pixels[whole]
     items, pixels = _without_empty_classes(listing, items, pixels, left_out)
     return Contents(
-        arrays=_arrays(items, pixels if is_colour else pixels[..., 0]),
+        arrays=_arrays(items, pixels if is_colour else pixels[..., 0], headers),
         notes=(*listing.notes, *notes),
         left_out=left_out,
         preparation=preparation,
@@ -243,8 +243,8 @@ def _without_empty_classes(
     return items, pixels
 
 
-def _arrays(items: Sequence[Item], pixels: NDArray[np.uint8]) -> Arrays:
-    """The images by split."""
+def _arrays(items: Sequence[Item], pixels: NDArray[np.uint8], headers: Mapping[Item, Header]) -> Arrays:
+    """The images by split; with the width and height of each file, [N, 2]."""
     classes = sorted({item.label for item in items if item.split == "train"}, key=_natural)
     number = {label: i for i, label in enumerate(classes)}
     arrays: Arrays = {"classes": np.array(classes)}
@@ -253,6 +253,7 @@ def _arrays(items: Sequence[Item], pixels: NDArray[np.uint8]) -> Arrays:
         arrays[f"x_{split}"] = pixels[chosen[0] : chosen[-1] + 1]  # they lie together
         arrays[f"y_{split}"] = np.array([number[items[i].label] for i in chosen])
         arrays[f"files_{split}"] = np.array([items[i].name for i in chosen])
+        arrays[f"sizes_{split}"] = np.array([(headers[items[i]].width, headers[items[i]].height) for i in chosen])
         if any(items[i].group for i in chosen):
             arrays[f"group_{split}"] = np.array([items[i].group for i in chosen])
     return arrays
