@@ -90,7 +90,9 @@ def run(
         session = open_session(spec, placement.device_here, progress)
     if ref.name is None and "data" in flags and not folder.study_file.exists():
         folder = _with_same_images(folder, study, spec, flags, session.data.fingerprint) or folder
-    asked, (spec, why_score) = spec, _with_score(spec.for_size(session.shape.size), session)
+    sized = spec.for_size(session.shape.size)
+    follows_size = _changed(spec, sized)
+    spec, why_score = _with_score(sized, session)
     space_survey = survey(spec, session.shape)
     folder.create()
     with logged_to(folder):
@@ -110,7 +112,7 @@ def run(
                     folder=folder,
                     spec=spec,
                     session=session,
-                    follows_size=_changed(asked, spec),
+                    follows_size=follows_size,
                     survey=space_survey,
                     baselines=baselines,
                     starts=starts,
@@ -182,9 +184,9 @@ def _with_score(spec: StudySpec, session: Session) -> tuple[StudySpec, str]:
     `auto` follows from the training images alone, so a study that is continued keeps its score.
     """
     if spec.score != "auto":
-        return spec, ""
+        return spec.for_score(spec.score), ""
     images = _images_of_classes(session.data.train, session)
-    return spec.model_copy(update={"score": scores.chosen(images)}), scores.reason(images, session.data.classes)
+    return spec.for_score(scores.chosen(images)), scores.reason(images, session.data.classes)
 
 
 def _images_of_classes(split: Split, session: Session) -> tuple[int, ...]:

@@ -157,7 +157,8 @@ def _score_words(plan: Plan) -> str:
     images = [int(count) for count in images_of_classes(data.val.labels, data.num_classes).tolist()]
     least = always_largest(images, score)
     words = ", ".join(filter(None, (named(score), plan.why_score)))
-    return words + (f" (always the largest class: {percent(least)})" if least is not None else "")
+    words += f" (always the largest class: {percent(least)})" if least is not None else ""
+    return words + ('; class_weights = "balanced"' if plan.spec.space.class_weights == "balanced" else "")
 
 
 def _precision_words(plan: Plan) -> str:

@@ -28,9 +28,6 @@ CLAIM_POLL_S = 0.1
 IDENTITY, PRECISION = "identity", "precision"
 FINGERPRINT = "data fingerprint"  # in the identity
 
-BEFORE = {"score": "accuracy", "space.class_weights": "none"}
-"""What a study had before there was a key for it."""
-
 
 def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
     """The run's Optuna study.
@@ -135,7 +132,7 @@ def check(
 
     """
     given = _identity(spec, shape)
-    stored = BEFORE | study.user_attrs.get(IDENTITY, given)
+    stored = study.user_attrs.get(IDENTITY, given)
     for key in given:
         before, now = stored.get(key), given[key]
         if now == before:
@@ -164,7 +161,7 @@ def _with(key: str, value: Any) -> str:
 def identity(study: optuna.Study) -> dict[str, Any]:
     """All that makes two trials of the study comparable, one value for each name; empty before it is written down."""
     stored: dict[str, Any] = study.user_attrs.get(IDENTITY, {})
-    return BEFORE | stored if stored else {}
+    return stored
 
 
 def agreed_precision(study: optuna.Study, measure: Callable[[], Precision]) -> Precision:

@@ -233,9 +233,20 @@ class StudySpec(Frozen):
         }
         return self.model_copy(update={"space": new, "baselines": baselines})
 
+    def for_score(self, score: Score) -> Self:
+        """The study with its networks compared by this score.
+
+        By balanced accuracy, all classes count the same in training too, unless the study says otherwise of
+        `class_weights`: a network of a short run would learn to name the largest class, and no score would differ.
+        """
+        space = self.space
+        if score == "balanced" and "class_weights" not in space.model_fields_set:
+            space = space.model_copy(update={"class_weights": "balanced"})
+        return self.model_copy(update={"score": score, "space": space})
+
     @property
     def scored_by(self) -> Score:
-        """What networks are compared by; a run's own study file says it, unless it is older than the key."""
+        """What networks are compared by; a run's own study file says it."""
         return "balanced" if self.score == "balanced" else "accuracy"
 
     def as_toml(self) -> str:

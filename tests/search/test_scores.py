@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search import api, scores
-from search.errors import RunError
 from search.fidelity import effective_images, measured_on, standard_error
-from search.identity import IDENTITY, check, open_study
+from search.identity import open_study
 from search.plan import Estimate
 from search.promoter import Promoter
 from search.promotions import finished, winner
@@ -22,7 +21,7 @@ from search.run_folder import RunFolder, write_text
 from search.spec import load_study
 from search.trials import best, records
 from tests.support.commands import search
-from tests.support.runs import NEVER, TASK, make_run, promoted
+from tests.support.runs import NEVER, make_run, promoted
 from tests.support.tiny import tiny_data
 from tests.support.trainers import FakeTrainer, epoch_result, in_turn
 from train_core import checkpoint
@@ -156,21 +155,6 @@ def test_a_full_run_measures_both_and_counts_by_the_study_s_score(tmp_path: Path
         assert (accuracy, balanced) == (measured.accuracy, measured.balanced)
     assert run.val_score == run.val_balanced == run.history[-1].val_balanced
     assert run.short_score == pytest.approx(0.4)
-
-
-def test_a_run_of_before_there_was_a_score_is_one_by_accuracy(tmp_path: Path, in_lines: None) -> None:
-    folder = make_run(tmp_path / "old", [0.5])
-    study = open_study(folder)
-    before = {key: value for key, value in study.user_attrs[IDENTITY].items() if key != "score"}
-    study.set_user_attr(IDENTITY, {key: value for key, value in before.items() if key != "space.class_weights"})
-    lines = folder.study_file.read_text().splitlines(keepends=True)
-    text = "".join(line for line in lines if not line.startswith(("score =", "class_weights =")))
-    folder.study_file.write_text(text)
-    spec = load_study(str(folder.study_file), {})
-    assert spec.scored_by == "accuracy"
-    check(study, spec, TASK, folder)
-    with pytest.raises(RunError, match="was made with score accuracy, not balanced: give the same, or another --name"):
-        check(study, spec.model_copy(update={"score": "balanced"}), TASK, folder)
 
 
 def unequal(path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from search.errors import SpecError
 from search.spec import StudySpec, known_results, load_study, parse_budget, short_count
-from space import Range, as_parameters
+from space import Range, Space, as_parameters
 
 SHIPPED = ("cifar10", "cifar100", "cifar10-small", "digits")
 
@@ -270,3 +270,11 @@ def test_baselines_get_the_stem_of_the_space_for_larger_images() -> None:
     assert again == large
     keller = load_study("keller", {})
     assert keller.for_size((224, 224)).baselines == keller.baselines  # it says what its stem is
+
+
+def test_by_balanced_accuracy_the_classes_count_the_same_in_training_unless_the_study_says_otherwise() -> None:
+    spec = load_study("digits", {})
+    assert spec.for_score("balanced").space.class_weights == "balanced"
+    assert spec.for_score("accuracy") == spec.model_copy(update={"score": "accuracy"})
+    says = spec.model_copy(update={"space": Space(class_weights="none")})
+    assert says.for_score("balanced").space.class_weights == "none"
