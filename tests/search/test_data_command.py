@@ -123,7 +123,7 @@ def test_of_many_classes_the_smallest_and_the_largest_are_shown(command: Command
         ("data digit", "unknown data set 'digit': did you mean digits?"),
         ("data nothing.toml", "study file nothing.toml cannot be read"),
         ("data photos --size big", "'big' is no size: give one as in 64 or 96x64"),
-        ("data photos", "cannot read the image train/cat/broken.png (no image that Pillow can read)"),
+        ("data photos", "cannot read the image train/cat/broken.png (not an image, or of a format"),
     ],
 )
 def test_a_mistake_is_one_line(photos: Path, command: Command, words: str, message: str) -> None:

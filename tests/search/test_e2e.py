@@ -80,7 +80,7 @@ def test_the_plan_warns_of_flips_where_a_mirror_image_is_of_another_class(tmp_pa
     study.write_text('data = "digits"\nbudget = 20_000\ntrials = 1\nepochs = 1\n')
     out = search(f"run {study} --no-portfolio", with_few(tmp_path))
     assert "warning  the space flips images, but a mirror image of digits can be of another class" in out
-    assert "1 of 1 trials" in out
+    assert "1 of 1 trial: " in out
 
 
 def test_the_run_folder_holds_what_is_needed_to_run_it_again(searched: Path) -> None:

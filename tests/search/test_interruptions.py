@@ -159,7 +159,7 @@ def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: P
 
 def test_hours_stop_in_time_and_the_same_command_continues(tmp_path: Path) -> None:
     out = search(f"{SHORT} --trials 1000 --hours 0.001", with_few(tmp_path))
-    assert "of 1000 trials" in out
+    assert "of 1,000 trials" in out
     assert "stopped in time; run the same command to continue digits-20k" in out
     done = len(ended(open_study(run_folder(tmp_path))))
     assert done < 1000
