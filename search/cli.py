@@ -417,14 +417,19 @@ def serve(
 
 
 @app.command()
-def count(study: Study = "cifar10", budget: Budget = None, max_madds: Madds = None, data: Data = None) -> None:
+def count(
+    study: Study = "cifar10",
+    budget: Budget = None,
+    max_madds: Madds = None,
+    data: Data = None,
+    size: Sized = None,
+) -> None:
     """Count parameters and multiply-adds: of a study's baselines, and of what its space holds in the budget."""
     from search import api
     from search.terminal import tell
 
-    for line in api.count(
-        study, _given(budget=_number(budget), max_madds=_number(max_madds, "--max-madds"), data=data)
-    ):
+    limits = _given(budget=_number(budget), max_madds=_number(max_madds, "--max-madds"), data=data)
+    for line in api.count(study, limits | _given(reading=_given(size=size) or None)):
         tell(line)
 
 

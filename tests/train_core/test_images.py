@@ -3,13 +3,17 @@
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from train_core.deploy import Description
+from train_core.formats import example
 from train_core.images import FITS, decode, highest_value, read_header, why, with_channels
 from train_core.reading import FitName, Preparation, Reading
+from train_core.specs import ResNetSpec
 
 PLAIN = Preparation(width=6, height=4)
 
@@ -141,3 +145,45 @@ def test_a_size_is_read_as_people_write_it(given: object, size: tuple[int, int] 
 def test_what_a_reading_cannot_be_is_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Reading.model_validate(values)
+
+
+def code_of_the_card(preparation: Preparation, channels: int, image: str) -> str:
+    """The lines of a model card's example that read an image, up to `pixels`."""
+    about = Description(
+        origin="a test",
+        network=ResNetSpec(widths=(8, 8), blocks=(1, 1), in_channels=channels, num_classes=2),
+        classes=("cat", "dog"),
+        height=preparation.height,
+        width=preparation.width,
+        fit=preparation.fit,
+        background=preparation.background,
+        bits=preparation.bits,
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
+    )
+    code = example("onnx", about, "model.onnx", image)
+    return (
+        "import numpy as np\nfrom PIL import Image, ImageOps\n"
+        + code[code.index("# One image") : code.index("(logits,)")]
+    )
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["sideways.jpg", "grey.png", "glass.png", "palette.png", "deep.png"])
+def test_the_code_of_a_card_makes_the_same_pixels(fit: FitName, channels: int, name: str) -> None:
+    lies_on_its_side(Path("sideways.jpg"), gradient(900, 500))
+    gradient(70, 50).convert("L").save("grey.png")
+    glass = gradient(70, 50)
+    glass.putalpha(Image.fromarray(np.indices((50, 70)).sum(0).astype(np.uint8)))
+    glass.save("glass.png")
+    gradient(70, 50).quantize(16).save("palette.png", transparency=3)
+    Image.fromarray(np.arange(3500, dtype=np.uint16).reshape(50, 70)).save("deep.png")
+    preparation = Preparation(width=32, height=24, fit=fit, background="white", bits=12)
+    names: dict[str, Any] = {}
+    exec(code_of_the_card(preparation, channels, name), names)
+    ours = with_channels(decode(Path(name), preparation), channels).transpose(2, 0, 1)[None]
+    assert names["pixels"].shape == ours.shape
+    # Transparent grey is made RGB by the card and grey again; a value may be rounded once more.
+    assert np.abs(names["pixels"] - ours.astype(np.float32)).max() <= 1
+    assert np.abs(names["pixels"] - ours.astype(np.float32)).mean() < 0.1
