@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Finds the best small image classifier under a hard parameter budget.",
     epilog="Exit codes: 0 done; 2 the command has to be changed; 1 the work failed; 130 interrupted.",
 )
@@ -72,6 +73,23 @@ Storage = Annotated[
         "grpc://host:port. None: in the run's folder.",
     ),
 ]
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from search.version import version
+
+        print(f"search {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Finds the best small image classifier under a hard parameter budget."""
 
 
 @app.command()

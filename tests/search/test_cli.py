@@ -19,6 +19,7 @@ from search.checkpoints import save_checkpoint
 from search.promotions import finished
 from search.run_folder import read_facts
 from search.trials import TrialRecord
+from search.version import version
 from tests.support.commands import search
 from tests.support.processes import with_few
 from tests.support.runs import finished_run, promoted
@@ -280,6 +281,21 @@ def test_help_answers_in_under_four_tenths_of_a_second() -> None:
         taken.append(time.perf_counter() - started)
     assert "promote" in answer.stdout
     assert min(taken) < 0.4
+
+
+@pytest.mark.parametrize("asks", ["-h", "run -h", "promote --help"])
+def test_help_has_a_short_name_too(
+    asks: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = search(asks, capsys, monkeypatch)
+    assert (code, err) == (0, "")
+    assert "Usage: search" in out
+
+
+def test_the_version_is_that_of_the_package(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert search("--version", capsys, monkeypatch) == (0, f"search {version()}\n", "")
 
 
 def test_count_lists_the_published_networks_with_their_sizes(
