@@ -17,7 +17,7 @@ made-up bias is added until its ranks agree with those of the full run as much a
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +67,9 @@ def encoded(params: Params) -> Array:
     numbers += [decays.index(params[f"{optimizer}_weight_decay"]) - 1.0 if isinstance(decays, tuple) else 0.0]
     numbers += [_side(params, name) for name in REGULARISERS[1:]]
     rates = getattr(STUDY.space, f"{optimizer}_lr")
-    return np.array([*numbers, 2 * math.log(params[f"{optimizer}_lr"] / rates.low) / math.log(rates.high / rates.low) - 1])
+    return np.array(
+        [*numbers, 2 * math.log(params[f"{optimizer}_lr"] / rates.low) / math.log(rates.high / rates.low) - 1]
+    )
 
 
 def _side(params: Params, name: str) -> float:
@@ -87,12 +89,17 @@ def _pairs() -> tuple[list[int], list[int]]:
     return [one for one, _ in drawn], [other for _, other in drawn]
 
 
+@cache
+def _curved() -> list[int]:
+    return [COLUMNS.index(name) for name in CURVED]
+
+
 def _terms(configurations: Array) -> Array:
     """The terms that a world adds up: each column, the squares of the curved ones, and the products."""
     one, other = _pairs()
-    curved = [COLUMNS.index(name) for name in CURVED]
+    curved = _curved()
     columns = configurations[:, :RATE]
-    return np.hstack([columns, columns[:, curved] ** 2, columns[:, one] * columns[:, other]])
+    return np.concatenate([columns, columns[:, curved] ** 2, columns[:, one] * columns[:, other]], axis=1)
 
 
 def _of(names: Sequence[str]) -> Array:
@@ -153,7 +160,7 @@ SKEW = 0.25  # the best draws are nearer to each other than the worst
 
 
 class View(NamedTuple):
-    """What a run shows, compared with a full run. All but the second and the third are measured (`short_runs.jsonl`)."""
+    """What a run shows, compared with a full run, as measured (`short_runs.jsonl`) but for what is said to be a guess."""
 
     mean: float  # accuracy, of random draws
     regularisers: float  # by what the regularisers' effect is multiplied: one at a time, n = 1 (docs/benchmarks.md)
@@ -268,28 +275,40 @@ class World:
 
     # What runs show
 
-    @cache  # noqa: B019  # a world lives as long as its comparison
-    def _mixed(self, view: View, bias: int) -> tuple[float, float, float, float]:
-        """How much of the bias the view has; mean, deviation, and the mean of the skewed values, of its sum."""
-        terms = _terms(self._reference)
-        seen = self._latent(self._reference) + (view.regularisers - 1) * (terms @ self._regularisers)
-        true, wrong = self.standard(self._reference), terms @ self._biases[bias]
-        # The noise takes its part of what was measured, and the bias the rest.
-        wanted = _pearson(view.rank) * math.hypot(1, view.noise / (DEVIATION * view.deviation))
-        amount = 0.0
-        while amount < 5 and np.corrcoef(_with(seen, wrong, amount), true)[0, 1] > wanted:
-            amount += 0.05
-        mixed = _with(seen, wrong, amount)
-        standard = (mixed - mixed.mean()) / mixed.std()
-        return amount, float(mixed.mean()), float(mixed.std()), float(_skewed(standard).mean())
+    @cached_property
+    def _views(self) -> dict[View, tuple[Array, float, float]]:
+        """For each view, what makes the standardised sum that it sees: effects of the terms and the rate, a constant."""
+        terms, rate, true = _terms(self._reference), self._rate(self._reference), self.standard(self._reference)
+        views = {}
+        for view, bias in [*((view, 0) for view in (*ANNEALED.values(), *CUT.values())), (PART, 1)]:
+            # The noise takes its part of what was measured, and the bias the rest.
+            wanted = _pearson(view.rank) * math.hypot(1, view.noise / (DEVIATION * view.deviation))
+            effects = self._effects + (view.regularisers - 1) * self._regularisers
+            seen, wrong = terms @ effects + rate, terms @ self._biases[bias]
+            amount = 0.0
+            while amount < 5 and np.corrcoef(seen + amount * wrong, true)[0, 1] > wanted:
+                amount += 0.05
+            mixed = seen + amount * wrong
+            mean, deviation = float(mixed.mean()), float(mixed.std())
+            views[view] = (effects + amount * self._biases[bias]) / deviation, 1 / deviation, -mean / deviation
+        return views
 
-    def _seen(self, row: Array, view: View, bias: int) -> float:
-        """The accuracy of a run, without noise."""
-        amount, mean, deviation, skewed = self._mixed(view, bias)
-        terms = _terms(row)
-        seen = self._latent(row) + (view.regularisers - 1) * (terms @ self._regularisers)
-        standard = (_with(seen, terms @ self._biases[bias], amount) - mean) / deviation
-        return view.mean + DEVIATION * view.deviation * float(_skewed(standard)[0] - skewed)
+    @cached_property
+    def _levels(self) -> dict[View, float]:
+        """For each view, the mean of its skewed sums."""
+        terms, rate = _terms(self._reference), self._rate(self._reference)
+        return {
+            view: float(_skewed(terms @ effects + own * rate + added).mean())
+            for view, (effects, own, added) in self._views.items()
+        }
+
+    def _seen(self, row: Array, views: Sequence[View]) -> Array:
+        """The accuracies of a run in these views, without noise."""
+        effects, rates, added = zip(*(self._views[view] for view in views), strict=True)
+        standard = np.array(effects) @ _terms(row)[0] + np.array(rates) * self._rate(row)[0] + np.array(added)
+        skewed = _skewed(standard) - np.array([self._levels[view] for view in views])
+        means, deviations = (np.array([getattr(view, name) for view in views]) for name in ("mean", "deviation"))
+        return np.asarray(means + DEVIATION * deviations * skewed)
 
     def _noise(self, row: Array, kind: int, epochs: int) -> Array:
         """Of each epoch of a run, of unit variance: the same for the same configuration, whichever method asks."""
@@ -300,26 +319,24 @@ class World:
     def cut(self, params: Params, epochs: int = FULL) -> list[float]:
         """Validation accuracy after each of the first `epochs` of a full run."""
         row = encoded(params)[None]
-        known = [self._seen(row, view, 0) for view in CUT.values()]
-        seen = np.interp(range(1, epochs + 1), list(CUT), known)
-        noise = np.interp(range(1, epochs + 1), list(CUT), [view.noise for view in CUT.values()])
+        at = range(1, epochs + 1)
+        seen = np.interp(at, list(CUT), self._seen(row, list(CUT.values())))
+        noise = np.interp(at, list(CUT), [view.noise for view in CUT.values()])
         return _clipped(seen + self._noise(row, 0, epochs) * noise)
 
     def annealed(self, params: Params, epochs: int) -> float:
         """Validation accuracy at the end of a run annealed inside `epochs`."""
         if epochs == FULL:
             return self.cut(params)[-1]
-        row = encoded(params)[None]
-        known = {length: self._seen(row, view, 0) for length, view in ANNEALED.items()}
-        lengths = np.log(list(known))
-        seen = float(np.interp(math.log(epochs), lengths, list(known.values())))
+        row, lengths = encoded(params)[None], np.log(list(ANNEALED))
+        seen = float(np.interp(math.log(epochs), lengths, self._seen(row, list(ANNEALED.values()))))
         noise = float(np.interp(math.log(epochs), lengths, [view.noise for view in ANNEALED.values()]))
         return _clipped(seen + self._noise(row, epochs, 1) * noise)[0]
 
     def short(self, params: Params, *, part: bool) -> list[float]:
         """Validation accuracy after each epoch of a short run, on all images or in as many steps on a part of them."""
         row, view = encoded(params)[None], PART if part else ANNEALED[SHORT]
-        end = self._seen(row, view, int(part)) - view.mean
+        end = float(self._seen(row, [view])[0]) - view.mean
         inside = float((_terms(row) @ self._biases[2])[0]) * DEVIATION * view.deviation
         means, deviations, ranks = map(np.array, INSIDE.values())
         curve = view.mean * means / means[-1] + deviations * (ranks * end + (1 - ranks**2) ** 0.5 * inside)
@@ -338,10 +355,6 @@ def _skewed(standard: Array) -> Array:
     return np.asarray((1 - np.exp(-SKEW * standard)) / SKEW)
 
 
-def _with(seen: Array, wrong: Array, amount: float) -> Array:
-    return np.asarray(seen + amount * wrong)
-
-
 def _pearson(rank: float) -> float:
     """The correlation of normal variables whose ranks correlate so."""
     return 2 * math.sin(math.pi * rank / 6)
@@ -349,3 +362,70 @@ def _pearson(rank: float) -> float:
 
 def _clipped(accuracies: Array) -> list[float]:
     return [float(each) for each in np.clip(accuracies, CHANCE, 1)]
+
+
+# What the worlds are like --------------------------------------------------------------------------------------------
+
+GROUPS = {
+    "rate": (RATE,),
+    "optimizer": tuple(map(COLUMNS.index, OPTIMIZER)),
+    "architecture": tuple(map(COLUMNS.index, ARCHITECTURE)),
+    "regularisers": tuple(map(COLUMNS.index, REGULARISERS)),
+}
+"""The columns of each group of parameters."""
+
+
+def total_share(world: World, columns: Sequence[int]) -> float:
+    """The share of the variance that goes with these columns, alone or in products (Jansen's estimate).
+
+    These shares add up to more than 1: what two groups do together counts for both.
+    """
+    drawn = reference()
+    changed = drawn.copy()
+    changed[:, columns] = drawn[np.random.default_rng(1).permutation(len(drawn))][:, columns]
+    before, after = world.standard(drawn), world.standard(changed)
+    return float(np.mean((before - after) ** 2) / 2 / np.var(before))
+
+
+def correlation(one: Array, other: Array) -> float:
+    """Spearman's."""
+    ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def between(worlds: Sequence[World]) -> list[float]:
+    """The rank correlations of the true accuracies in each two of the worlds, over random draws."""
+    accuracies = [world.accuracies(reference()) for world in worlds]
+    return [correlation(one, other) for i, one in enumerate(accuracies) for other in accuracies[:i]]
+
+
+def agreement(world: World, draws: int = 300) -> dict[str, float]:
+    """The rank correlation of the score of each kind of run with the true accuracy, over draws that do not diverge."""
+    generator = np.random.default_rng(world.seed)
+    made = [params for params in (drawn_evenly(generator) for _ in range(draws)) if not world.diverges(params)]
+    true = np.array([world.accuracy(params) for params in made])
+    scores = {"6 epochs on a part": [world.short(params, part=True)[-1] for params in made]}
+    scores |= {f"{epochs} epochs": [world.annealed(params, epochs) for params in made] for epochs in (6, 12, FULL)}
+    cuts = np.array([world.cut(params) for params in made])
+    scores |= {f"cut at {epochs}": cuts[:, epochs - 1].tolist() for epochs in (6, 13, 27)}
+    return {name: correlation(np.array(values), true) for name, values in scores.items()}
+
+
+def main() -> None:
+    """Print what thirty worlds are like."""
+    worlds = [World(number) for number in range(30)]
+    for name, columns in GROUPS.items():
+        shares = [total_share(world, columns) for world in worlds]
+        print(f"{name}: {np.mean(shares):.2f} of the variance ({min(shares):.2f} to {max(shares):.2f})")
+    known = between(worlds)
+    print(f"two worlds correlate by {np.mean(known):.2f} (5 to 95 %: {np.quantile(known, 0.05):.2f} to ", end="")
+    print(f"{np.quantile(known, 0.95):.2f})")
+    lost = np.mean([world.accuracies(reference()) == CHANCE for world in worlds])
+    print(f"{lost:.1%} of random draws diverge")
+    ranks = [agreement(world) for world in worlds]
+    for name in ranks[0]:
+        print(f"{name}: ranks as the true accuracy by {np.mean([each[name] for each in ranks]):.2f}")
+
+
+if __name__ == "__main__":
+    main()
