@@ -160,7 +160,7 @@ SKEW = 0.25  # the best draws are nearer to each other than the worst
 
 
 class View(NamedTuple):
-    """What a run shows, compared with a full run, as measured (`short_runs.jsonl`) but for what is said to be a guess."""
+    """What a run shows, compared with a full run, as measured by `short_runs.py`, unless it is called a guess."""
 
     mean: float  # accuracy, of random draws
     regularisers: float  # by what the regularisers' effect is multiplied: one at a time, n = 1 (docs/benchmarks.md)
@@ -187,7 +187,7 @@ CUT = {
     27: View(0.588, 0.6, 0.90, 0.96, 0.010),
     40: View(0.600, 1.0, 1.0, 1.0, 0.007),
 }
-"""Runs annealed inside 40 epochs, after these."""
+"""Runs annealed inside 40 epochs, after these. The regularisers between 6 and 40 epochs are a guess."""
 INSIDE = {
     "mean": (0.291, 0.356, 0.401, 0.433, 0.457, 0.464),
     "deviation": (0.60, 0.63, 0.76, 0.81, 0.95, 1.0),
@@ -277,7 +277,7 @@ class World:
 
     @cached_property
     def _views(self) -> dict[View, tuple[Array, float, float]]:
-        """For each view, what makes the standardised sum that it sees: effects of the terms and the rate, a constant."""
+        """For each view, its standardised sum: the effects of the terms, the effect of the rate, and a constant."""
         terms, rate, true = _terms(self._reference), self._rate(self._reference), self.standard(self._reference)
         views = {}
         for view, bias in [*((view, 0) for view in (*ANNEALED.values(), *CUT.values())), (PART, 1)]:
