@@ -26,10 +26,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.methods import Account, Method, SpentError, Starts, best_of_other_networks, ours
 from benchmarks.world import DIMENSIONS, Params, drawn_evenly
-from search import drawing
 from search.ladder import choose
 from search.pruner import MedianOfLike
 from search.sampling import SAMPLERS, Tpe
+from search.sampling import sampler_for as usual
 from search.spec import StudySpec
 from search.trials import Attempts, ranked
 
@@ -43,7 +43,7 @@ Sampler = Callable[..., optuna.samplers.BaseSampler]
 
 
 def _with(sampler_for: Sampler) -> Any:
-    return patch.object(drawing, "sampler_for", sampler_for)
+    return patch("search.drawing.sampler_for", sampler_for)
 
 
 # Three sources -------------------------------------------------------------------------------------------------------
@@ -88,7 +88,6 @@ def _moved(name: str, value: Any, fresh: Any, generator: np.random.Generator) ->
 
 def three_sources(starts: Starts, share: float) -> Sampler:
     """The tool's sampler, in which this share of the draws is from the three sources."""
-    usual = drawing.sampler_for
 
     def sampler_for(spec: StudySpec, before: Sequence[Attempts], **options: Any) -> optuna.samplers.BaseSampler:
         generator = np.random.default_rng((spec.seed, len(before), 3))
@@ -98,9 +97,9 @@ def three_sources(starts: Starts, share: float) -> Sampler:
         best = [trial.draw for trial in ranked(counted)[:BEST]]
         source = generator.integers(3)
         if source == 0 and starts:
-            return _Given(around(starts[generator.integers(len(starts))], generator))
+            return _Given(around(starts[int(generator.integers(len(starts)))], generator))
         if source == 1 and best:
-            return _Given(around(best[generator.integers(len(best))], generator))
+            return _Given(around(best[int(generator.integers(len(best)))], generator))
         return _Given(drawn_evenly(generator))
 
     return sampler_for

@@ -74,7 +74,7 @@ def encoded(params: Params) -> Array:
 
 def _side(params: Params, name: str) -> float:
     """-1 for the first of two choices, 1 for the second."""
-    return 2.0 * (params[name] == getattr(STUDY.space, name)[1]) - 1
+    return 1.0 if params[name] == getattr(STUDY.space, name)[1] else -1.0
 
 
 @cache
@@ -389,8 +389,8 @@ def total_share(world: World, columns: Sequence[int]) -> float:
 
 def correlation(one: Array, other: Array) -> float:
     """Spearman's."""
-    ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    ranks = [np.argsort(np.argsort(values)).astype(float) for values in (one, other)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def between(worlds: Sequence[World]) -> list[float]:

@@ -208,6 +208,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, nargs="+")
     parser.add_argument("--reference", default=REFERENCE)
+    parser.add_argument("--least", type=int, default=1, help="worlds in which a method of the table was run")
     parser.add_argument("--worlds", type=_range, default=range(200))
     parser.add_argument("--epochs", type=int, choices=EPOCHS, default=EPOCHS[-1])
     default = [POSSIBLE, *(f"{name}{starts}" for name in METHODS for starts in ("", "+starts"))]
@@ -217,7 +218,8 @@ def main() -> None:
         parser.error("give --out to run the methods, or --table to compare what was run")
     if options.table:
         lines = [json.loads(text) for path in options.table for text in path.read_text().splitlines()]
-        print(shown(rows(found(lines), options.reference), options.reference))
+        table = rows(found(lines), options.reference)
+        print(shown([row for row in table if row.worlds[0] >= options.least], options.reference))
         return
     names = [name for name in options.methods if name == POSSIBLE or name.partition("+")[0] in all_methods()]
     if unknown := set(options.methods) - set(names):
