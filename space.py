@@ -22,7 +22,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, product
+from itertools import accumulate, islice, product
 from operator import mul
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, cast
 
@@ -500,15 +500,19 @@ def used(draw: Draw, space: Space) -> set[str]:
     return names - (set(MIX_SETTINGS) if draw["mix"] == "none" else set())
 
 
-def least_changes(draw: Draw, others: Iterable[Draw], space: Space) -> int:
+def least_changes(draw: Draw, others: Iterable[Draw], space: Space, *, enough: int | None = None) -> int:
     """How many of the parameters that `draw` uses differ in the nearest of the others, in each of which all are drawn.
 
-    A number differs if it does by more than `CHANGE` of its range.
+    A number differs if it does by more than `CHANGE` of its range. If `enough` differ, the rest is not counted.
     """
     dimensions = all_dimensions(space)
     compared = [(name, dimensions[name], draw[name]) for name in used(draw, space)]
-    changes = (sum(_differs(dimension, value, other[name]) for name, dimension, value in compared) for other in others)
-    return min(changes, default=len(compared))
+
+    def changes(other: Draw) -> int:
+        differing = (True for name, dimension, value in compared if _differs(dimension, value, other[name]))
+        return sum(islice(differing, enough))
+
+    return min(map(changes, others), default=len(compared))
 
 
 CHANGE = 0.15

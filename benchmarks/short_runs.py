@@ -1,4 +1,4 @@
-"""Real runs, short and long, of random networks and recipes: what the fidelity tables and the surrogate rest on.
+"""Real runs, short and long, of random networks and recipes: what the fidelity tables rest on.
 
     OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out runs.jsonl [--configs 48] [--share 0/2] [--runs ...]
     OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out reversal.jsonl --recipes optimizers

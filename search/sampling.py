@@ -89,7 +89,8 @@ class Tpe(TPESampler):
         return drawn
 
     def _is_apart(self, drawn: search_space.Draw) -> bool:
-        return search_space.least_changes({**self.held, **drawn}, self.earlier, self.space) >= CHANGES
+        draw = {**self.held, **drawn}
+        return search_space.least_changes(draw, self.earlier, self.space, enough=CHANGES) >= CHANGES
 
     def _some_used(self, drawn: search_space.Draw) -> list[str]:
         names = sorted(search_space.used({**self.held, **drawn}, self.space) & drawn.keys())

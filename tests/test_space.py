@@ -216,6 +216,7 @@ def test_changes_count_in_parameters_that_are_used_and_numbers_by_their_ranges()
     assert least_changes(drawn, [{**near, "sgd_lr": 0.4}], Space()) == 1
     assert least_changes(drawn, [{**near, "sgd_lr": 0.4, "k1": 5}, near | {"k1": 7}], Space()) == 1
     assert least_changes(drawn, [{**near, "sgd_lr": 0.4, "k1": 5}], Space()) == 2
+    assert least_changes(drawn, [{**near, "sgd_lr": 0.4, "k1": 5}], Space(), enough=1) == 1
     assert least_changes(drawn, [], Space()) == len(used(drawn, Space()))
 
 
