@@ -37,7 +37,8 @@ def main() -> None:
     lines = [json.loads(line) for path in options.runs for line in path.read_text().splitlines()]
     accuracies, draws = measured(lines)
     print(f"{len(draws)} configurations, {len(accuracies)} tasks: {', '.join(accuracies)}\n")
-    losses = judged(accuracies)
+    kinds = [draw["optimizer"] for draw in draws.values()]
+    losses = judged(accuracies, kinds)
     print("| configurations | points lost to the best of all | of random ones | the worst task |")
     print("|---|---|---|---|")
     for size, by_task in losses.items():
@@ -48,7 +49,7 @@ def main() -> None:
         )
     size = best_size(losses)
     names = list(draws)
-    print(f"\nsize {size}: {', '.join(names[i] for i in shortlist(accuracies, size))}")
+    print(f"\nsize {size}: {', '.join(names[i] for i in shortlist(accuracies, size, kinds=kinds))}")
     if options.write:
         write(accuracies, draws, size)
 
@@ -87,12 +88,12 @@ def group_of(task: str) -> str:
     return re.split(r"[\d,]", task)[0] + ("100" if task.startswith("cifar100") else "")
 
 
-def judged(accuracies: Accuracies) -> dict[int, dict[str, float]]:
+def judged(accuracies: Accuracies, kinds: Sequence[str]) -> dict[int, dict[str, float]]:
     """For each size, the points lost on each task by a list that was chosen without the task's data set."""
     losses: dict[int, dict[str, float]] = {size: {} for size in range(1, MOST + 1)}
     for left_out in {group_of(task) for task in accuracies}:
         others = {task: values for task, values in accuracies.items() if group_of(task) != left_out}
-        chosen = shortlist(others, MOST)
+        chosen = shortlist(others, MOST, kinds=kinds)
         for task in accuracies:
             if group_of(task) == left_out:
                 for size in losses:

@@ -66,7 +66,8 @@ class Measured:
         for i in sorted(range(len(self.draws)), key=lambda i: fmean(task[i] for task in losses)):
             if (parameters := fitted(self.draws[i], space)) is not None:
                 different.setdefault(json.dumps(parameters, sort_keys=True), i)
-        chosen = shortlist(self.accuracies, self.size, among=sorted(different.values()))
+        kinds = [draw["optimizer"] for draw in self.draws]
+        chosen = shortlist(self.accuracies, self.size, among=sorted(different.values()), kinds=kinds)
         return [Configuration(f"portfolio: {self.names[i]}", self.draws[i]) for i in chosen]
 
 
@@ -81,11 +82,15 @@ def sources_of(starts: Sequence[str]) -> str:
     return ", ".join(f"{number} from {'the ' * (name == 'portfolio')}{name}" for name, number in numbers.items())
 
 
-def shortlist(accuracies: Accuracies, size: int, among: Sequence[int] | None = None) -> list[int]:
+def shortlist(
+    accuracies: Accuracies, size: int, among: Sequence[int] | None = None, kinds: Sequence[str] | None = None
+) -> list[int]:
     """Choose `size` configurations one by one, so that the best of them is near the best of all on each task.
 
     They are chosen `among` these; none: among all. What each task counts is how far the best of the chosen is from the
-    best of all, in units of how far the median is. Of those that add nothing to it, the best in the mean comes first.
+    best of all, in units of how far the median is. Of those that add equally much, or nothing, one of a kind that the
+    list has least of comes first (`kinds`: the optimizer of each; other images may want another one), and of these the
+    best in the mean.
     """
     losses = [_losses(task) for task in accuracies.values()]
     if not losses:
@@ -97,7 +102,10 @@ def shortlist(accuracies: Accuracies, size: int, among: Sequence[int] | None = N
     chosen: list[int] = []
     left = list(range(len(losses[0])) if among is None else among)
     for _ in range(min(size, len(left))):
-        chosen.append(min(left, key=lambda i: (loss([*chosen, i]), loss([i]), i)))
+        have = Counter(kinds[i] for i in chosen) if kinds else Counter()
+        chosen.append(
+            min(left, key=lambda i: (loss([*chosen, i]), have[kinds[i]] if kinds else 0, loss([i]), i)),
+        )
         left.remove(chosen[-1])
     return chosen
 

@@ -35,6 +35,12 @@ def test_a_shortlist_is_good_on_every_task_rather_than_in_the_mean() -> None:
     assert shortlist({}, 3) == []
 
 
+def test_of_configurations_that_add_nothing_one_of_another_optimizer_comes_first() -> None:
+    accuracies: dict[str, list[float | None]] = {"a": [0.9, 0.8, 0.7, 0.6, 0.5]}
+    assert shortlist(accuracies, 4) == [0, 1, 2, 3]
+    assert shortlist(accuracies, 4, kinds=["muon", "muon", "sgd", "muon", "adamw"]) == [0, 2, 4, 1]
+
+
 def test_the_shipped_portfolio_is_what_was_measured() -> None:
     shipped = Measured.shipped()
     assert len(shipped.names) == len(set(shipped.names)) == len(shipped.draws) >= 40
