@@ -165,7 +165,10 @@ def _named(
     folder = new_run(ref.runs.absolute() if placement.ray_address else ref.runs, name, address_of(ref.storage))
     if spec.data not in NAMED and is_missing(spec.data) and folder.study_file.exists():
         facts = read_facts(folder)
-        raise DataError(moved(facts.data.source if facts and facts.data.source else spec.data))
+        last = facts.data.source if facts and facts.data.source else spec.data
+        if is_missing(last):
+            raise DataError(moved(last))
+        spec = spec.model_copy(update={"data": last})  # where a command with --data has found them
     spec = spec.model_copy(update={"learn_from": runs_to_learn_from(spec, folder)})
     if placement.ray_address and not folder.address.is_shared:
         raise SpecError("--ray-address places workers on several machines: give a --storage that they share")

@@ -27,9 +27,9 @@ class DataShape:
         return search_space.Task(self.in_channels, self.num_classes, self.size)
 
     def __str__(self) -> str:
-        """In a few words: `32x32 RGB, 10 classes`."""
+        """In a few words, width x height: `32x32 RGB, 10 classes`."""
         colours = "RGB" if self.in_channels == 3 else "grey"
-        return f"{self.size[0]}x{self.size[1]} {colours}, {self.num_classes} classes"
+        return f"{self.size[1]}x{self.size[0]} {colours}, {self.num_classes} classes"
 
 
 def data_shape_of(data: "TrainingData") -> DataShape:

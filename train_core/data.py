@@ -425,8 +425,8 @@ def _drawn(data: _Source, fraction: float, count: Callable[[int], int], seed: in
         return hold_out(labels, count, seed)
     if len(np.unique(data.groups)) < 3:
         raise data_error(
-            f"{data.read.origin}: the images are of {len(np.unique(data.groups))} groups: three or more are needed to "
-            "train, validate and test on different ones; or bring the splits yourself"
+            f"{data.read.origin}: number of groups: {len(np.unique(data.groups))}; three or more are needed to train, "
+            "validate and test on different ones; or bring the splits yourself"
         )
     held = hold_out_groups(labels, data.groups, fraction, seed)
     for label in np.unique(labels):

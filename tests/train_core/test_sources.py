@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import sys
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -219,6 +221,46 @@ def test_a_class_of_which_nothing_can_be_read_is_named() -> None:
     )
 
 
+def test_a_link_to_a_folder_around_it_is_not_followed() -> None:
+    put(*(f"pets/{name}" for name in CATS_AND_DOGS))
+    Path("pets/cat/up").symlink_to("..")
+    assert everything(load("pets")) == CATS_AND_DOGS
+
+
+def test_a_link_to_nowhere_can_be_skipped() -> None:
+    put(*(f"pets/{name}" for name in CATS_AND_DOGS))
+    Path("pets/cat/9.png").symlink_to("gone.png")
+    assert "cat/9.png (No such file or directory): repair or remove it" in refusal("pets")
+    assert left_out(load("pets", skip_broken=True)) == {"that cannot be read": ["cat/9.png"]}
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(*(f"pets/{name}" for name in CATS_AND_DOGS), "pets/cat/locked/5.png")
+    scandir = os.scandir
+
+    def refused(place: Any) -> Any:
+        if str(place).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert "cannot read the folder" in refusal("pets")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems refuse such names")
+def test_a_class_whose_name_is_not_utf8_is_refused() -> None:
+    put(*(f"pets/{name}" for name in CATS_AND_DOGS))
+    Path("pets/cat").rename(os.fsdecode(b"pets/caf\xe9"))
+    assert "is not UTF-8: rename it" in refusal("pets")
+
+
+def test_a_class_with_the_name_of_a_split_is_asked_about() -> None:
+    put("pets/train/0.png", "pets/bus/1.png", "pets/car/2.png")
+    assert "train has no folders for classes: put them into a folder for each class; if it is a class" in refusal(
+        "pets"
+    )
+
+
 # ------------------------------------------------------------------------------------------------------- their sizes
 
 
@@ -386,6 +428,22 @@ def test_a_table_that_does_not_say_it_is_refused(rows: Sequence[dict[str, Any]],
     assert message in refusal("pets/labels.csv")
 
 
+def test_a_table_in_another_encoding_or_with_a_column_twice_is_refused() -> None:
+    put(*(f"pets/{row['file']}" for row in ROWS))
+    Path("pets/labels.csv").write_bytes("file,label\n0.png,caf\u00e9\n".encode("latin-1"))
+    assert "is not UTF-8: save it as UTF-8" in refusal("pets")
+    Path("pets/labels.csv").write_text("file,label,label\n0.png,cat,dog\n")
+    assert "it has the column label twice" in refusal("pets")
+    Path("pets/labels.csv").write_text("file,label,day\n0.png,cat,1\n1.png,dog,\n")
+    assert "line 3: the group (day) is empty: fill it in" in refusal("pets", group="day")
+
+
+def test_an_address_is_not_taken_for_a_file_of_its_name() -> None:
+    put(*(f"pets/{row['file']}" for row in ROWS))
+    table("pets/labels.csv", [{**row, "file": f"https://example.org/{row['file']}"} for row in ROWS])
+    assert "names 8 files that cannot be found: https://example.org/0.png" in refusal("pets")
+
+
 def test_no_group_is_on_both_sides_of_a_split() -> None:
     rows = [{"file": f"{i}.png", "label": "cat" if i % 2 else "dog", "Session": f"day {i // 4}"} for i in range(40)]
     put(*(f"pets/{row['file']}" for row in rows))
@@ -407,7 +465,7 @@ def test_no_group_is_on_both_sides_of_a_split() -> None:
 def test_a_group_that_cannot_be_kept_together_is_refused() -> None:
     put(*(f"pets/{row['file']}" for row in ROWS))
     table("pets/labels.csv", [{**row, "day": i % 2} for i, row in enumerate(ROWS)])
-    assert "the images are of 2 groups: three or more are needed" in refusal("pets", group="day")
+    assert "number of groups: 2; three or more are needed" in refusal("pets", group="day")
     assert "has no column 'session': it has file, label, day" in refusal("pets", group="session")
     splits = ["train"] * 4 + ["test"] * 4
     table("pets/labels.csv", [{**row, "day": i % 3, "split": splits[i]} for i, row in enumerate(ROWS)])
@@ -426,6 +484,13 @@ def test_an_archive_of_a_folder_is_read_and_leaves_nothing_unpacked(kind: str) -
     assert (found.name, len(everything(found))) == ("pets.v2", 8)
     assert [path.suffix for path in Path("cache").iterdir()] == [".npz"]
     assert load(archive).fingerprint == found.fingerprint
+
+
+def test_what_is_wrong_inside_of_an_archive_is_said_of_the_archive() -> None:
+    put(*(f"around/{name}" for name in CATS_AND_DOGS))
+    Path("around/cat/1.png").write_bytes(b"")
+    archive = shutil.make_archive("pets", "zip", "around")
+    assert refusal(archive).startswith(f"{archive}: cannot read the image cat/1.png (the file is empty)")
 
 
 def test_an_archive_of_arrays_is_read() -> None:

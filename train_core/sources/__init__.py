@@ -12,6 +12,7 @@ from os import fsencode
 from pathlib import Path
 
 from train_core.datasets import DATASETS
+from train_core.errors import DataError
 from train_core.reading import Reading
 from train_core.sources.arrays import read_arrays, read_mat, resized
 from train_core.sources.batches import from_folder
@@ -106,7 +107,10 @@ def _read_archive(path: Path, origin: str, reading: Reading, cache: Path | None,
         entries = visible(place)
         if len(entries) == 1 and entries[0].is_file():
             place = entries[0]
-        return _read(place, origin, reading, None, progress)
+        try:
+            return _read(place, origin, reading, None, progress)
+        except DataError as error:  # the folder will be gone
+            raise data_error(str(error).replace(str(place), origin)) from error
 
     if cache is None:
         raise data_error(f"{origin} holds an archive in an archive: unpack it")

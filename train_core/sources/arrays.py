@@ -33,7 +33,7 @@ def read_arrays(path: Path, reading: Reading) -> Contents:
         DataError: it cannot be read, or an array has no meaning, or two.
 
     """
-    held = read_npz(path, "write it again with numpy.savez")
+    held = read_npz(path, "save plain arrays, none of dtype object, with numpy.savez")
     names, notes = _named(path, held)
     arrays = {name: held[theirs] for name, theirs in names.items()}
     if reading.group:

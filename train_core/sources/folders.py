@@ -35,9 +35,10 @@ def fingerprint(listing: Listing, reading: Reading) -> str:
     for item in listing.items:
         try:
             stat = item.path.stat()
-        except OSError as error:
-            raise data_error(f"cannot read the image {item.path} ({error})") from error
-        said = f"\0{stat.st_size} {stat.st_mtime_ns} {item.split} {item.label} {item.group}\0"
+            state = f"{stat.st_size} {stat.st_mtime_ns}"
+        except OSError:
+            state = "gone"  # which is said when it is read
+        said = f"\0{state} {item.split} {item.label} {item.group}\0"
         digest.update(os.fsencode(item.name) + said.encode(errors="surrogateescape"))
     return digest.hexdigest()
 

@@ -74,15 +74,20 @@ def files_below(folder: Path) -> list[Path]:
     """All visible files in a folder and the folders in it, sorted. Links to folders are followed, once each."""
     found: list[Path] = []
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    around = [os.path.realpath(folder), *map(str, Path(os.path.realpath(folder)).parents)]
+    for place, folders, files in os.walk(folder, onerror=_raised, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:
+        if real in seen or (place != str(folder) and real in around):  # a link to a folder that holds this one
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         found += [Path(place, name) for name in files if not is_hidden(name)]
     return sorted(found)
+
+
+def _raised(error: OSError) -> None:
+    raise error  # else a folder that cannot be read would be left out without a word
 
 
 def listed(root: Path) -> Listing:
@@ -117,7 +122,12 @@ class _Layout:
             items += self._classes("train", [each for each in visible(train) if each.is_dir()])
             self._loose(train)
             if not items:
-                raise data_error(f"{train} holds no images: put them into a folder for each class")
+                advice = "put them into a folder for each class"
+                if any(self.left_out.values()):
+                    raise data_error(
+                        f"{train} has no folders for classes: {advice}; if it is a class itself, rename it"
+                    )
+                raise data_error(f"{train} holds no images: {advice}")
             for folder in others:
                 self._leave_out("outside of train, val and test", files_below(folder))
         elif inside := self._splits_inside(others):
@@ -253,6 +263,8 @@ class _Layout:
         self.left_out[why] += map(self._name, files)
 
     def _item(self, path: Path, split: SplitName, label: str) -> Item:
+        if not label.isascii() and label.encode(errors="replace").decode() != label:
+            raise data_error(f"the name of the class folder {label!r} is not UTF-8: rename it")
         return Item(path=path, name=self._name(path), split=split, label=label)
 
     def _name(self, path: Path) -> str:

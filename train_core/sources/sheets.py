@@ -107,6 +107,8 @@ def listed_by(sheets: Sequence[Sheet], root: Path, group: str) -> Listing:
                 split = _split(row[columns["split"]], sheet.path, number) if "split" in columns else "train"
             if label:
                 belongs = _text(row[columns["group"]]) if group else ""
+                if group and not belongs:
+                    raise data_error(f"{sheet.path}, line {number}: the group ({group}) is empty: fill it in")
                 items.append(Item(path=path, name=places.name(path), split=split, label=label, group=belongs))
             else:
                 left_out[WITHOUT_A_LABEL].append(places.name(path))
@@ -139,6 +141,8 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield from _parquet(path)
             case _:
                 yield from _separated(path)
+    except UnicodeDecodeError as error:
+        raise data_error(f"the table {path} is not UTF-8: save it as UTF-8") from error
     except (OSError, ValueError, csv.Error) as error:
         raise data_error(f"cannot read the table {path} ({error}): check the file") from error
 
@@ -150,7 +154,11 @@ def _separated(path: Path) -> Iterator[Row]:
         first = start.partition("\n")[0]
         # The sniffer of the standard library guesses wrong where paths hold the same letters everywhere.
         delimiter = max(",;\t|", key=first.count)
-        yield from csv.DictReader(file, delimiter=delimiter)
+        rows = csv.DictReader(file, delimiter=delimiter)
+        names = rows.fieldnames or ()
+        if double := [name for name in dict.fromkeys(names) if name and list(names).count(name) > 1]:
+            raise ValueError(f"it has the column {double[0]} twice")
+        yield from rows
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -228,7 +236,7 @@ class _Places:
 
     def find(self, stated: str, beside: Path) -> Path | None:
         """The file that a table in the folder `beside` names: its path, or its name alone if only one file has it."""
-        if not stated:
+        if not stated or "://" in stated:
             return None
         for place in (beside, self.root):
             path = place / stated.replace("\\", "/")

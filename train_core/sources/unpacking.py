@@ -31,4 +31,6 @@ def unpack(archive: Path, folder: Path, origin: str, progress: Progress | None) 
         # shutil leaves out what a .zip file would write elsewhere; tarfile refuses it.
         shutil.unpack_archive(archive, folder, filter=None if archive.suffix.lower() == ".zip" else "data")
     except _BROKEN as error:
+        if "password" in str(error):
+            raise data_error(f"{origin} has a password: unpack it, and give the folder") from error
         raise data_error(f"cannot unpack {origin} ({error}): get it again") from error
