@@ -161,6 +161,10 @@ def test_a_run_goes_on_when_its_images_were_moved_and_says_what_has_changed(
     assert (code, err) == (0, "")
     assert out.startswith(f"runs/{NAME}: continuing\n")
     assert [path.name for path in Path("runs").iterdir()] == [NAME]
+    # The run remembers the place: the command as it was first given finds the images there.
+    code, out, err = ask(f"run --data photos {RUN.replace('--trials 1', '--trials 2')}")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"runs/{NAME}: continuing\n")
 
     # Changed: each command says what.
     write_image("elsewhere/train/cat/x.png", 7)
