@@ -315,7 +315,7 @@ def test_count_needs_no_download_of_a_named_data_set(
     for command, said in (
         ("cifar10-small --data stl10", "stl10 (96x96 RGB, 10 classes)"),
         ("cifar10-small --data fashion-mnist", "fashion-mnist (28x28 grey, 10 classes)"),
-        ("pets.toml", "oxford-pets (48x96 RGB, 37 classes)"),
+        ("pets.toml", "oxford-pets (96x48 RGB, 37 classes)"),
     ):
         code, out, _ = search(f"count {command}", capsys, monkeypatch)
         assert code == 0
