@@ -7,7 +7,7 @@ DATA is all of CIFAR-100 (or another set of 32x32 images with a test split). In 
 guess    G, wide pre-activation blocks [64,128,256] x [3,5,3] with SGD at 0.1 for 128 images: short with seeds 0 and 1,
          full with seed 0
 random   R, draws of the space of the study `cifar10-wide`, which is open as the default space once was: short
-around   P, draws around G: each parameter of the space drawn anew with probability 0.15, at least two: short
+around   P, draws around G: each parameter of the space drawn again with probability 0.15, at least two: short
 best     the best of R and the best of P in full; the second of R in full; G in full with seed 1
 test     McNemar's exact test of each finished model against G, on the same test images
 
@@ -40,7 +40,7 @@ from train_core.state import TrainState
 
 SHORT, FULL = 6, 40  # epochs
 RANDOM_S, AROUND_S = 265.0, 90.0  # of twelve minutes
-ANEW = 0.15  # of the parameters of a draw around the guess
+REDRAWN = 0.15  # of the parameters of a draw around the guess
 GUESS: dict[str, Any] = {
     "stages": 3,
     "blocks_1": 3,
@@ -162,11 +162,11 @@ def at_random(setting: Setting, _guess: Mapping[str, Any], number: int) -> dict[
 def around(setting: Setting, guess: Mapping[str, Any], number: int) -> dict[str, Any]:
     """A draw that shares most parameters with the guess."""
     generator = random.Random(10_000 + number)
-    anew = at_random(setting, guess, 20_000 + number)
-    differ = [name for name in anew if name in guess and anew[name] != guess[name] and name != "budget_fraction"]
-    chosen = {name for name in differ if generator.random() < ANEW}
+    other = at_random(setting, guess, 20_000 + number)
+    differ = [name for name in other if name in guess and other[name] != guess[name] and name != "budget_fraction"]
+    chosen = {name for name in differ if generator.random() < REDRAWN}
     chosen |= set(generator.sample(differ, min(2, len(differ)))) if len(chosen) < 2 else set()
-    return {**anew, **guess, **{name: anew[name] for name in chosen}, "budget_fraction": generator.uniform(0.95, 1.0)}
+    return {**other, **guess, **{name: other[name] for name in chosen}, "budget_fraction": generator.uniform(0.95, 1.0)}
 
 
 def trained(setting: Setting, draw: Mapping[str, Any], epochs: int, seed: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ asha             random draws, stopped by Optuna's SuccessiveHalvingPruner as it
 syne-asha        Syne Tune's ASHA with its defaults
 syne-bohb        Syne Tune's BOHB with its defaults: ASHA, and TPE's draws
 smac             SMAC3's MultiFidelityFacade with its defaults (Hyperband and a random forest), from 4 to 40 epochs; it
-                 trains anew at each length, annealed in it
+                 trains again at each length, annealed in it
 priorband        NePS's PriorBand with its defaults, from 3 to 40 epochs, in the same way
 
 All but the last two stop runs of 40 epochs. `+starts` behind a name: the first trials are those of ours, the portfolio.
@@ -363,7 +363,7 @@ def smac(account: Account, starts: Starts, seed: int) -> None:
     first = [configs.Configuration(searched, values=_as_smac(params)) for params in starts]
     designs = import_module("smac.initial_design.random_design")
 
-    class StartsFirst(designs.RandomInitialDesign):  # type: ignore[misc, name-defined]
+    class StartsFirst(designs.RandomInitialDesign):  # type: ignore[misc, name-defined]  # read at run time
         """SMAC appends them to its random draws."""
 
         def select_configurations(self) -> list[Any]:

@@ -33,7 +33,7 @@ from search.sampling import sampler_for as usual
 from search.spec import StudySpec
 from search.trials import Attempts, ranked
 
-CHANGED = 0.25  # of the parameters of a configuration are drawn anew around it
+CHANGED = 0.25  # of the parameters of a configuration are drawn again around it
 MOVED = 0.25  # of a range: standard deviation of what is added to a number
 BEST = 3  # configurations so far to draw around
 EPOCHS = (120, 240, 480, 1200)
@@ -64,7 +64,7 @@ class _Given(optuna.samplers.RandomSampler):
 
 
 def around(params: Params, generator: np.random.Generator) -> Params:
-    """A configuration near another: some choices drawn anew, some numbers moved; at least one."""
+    """A configuration near another: some choices drawn again, some numbers moved; at least one."""
     fresh = drawn_evenly(generator)
     names = [name for name in DIMENSIONS if generator.random() < CHANGED] or [str(generator.choice(list(DIMENSIONS)))]
     return {**params, **{name: _moved(name, params[name], fresh[name], generator) for name in names}}

@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScore:
-    """How well one class is told from the others."""
+    """How well one class is distinguished from the others."""
 
     name: str
     images: int  # of this class

@@ -74,9 +74,13 @@ def test_a_command_whose_lines_are_logged_goes_on(
 
 
 def test_an_error_without_a_reader_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: list[str] = []
     descriptor = unread()
     with os.fdopen(descriptor, "w", closefd=False) as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         with outputs():
             print("search: an error", file=sys.stderr, flush=True)
+            reached.append("the next line")
+        reached.append("the end")
     os.close(descriptor)
+    assert reached == ["the next line", "the end"]
