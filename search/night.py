@@ -1,0 +1,361 @@
+"""Divides a night: short runs, longer runs of the best, full runs of the best of those, and a model before the end.
+
+Nothing here trains or reads a clock. `divide` makes a plan from the time that is left and what an epoch costs.
+`conduct` follows it step by step and divides again what is left whenever more is known. So the same code runs a real
+night, a night that was interrupted, and the simulated ones of the tests and of `benchmarks/nights.py`.
+
+The shares follow from measurements (docs/benchmarks.md). A short run finds the good third of all networks and cannot
+order it, so several are trained longer. Few full runs are better spent on what did best on other images than on more
+short runs, so a short night has few of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from math import floor
+from statistics import fmean
+from typing import Protocol
+
+from search.formatting import count
+from search.ladder import Rung
+
+HEAVIER = 1.3  # times the seconds of an epoch: what is promoted is larger than the mean of the draws
+UNSURE = 1.05  # times the expected seconds of a run: it must fit even if it is somewhat slower
+LEAST_EPOCHS = 3  # a night too short for a full run of so many is refused
+LONG = 12  # full runs that would fit into a night: from here on, there is a rung between short and full runs
+SHARE_OF_FULL = 0.5  # of a night without such a rung
+SHARES = (0.2, 0.3)  # of the rung between and of the full runs, in a long night
+BETWEEN = 0.3  # the length of the rung between, as a share of a full run's
+MOST_BETWEEN, MOST_FULL, MOST_SEEDS = 24, 5, 3
+ELASTIC = 1.6  # full runs that would fit: in a shorter night, they are shortened
+SHARE_OF_ONE = 0.65  # of such a night, for its one full run
+CLOSING_SHARE, CLOSING_LEAST_S, CLOSING_MOST_S = 0.015, 8.0, 120.0  # for report and model
+TOLD_AGAIN = 0.2  # a plan is said again if its number of trials changes by more than this share
+DAY_S, SECONDS_BELOW_S = 20 * 3600, 1800  # a time of day is said with the day, or with seconds
+PRIOR_TRIALS = 3.0  # as many trials as the first estimate of an epoch counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Epochs of a study's runs."""
+
+    short: int
+    full: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """What runs cost, in seconds."""
+
+    epoch_s: float  # an epoch of a network of the space, validation included: the mean over the draws
+    full_epoch_s: float  # an epoch of a network that is promoted
+    start_s: float = 0.0  # what a run costs before its first epoch
+    saved: float = 0.0  # share of the epochs of short runs that pruning saves
+
+    def short_run(self, epochs: int) -> float:
+        """A short run, less what pruning saves."""
+        return self.start_s + self.epoch_s * epochs * (1 - self.saved)
+
+    def full_run(self, epochs: int) -> float:
+        """A run of a promoted network, with a margin."""
+        return self.start_s + self.full_epoch_s * epochs * UNSURE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How the time that is left is spent."""
+
+    short_epochs: int
+    trials: int  # short runs that are expected to fit, in addition to those that are done
+    short_s: float  # seconds for them
+    rungs: tuple[Rung, ...]  # of the runs after them; the last are the full runs
+    rung_s: tuple[float, ...]  # seconds for each, as far as is known
+    seeds: int  # full runs of each network
+    closing_s: float  # seconds for the report and the model
+
+    @property
+    def full_epochs(self) -> int:
+        """Epochs of a full run."""
+        return self.rungs[-1].epochs
+
+
+class TooShortError(Exception):
+    """The time is too short for a model that deserves the name."""
+
+    def __init__(self, needed_s: float) -> None:
+        super().__init__(f"at least {needed_s:.0f} seconds are needed")
+        self.needed_s = needed_s
+
+
+def divide(seconds: float, lengths: Lengths, pace: Pace, *, is_fixed: bool = False) -> Plan:
+    """Divide the seconds that are left of a night.
+
+    `is_fixed`: the length of the short runs is given, as some are done already. Otherwise they are shortened together
+    with the full runs, where no full run of the study's length fits.
+
+    Raises:
+        TooShortError: not even `LEAST_EPOCHS` of one network fit.
+
+    """
+    closing_s = _closing(seconds)
+    left = seconds - closing_s
+    least = pace.short_run(1) + pace.full_run(LEAST_EPOCHS)
+    if left < least:
+        raise TooShortError(max(least + CLOSING_LEAST_S, least / (1 - CLOSING_SHARE)))
+    fitting = left / pace.full_run(lengths.full)  # full runs
+    short = lengths.short
+    between: tuple[Rung, ...] = ()
+    seeds = 1
+    if fitting < ELASTIC:
+        spendable = max(left * SHARE_OF_ONE, pace.full_run(LEAST_EPOCHS))
+        full = Rung(top=1, epochs=_epochs_in(spendable, pace, most=lengths.full))
+        if not is_fixed:
+            short = max(1, round(lengths.short * full.epochs / lengths.full))
+    elif fitting < LONG:
+        full = Rung(top=max(1, min(MOST_FULL, round(fitting * SHARE_OF_FULL))), epochs=lengths.full)
+    else:
+        for_between, for_full = (share * left for share in SHARES)
+        epochs = max(lengths.short + 1, round(BETWEEN * lengths.full))
+        number = min(MOST_BETWEEN, floor(for_between / pace.full_run(epochs)))
+        runs = max(2, floor(for_full / pace.full_run(lengths.full)))
+        full = Rung(top=min(MOST_FULL, runs), epochs=lengths.full)
+        seeds = max(1, min(MOST_SEEDS, runs // full.top))
+        if number > full.top and epochs < lengths.full:
+            between = (Rung(top=number, epochs=epochs),)
+    rungs = (*between, full)
+    rung_s = [rung.top * pace.full_run(rung.epochs) for rung in rungs]
+    rung_s[-1] *= seeds
+    short_s = max(left - sum(rung_s), 0.0)
+    trials = max(1, floor(short_s / pace.short_run(short)))
+    return Plan(
+        short_epochs=short,
+        trials=trials,
+        short_s=short_s,
+        rungs=rungs,
+        rung_s=tuple(rung_s),
+        seeds=seeds,
+        closing_s=closing_s,
+    )
+
+
+def _closing(seconds: float) -> float:
+    return min(max(CLOSING_SHARE * seconds, CLOSING_LEAST_S), CLOSING_MOST_S)
+
+
+def _epochs_in(seconds: float, pace: Pace, *, most: int) -> int:
+    """Epochs of a promoted network that fit into so many seconds: `LEAST_EPOCHS` to `most`."""
+    return max(LEAST_EPOCHS, min(most, floor((seconds - pace.start_s) / (pace.full_epoch_s * UNSURE))))
+
+
+# What is known, and the next step ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A complete short run."""
+
+    trial: int
+    epoch_s: float  # seconds of an epoch of its network
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullRun:
+    """A run of a promoted network, finished or to be done."""
+
+    trial: int
+    epochs: int
+    seed: int = 0  # the first, the second, ... of the seeds that full runs have
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is done so far."""
+
+    short_epochs: int | None = None  # of a short run; none: the first has not begun
+    ended: int = 0  # short runs, pruned ones included
+    epochs: int = 0  # that they were trained
+    seconds: float = 0.0  # that they took
+    candidates: Sequence[Tried] = ()  # in the order in which they are promoted: by their longest runs, then by score
+    finished: Sequence[FullRun] = ()  # runs after the short ones
+    finished_s: float = 0.0  # that these took
+
+
+class Work(Protocol):
+    """What can be done in a night, and what is known of it."""
+
+    def now(self) -> float:
+        """The time in seconds since the epoch."""
+
+    def known(self) -> Known:
+        """What is done so far."""
+
+    def search(self, plan: Plan, left: "Left") -> None:
+        """Do short runs while `left` says that there is time."""
+
+    def train(self, run: FullRun, until: float) -> bool:
+        """Train one network to its end, or stop when an epoch would end after `until`. Returns whether it is done."""
+
+    def deliver(self) -> None:
+        """Write the model of the best full run so far."""
+
+    def searched(self) -> Plan | None:
+        """The plan with which the short runs of this night ended; none: they have not."""
+
+    def end_search(self, plan: Plan) -> None:
+        """Note that they have, for this plan."""
+
+    def say(self, line: str) -> None:
+        """Tell the user."""
+
+
+class Left(Protocol):
+    """How many seconds are left for short runs; asked before each of them and between its epochs."""
+
+    def __call__(self) -> float: ...  # noqa: D102  # the class says it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """A time to be ready, and what is expected of the work until then."""
+
+    end: float  # seconds since the epoch
+    lengths: Lengths  # as the study has them
+    expected: Pace  # before anything is measured
+
+    def pace(self, known: Known) -> Pace:
+        """What runs cost: the expectation, corrected by what is measured."""
+        if not known.epochs:
+            return self.expected
+        short = known.short_epochs or self.lengths.short
+        weight = PRIOR_TRIALS / (PRIOR_TRIALS + known.epochs / short)
+        measured = (known.seconds - known.ended * self.expected.start_s) / known.epochs
+        epoch_s = weight * self.expected.epoch_s + (1 - weight) * max(measured, 0.0)
+        heavier = self.expected.full_epoch_s / self.expected.epoch_s
+        trained = 1 - known.epochs / max(known.ended * short, known.epochs)
+        return replace(
+            self.expected,
+            epoch_s=epoch_s,
+            full_epoch_s=epoch_s * heavier,
+            saved=weight * self.expected.saved + (1 - weight) * trained,
+        )
+
+    def plan(self, known: Known, now: float) -> Plan:
+        """The plan for the time that is left.
+
+        The whole night is divided, what its runs took included, and what they took is taken off: divided again and
+        again, what is left would never be enough for the full runs.
+        """
+        pace, spent = self.pace(known), known.seconds + known.finished_s
+        lengths = replace(self.lengths, short=known.short_epochs or self.lengths.short)
+        seconds, is_fixed = self.end - now + spent, known.short_epochs is not None
+        whole = divide(seconds, lengths, pace, is_fixed=is_fixed)
+        if best := known.candidates[: whole.rungs[-1].top]:  # their cost is known
+            pace = replace(pace, full_epoch_s=fmean(tried.epoch_s for tried in best))
+            whole = divide(seconds, lengths, pace, is_fixed=is_fixed)
+        short_s = max(self.end - now - whole.closing_s - sum(whole.rung_s), 0.0)
+        return replace(whole, short_s=short_s, trials=floor(short_s / pace.short_run(whole.short_epochs)))
+
+    def for_search(self, plan: Plan, known: Known, now: float) -> float:
+        """Seconds that the plan leaves for short runs; none if another one is likely not to end.
+
+        Without a complete short run, there is nothing to promote: the search goes on while a full run could follow.
+        """
+        if not known.candidates:
+            return self.end - now - plan.closing_s - self.pace(known).full_run(LEAST_EPOCHS)
+        return plan.short_s if plan.trials else 0.0
+
+    def next_run(self, plan: Plan, known: Known, now: float) -> FullRun | None:
+        """The next run of the rungs that fits before the end; none: nothing does, or all is done.
+
+        Beyond the plan, time that is left goes to further candidates, and then to further seeds of the best ones.
+        """
+        left, candidates = self.end - plan.closing_s - now, known.candidates
+        done = {(run.trial, run.epochs, run.seed) for run in known.finished}
+        pace = self.pace(known)
+
+        def cost(candidate: Tried, epochs: int) -> float:
+            return replace(pace, full_epoch_s=candidate.epoch_s).full_run(epochs)
+
+        lengths = [run.epochs for run in known.finished]
+        for rung in plan.rungs[:-1]:
+            if max(lengths, default=0) > rung.epochs:
+                continue  # full runs have begun
+            for candidate in candidates[: rung.top]:
+                kept = cost(candidates[0], plan.full_epochs)  # for one full run at least
+                if (candidate.trial, rung.epochs, 0) not in done and cost(candidate, rung.epochs) + kept <= left:
+                    return FullRun(trial=candidate.trial, epochs=rung.epochs)
+        between = {rung.epochs for rung in plan.rungs[:-1]}
+        epochs = max((length for length in lengths if length not in between), default=0)
+        if not epochs:
+            epochs = self._full_length(candidates, left, pace)
+        for seed in range(MOST_SEEDS):
+            for candidate in candidates[: plan.rungs[-1].top if seed else len(candidates)]:
+                if (candidate.trial, epochs, seed) not in done and cost(candidate, epochs) <= left:
+                    return FullRun(trial=candidate.trial, epochs=epochs, seed=seed)
+        return None
+
+    def _full_length(self, candidates: Sequence[Tried], left: float, pace: Pace) -> int:
+        """The epochs of a full run: as the study has them, or, where not one fits, as many as the first can have."""
+        if not candidates:
+            return self.lengths.full
+        first = replace(pace, full_epoch_s=candidates[0].epoch_s)
+        return max(LEAST_EPOCHS, _epochs_in(left, first, most=self.lengths.full))
+
+
+def conduct(night: Night, work: Work) -> Plan:
+    """Do the work of a night, from where it was interrupted; returns the last plan.
+
+    Raises:
+        TooShortError: the time that is left is too short for a model. Nothing was trained.
+
+    """
+    plan = work.searched()
+    if plan is None:
+        plan = _search(night, work)
+    while True:
+        run = night.next_run(plan, work.known(), work.now())
+        if run is None or not work.train(run, night.end - plan.closing_s):
+            return plan
+        work.deliver()
+
+
+def _search(night: Night, work: Work) -> Plan:
+    """Do the short runs; returns the plan that they end with."""
+    plan = said = night.plan(work.known(), work.now())
+    said_in_all = work.known().ended + said.trials
+    work.say(in_words(plan, night.end, work.now()))
+
+    def left() -> float:
+        """Seconds that short runs have; none if another one is likely not to end. Says what has changed."""
+        nonlocal plan, said, said_in_all
+        known, now = work.known(), work.now()
+        plan = night.plan(known, now)
+        in_all = known.ended + plan.trials
+        if plan.rungs != said.rungs or abs(in_all - said_in_all) > max(TOLD_AGAIN * said_in_all, 1):
+            said, said_in_all = plan, in_all
+            work.say(f"now {in_words(plan, night.end, now)}")
+        return night.for_search(plan, known, now)
+
+    work.search(plan, left)
+    work.end_search(plan)
+    return plan
+
+
+def in_words(plan: Plan, end: float, now: float) -> str:
+    """As in: until 05:40 about 90 short runs of 20 epochs; from 05:40 the best 2 for 200 epochs; ready by 08:00."""
+    at = now + plan.short_s
+    parts = [f"until {clock(at, now)} about {count(plan.trials, 'short run')} of {count(plan.short_epochs, 'epoch')}"]
+    for rung, seconds in zip(plan.rungs, plan.rung_s, strict=True):
+        best = f"the best {rung.top}" if rung.top > 1 else "the best one"
+        seeds = f", {plan.seeds} seeds each" if plan.seeds > 1 and rung is plan.rungs[-1] else ""
+        parts.append(f"from {clock(at, now)} {best} for {count(rung.epochs, 'epoch')}{seeds}")
+        at += seconds
+    return f"{'; '.join(parts)}; ready by {clock(end, now)}"
+
+
+def clock(at: float, now: float) -> str:
+    """A time of day, with seconds if it is near, and with the day if it is far."""
+    when = datetime.fromtimestamp(at).astimezone()
+    if at - now > DAY_S:
+        return f"{when:%a %H:%M}"
+    return f"{when:%H:%M:%S}" if at - now < SECONDS_BELOW_S else f"{when:%H:%M}"

@@ -1,0 +1,166 @@
+"""Simulated nights: a clock that is moved by hand, and runs that take what they cost."""
+
+import itertools
+import random
+from bisect import insort
+from dataclasses import dataclass, field
+
+import pytest
+
+from search.night import (
+    FullRun,
+    Known,
+    Left,
+    Lengths,
+    Night,
+    Pace,
+    Plan,
+    TooShortError,
+    Tried,
+    conduct,
+)
+
+LENGTHS = Lengths(short=30, full=200)
+MINUTE, HOUR = 60.0, 3600.0
+
+
+def _score(tried: tuple[float, Tried]) -> float:
+    return tried[0]
+
+
+class KilledError(Exception):
+    """The process ends."""
+
+
+@dataclass
+class Simulated:
+    """A machine with a network of its own cost for each trial, whose time goes by without being waited for."""
+
+    epoch_s: float  # the mean, in truth
+    start_s: float
+    pruned: float  # share of the short runs that are stopped after a third
+    generator: random.Random
+    kills: list[float]  # when the process is killed
+    lost_s: float = 0.0  # until it is started again
+    at: float = 0.0
+    short_epochs: int | None = None
+    going: tuple[float, int, bool] | None = None  # the short run that was interrupted: seconds, epochs, whether pruned
+    trained: int = 0  # its epochs
+    ended: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+    tried: list[tuple[float, Tried]] = field(default_factory=list)
+    finished: list[FullRun] = field(default_factory=list)
+    finished_s: float = 0.0
+    partly: dict[FullRun, int] = field(default_factory=dict)  # epochs that an interrupted run has
+    plan: Plan | None = None
+    said: list[str] = field(default_factory=list)
+    delivered: list[int] = field(default_factory=list)  # finished runs at each delivery
+
+    def now(self) -> float:
+        return self.at
+
+    def known(self) -> Known:
+        return Known(
+            short_epochs=self.short_epochs,
+            ended=self.ended,
+            epochs=self.epochs,
+            seconds=self.seconds,
+            candidates=self._candidates(),
+            finished=list(self.finished),
+            finished_s=self.finished_s,
+        )
+
+    def _candidates(self) -> list[Tried]:
+        longest: dict[int, int] = {}
+        for run in self.finished:
+            longest[run.trial] = max(longest.get(run.trial, 0), run.epochs)
+        best = [tried for _, tried in reversed(self.tried[-40:])]
+        return sorted(best, key=lambda tried: -longest.get(tried.trial, 0))
+
+    def search(self, plan: Plan, left: Left) -> None:
+        self.short_epochs = self.short_epochs or plan.short_epochs
+        while (room := left()) > 0:
+            if self.going is None:
+                epoch_s = self.epoch_s * self.generator.lognormvariate(0, 0.5) / 1.13
+                is_pruned = self.ended >= 5 and self.generator.random() < self.pruned
+                epochs = max(1, self.short_epochs // 3) if is_pruned else self.short_epochs
+                self.going = epoch_s, epochs, is_pruned
+            epoch_s, epochs, is_pruned = self.going  # an interrupted run goes on
+            started = self.at
+            self._pass(self.start_s)
+            self.seconds += self.start_s
+            for _ in range(epochs - self.trained):
+                if self.at - started + epoch_s > room:
+                    return
+                self._pass(epoch_s)
+                self.seconds += epoch_s
+                self.trained += 1
+                self.epochs += 1
+            self.ended += 1
+            self.going, self.trained = None, 0
+            if not is_pruned:
+                insort(self.tried, (self.generator.random(), Tried(trial=self.ended, epoch_s=epoch_s)), key=_score)
+
+    def train(self, run: FullRun, until: float) -> bool:
+        epoch_s = next(tried.epoch_s for _, tried in self.tried if tried.trial == run.trial)
+        started = self.at
+        self._pass(self.start_s)
+        while self.partly.get(run, 0) < run.epochs:
+            if self.at + epoch_s > until:
+                return False
+            self._pass(epoch_s * self.generator.uniform(0.97, 1.03))
+            self.partly[run] = self.partly.get(run, 0) + 1
+        self.finished.append(run)
+        self.finished_s += self.at - started
+        return True
+
+    def deliver(self) -> None:
+        self.delivered.append(len(self.finished))
+
+    def searched(self) -> Plan | None:
+        return self.plan
+
+    def end_search(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def _pass(self, seconds: float) -> None:
+        if self.kills and self.at + seconds > self.kills[0]:
+            self.at = self.kills.pop(0) + self.lost_s
+            raise KilledError
+        self.at += seconds
+
+
+def spend(night: Night, machine: Simulated) -> None:
+    """Conduct the night, started again whenever it is killed."""
+    while True:
+        try:
+            conduct(night, machine)
+            return
+        except KilledError:
+            continue
+
+
+@pytest.mark.parametrize("length", [10 * MINUTE, 30 * MINUTE, 2 * HOUR, 8 * HOUR, 24 * HOUR])
+@pytest.mark.parametrize("epoch_s", [2.0, 8.0, 30.0, 90.0, 300.0])
+def test_every_night_ends_in_time_with_a_full_run(epoch_s: float, length: float) -> None:
+    for pruned, error, kills in itertools.product((0.0, 0.5, 0.8), (0.6, 1.0, 1.6), (0, 2)):
+        generator = random.Random(f"{epoch_s} {length} {pruned} {error} {kills}")
+        when = sorted(generator.uniform(0, 0.8 * length) for _ in range(kills))
+        machine = Simulated(epoch_s, min(2.0, epoch_s), pruned, generator, when, lost_s=0.02 * length)
+        expected = Pace(epoch_s=epoch_s / error, full_epoch_s=1.3 * epoch_s / error, start_s=1.0, saved=0.3)
+        night = Night(end=length, lengths=LENGTHS, expected=expected)
+        try:
+            spend(night, machine)
+        except TooShortError:
+            assert length < 30 * epoch_s
+            continue
+        about = f"{pruned=} {error=} {kills=}: ended at {machine.at / length:.3f}, " + "\n".join(machine.said)
+        assert machine.at <= 1.01 * length, about
+        if length >= 30 * epoch_s:
+            assert machine.finished, about
+            assert machine.at >= 0.85 * length, about
+        assert machine.delivered == list(range(1, len(machine.finished) + 1)), about
