@@ -41,7 +41,8 @@ NOT_RUN_HERE = {
     "scripts/demo": "makes an environment; its commands are run here, as other pages show them, too",
     "scripts/check": "runs this test",
     "scripts/check -k space": "runs tests",
-    "python -m pytest tests/search/test_published.py": "runs tests, which are run without it, too",
+    "scripts/check -m long": "runs this test",
+    "python -m pytest -m long tests/search/test_published.py": "runs tests, which are run without it, too",
     "python -m sphinx -W -b html docs site": "run by tests/test_docs.py",
     **dict.fromkeys(
         commands(DOCS / "space.md", "python(?= -m pytest)"), "run by tests/test_docs.py, in a changed copy"
@@ -129,6 +130,7 @@ def test_what_is_not_run_is_shown_somewhere() -> None:
     assert set(NOT_RUN_HERE) <= {*shown(OURS), *shown(OTHERS)}
 
 
+@pytest.mark.long
 def test_the_lines_of_python_and_then_each_command_of_ours(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

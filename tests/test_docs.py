@@ -273,6 +273,7 @@ def test_the_code_is_extended_as_the_page_says(tmp_path: Path, section: str, pri
     assert text_of(tmp_path / "docs" / "study-files.md") != before
 
 
+@pytest.mark.long
 def test_the_extended_code_passes_the_tests_that_the_page_names(tmp_path: Path) -> None:
     """The changes of all sections together; in that copy, each test file that one of them names is run once."""
     copy_of_the_code(tmp_path)
@@ -310,6 +311,7 @@ def write_photos_as_people_have_them(root: Path) -> None:
     (root / "cat" / "notes.txt").write_text("my cats")
 
 
+@pytest.mark.long
 def test_photos_become_a_model_within_the_limits_as_the_page_says(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def test_what_once_ended_the_process_does_so_no_more(isa: str) -> None:
     assert (process.returncode, out) == (0, "all done\n"), err
 
 
+@pytest.mark.long
 def test_a_group_of_drawn_networks_ends_well_and_what_does_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(study="digits", side=32, channels=1, batch=241, precision="fp32", threads=2, isa="", seed=1, draws=1)
     assert run(case)["end"] == "ok"

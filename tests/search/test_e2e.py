@@ -221,6 +221,7 @@ def test_a_promotion_killed_at_random_instants_ends_with_the_weights_of_one_that
     assert result_of(copy).test_accuracy == result_of(promoted).test_accuracy
 
 
+@pytest.mark.long
 def test_candidates_are_promoted_several_at_a_time_as_they_would_be_one_by_one(copy: Path, tmp_path: Path) -> None:
     alone = Path(shutil.copytree(copy, tmp_path / "alone"))
     process = start(FULL.replace("--top 1", "--top 2 --workers 2"), copy)

@@ -179,6 +179,7 @@ def test_classes_that_are_confused_with_each_other_become_neighbours() -> None:
 # ----------------------------------------------------------------------------------------- what the intervals promise
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("images", [20, 100, 1000])
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.98])
 def test_the_intervals_of_shares_hold_the_true_share_in_93_of_100_cases_or_more(share: float, images: int) -> None:
@@ -196,6 +197,7 @@ def pairs(images: int, accuracy: float, number: int = 2000) -> Any:
     return np.random.default_rng(0).multinomial(images, shares, size=number)[:, :2]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("images", "accuracy"), [(100, 0.8), (287, 0.98), (1000, 0.95), (5000, 0.9)])
 def test_of_2000_pairs_of_equally_good_networks_few_are_called_different(images: int, accuracy: float) -> None:
     called = np.mean([mcnemar(*pair) < 0.05 for pair in pairs(images, accuracy).tolist()])

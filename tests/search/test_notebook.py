@@ -77,6 +77,7 @@ def test_a_mistake_is_the_same_error_as_on_the_command_line() -> None:
         notebook.run("digits", budget="many")
 
 
+@pytest.mark.long
 def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     """As a script, though on fewer images than there are, and in a forked process."""
     first = f"""

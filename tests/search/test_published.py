@@ -158,6 +158,7 @@ def few_images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return request.param, replace(data, train=few[0], val=few[1])
 
 
+@pytest.mark.long
 def test_every_row_learns_from_its_first_steps(few_images: tuple[str, TrainingData]) -> None:
     name, data = few_images
     spec, published = report(name)

@@ -289,6 +289,7 @@ def test_each_worker_has_a_gpu_of_its_own(cluster: str, without_torch: None, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}
 
 
+@pytest.mark.long
 def test_workers_share_the_trials_and_each_that_is_killed_or_faults_is_started_again(
     postgres: Server, tmp_path: Path
 ) -> None:
@@ -324,6 +325,7 @@ def test_workers_share_the_trials_and_each_that_is_killed_or_faults_is_started_a
         assert not [path for path in logs if secret.encode() in path.read_bytes()]
 
 
+@pytest.mark.long
 def test_a_signal_ends_all_workers(tmp_path: Path) -> None:
     process = start(f"{SHORT} --trials 1000 --workers 2", with_few(tmp_path))
     wait_for(run_folder(tmp_path).log, "trial 1  ")

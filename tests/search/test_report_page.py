@@ -78,7 +78,14 @@ def test_on_a_projector_too_and_the_numbers_on_the_page_are_those_in_the_storage
 MATRICES = f"{CHARTS}.filter((chart) => chart.data[0].type == 'heatmap')"
 
 
-@pytest.mark.parametrize(("classes", "width"), [(2, PHONE), (2, DESKTOP), (100, PHONE), (100, DESKTOP)])
+@pytest.mark.parametrize(
+    ("classes", "width"),
+    [
+        (2, PHONE),
+        (100, DESKTOP),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in ((2, DESKTOP), (100, PHONE))),
+    ],
+)
 def test_what_the_network_gets_wrong_can_be_read_for_few_and_for_many_classes(
     browser: Browser, measured: RunFolder, classes: int, width: int
 ) -> None:

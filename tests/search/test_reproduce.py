@@ -132,6 +132,7 @@ def test_it_trains_rows_tests_each_once_and_says_what_differs(
     assert tested == [360, 360]
 
 
+@pytest.mark.long
 def test_the_published_protocol_chooses_by_the_test_split_and_marks_its_numbers(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def secrets_in(text: str) -> list[str]:
     return [secret for secret in (PASSWORD, QUOTED) if secret in text]
 
 
+@pytest.mark.long
 def test_on_a_second_machine_with_the_same_run_folder_a_trial_goes_on_from_its_checkpoint(
     postgres: Server, tmp_path: Path
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_database_that_is_gone_for_a_while_is_waited_for(postgres: Server, tmp
     assert [len(trial.intermediate_values) for trial in trials if trial.state == TrialState.COMPLETE] == [25]
 
 
+@pytest.mark.long
 def test_a_database_that_is_gone_for_good_ends_the_search_and_what_was_trained_is_kept(
     postgres: Server, tmp_path: Path
 ) -> None:
@@ -153,6 +155,7 @@ def test_a_database_that_is_gone_for_good_ends_the_search_and_what_was_trained_i
     ]
 
 
+@pytest.mark.long
 def test_a_proxy_stands_in_for_a_database_and_may_be_killed_itself(postgres: Server, tmp_path: Path) -> None:
     url = postgres.new_database()
     with proxy(url) as (address, server):

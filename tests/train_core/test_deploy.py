@@ -90,8 +90,11 @@ def files(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Files
     return file
 
 
+first, *others = NETWORKS
+
+
 @pytest.mark.parametrize("fmt", FORMATS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [first, *(pytest.param(name, marks=pytest.mark.long) for name in others)])
 def test_a_file_gives_the_logits_of_the_network_that_was_trained(
     name: str, fmt: FormatName, files: Files, data: TrainingData, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    "precision", ["fp32", *(pytest.param(half, marks=pytest.mark.long) for half in ("bf16", "fp16"))]
+)
 def test_it_learns(optimizer: OptimizerName, precision: str) -> None:
     lr = 0.05 if optimizer == "sgd" else OPTIMIZERS[optimizer].lr[1]
     epochs = 40 if optimizer in ("radam", "lion") else 8  # the first starts slowly, the steps of the second are short
