@@ -6,8 +6,8 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from search.interrupt import stop_requested
 from search.learning import learned, runs_to_learn_from
 from search.listing import Listing, is_missing, keep_listing, moved, read_listing
 from search.notes import NotedEvents, publish
-from search.plan import SAMPLES, Survey, estimate, fastest_precision, survey
+from search.plan import SAMPLES, Estimate, Survey, estimate, fastest_precision, survey
 from search.predict import Predictions, classify
 from search.ray_workers import run_workers
 from search.report import write_report
@@ -84,6 +84,83 @@ def run(
 
     """
     until = time.time() + hours * 3600 if hours is not None else float("inf")
+    with opened(study, flags, ref, placement, control=control) as run, run.working(until) as search:
+        finished = finished_trials(run.study)
+        _tidy(run.folder, finished)
+        is_complete = len(finished) >= run.spec.trials
+        expected = None if is_complete else estimate(run.spec, run.survey, run.session.data, run.session.precision)
+        say_plan(run.plan(search, expected, placement.workers))
+        if not is_complete:
+            search_on(search, run.session, placement, finished)
+        _conclude(run)
+    return run.folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A run whose study is open: made now, or continued."""
+
+    folder: RunFolder
+    spec: StudySpec
+    session: Session
+    survey: Survey
+    study: optuna.Study
+    baselines: Mapping[str, bool]  # by name: whether budget and space allow it
+    starts: Sequence[str]  # where each configuration that did best on other images comes from
+    follows_size: Mapping[str, Any]  # dimensions that the study leaves to the size of the images, with their values
+    why_score: str  # why its networks are compared by this score; empty: nothing to say
+    precision_seconds: Mapping[Precision, float]  # of a step in each precision that was measured
+
+    @contextmanager
+    def working(self, until: float = float("inf")) -> Iterator["Search"]:
+        """Be one of the run's workers; `until`, in seconds since the epoch, ends the search."""
+        with Worker(self.folder, self.study) as worker:
+            setting = Setting(self.study, self.spec, self.session.shape, self.session.precision, worker)
+            yield Search(self.folder, setting, until)
+
+    def plan(self, search: "Search", expected: Estimate | None, workers: int) -> Plan:
+        """What the search is about to do."""
+        return Plan(
+            folder=self.folder,
+            spec=self.spec,
+            session=self.session,
+            follows_size=self.follows_size,
+            survey=self.survey,
+            baselines=self.baselines,
+            starts=self.starts,
+            begun=has_begun(self.study),
+            done=len(finished_trials(self.study)),
+            expected=expected,
+            workers=workers,
+            others=len(search.setting.worker.others()),
+            precision_seconds=self.precision_seconds,
+            why_score=self.why_score,
+        )
+
+
+def as_it_is(spec: StudySpec, _folder: RunFolder, _session: Session, _survey: Survey) -> StudySpec:
+    """The spec of a study, not changed."""
+    return spec
+
+
+@contextmanager
+def opened(
+    study: str,
+    flags: Mapping[str, Any],
+    ref: RunRef,
+    placement: Placement,
+    *,
+    control: str | None = None,
+    adapt: Callable[[StudySpec, RunFolder, Session, Survey], StudySpec] = as_it_is,
+) -> Iterator[Opened]:
+    """Open the run of a study, made if there is none; what is printed meanwhile is also written to its log.
+
+    `adapt` may change the spec before the study is made or continued.
+
+    Raises:
+        UserError: the user can fix it; the message says how.
+
+    """
     placement.check()
     spec, folder = _named(study, flags, ref, placement, control)
     with loading_bars() as progress:
@@ -94,6 +171,7 @@ def run(
     follows_size = _changed(spec, sized)
     spec, why_score = _with_score(sized, session)
     space_survey = survey(spec, session.shape)
+    spec = adapt(spec, folder, session, space_survey)
     folder.create()
     with logged_to(folder):
         optuna_study, baselines, starts = join(
@@ -102,33 +180,18 @@ def run(
         keep_listing(folder, session.data)
         session, seconds = _in_agreed_precision(optuna_study, spec, session, space_survey)
         write_facts(folder, _facts(spec, session, folder))
-        with Worker(folder, optuna_study) as worker:
-            search = Search(folder, Setting(optuna_study, spec, session.shape, session.precision, worker), until)
-            finished = finished_trials(optuna_study)
-            _tidy(folder, finished)
-            is_complete = len(finished) >= spec.trials
-            say_plan(
-                Plan(
-                    folder=folder,
-                    spec=spec,
-                    session=session,
-                    follows_size=follows_size,
-                    survey=space_survey,
-                    baselines=baselines,
-                    starts=starts,
-                    begun=has_begun(optuna_study),
-                    done=len(finished),
-                    expected=None if is_complete else estimate(spec, space_survey, session.data, session.precision),
-                    workers=placement.workers,
-                    others=len(worker.others()),
-                    precision_seconds=seconds,
-                    why_score=why_score,
-                )
-            )
-            if not is_complete:
-                _search(search, session, placement, finished)
-        _conclude(folder, spec, optuna_study, session)
-    return folder
+        yield Opened(
+            folder=folder,
+            spec=spec,
+            session=session,
+            survey=space_survey,
+            study=optuna_study,
+            baselines=baselines,
+            starts=starts,
+            follows_size=follows_size,
+            why_score=why_score,
+            precision_seconds=seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -212,7 +275,7 @@ def _in_agreed_precision(
     return session.with_precision(agreed_precision(study, measure)), seconds
 
 
-def _search(search: Search, session: Session, placement: Placement, finished: Sequence[TrialRecord]) -> None:
+def search_on(search: Search, session: Session, placement: Placement, finished: Sequence[TrialRecord]) -> None:
     """Run trials here, or in the processes that Ray places, until the study is complete or stopped."""
     study, spec = search.setting.study, search.setting.spec
     with (
@@ -261,13 +324,13 @@ def _work(folder: RunFolder, spec: StudySpec, device: str, until: float) -> None
             Search(folder, setting, until).run(session, progress, stop)
 
 
-def _conclude(folder: RunFolder, spec: StudySpec, study: optuna.Study, session: Session) -> None:
+def _conclude(run: Opened) -> None:
     """Say how far the study came, and write its report and its notes for the dashboard."""
-    _tidy(folder, finished_trials(study))
-    say_outcome(folder, spec, study)
-    results = read_results(folder)
-    write_report(folder, results)
-    publish(folder, results, session.data.size)
+    _tidy(run.folder, finished_trials(run.study))
+    say_outcome(run.folder, run.spec, run.study)
+    results = read_results(run.folder)
+    write_report(run.folder, results)
+    publish(run.folder, results, run.session.data.size)
 
 
 def _tidy(folder: RunFolder, finished: Sequence[TrialRecord]) -> None:

@@ -23,7 +23,8 @@ HEAVIER = 1.3  # times the seconds of an epoch: what is promoted is larger than 
 UNSURE = 1.05  # times the expected seconds of a run: it must fit even if it is somewhat slower
 LEAST_EPOCHS = 3  # a night too short for a full run of so many is refused
 LONG = 12  # full runs that would fit into a night: from here on, there is a rung between short and full runs
-SHARE_OF_FULL = 0.5  # of a night without such a rung
+FEW, SHARE_OF_FEW = 4, 0.7  # full runs that would fit: of a night with fewer, more is theirs
+SHARE_OF_FULL = 0.5  # of a night with more, but without a rung between
 SHARES = (0.2, 0.3)  # of the rung between and of the full runs, in a long night
 BETWEEN = 0.3  # the length of the rung between, as a share of a full run's
 MOST_BETWEEN, MOST_FULL, MOST_SEEDS = 24, 5, 3
@@ -112,7 +113,8 @@ def divide(seconds: float, lengths: Lengths, pace: Pace, *, is_fixed: bool = Fal
         if not is_fixed:
             short = max(1, round(lengths.short * full.epochs / lengths.full))
     elif fitting < LONG:
-        full = Rung(top=max(1, min(MOST_FULL, round(fitting * SHARE_OF_FULL))), epochs=lengths.full)
+        share = SHARE_OF_FEW if fitting < FEW else SHARE_OF_FULL
+        full = Rung(top=max(1, min(MOST_FULL, round(fitting * share))), epochs=lengths.full)
     else:
         for_between, for_full = (share * left for share in SHARES)
         epochs = max(lengths.short + 1, round(BETWEEN * lengths.full))
