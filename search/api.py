@@ -18,6 +18,7 @@ import torch
 
 from search import scores
 from search import study as studies
+from search.between import Watcher
 from search.card import Exported
 from search.completion import run_folders, shipped_studies
 from search.console import Plan, StudyProgress, loading_bars, logged_to, say_outcome, say_plan
@@ -50,7 +51,7 @@ from search.run_folder import (
 from search.session import Placement, Session, census_of, load, open_session, with_images_at
 from search.spec import CONTROLS, StudySpec, load_study, short_count
 from search.storage import address_of, is_loopback, serve
-from search.terminal import console, say
+from search.terminal import console, is_live, say
 from search.trainer import Trainer
 from search.trials import TrialRecord, finished_trials, has_begun
 from search.version import version
@@ -206,7 +207,7 @@ class Search:
         """Run trials in this process."""
         studies.run(
             self.setting,
-            Trainer(self.folder, session.data, session.device, stop),
+            Trainer(self.folder, session.data, session.device, Watcher(stop=stop, moved=progress.moved, say=say)),
             NotedEvents(self.setting.study, self.setting.spec.budget, progress),
             deadline=time.monotonic() + self.until - time.time(),
             stop=stop,
@@ -279,8 +280,8 @@ def search_on(search: Search, session: Session, placement: Placement, finished: 
     """Run trials here, or in the processes that Ray places, until the study is complete or stopped."""
     study, spec = search.setting.study, search.setting.spec
     with (
-        StudyProgress(finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray) as progress,
-        stop_requested() as stop,
+        stop_requested(is_live) as stop,
+        StudyProgress(finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray, stop=stop) as progress,
     ):
         if placement.uses_ray:
             _search_on_ray(search, session, placement, progress, stop)
@@ -302,11 +303,18 @@ def _search_on_ray(
         placement.workers,
         partial(_work, search.folder.absolute(), search.setting.spec, device, search.until),
         gpus_each=placement.gpus_per_worker if device in {"cuda", "auto"} else 0,
-        poll=partial(progress.catch_up, study),
+        poll=partial(_look, progress, study, stop),
         stop=stop,
         gpu=gpu_index(session.device),
         address=placement.ray_address,
     )
+
+
+def _look(progress: StudyProgress, study: optuna.Study, stop: Callable[[], bool]) -> None:
+    """Show what the workers have done since the last look."""
+    if stop():
+        progress.workers_stop()
+    progress.catch_up(study)
 
 
 def _work(folder: RunFolder, spec: StudySpec, device: str, until: float) -> None:

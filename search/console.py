@@ -4,18 +4,19 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from operator import truediv
 from typing import Any
 
 import optuna
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from search.between import FINISH_S
 from search.data_shape import data_shape_of
 from search.drawing import is_used_up
 from search.fidelity import TOPS, Fidelity
@@ -41,8 +42,9 @@ from search.spec import StudySpec
 from search.starts import sources_of
 from search.storage import redacted
 from search.streams import output_is_logged
-from search.tables import best_table
-from search.terminal import console, draw, is_drawn_on, log, say, tell
+from search.tables import best_so_far, best_table
+from search.terminal import StopHint, console, draw, drawn_live, is_drawn_on, log, say, show, tell
+from search.trial_lines import TrialColumns
 from search.trials import TrialRecord, best, finished_trials, ranked, records, score_of
 from train_core.census import leak_warning
 from train_core.classes import images_of_classes
@@ -51,7 +53,8 @@ from train_core.results import EpochResult, Score
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 
 TOO_LONG_S = 24 * 3600  # an estimate above this comes with advice
-SHOWN = 5  # trials in the table at the end of a search
+SHOWN = 5  # trials in the table at the end of a search, and in the view while it goes on
+HIGH_ENOUGH = 24  # lines of a terminal in which that view has a table
 
 
 class _LogFormatter(logging.Formatter):
@@ -226,10 +229,20 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
 
 
 class StudyProgress:
-    """Prints a study's progress: a line for each trial that ends, and in a terminal two bars below."""
+    """Prints a study's progress: a line for each trial that ends, and in a terminal a view below.
+
+    The view has the best trials so far, where the terminal is high enough, a bar for the study, one for the trial that
+    is being trained, and how to stop. `stop` says whether the command was asked to.
+    """
 
     def __init__(
-        self, finished: Sequence[TrialRecord], trials: int, *, score: Score = "accuracy", logs: bool = True
+        self,
+        finished: Sequence[TrialRecord],
+        trials: int,
+        *,
+        score: Score = "accuracy",
+        logs: bool = True,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.count = len(finished)
         self.score = score
@@ -243,46 +256,68 @@ class StudyProgress:
         self._bars = _bars()
         self._study: TaskID = self._bars.add_task("study", total=trials, completed=self.count, note=self._note())
         self._trial: TaskID = self._bars.add_task("trial", total=1, note="", visible=False)
+        self._best_table: RenderableType = best_so_far(ranked(finished)[:SHOWN], score)
+        self._columns = TrialColumns(trials, score)
+        self._has_heading = False
+        self._stop = stop
+        self._workers_stop = False
+        self._drawn = ExitStack()
+        self.refresh: Callable[[], None] = lambda: None
 
     def __enter__(self) -> "StudyProgress":
-        self._bars.start()
+        self.refresh = self._drawn.enter_context(drawn_live(self))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        self._drawn.close()
+
+    def __rich__(self) -> RenderableType:
+        """The view, as it is now."""
+        is_high = console.height >= HIGH_ENOUGH and self.best is not None
+        return Group(*((self._best_table,) if is_high else ()), self._bars, StopHint(self._stop))
 
     def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None:
         """Begin a new bar for the trial's epochs."""
         note = f"{num_params(network):,} parameters  {network}"
         self._bars.reset(self._trial, description=f"trial {number}", total=recipe.epochs, note=note, visible=True)
 
+    def moved(self, epochs: float) -> None:
+        """Move the bars on, to so many epochs of the trial."""
+        self._share = epochs / (self._bars.tasks[self._trial].total or 1)
+        self._bars.update(self._trial, completed=epochs)
+        self._bars.update(self._study, completed=self.count + self._share, note=self._note())
+
     def epoch_ended(self, number: int, result: EpochResult) -> None:
-        """Move the trial's bar on."""
+        """Move the bars on, and show the epoch's score."""
         figure = marked(percent(result.validation(self.score)), self.score)
         note = f"{figure} at epoch {result.epoch}  {result.images / result.seconds:,.0f} images/s"
-        self._bars.update(self._trial, advance=1, note=note)
-        self._share = result.epoch / (self._bars.tasks[self._trial].total or 1)
-        self._bars.update(self._study, note=self._note())
+        self._bars.update(self._trial, note=note)
+        self.moved(result.epoch)
         log.info("trial %d  %s", number, note)
 
     def trial_ended(self, trial: TrialRecord, finished: list[TrialRecord]) -> None:
-        """Say how the trial ended, the best so far, and how long the rest will take."""
+        """Print a line: how the trial ended, and where there is no bar how long the rest will take."""
         self.count = len(finished)
-        self.best = best(finished)
+        before, self.best = self.best, best(finished)
+        self._best_table = best_so_far(ranked(finished)[:SHOWN], self.score)
         self._share = 0.0
         self._reported.add(trial.number)
-        name = f" ({trial.given})" if trial.given else ""
         note = self._note()
-        line = f"{self.count:>4}/{self.trials}  trial {trial.number}{name}  {_verdict(trial, self.score)}  "
-        if trial.is_decided and trial.seconds is not None:  # a trial that was given up may lack both
-            line += f"{trial.parameters:,} parameters  {trial.seconds:.0f} s  {trial.network_words}"
-        if trial.accumulation_steps > 1:
-            line += f"  (out of memory: batches in {trial.accumulation_steps} parts)"
         if self.logs:
-            log.info("%s  %s", line, note)
-        # Where there is a bar, it says the rest.
-        tell(line if is_drawn_on() else f"{line}  {note}")
+            log.info("%s  %s", _in_full(trial, self.count, self.trials, self.score), note)
+        if not self._has_heading:
+            self._has_heading = True
+            show(self._columns.heading())
+        is_best = self.best is not None and self.best != before and self.best.number == trial.number
+        left = self._left()
+        show(self._columns.line(self.count, trial, is_best=is_best, left=duration(left) if left is not None else ""))
         self._bars.update(self._study, completed=self.count, note=note)
+
+    def workers_stop(self) -> None:
+        """Say, once, that the workers were asked to stop."""
+        if not self._workers_stop:
+            self._workers_stop = True
+            say(f"stopping; each worker finishes its epoch if that takes at most {FINISH_S:.0f} s")
 
     def catch_up(self, study: optuna.Study) -> None:
         """Report the trials that other processes have ended since, and show those that they train, in one bar."""
@@ -302,17 +337,22 @@ class StudyProgress:
             note=", ".join(_reached(trial, self.score) for trial in running),
             visible=bool(running),
         )
-        self._bars.update(self._study, note=self._note())
+        self._bars.update(self._study, completed=self.count + self._share, note=self._note())
 
     def _note(self) -> str:
-        """The best trial, and the time until the last one at the pace so far, that of a trial's epochs included."""
+        """The best trial, and the time until the last one."""
         note = "none complete yet"
         if self.best:
             note = f"best {marked(percent(score_of(self.best)), self.score)} (trial {self.best.number})"
+        left = self._left()
+        return note if left is None else f"{note}, {duration(left)} left"
+
+    def _left(self) -> float | None:
+        """Seconds until the last trial at the pace so far, that of a trial's epochs included; none: not known."""
         done, left = self.count - self._before + self._share, self.trials - self.count - self._share
-        if done > 0 and self.count < self.trials:
-            note += f", {duration((time.monotonic() - self._started) / done * left)} left"
-        return note
+        if done <= 0 or self.count >= self.trials:
+            return None
+        return (time.monotonic() - self._started) / done * left
 
 
 @contextmanager
@@ -357,22 +397,31 @@ def answering(predictions: Predictions) -> Iterator[Answers]:
 
 
 @contextmanager
-def epoch_bar(description: str, epochs: int, score: Score = "accuracy") -> Iterator["EpochBar"]:
-    """A bar for one full run, whose study compares by `score`."""
-    with _bars() as bars:
-        yield EpochBar(bars, bars.add_task(description, total=epochs, note=""), score)
+def epoch_bar(
+    description: str, epochs: int, score: Score = "accuracy", stop: Callable[[], bool] = lambda: False
+) -> Iterator["EpochBar"]:
+    """A bar for one full run, whose study compares by `score`; `stop` says whether the command was asked to stop."""
+    bars = _bars()
+    bar = EpochBar(bars, bars.add_task(description, total=epochs, note=""), score)
+    with drawn_live(Group(bars, StopHint(stop))) as bar.refresh:
+        yield bar
 
 
 class EpochBar:
-    """Moves on by one at every epoch; in the log, a line for every tenth of the run."""
+    """Moves on with the epochs; in the log, a line for every tenth of the run."""
 
     def __init__(self, bars: Progress, task: TaskID, score: Score = "accuracy") -> None:
         self._score: Score = score
         self._bars = bars
         self._task = task
+        self.refresh: Callable[[], None] = lambda: None
+
+    def moved(self, epochs: float) -> None:
+        """Move the bar on, to so many epochs."""
+        self._bars.update(self._task, completed=epochs)
 
     def epoch_ended(self, result: EpochResult) -> None:
-        """Move the bar on."""
+        """Move the bar on, and show the epoch's score."""
         task = self._bars.tasks[0]
         epochs = int(task.total or 1)
         left = result.seconds * (epochs - result.epoch)
@@ -441,6 +490,17 @@ def _reached(trial: TrialRecord, score: Score) -> str:
     return f"trial {trial.number} {'begun' if last is None else marked(percent(last), score)}"
 
 
+def _in_full(trial: TrialRecord, number: int, trials: int, score: Score) -> str:
+    """All that the log says of a trial that has ended."""
+    name = f" ({trial.given})" if trial.given else ""
+    words = [f"{number:>4}/{trials}", f"trial {trial.number}{name}", _verdict(trial, score)]
+    if trial.is_decided and trial.seconds is not None:  # a trial that was given up may lack both
+        words += [f"{trial.parameters:,} parameters", f"{trial.seconds:.0f} s", trial.network_words, str(trial.recipe)]
+    if trial.accumulation_steps > 1:
+        words.append(f"(out of memory: batches in {trial.accumulation_steps} parts)")
+    return "  ".join(words)
+
+
 def _verdict(trial: TrialRecord, score: Score) -> str:
     if trial.score is not None:
         return marked(percent(trial.score), score)
@@ -448,12 +508,20 @@ def _verdict(trial: TrialRecord, score: Score) -> str:
     return f"{last}{'pruned' if trial.is_pruned else 'failed'}: {trial.reason or 'no reason is known'}"
 
 
+class _Done(ProgressColumn):
+    """How many are done, whole ones only: the bar beside it shows the shares."""
+
+    def render(self, task: Task) -> Text:
+        """As in `3/20`."""
+        return Text(f"{int(task.completed)}/{task.total and int(task.total)}")
+
+
 def _bars(output: Console | None = None, *, is_shown: bool | None = None) -> Progress:
     """Live bars; by default, nothing where the output is neither a terminal nor a notebook."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
-        TextColumn("{task.completed}/{task.total}"),
+        _Done(),
         # What there is no room for is cut off here, and nowhere else.
         TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         console=output or console,

@@ -13,9 +13,10 @@ import torch
 from optuna.trial import TrialState
 from rich.console import RenderableType
 
+from search.between import Watcher
 from search.checkpoints import save_checkpoint
 from search.completion import shipped_studies
-from search.console import EpochBar, epoch_bar, fidelity_table, loading_bars, logged_to, say_winner
+from search.console import epoch_bar, fidelity_table, loading_bars, logged_to, say_winner
 from search.data_shape import with_data_shape
 from search.errors import CheckpointError, ModelError, RunError, SpecError, UserError
 from search.fidelity import MIN_PAIRS, Fidelity, advice, measured_on, pick
@@ -38,10 +39,9 @@ from search.session import Placement, Session, open_session, test_of, with_image
 from search.spec import PromoteSpec, StudySpec, load_study
 from search.study import all_diverged, lower_rates
 from search.tables import promotion_table, published_table, reproduction_notes, reproduction_table
-from search.terminal import console, draw, log, say
+from search.terminal import console, draw, is_live, log, say
 from search.trials import TrialRecord, finished_trials, records
 from train_core.device import describe, gpu_index, release_memory
-from train_core.results import EpochResult
 
 FullRun = tuple[TrialRecord, int, int]  # trial, epochs, seed
 
@@ -286,10 +286,11 @@ class _FullRuns:
     stop: Callable[[], bool]
 
     def train(self, trial: TrialRecord, epochs: int, seed: int, **how: bool) -> Promotion:
-        """Train a trial's network; stops after an epoch when asked to."""
+        """Train a trial's network; stops when asked to."""
         what = f"trial {trial.number}, seed {seed}{', refit' if how.get('refit') else ''}"
-        with epoch_bar(what, epochs, self.promoter.score) as bar:
-            return self.promoter.train(trial, epochs, seed, partial(_epoch_ended, bar, self.stop), **how)
+        with epoch_bar(what, epochs, self.promoter.score, self.stop) as bar:
+            watcher = Watcher(stop=self.stop, moved=bar.moved, say=say)
+            return self.promoter.train(trial, epochs, seed, bar.epoch_ended, watcher, **how)
 
     def train_ahead(self, full_runs: Sequence[FullRun]) -> None:
         """With several workers, train these at a time, so that they are finished when they are asked for one by one."""
@@ -333,7 +334,7 @@ def _full_runs(
     folder: RunFolder, spec: StudySpec, session: Session, placement: Placement, *, mirrored: bool, asam: float
 ) -> Iterator[_FullRuns]:
     """What trains full runs, until it is asked to stop."""
-    with stop_requested() as stop:
+    with stop_requested(is_live) as stop:
         promoter = Promoter(
             folder=folder,
             data=session.data,
@@ -376,7 +377,7 @@ def reproduce(
         session = open_session(spec, device, progress)
     folder = reproduction_folder(runs, study)
     folder.create()
-    with logged_to(folder), stop_requested() as stop:
+    with logged_to(folder), stop_requested(is_live) as stop:
         say(f"{published.title}: {count_of(len(chosen), 'row')}, on {describe(session.device)}")
         reproducer = Reproducer(
             folder=folder,
@@ -393,8 +394,9 @@ def reproduce(
             recipe = published.recipe_of(row, epochs=epochs, seed=spec.seed, precision=session.precision)
             network = with_data_shape(spec.baselines[published.rows[row].network], session.shape)
             try:
-                with epoch_bar(row, recipe.epochs) as bar:
-                    done.append(reproducer.train(row, network, recipe, partial(_epoch_ended, bar, stop)))
+                with epoch_bar(row, recipe.epochs, stop=stop) as bar:
+                    watcher = Watcher(stop=stop, moved=bar.moved, say=say)
+                    done.append(reproducer.train(row, network, recipe, bar.epoch_ended, watcher))
             except (CheckpointError, ModelError, RunError) as error:  # the other rows can be trained
                 failed.append(type(error)(f"{row}: {error}"))
         draw(reproduction_table(published, done))
@@ -424,9 +426,3 @@ def _report_of(study: str, flags: Mapping[str, Any]) -> tuple[StudySpec, Publish
         reports = ", ".join(name for name in shipped_studies() if load_study(name, {}).published)
         raise SpecError(f"study {study} holds no report to reproduce: give one of {reports}")
     return spec, spec.published
-
-
-def _epoch_ended(bar: EpochBar, stop: Callable[[], bool], result: EpochResult) -> None:
-    bar.epoch_ended(result)
-    if stop():
-        raise KeyboardInterrupt

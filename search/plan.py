@@ -14,6 +14,7 @@ from search.spec import StudySpec
 from train_core.data import TrainingData
 from train_core.device import pick_precision, release_memory, wait_for
 from train_core.errors import RecipeError
+from train_core.loop import EVALUATION
 from train_core.mixing import check_size
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 from train_core.state import TrainState
@@ -21,7 +22,6 @@ from train_core.step import WARM_UP, Stepper
 
 SAMPLES = 100  # networks drawn to see what the space holds
 PREFER_BF16 = 1.05  # times the seconds of fp16
-EVALUATION = 1 / 3  # cost of scoring an image over that of training on it: a forward pass alone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,23 @@ def best_table(trials: Sequence[TrialRecord], score: Score = "accuracy") -> Tabl
     return table
 
 
+def best_so_far(trials: Sequence[TrialRecord], score: Score = "accuracy") -> Table:
+    """The best trials while a search goes on, in the order given: a line each, however narrow the terminal is."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
+    for heading in ("best", "trial", "size", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("network", no_wrap=True, overflow="ellipsis", ratio=1)
+    for trial in trials:
+        table.add_row(
+            marked(percent(score_of(trial)), score),
+            str(trial.number),
+            rounded(trial.parameters).replace(" ", ""),
+            "" if trial.seconds is None else duration(trial.seconds),
+            Text(trial.network_words),
+        )
+    return table
+
+
 def promotion_table(promotions: list[Promotion]) -> Table:
     """Finished full runs, in the order given; narrow enough for 80 columns."""
     measured = "short and full run: validation accuracy"

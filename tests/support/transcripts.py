@@ -16,14 +16,11 @@ trials   4 of 2 epochs, first 1 baseline (lenet-sized)
 (--no-portfolio: none)
 time     at most 90 s, less what pruning saves (1,234 images/s measured on
 [8,16,24] x [2,1,1] preact, 5x5/2 stem, max-pool shortcut)
-   1/4  trial 0 (lenet-sized)  68.11 %  19,810 parameters  N s  [8,16,32] x
-[1,1,1] basic, 3x3/2 stem
-   2/4  trial 1 (portfolio: wide 1-1-1, muon)  69.83 %  19,826 parameters  0 s
-[8,16,32] x [1,1,1] preact, 3x3/2 stem, final norm
-   3/4  trial 2  60.06 %  10,994 parameters  N s  [8,16] x [2,2] preact, 3x3/2
-stem, final norm
-   4/4  trial 3  67.07 %  17,922 parameters  N s  [8,16] x [1,1] basic, kernels
-3 and 7, 3x3/2 stem
+ done   trial     score   size    time  network    ★ best, - pruned, x failed
+ 1/4 ★     0   68.11 %  19.8k     N s  lenet-sized: [8,16,32] x [1,1,1] basic,…
+ 2/4 ★     1   69.83 %  19.8k     N s  portfolio: wide 1-1-1, muon: [8,16,32] x…
+ 3/4       2   60.06 %    11k     N s  [8,16] x [2,2] preact, 3x3/2 stem, final…
+ 4/4       3   67.07 %  17.9k     N s  [8,16] x [1,1] basic, kernels 3 and 7, 3…
 4 of 4 trials: 4 complete, 0 pruned, 0 failed
 Best trials (score: validation accuracy after the short run)
   score  trial  parameters  multiply-adds  optimizer  network            seconds
