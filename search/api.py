@@ -90,7 +90,8 @@ def run(
         _tidy(run.folder, finished)
         is_complete = len(finished) >= run.spec.trials
         expected = None if is_complete else estimate(run.spec, run.survey, run.session.data, run.session.precision)
-        say_plan(run.plan(search, expected, placement.workers))
+        others = len(search.setting.worker.others())
+        say_plan(run.plan(expected=expected, workers=placement.workers, others=others))
         if not is_complete:
             search_on(search, run.session, placement, finished)
         _conclude(run)
@@ -119,8 +120,8 @@ class Opened:
             setting = Setting(self.study, self.spec, self.session.shape, self.session.precision, worker)
             yield Search(self.folder, setting, until)
 
-    def plan(self, search: "Search", expected: Estimate | None, workers: int) -> Plan:
-        """What the search is about to do."""
+    def plan(self, *, expected: Estimate | None, workers: int, others: int = 0) -> Plan:
+        """What the search is about to do, with so many workers of this command and `others`."""
         return Plan(
             folder=self.folder,
             spec=self.spec,
@@ -133,7 +134,7 @@ class Opened:
             done=len(finished_trials(self.study)),
             expected=expected,
             workers=workers,
-            others=len(search.setting.worker.others()),
+            others=others,
             precision_seconds=self.precision_seconds,
             why_score=self.why_score,
         )
@@ -202,6 +203,7 @@ class Search:
     folder: RunFolder
     setting: Setting
     until: float  # seconds since the epoch
+    left: Callable[[], float] | None = None  # seconds that a search in this process has; none: those until the end
 
     def run(self, session: Session, progress: StudyProgress, stop: Callable[[], bool]) -> None:
         """Run trials in this process."""
@@ -209,7 +211,7 @@ class Search:
             self.setting,
             Trainer(self.folder, session.data, session.device, Watcher(stop=stop, moved=progress.moved, say=say)),
             NotedEvents(self.setting.study, self.setting.spec.budget, progress),
-            deadline=time.monotonic() + self.until - time.time(),
+            left=self.left or (lambda: self.until - time.time()),
             stop=stop,
         )
 

@@ -169,6 +169,54 @@ def run(
 
 
 @app.command()
+def auto(
+    study: Study = "cifar10",
+    hours: Annotated[float | None, typer.Option(help="How long it may take: 8.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="The same, in minutes: 30.")] = None,
+    until: Annotated[str | None, typer.Option(help="When it must be ready: 08:00, or '2026-12-24 08:00'.")] = None,
+    budget: Budget = None,
+    max_madds: Madds = None,
+    data: Data = None,
+    size: Sized = None,
+    fit: Fitted = None,
+    group: Grouped = None,
+    skip_broken: SkipBroken = False,
+    no_test: NoTest = False,
+    name: Annotated[str | None, typer.Option(help="Name of the run; default: study and budget.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Random seed of the split, the sampler and the training.")
+    ] = None,
+    learn_from: Annotated[
+        list[str] | None,
+        typer.Option(help="A run whose best trials are tried first; auto: all runs here that have the same space."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the search, placed by Ray if more than 1.")] = 1,
+    gpus_per_worker: GpusPerWorker = None,
+    storage: Storage = None,
+    device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Do all of it before the time is over: search, full runs, report, model. Run again to continue."""
+    from search.auto import Time
+    from search.auto import auto as spend
+    from search.run_folder import RunRef
+    from search.session import Placement
+
+    flags = _given(
+        budget=_number(budget),
+        max_madds=_number(max_madds, "--max-madds"),
+        data=data,
+        **_data_flags(size, fit, group, skip_broken, no_test),
+        seed=seed,
+        learn_from=tuple(learn_from) if learn_from else None,
+        precision=precision,
+    )
+    placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker)
+    spend(study, flags, RunRef(name, runs, storage), placement, Time(hours=hours, minutes=minutes, until=until))
+
+
+@app.command()
 def promote(
     run: Run = None,
     top: Annotated[int | None, typer.Option(min=1, help="Trials to promote.")] = None,

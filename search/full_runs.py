@@ -98,7 +98,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
         _check_asam(folder, plan.asam, records(study))
         spec = with_images_at(spec, data)
         session = _session_of(folder, spec, study, placement)
-        with _full_runs(folder, spec, session, placement, mirrored=plan.mirrored, asam=plan.asam) as full_runs:
+        with full_trainer(folder, spec, session, placement, mirrored=plan.mirrored, asam=plan.asam) as full_runs:
             say(f"{folder.name}: {_in_words(plan)}, on {describe(session.device)}{_shared_by(placement, session)}")
             done = _climb(full_runs, plan, spec, records(study))
             if best := best_run(finished(folder)):
@@ -123,7 +123,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
 
 
 def _climb(
-    full_runs: "_FullRuns", plan: PromoteSpec, spec: StudySpec, trials: Sequence[TrialRecord]
+    full_runs: "FullTrainer", plan: PromoteSpec, spec: StudySpec, trials: Sequence[TrialRecord]
 ) -> list[Promotion]:
     """Train the rungs of a plan; returns the full runs of the last rung, and the refit if there is one."""
 
@@ -196,7 +196,7 @@ def _train_every_score(
         f"{folder.name}: {len(picked)} trials of every score for {count_of(epochs, 'epoch')}{_asam_in_words(asam)}, on "
         f"{describe(session.device)}{_shared_by(placement, session)}; the test split is not read"
     )
-    with _full_runs(folder, spec, session, placement, mirrored=False, asam=asam) as full_runs:
+    with full_trainer(folder, spec, session, placement, mirrored=False, asam=asam) as full_runs:
         full_runs.train_ahead([(trial, epochs, spec.seed) for trial in picked])
         for trial in picked:
             full_runs.train(trial, epochs, spec.seed, tests=False)
@@ -276,7 +276,7 @@ def _in_words(plan: PromoteSpec) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _FullRuns:
+class FullTrainer:
     """Trains full runs of a run's trials: here with a bar, or ahead in several processes."""
 
     promoter: Promoter
@@ -322,7 +322,7 @@ def _train_some(folder: RunFolder, spec: StudySpec, device: str, full_runs: Sequ
     """What one of several workers does: train the full runs that no other worker trains."""
     console.quiet = True
     session = open_session(spec, device)
-    with logged_to(folder), _full_runs(folder, spec, session, Placement(), mirrored=False, asam=asam) as trainer:
+    with logged_to(folder), full_trainer(folder, spec, session, Placement(), mirrored=False, asam=asam) as trainer:
         for trial, epochs, seed in full_runs:
             with folder.promotion(trial.number, epochs, seed).taken() as is_ours:
                 if is_ours:
@@ -330,10 +330,10 @@ def _train_some(folder: RunFolder, spec: StudySpec, device: str, full_runs: Sequ
 
 
 @contextmanager
-def _full_runs(
+def full_trainer(
     folder: RunFolder, spec: StudySpec, session: Session, placement: Placement, *, mirrored: bool, asam: float
-) -> Iterator[_FullRuns]:
-    """What trains full runs, until it is asked to stop."""
+) -> Iterator[FullTrainer]:
+    """What trains full runs of a run's trials, until it is asked to stop."""
     with stop_requested(is_live) as stop:
         promoter = Promoter(
             folder=folder,
@@ -346,7 +346,7 @@ def _full_runs(
             save=partial(save_checkpoint, stop=stop),
             stop=stop,
         )
-        yield _FullRuns(promoter=promoter, spec=spec, session=session, placement=placement, stop=stop)
+        yield FullTrainer(promoter=promoter, spec=spec, session=session, placement=placement, stop=stop)
 
 
 def reproduce(

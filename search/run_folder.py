@@ -32,6 +32,7 @@ class RunFolder:
     study.toml     the spec as run
     run.json       versions, device, data: what is needed to run it again
     images.json    which images the run began with, and what a model file says of them
+    night.json     how much time `search auto` has, and how far it is
     study.db       the Optuna study, unless it is kept in a `storage` that several machines share
     search.log     a line for each thing that happened
     trials/        checkpoints of trials that are running, or were interrupted
@@ -65,6 +66,11 @@ class RunFolder:
     def listing(self) -> Path:
         """Which images the run began with."""
         return self.root / "images.json"
+
+    @property
+    def night(self) -> Path:
+        """How much time `search auto` has, and how far it is."""
+        return self.root / "night.json"
 
     @property
     def database(self) -> Path:

@@ -74,10 +74,12 @@ def run(
     trainer: Trainer,
     events: Events,
     *,
-    deadline: float = float("inf"),
+    left: Callable[[], float] = lambda: float("inf"),
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run trials until the study has `spec.trials`, until `deadline` (in `time.monotonic` seconds), or until `stop`.
+    """Run trials until the study has `spec.trials`, until no seconds are `left`, or until `stop`.
+
+    Before each trial, `left` says how many seconds there are; the trial stops before an epoch that takes more.
 
     Other workers may do the same at the same time. The last trials are waited for, whichever worker runs them, and run
     again here if their worker dies.
@@ -90,7 +92,8 @@ def run(
     study.pruner = _pruner(spec)
     epoch_s = 0.0  # of the last epoch: another one begins only if it fits before the deadline
     stop_retrying_when(study, stop)
-    while len(finished_trials(study)) < spec.trials and time.monotonic() + epoch_s < deadline and not stop():
+    while len(finished_trials(study)) < spec.trials and (seconds := left()) > epoch_s and not stop():
+        deadline = time.monotonic() + seconds
         drawn: Drawn | None = None
         try:
             with worker.alone():

@@ -151,7 +151,7 @@ LAYERS = {
     "export": "card export predict",
     "view": "terminal trial_lines colours results records inspection comparison plot tables charts diagram "
     "mistakes_section report notes dashboard console data_view",
-    "entry": "ray_workers api full_runs notebook cli __init__ __main__",
+    "entry": "ray_workers api full_runs auto notebook cli __init__ __main__",
 }
 """The modules of search/, the lowest layer first: each imports from its own layer and those below alone."""
 

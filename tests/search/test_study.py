@@ -593,7 +593,7 @@ def test_it_stops_before_an_epoch_that_would_end_after_the_deadline(folder: RunF
     run_study(folder, study_spec(trials=1), FakeTrainer())  # the first one takes longer: tables are made, code is read
     trainer = FakeTrainer(misbehave=lambda run, epoch: time.sleep(0.05))
     started = time.monotonic()
-    study = run_study(folder, study_spec(trials=1000), trainer, deadline=started + 2)
+    study = run_study(folder, study_spec(trials=1000), trainer, left=lambda: started + 2 - time.monotonic())
     assert time.monotonic() - started < 4
     assert 1 < len(ended(study)) < 1000
     assert not [trial for trial in study.trials if trial.state == TrialState.RUNNING]

@@ -1,0 +1,380 @@
+"""`search auto`: one command for one night. It searches, trains the best at length and exports the model, in time.
+
+How the time is divided is in `night`; here is how each part is done. The night is written to a file of the run, so that
+the same command goes on with what is left of it, however it was interrupted.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from pydantic import ValidationError
+
+from search import full_runs, night
+from search.api import Opened, opened, search_on
+from search.console import say_plan, say_winner
+from search.drawing import is_used_up
+from search.errors import RunError, SpecError, UserError
+from search.export import chosen, export_model
+from search.fidelity import measured_on
+from search.formatting import count, duration
+from search.ladder import choose
+from search.night import FullRun, Known, Left, Lengths, Night, Pace, Plan, TooShortError, Tried
+from search.notes import publish
+from search.plan import Survey, estimate
+from search.promotions import finished, winner
+from search.report import write_report
+from search.results import read_results
+from search.run_folder import RunFolder, RunRef, write_text
+from search.session import Placement, Session
+from search.spec import StudySpec, load_study
+from search.tables import promotion_table
+from search.terminal import draw, say
+from search.trials import TrialRecord, finished_trials, records
+from train_core.formats import FORMATS, check_installed
+from train_core.specs import Frozen
+
+SAVED = 0.3  # share of the epochs of short runs that pruning is expected to save
+LOOK_S = 0.5  # between two looks at the clock while a network trains
+MOST_CANDIDATES = 50  # that are ranked for the full runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Time:
+    """How long a night lasts, as the user gave it."""
+
+    hours: float | None = None
+    minutes: float | None = None
+    until: str | None = None  # 08:00, or 2026-12-24 08:00
+
+    def __str__(self) -> str:
+        """As on the command line."""
+        given = {"--hours": self.hours, "--minutes": self.minutes, "--until": self.until}
+        return " ".join(f"{flag} {value}" for flag, value in given.items() if value is not None)
+
+    def end(self, now: float) -> float:
+        """When the night ends, in seconds since the epoch.
+
+        Raises:
+            SpecError: not exactly one of the three is given, it cannot be read, or it has passed.
+
+        """
+        if sum(value is not None for value in (self.hours, self.minutes, self.until)) != 1:
+            raise SpecError("say how long it may take: give one of --hours 8, --minutes 30 and --until 08:00")
+        if self.until is not None:
+            return _end_of(self.until, now)
+        seconds = 3600 * (self.hours or 0) + 60 * (self.minutes or 0)
+        if seconds <= 0:
+            raise SpecError(f"{self}: give a time of more than 0")
+        return now + seconds
+
+
+def _end_of(text: str, now: float) -> float:
+    """The next time of day, or the time of a day."""
+    here = datetime.fromtimestamp(now)
+    for form in ("%H:%M", "%H:%M:%S"):
+        try:
+            clock = datetime.strptime(text, form)
+        except ValueError:
+            continue
+        then = here.replace(hour=clock.hour, minute=clock.minute, second=clock.second, microsecond=0)
+        return (then if then > here else then + timedelta(days=1)).timestamp()
+    try:
+        then = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SpecError(f"--until {text}: give a time of day as 08:00, or a day too, as '2026-12-24 08:00'") from error
+    if then.timestamp() <= now:
+        raise SpecError(f"--until {text} has passed: give a later time")
+    return then.timestamp()
+
+
+class Kept(Frozen):
+    """A night, as a file of its run keeps it."""
+
+    asked: str  # as the user gave the time
+    end: float  # seconds since the epoch
+    searched: Plan | None = None  # the plan with which its short runs ended
+    done: bool = False
+
+
+def auto(study: str, flags: Mapping[str, Any], ref: RunRef, placement: Placement, how_long: Time) -> RunFolder:
+    """Search, train the best at length and export the model, all before the time is over. Returns the run's folder.
+
+    The same command goes on after an interruption, with what is left of its time; with another time, or when the time
+    is over, it begins another night with the same run. `study`, `flags`, `ref` and `placement` as in `api.run`.
+
+    Raises:
+        UserError: the user can fix it; the message says how.
+
+    """
+    now = time.time()
+    asked_end = how_long.end(now)
+    adapted = _Adapted(now=now, asked=str(how_long), end=asked_end)
+    with opened(study, flags, ref, placement, adapt=adapted) as run:
+        kept = adapted.kept
+        if kept.done and kept.end > time.time():
+            say(f"{run.folder.root}: this night is done; another begins with another time, or after {_at(kept.end)}")
+        else:
+            _spend(run, placement, kept, adapted.pace, adapted.lengths)
+        _say_outcome(run)
+    return run.folder
+
+
+def _at(when: float) -> str:
+    return f"{datetime.fromtimestamp(when):%H:%M}"
+
+
+@dataclass
+class _Adapted:
+    """Fits the lengths of the runs into the time, before a study is made; those of a study that exists stay."""
+
+    now: float
+    asked: str
+    end: float
+    kept: Kept = field(init=False)
+    pace: Pace = field(init=False)
+    lengths: Lengths = field(init=False)
+
+    def __call__(self, spec: StudySpec, folder: RunFolder, session: Session, survey: Survey) -> StudySpec:
+        """The spec with the lengths that fit.
+
+        Raises:
+            SpecError: nothing fits.
+
+        """
+        self.kept = self._continued(folder)
+        seconds = self.kept.end - time.time()
+        self.pace = _expected(spec, session, survey)
+        full = spec.promote.rungs[-1].epochs
+        if folder.study_file.exists():
+            known = load_study(str(folder.study_file), {})
+            self.lengths = Lengths(short=known.epochs, full=full)
+            same = {"epochs": known.epochs, "trials": known.trials, "promote": known.promote}
+            return spec.model_copy(update=same)
+        try:
+            plan = night.divide(seconds, Lengths(short=spec.epochs, full=full), self.pace)
+        except TooShortError as error:
+            raise SpecError(_too_short(seconds, error.needed_s, self.pace)) from error
+        self.lengths = Lengths(short=plan.short_epochs, full=full)
+        promote = {"ladder": "", "top": plan.rungs[-1].top, "epochs": plan.full_epochs}
+        return spec.model_copy(
+            update={
+                "epochs": plan.short_epochs,
+                "trials": plan.trials,
+                "promote": spec.promote.model_copy(update=promote),
+            }
+        )
+
+    def _continued(self, folder: RunFolder) -> Kept:
+        """The night that was interrupted, if the same time is asked for and it is not over; else a new one."""
+        before = read_night(folder)
+        if before is not None and before.asked == self.asked and before.end > self.now:
+            return before
+        return Kept(asked=self.asked, end=self.end)
+
+
+def read_night(folder: RunFolder) -> Kept | None:
+    """The night of a run that was begun last; none: no such command was given, or its file is damaged."""
+    try:
+        return Kept.model_validate_json(folder.night.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+
+
+def _expected(spec: StudySpec, session: Session, survey: Survey) -> Pace:
+    """What an epoch costs, from a few steps that are timed."""
+    found = estimate(spec, survey, session.data, session.precision)
+    epoch_s = found.seconds / (spec.trials * spec.epochs)
+    return Pace(epoch_s=epoch_s, full_epoch_s=night.HEAVIER * epoch_s, saved=SAVED)
+
+
+def _too_short(seconds: float, needed_s: float, pace: Pace) -> str:
+    needed = max(1, -(-needed_s // 60))
+    return (
+        f"{duration(max(seconds, 0))} are too short: an epoch takes about {duration(pace.epoch_s)} here. Give at least "
+        f"--minutes {needed:.0f}, a smaller --budget, or a faster --device"
+    )
+
+
+def _spend(run: Opened, placement: Placement, kept: Kept, pace: Pace, lengths: Lengths) -> None:
+    """Do the work of the night."""
+    work = _Work(run, placement, kept)
+    work.keep()
+    say_plan(run.plan(expected=None, workers=placement.workers))
+    try:
+        night.conduct(Night(end=kept.end, lengths=lengths, expected=pace), work)
+    except TooShortError as error:
+        if not winner(finished(run.folder)):
+            raise RunError(_too_short(kept.end - time.time(), error.needed_s, pace)) from error
+        work.deliver()  # of what was trained before
+    work.keep(done=True)
+
+
+def _say_outcome(run: Opened) -> None:
+    folder = run.folder
+    runs = finished(folder)
+    if not winner(runs):
+        raise RunError(
+            f"no full run of {folder.name!r} was finished in time: the same command goes on with new time "
+            f"(the best short run: search show {_best(run.study)} {folder.name})"
+        )
+    draw(promotion_table(runs))
+    say_winner(runs, measured_on(folder, run.spec.scored_by))
+    say(f"next: search errors {folder.name}   or: search predict {_model(folder)} photo.png")
+    say(f"report: {folder.report}")
+
+
+def _best(study: optuna.Study) -> int:
+    complete = [trial for trial in records(study) if trial.score is not None]
+    return max(complete, key=lambda trial: trial.score or 0.0).number if complete else 0
+
+
+def _model(folder: RunFolder) -> Path:
+    """The file of the best model, as `deliver` wrote it."""
+    run = chosen(folder, None)
+    return folder.exported(folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit), _format())
+
+
+def _format() -> str:
+    """The first format that can be written here."""
+    for name in FORMATS:
+        try:
+            check_installed(name)
+        except UserError:
+            continue
+        return name
+    return "safetensors"
+
+
+@dataclass
+class _Work:
+    """The steps of a real night, as `night.Work` describes them."""
+
+    run: Opened
+    placement: Placement
+    kept: Kept
+
+    def now(self) -> float:
+        """The clock's time."""
+        return time.time()
+
+    def keep(self, **changes: Any) -> None:
+        """Write the night down."""
+        self.kept = self.kept.model_copy(update=changes)
+        write_text(self.run.folder.night, self.kept.model_dump_json(indent=2) + "\n")
+
+    def known(self) -> Known:
+        """What study and run folder hold."""
+        ended = finished_trials(self.run.study)
+        done = [run for run in finished(self.run.folder) if not run.refit]
+        first_seed = self.run.spec.seed
+        return Known(
+            short_epochs=self.run.spec.epochs,
+            ended=len(ended),
+            epochs=sum(len(trial.curve) for trial in ended),
+            seconds=sum(trial.seconds or 0.0 for trial in ended),
+            candidates=self._candidates(),
+            finished=[FullRun(trial=run.trial, epochs=run.recipe.epochs, seed=run.seed - first_seed) for run in done],
+            finished_s=sum(run.seconds for run in done),
+        )
+
+    def _candidates(self) -> list[Tried]:
+        """Complete trials: by their longest runs, then as they are promoted. One that diverged is none."""
+        runs = finished(self.run.folder)
+        lost = {run.trial for run in runs if run.diverged}
+        scored = [
+            (trial, trial.score)
+            for trial in records(self.run.study)
+            if trial.score is not None and trial.number not in lost and trial.curve and trial.seconds is not None
+        ]
+        ordered = choose(scored, min(MOST_CANDIDATES, len(scored)), self.run.spec.promote.families)
+        longest = {run.trial: (run.recipe.epochs, run.ranking_score) for run in reversed(runs)}
+        ordered.sort(key=lambda trial: longest.get(trial.number, (0, 0.0)), reverse=True)
+        return [Tried(trial=trial.number, epoch_s=_epoch_s(trial)) for trial in ordered]
+
+    def search(self, plan: Plan, left: Left) -> None:
+        """Short runs, as `search run` does them. If pruning saves time, there are more than were planned."""
+        run = self.run
+        while (seconds := left()) > 0 and not is_used_up(run.study):
+            ended = finished_trials(run.study)
+            trials = len(ended) + max(1, plan.trials if not ended else self._that_fit(seconds))
+            self.run = run = replace(run, spec=run.spec.model_copy(update={"trials": trials}))
+            write_text(run.folder.study_file, run.spec.as_toml())
+            until = time.time() + seconds
+            with run.working(until) as search:
+                search_on(replace(search, left=left), run.session, self.placement, ended)
+            if len(finished_trials(run.study)) == len(ended):
+                return  # the last trial was stopped in time
+
+    def _that_fit(self, seconds: float) -> int:
+        known = self.known()
+        return int(seconds * known.ended / max(known.seconds, 1e-9))
+
+    def train(self, run: FullRun, until: float) -> bool:
+        """A full run, as `search promote` does it."""
+        trial = next(trial for trial in records(self.run.study) if trial.number == run.trial)
+        spec = self.run.spec
+        between = {rung.epochs for rung in self.kept.searched.rungs[:-1]} if self.kept.searched else set()
+        out_of_time = partial(_is_after, until)
+        with (
+            self.run.folder.promoting(),
+            full_runs.full_trainer(
+                self.run.folder,
+                spec,
+                self.run.session,
+                self.placement,
+                mirrored=spec.promote.mirrored,
+                asam=spec.promote.asam,
+            ) as trainer,
+        ):
+            timed = replace(trainer, stop=lambda: trainer.stop() or out_of_time())
+            try:
+                timed.train(trial, run.epochs, spec.seed + run.seed, tests=run.epochs not in between)
+            except KeyboardInterrupt:
+                if trainer.stop() or not out_of_time():
+                    raise
+                say(f"trial {run.trial}: {count(run.epochs, 'epoch')} do not fit into the time that is left")
+                return False
+        return True
+
+    def deliver(self) -> None:
+        """Export the best model so far, and write the report."""
+        folder = self.run.folder
+        results = read_results(folder)
+        if winner(results.promotions):
+            best = chosen(folder, None)
+            trials = len(results.trials)
+            try:
+                for_export = next(name for name in FORMATS if name == _format())
+                exported = export_model(folder, best, self.run.spec, self.run.session.data, for_export, trials=trials)
+            except UserError as error:  # what was trained is kept; `search export` can be tried again
+                say(f"warning: no model was written: {error}")
+            else:
+                say(f"model so far: {exported}")
+        write_report(folder, results)
+        publish(folder, results, self.run.session.data.size)
+
+    def searched(self) -> Plan | None:
+        """As it was written down."""
+        return self.kept.searched
+
+    def end_search(self, plan: Plan) -> None:
+        """Write it down."""
+        self.keep(searched=plan)
+
+    def say(self, line: str) -> None:
+        """On the terminal and in the log."""
+        say(f"plan     {line}")
+
+
+def _epoch_s(trial: TrialRecord) -> float:
+    return (trial.seconds or 0.0) / len(trial.curve)
+
+
+def _is_after(until: float) -> bool:
+    return time.time() > until
