@@ -2,10 +2,14 @@
 
 import shlex
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from search import cli
+
+Search = Callable[[str], str]
+"""The fixture `search`: what a command prints."""
 
 
 def search(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
