@@ -16,6 +16,7 @@ from search.interrupt import end_on_sigterm
 from search.streams import outputs
 from train_core.datasets import DATASETS
 from train_core.examples import FormatName
+from train_core.printable import printable
 
 FORMAT_NAMES = get_args(FormatName)
 
@@ -527,7 +528,7 @@ def _show(what: Any, draw: Callable[[Any], Any], as_json: bool) -> None:
 
 
 def _end(message: str, code: int) -> None:
-    typer.echo(f"search: {message}", err=True)
+    typer.echo(f"search: {printable(message)}", err=True)
     sys.exit(code)
 
 
@@ -545,7 +546,7 @@ def _outside_trouble(error: Exception) -> str | None:
     return None
 
 
-def _number(text: str | None, what: str = "budget") -> int | None:
+def _number(text: str | None, what: str = "--budget") -> int | None:
     from search.spec import parse_budget
 
     return None if text is None else parse_budget(text, what)
