@@ -237,8 +237,10 @@ def _without_empty_classes(
         raise data_error(
             f"{listing.root}: {first.split} has the class {first.label!r}, which train has not: give it training images"
         )
+    if not trained:
+        raise data_error(f"{listing.root} holds no training images that can be read: {_counts(left_out, {})}")
     if len(trained) < 2:
-        raise one_class(listing.root, *trained, left_out)
+        raise one_class(listing.root, next(iter(trained)), left_out)
     return items, pixels
 
 
