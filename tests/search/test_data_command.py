@@ -199,10 +199,14 @@ def test_names_do_not_steer_the_terminal(photos: Path, command: Command) -> None
 
 def test_a_name_that_is_not_utf8_can_be_used_again(photos: Path, command: Command, tmp_path: Path) -> None:
     name = b"caf\xe9,\xff.png"
+    (photos / "0.txt").rename(photos / "left.txt")
     image = (photos / "train" / "cat" / "0.png").rename(photos / "train" / "cat" / os.fsdecode(name))
     run = "run digits --data photos --budget 20k --trials 1 --epochs 1 --name run --device cpu"
     for words in (run, "promote run --top 1 --epochs 1", "export run --format safetensors"):
         assert command(words)[0] == 0
+    (photos / "left.txt").rename(photos / os.fsdecode(b"\xff.txt"))
+    (left_out,) = json.loads(command("data photos --json")[1])["left_out"].values()
+    assert b"\xff.txt" in map(os.fsencode, left_out)
     model = next(Path("runs/run/exported").glob("*.safetensors"))
     folder = tmp_path / "some"
     folder.mkdir()
@@ -210,8 +214,8 @@ def test_a_name_that_is_not_utf8_can_be_used_again(photos: Path, command: Comman
     code = "import sys; from search.cli import main; main()"
     form = {}
     for flag in ("", "--csv", "--json"):
-        words = [sys.executable, "-c", code, "predict", str(model), "some", *flag.split()]
-        form[flag] = subprocess.run(words, capture_output=True, check=True).stdout
+        predict = [sys.executable, "-c", code, "predict", str(model), "some", *flag.split()]
+        form[flag] = subprocess.run(predict, capture_output=True, check=True).stdout
     assert form[""].startswith(b"some/" + name + b"  ")
     assert b'\n"some/' + name + b'",' in form["--csv"]
     (answer,) = json.loads(form["--json"])

@@ -37,7 +37,10 @@ Answer = TypeVar("Answer")
 
 
 def fingerprint(listing: Listing, reading: Reading) -> str:
-    """32 hexadecimal digits that change with the files' paths, sizes, times of change and classes, and the reading."""
+    """32 hexadecimal digits that change with the files' paths, sizes, times of change and classes, and the reading.
+
+    And with what is left out, and what there is to say.
+    """
     digest = blake2b(FORMAT, digest_size=16)
     # The folder's own path too: archives unpack with equal times, and uncompressed images have equal sizes.
     digest.update(os.fsencode(listing.root) + reading.model_dump_json().encode())
@@ -49,6 +52,9 @@ def fingerprint(listing: Listing, reading: Reading) -> str:
             state = "gone"  # which is said when it is read
         said = f"\0{state} {item.split} {item.label} {item.group}\0"
         digest.update(os.fsencode(item.name) + said.encode(errors="surrogateescape"))
+    left_out = [f"{reason} {name}" for reason, names in listing.left_out.items() for name in names]
+    for said in (*listing.notes, *left_out):
+        digest.update(b"\0" + os.fsencode(said))  # the copy in the cache names them, too
     return digest.hexdigest()
 
 
