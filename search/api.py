@@ -111,6 +111,7 @@ class Opened:
     starts: Sequence[str]  # where each configuration that did best on other images comes from
     follows_size: Mapping[str, Any]  # dimensions that the study leaves to the size of the images, with their values
     why_score: str  # why its networks are compared by this score; empty: nothing to say
+    relative: str  # what a new run has to do with one that exists; empty: nothing to say
     precision_seconds: Mapping[Precision, float]  # of a step in each precision that was measured
 
     @contextmanager
@@ -136,6 +137,7 @@ class Opened:
             workers=workers,
             others=others,
             precision_seconds=self.precision_seconds,
+            relative=self.relative,
             why_score=self.why_score,
         )
 
@@ -167,8 +169,11 @@ def opened(
     spec, folder = _named(study, flags, ref, placement, control)
     with loading_bars() as progress:
         session = open_session(spec, placement.device_here, progress)
+    relative = ""
     if ref.name is None and "data" in flags and not folder.study_file.exists():
-        folder = _with_same_images(folder, study, spec, flags, session.data.fingerprint) or folder
+        relative = _relative(folder, study, spec, flags, session.data)
+        if same := _with_same_images(folder, study, spec, flags, session.data.fingerprint):
+            folder, relative = same, ""
     sized = spec.for_size(session.shape.size)
     follows_size = _changed(spec, sized)
     spec, why_score = _with_score(sized, session)
@@ -192,6 +197,7 @@ def opened(
             starts=starts,
             follows_size=follows_size,
             why_score=why_score,
+            relative=relative,
             precision_seconds=seconds,
         )
 
@@ -224,7 +230,7 @@ def _named(
     name = _default_name(study, spec, flags) if ref.name is None else ref.name
     if control is not None:
         if control not in CONTROLS:
-            raise SpecError(f"unknown control {control!r}: give one of {', '.join(CONTROLS)}")
+            raise SpecError(f"--control {control!r} is unknown: give one of {', '.join(CONTROLS)}")
         spec, name = load_study(study, {**flags, **CONTROLS[control]}), control_name(name, control)
     if spec.data not in NAMED and Path(spec.data).exists():
         spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
@@ -372,7 +378,7 @@ def export(ref: RunRef, *, trial: int | None = None, fmt: str, data: str | None 
     """
     known = next((name for name in FORMATS if name == fmt), None)
     if known is None:
-        raise SpecError(f"unknown format {fmt!r}: give one of {', '.join(FORMATS)}")
+        raise SpecError(f"--format {fmt!r} is unknown: give one of {', '.join(FORMATS)}")
     check_installed(known)
     folder = ref.find()
     spec = load_study(str(folder.study_file), {})
@@ -519,15 +525,40 @@ def _with_same_images(
     folder: RunFolder, study: str, spec: StudySpec, flags: Mapping[str, Any], fingerprint: str
 ) -> RunFolder | None:
     """The run that this command means if its images were moved: it has the name that their old place gave it."""
+    for name, facts in _named_alike(folder, study, spec, flags):
+        source = facts.source
+        if facts.fingerprint == fingerprint and source and source not in NAMED and is_missing(source):
+            return new_run(folder.root.parent, name, folder.storage)
+    return None
+
+
+def _relative(folder: RunFolder, study: str, spec: StudySpec, flags: Mapping[str, Any], data: TrainingData) -> str:
+    """Why this command begins a run though one of the study exists, in a sentence without an end; empty: none exists.
+
+    A run that is named after its own images is one of these if its classes are the same.
+    """
+    others = []
+    for name, facts in _named_alike(folder, study, spec, flags):
+        if facts.fingerprint == data.fingerprint:
+            return f"a new run, though run {name} has the same images: --name {name} continues it"
+        if name.startswith(_named_after(study, spec)) or facts.classes == data.classes:
+            others.append(name)
+    if not others:
+        return ""
+    return f"a new run, because its images are others than those of run {others[0]}; --name gives it another name"
+
+
+def _named_alike(
+    folder: RunFolder, study: str, spec: StudySpec, flags: Mapping[str, Any]
+) -> Iterator[tuple[str, DataFacts]]:
+    """The runs beside `folder`, with their images, that are named as the study or their images would name them."""
     control = folder.name.removeprefix(_default_name(study, spec, flags))
     for root in run_folders(folder.root.parent).values():
         facts = read_facts(RunFolder(root))
-        source = facts.data.source if facts is not None and facts.data.fingerprint == fingerprint else None
-        if source is not None and source not in NAMED and is_missing(source):
-            names = {_named_after(each, spec) for each in (study, source)}
+        if facts is not None and facts.data.fingerprint:
+            names = {_named_after(each, spec) for each in (study, facts.data.source) if each}
             if root.name in {f"{name}{control}" for name in names}:
-                return new_run(folder.root.parent, root.name, folder.storage)
-    return None
+                yield root.name, facts.data
 
 
 def _facts(spec: StudySpec, session: Session, folder: RunFolder) -> RunFacts:

@@ -6,6 +6,7 @@ What is slow is imported when it is needed: `list`, `status`, `show`, `errors` a
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -16,6 +17,7 @@ from search.interrupt import end_on_sigterm
 from search.streams import outputs
 from train_core.datasets import DATASETS
 from train_core.examples import FormatName
+from train_core.printable import printable
 
 FORMAT_NAMES = get_args(FormatName)
 
@@ -564,18 +566,25 @@ def _main() -> None:
 
 def _show(what: Any, draw: Callable[[Any], Any], as_json: bool) -> None:
     """Print what was asked for: as it is drawn for people, or as JSON."""
-    from pydantic_core import to_jsonable_python
-
     from search import terminal
 
     if as_json:
-        typer.echo(json.dumps(to_jsonable_python(what), indent=2))
+        typer.echo(json.dumps(what, indent=2, default=_jsonable))
     else:
         terminal.draw(draw(what))
 
 
+def _jsonable(what: Any) -> Any:
+    """What stands for it in JSON. Pydantic does the same, but refuses a file name that is not UTF-8."""
+    from pydantic_core import to_jsonable_python
+
+    if is_dataclass(what):
+        return {each.name: getattr(what, each.name) for each in fields(what)}
+    return to_jsonable_python(what)
+
+
 def _end(message: str, code: int) -> None:
-    typer.echo(f"search: {message}", err=True)
+    typer.echo(f"search: {printable(message)}", err=True)
     sys.exit(code)
 
 
@@ -593,7 +602,7 @@ def _outside_trouble(error: Exception) -> str | None:
     return None
 
 
-def _number(text: str | None, what: str = "budget") -> int | None:
+def _number(text: str | None, what: str = "--budget") -> int | None:
     from search.spec import parse_budget
 
     return None if text is None else parse_budget(text, what)

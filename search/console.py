@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 from rich.box import SIMPLE
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -46,9 +47,10 @@ from search.tables import best_so_far, best_table
 from search.terminal import StopHint, console, draw, drawn_live, is_drawn_on, log, say, show, tell
 from search.trial_lines import TrialColumns
 from search.trials import TrialRecord, best, finished_trials, ranked, records, score_of
-from train_core.census import leak_warning
+from train_core.census import lack_warning, leak_warning
 from train_core.classes import images_of_classes
 from train_core.device import describe
+from train_core.printable import printable
 from train_core.results import EpochResult, Score
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 
@@ -119,6 +121,7 @@ class Plan:
     workers: int  # that this command starts
     others: int  # workers that search already
     precision_seconds: Mapping[Precision, float]  # of a step in each precision that was measured
+    relative: str = ""  # what a new run has to do with one that exists; empty: nothing to say
     why_score: str = ""  # why its networks are compared by this score, if that was not given; empty: nothing to say
 
 
@@ -128,6 +131,8 @@ def say_plan(plan: Plan) -> None:
     joining = f"joining {plan.others} other search{'es' if plan.others > 1 else ''}"
     kept = f", kept in {folder.storage}" if folder.storage else ""
     say(f"{folder.root}: {joining if plan.others else 'continuing' if plan.begun else 'new study'}{kept}")
+    if plan.relative:
+        say(f"  {plan.relative}")
     images = images_in_words(len(data.train), len(data.val), str(data_shape_of(data)))
     say(f"data     {spec.data}: {images}, {test_in_words(data.has_test, data.held_out)}")
     if plan.follows_size:
@@ -137,6 +142,8 @@ def say_plan(plan: Plan) -> None:
         say(f"  {note}")
     if left_out := left_out_in_words(data.left_out):
         say(f"  left out: {left_out}; `search data` lists them")
+    for split, labels in data.lacking.items():
+        say(f"warning  {lack_warning(split, labels)}")
     for split, number in data.copied.items():
         say(f"warning  {leak_warning(split, number)} `search data` names them")
     say(f"score    {_score_words(plan)}")
@@ -363,7 +370,7 @@ def loading_bars() -> Iterator[Callable[[str, int, int], None]]:
 
         def progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, note="")
+                tasks[what] = bars.add_task(escape(printable(what)), note="")
             bars.update(tasks[what], completed=done, total=total or None)
 
         yield progress

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from search.formatting import count, images_in_words, test_in_words
 from search.tables import empty_table
+from train_core.printable import printable
 
 if TYPE_CHECKING:
     from train_core.census import Census, Group, Picture
@@ -27,12 +28,17 @@ def census_view(census: Census, is_whole: bool) -> RenderableType:
     """The whole census, or only some of its classes, files and copies."""
     most = None if is_whole else FEW
     return Parts(
-        *map(Text, _about(census, most)),
+        *map(_line, _about(census, most)),
         _counts_table(census, None if is_whole else ENDS),
-        *map(Text, _copies("equal", census.equal, most)),
-        *map(Text, _copies("almost equal", census.almost_equal, most)),
-        *(Text(f"warning  {warning}", style="yellow") for warning in census.warnings),
+        *map(_line, _copies("equal", census.equal, most)),
+        *map(_line, _copies("almost equal", census.almost_equal, most)),
+        *(Text(printable(f"warning  {warning}"), style="yellow") for warning in census.warnings),
     )
+
+
+def _line(words: str) -> Text:
+    """A line, whatever the names in it are."""
+    return Text(printable(words))
 
 
 def _about(census: Census, most: int | None) -> Iterator[str]:
@@ -47,9 +53,8 @@ def _about(census: Census, most: int | None) -> Iterator[str]:
     for why, names in census.left_out.items():
         if names:
             yield f"  left out, {len(names):,} {why}: {_listed(names, most)}"
-    if sizes := census.file_sizes:
-        low, middle, high = ("x".join(map(str, size)) for size in (sizes.smallest, sizes.median, sizes.largest))
-        yield f"files    {low} pixels" if low == high else f"files    from {low} to {high} pixels, median {middle}"
+    if census.file_sizes:
+        yield f"files    {census.file_sizes}"
     means, deviations = (" ".join(f"{value:.3f}" for value in values) for values in (census.mean, census.std))
     yield f"pixels   mean {means}, standard deviation {deviations} (training images; from 0 to 1)"
     if census.constant:
@@ -64,7 +69,7 @@ def _counts_table(census: Census, ends: int | None) -> Table:
 
     def add(label: str, counts: Sequence[Mapping[SplitName, int]]) -> None:
         columns = [sum(each[split] for each in counts) for split in splits]
-        table.add_row(Text(label), *(f"{number:,}" for number in (*columns, sum(columns))))
+        table.add_row(_line(label), *(f"{number:,}" for number in (*columns, sum(columns))))
 
     first, between, last = list(census.classes), list[str](), list[str]()
     if ends is not None and len(first) > 2 * ends:

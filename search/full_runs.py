@@ -70,7 +70,7 @@ class PromoteFlags:
         plain = {"seeds": self.seeds, "refit": self.refit, "mirrored": self.mirrored, "asam": self.asam}
         changes: dict[str, Any] = {name: value for name, value in plain.items() if value is not None}
         if self.ladder is not None:
-            parse_ladder(self.ladder)
+            parse_ladder(self.ladder, "--ladder")
             changes["ladder"] = self.ladder
         elif self.top or self.epochs:
             last = plan.rungs[-1]
@@ -160,7 +160,7 @@ def fidelity(
     spec = load_study(str(folder.study_file), {})
     full_epochs = epochs or spec.promote.rungs[-1].epochs
     if 0 < trials < MIN_PAIRS:
-        raise SpecError(f"{trials} trials are too few to compare ranks: give at least --trials {MIN_PAIRS}, or 0")
+        raise SpecError(f"--trials {trials} is too few to compare ranks: give at least --trials {MIN_PAIRS}, or 0")
     if trials and full_epochs <= spec.epochs:
         raise SpecError(
             f"a full run of {count_of(full_epochs, 'epoch')} is no longer than a short run of {spec.epochs}: give a "
@@ -372,7 +372,7 @@ def reproduce(
     chosen = published.chosen(rows)
     wanted = next((known for known in PROTOCOLS if known == protocol), None)
     if wanted is None:
-        raise SpecError(f"unknown protocol {protocol!r}: give one of {', '.join(PROTOCOLS)}")
+        raise SpecError(f"--protocol {protocol!r} is unknown: give one of {', '.join(PROTOCOLS)}")
     with loading_bars() as progress:
         session = open_session(spec, device, progress)
     folder = reproduction_folder(runs, study)

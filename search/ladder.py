@@ -28,7 +28,7 @@ class Rung(Frozen):
         return f"{self.top}x{self.epochs}"
 
 
-def parse_ladder(text: str) -> tuple[Rung, ...]:
+def parse_ladder(text: str, what: str = "ladder") -> tuple[Rung, ...]:
     """The rungs of `8x60,3x200`: the best 8 for 60 epochs, then the best 3 of those for 200.
 
     Raises:
@@ -39,11 +39,11 @@ def parse_ladder(text: str) -> tuple[Rung, ...]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*([1-9]\d*)\s*x\s*([1-9]\d*)\s*", part)
         if match is None:
-            raise SpecError(f"ladder {text!r}: {part.strip()!r} is no rung: write trials x epochs, as in 8x60,3x200")
+            raise SpecError(f"{what} {text!r}: {part.strip()!r} is no rung: write trials x epochs, as in 8x60,3x200")
         rungs.append(Rung(top=int(match[1]), epochs=int(match[2])))
     for lower, upper in itertools.pairwise(rungs):
         if upper.top > lower.top or upper.epochs <= lower.epochs:
-            raise SpecError(f"ladder {text!r}: {upper} after {lower} must have more epochs, and no more trials")
+            raise SpecError(f"{what} {text!r}: {upper} after {lower} must have more epochs, and no more trials")
     return tuple(rungs)
 
 

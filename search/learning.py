@@ -26,7 +26,7 @@ def runs_to_learn_from(spec: StudySpec, folder: RunFolder) -> tuple[str, ...]:
 
     """
     if folder.name in spec.learn_from:
-        raise SpecError(f"run {folder.name!r} cannot learn from itself: name another run with --learn-from")
+        raise SpecError(f"--learn-from {folder.name}: a run cannot learn from itself: name another run")
     if AUTO not in spec.learn_from:
         for name in spec.learn_from:
             find_run_to_read(folder.root.parent, name, folder.storage)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from search.data_shape import DataShape
 from search.formatting import count
 from search.run_folder import RunFolder, write_text
+from train_core.printable import printable
 from train_core.reading import Preparation
 from train_core.specs import Frozen
 
@@ -120,7 +121,6 @@ def changes(before: Listing, now: Listing) -> str:
     """What is different in images since a run began, in a sentence without an end."""
     if before.shape.task != now.shape.task:
         return f"the images are {now.shape} now, {before.shape} when the run began"
-    name = now.name if now.name.isprintable() else repr(now.name)
     totals = {
         split: tuple(sum(each.counts.get(split, {}).values()) for each in (before, now))
         for split in SPLITS
@@ -131,8 +131,8 @@ def changes(before: Listing, now: Listing) -> str:
         for split, (first, after) in totals.items()
         if first != after
     ]
-    begins = f"{name} has {', and '.join(numbers)}" if numbers else f"{name} has changed since the run began"
-    return f"{begins}: {'; '.join(_details(before, now))}"
+    begins = f"{now.name} has {', and '.join(numbers)}" if numbers else f"{now.name} has changed since the run began"
+    return printable(f"{begins}: {'; '.join(_details(before, now))}")
 
 
 def _details(before: Listing, now: Listing) -> list[str]:
@@ -159,7 +159,7 @@ def _details(before: Listing, now: Listing) -> list[str]:
 
 def _names(names: tuple[str, ...] | list[str]) -> str:
     """As in `a`, `a and b`, and `a, b, c and 12 more`."""
-    shown = [name if name.isprintable() else repr(name) for name in names[:NAMED]]
+    shown = list(names[:NAMED])
     last = f"{len(names) - NAMED:,} more" if len(names) > NAMED else shown.pop()
     return f"{', '.join(shown)} and {last}" if shown else last
 

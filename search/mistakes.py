@@ -18,6 +18,7 @@ from search.formatting import Interval
 from search.promotions import Promotion, best_run, finished, full_runs_of
 from search.run_folder import RunFolder, SplitName
 from train_core.predictions import Predictions
+from train_core.printable import printable
 
 BINS = 15  # of the calibration error, of equal width
 ANSWERED = (1.0, 0.99, 0.95, 0.9, 0.8)  # shares of the images that thresholds are chosen for
@@ -155,8 +156,8 @@ def wrong_files(mistakes: Mistakes) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    """The text without what would end a line or a column."""
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    """The text without what would end a line or a column, or steer a terminal."""
+    return printable(text.replace("\\", "\\\\"))
 
 
 def examine(folder: RunFolder, run: Promotion, split: SplitName) -> Mistakes:

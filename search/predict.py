@@ -27,6 +27,7 @@ from search.errors import DataError
 from train_core.deploy import Classifier, Description
 from train_core.formats import read
 from train_core.images import SUFFIXES, decode, read_header, why, with_channels
+from train_core.printable import printable
 from train_core.specs import Frozen
 
 BATCH = 100  # images at a time
@@ -44,7 +45,7 @@ class Guess(Frozen):
 
     def __str__(self) -> str:
         """As in `cat 97.1 %`."""
-        return f"{_printable(self.name)} {100 * self.probability:.1f} %"
+        return f"{printable(self.name)} {100 * self.probability:.1f} %"
 
 
 class Prediction(Frozen):
@@ -61,8 +62,8 @@ class Prediction(Frozen):
     def __str__(self) -> str:
         """As in `cat.png  cat 97.1 %  dog 2.1 %  (resized from 640x480)`, or the error in a line."""
         if self.error is not None:
-            return f"cannot read {_printable(self.image)} ({self.error}): {self.advice}"
-        words = [_printable(self.image), *map(str, self.guesses)]
+            return printable(f"cannot read {self.image} ({self.error}): {self.advice}")
+        words = [printable(self.image), *map(str, self.guesses)]
         if self.resized_from:
             words.append("(resized from {}x{})".format(*self.resized_from))
         return "  ".join(words)
@@ -152,11 +153,6 @@ def _csv_row(cells: Sequence[object]) -> str:
     line = StringIO()
     csv.writer(line, lineterminator="\n").writerow(cells)
     return line.getvalue()
-
-
-def _printable(name: str) -> str:
-    """The name; quoted if it has control characters, as one from somebody else's file may have."""
-    return name if name.isprintable() else repr(name)
 
 
 # ------------------------------------------------------------------------------------------------- finding the images

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from search.between import Watcher
@@ -134,14 +133,14 @@ class Promoter:
         measured: dict[str, float] = {}
         if test is not None:
             split = test.to(data.train.images.device)
-            score = partial(evaluate, state.final_model, split, data.mean, data.std, run.recipe.precision)
+            precision = run.recipe.precision
             if run.test_accuracy is None or not folder.predictions("test").exists():
-                self._store(predict(state.final_model, split, data, run.recipe.precision), folder.predictions("test"))
-            if run.test_accuracy is None:  # asked for the mirrored one later, the plain one stays what it was
-                plain = score()
-                measured |= {"test_accuracy": plain.accuracy, "test_balanced": plain.balanced}
+                plain = predict(state.final_model, split, data, precision)
+                self._store(plain, folder.predictions("test"))
+                if run.test_accuracy is None:  # asked for the mirrored one later, the plain one stays what it was
+                    measured |= {"test_accuracy": plain.accuracy, "test_balanced": plain.balanced}
             if self.mirrored:
-                mirrored = score(mirrored=True)
+                mirrored = evaluate(state.final_model, split, data.mean, data.std, precision, mirrored=True)
                 measured |= {
                     "mirrored_test_accuracy": mirrored.accuracy,
                     "mirrored_test_balanced": mirrored.balanced,

@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
@@ -269,10 +269,11 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
     try:
         spec = StudySpec.model_validate(values)
     except ValidationError as error:
-        raise SpecError(f"study {study}: {_first_problem(error)}") from error
+        raise SpecError(_first_problem(error, study, flags)) from error
     _check_annealed(spec, study)
     if spec.promote.asam and spec.precision == "fp16":
-        raise SpecError(f"study {study}: promote.asam does not work in fp16: set precision to auto, bf16 or fp32")
+        whose = "--precision fp16" if "precision" in flags else f"study {study}"
+        raise SpecError(f"{whose}: promote.asam does not work in fp16: set precision to auto, bf16 or fp32")
     names = parameter_names(spec.space)
     for table, keys in (("baseline_recipe.", spec.baseline_recipe), ("pruner.like: ", spec.pruner.like)):
         for name in keys:
@@ -400,20 +401,35 @@ def _check_annealed(spec: StudySpec, study: str) -> None:
         )
 
 
-def _first_problem(error: ValidationError) -> str:
-    """The most telling of pydantic's findings, as one line with the nearest valid word where there is one."""
+FLAGS = {"short_run_images": "images", "test_fraction": "no-test"}
+"""Those that are not called as their key in a study file."""
+
+
+def _flag_of(path: Sequence[str], flags: Mapping[str, Any]) -> str | None:
+    """The flag that gave the value at `path` of a study; none: the study file did."""
+    key, given = (path[0], flags) if path[0] != "reading" else (path[1], flags.get("reading", {}))
+    return f"--{FLAGS.get(key, key).replace('_', '-')}" if key in given else None
+
+
+def _first_problem(error: ValidationError, study: str, flags: Mapping[str, Any]) -> str:
+    """The most telling of pydantic's findings, as one line with the nearest valid word where there is one.
+
+    It begins with the study, or with the flag that gave the value.
+    """
     # A misspelt key is often also a missing one: name what was written, not what was not.
     unknown = {"extra_forbidden", "unexpected_keyword_argument"}
     finding = min(error.errors(), key=lambda finding: finding["type"] not in unknown)
     # The tags of a dimension's forms ("fixed", "choices", ...) are ours, not the user's.
     path = [str(part) for part in finding["loc"] if part not in {"fixed", "choices", "weighted", "range"}]
-    where = ".".join(path)
+    where, whose = ".".join(path), f"study {study}: "
     if finding["type"] in unknown:
-        return f"unknown key {where!r}{_nearest(path[-1], _keys_at(path[:-1]))}"
+        return f"{whose}unknown key {where!r}{_nearest(path[-1], _keys_at(path[:-1]))}"
     if finding["type"] == "missing":
-        return f"{where} is missing"
+        return f"{whose}{where} is missing"
     if finding["type"] == "union_tag_invalid":
-        return f"{where} cannot be a range: give one value or a list"
+        return f"{whose}{where} cannot be a range: give one value or a list"
+    if path and (flag := _flag_of(path, flags)):
+        where, whose = flag, ""
     message = finding["msg"].removeprefix("Value error, ")
     message = re.sub(r"^(Input|Tuple) should", "should", message).replace(" after validation", "")
     nearest = ""
@@ -421,7 +437,7 @@ def _first_problem(error: ValidationError) -> str:
         nearest = _nearest(finding["input"], re.findall(r"'([^']*)'", finding["ctx"]["expected"]))
     given = finding["input"]
     shown = "" if isinstance(given, dict | list | tuple | Frozen) else f", not {given!r}"
-    return f"{where + ': ' if where else ''}{message}{shown}{nearest}"
+    return f"{whose}{where + ': ' if where else ''}{message}{shown}{nearest}"
 
 
 def _keys_at(path: list[str]) -> list[str]:

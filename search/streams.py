@@ -1,5 +1,6 @@
 """Standard output and standard error, as the commands write to them: what happens when nobody can read them."""
 
+import codecs
 import io
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,20 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 BROKEN_PIPE = 141  # the exit code that shells give a command whose reader has ended, as in `search list | head -1`
+AS_IT_WAS = "search-as-it-was"
+"""The handler of what cannot be encoded: a file name that is not UTF-8 is written as its bytes, so that it can be used
+again; any other character that a terminal lacks is `?`, since that is no reason to fail.
+"""
+
+
+def _as_it_was(error: UnicodeError) -> tuple[bytes, int]:
+    """Bytes for the characters that an encoding lacks, and where to go on."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return b"".join(bytes([ord(each) & 0xFF]) if "\udc80" <= each <= "\udcff" else b"?" for each in lacking), error.end
+
+
+codecs.register_error(AS_IT_WAS, _as_it_was)
 
 
 class Stream(io.FileIO):
@@ -82,8 +97,7 @@ def _by_way_of(kind: type[Stream], stream: TextIO) -> TextIO:
     """The stream with another way to its file; unchanged if it has none, as in a notebook."""
     if not isinstance(stream, io.TextIOWrapper):
         return stream
-    # A terminal that lacks a character is no reason to fail.
-    stream.reconfigure(errors="replace")
+    stream.reconfigure(errors=AS_IT_WAS)
     try:
         descriptor = stream.fileno()
     except OSError:
@@ -91,6 +105,6 @@ def _by_way_of(kind: type[Stream], stream: TextIO) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(kind(descriptor)),
         encoding=stream.encoding,
-        errors="replace",
+        errors=AS_IT_WAS,
         line_buffering=stream.line_buffering,
     )

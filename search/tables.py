@@ -18,6 +18,7 @@ from search.published import Published, Reproduction, Row
 from search.records import Comparison, FinishedFullRun, FullRun, Run, RunningTrial, ShortRun, Status, Trial
 from search.scores import marked, named
 from search.trials import TrialRecord, score_of
+from train_core.printable import printable
 from train_core.results import Score
 from train_core.specs import ResNetSpec
 
@@ -310,7 +311,7 @@ def mistakes_view(mistakes: Mistakes, *, whole: bool = False) -> RenderableType:
     rows: list[tuple[str, str | Text]] = [
         ("accuracy", f"{share_interval(mistakes.accuracy)}: {len(mistakes.mistakes):,} of {mistakes.images:,} wrong"),
         ("balanced", f"{percent(mistakes.balanced_accuracy)} (mean recall); macro F1 {percent(mistakes.macro_f1)}"),
-        ("baseline", f"{percent(mistakes.baseline)}, by always saying {_printable(mistakes.largest_class)}"),
+        ("baseline", f"{percent(mistakes.baseline)}, by always saying {printable(mistakes.largest_class)}"),
         ("calibration", calibration_words(mistakes)),
     ]
     parts: list[RenderableType] = [
@@ -341,7 +342,7 @@ def _class_table(classes: Sequence[ClassScore], most: int | None) -> RenderableT
     table = empty_table(title, "<class", "images", "recall", "interval", "precision", "interval", "F1")
     for each in classes[:most]:
         table.add_row(
-            Text(_printable(each.name)),
+            Text(printable(each.name)),
             f"{each.images:,}",
             *(("none", "") if each.recall is None else (_percents(each.recall.value), bounds(each.recall))),
             *(("none", "") if each.precision is None else (_percents(each.precision.value), bounds(each.precision))),
@@ -353,7 +354,7 @@ def _class_table(classes: Sequence[ClassScore], most: int | None) -> RenderableT
 def _confusion_table(mistakes: Mistakes, most: int | None) -> RenderableType:
     table = empty_table("The most frequent confusions", "<true", "<said", "images", "of its class")
     for each in mistakes.confusions[:most]:
-        table.add_row(Text(_printable(each.true)), Text(_printable(each.said)), f"{each.images:,}", percent(each.share))
+        table.add_row(Text(printable(each.true)), Text(printable(each.said)), f"{each.images:,}", percent(each.share))
     return _with_rest(table, len(mistakes.confusions), most, "rarer confusion", "rarer confusions")
 
 
@@ -363,11 +364,11 @@ def _mistake_table(mistakes: Mistakes, most: int | None) -> RenderableType:
     table = empty_table("The most certain mistakes", "<true", "<said", "probability", "of the true one", where)
     for each in mistakes.mistakes[:most]:
         table.add_row(
-            Text(_printable(each.true)),
-            Text(_printable(each.said)),
+            Text(printable(each.true)),
+            Text(printable(each.said)),
             percent(each.probability),
             percent(each.probability_of_true),
-            Text(_printable(each.file)) if each.file is not None else str(each.image),
+            Text(printable(each.file)) if each.file is not None else str(each.image),
         )
     return _with_rest(table, len(mistakes.mistakes), most, "less certain mistake", "less certain mistakes")
 
@@ -397,11 +398,6 @@ def _with_rest(table: Table, number: int, most: int | None, one: str, several: s
 
 def _percents(share: float) -> str:
     return f"{100 * share:.1f}"
-
-
-def _printable(name: str) -> str:
-    """A name from somebody's folder, quoted if it has control characters."""
-    return name if name.isprintable() else repr(name)
 
 
 def _running_table(status: Status) -> Table:
@@ -455,8 +451,8 @@ def empty_table(title: str | None, *headings: str) -> Table:
 def _labelled(title: str, rows: Sequence[tuple[str, str | Text]]) -> Group:
     grid = Table.grid(padding=(0, 2), pad_edge=False)
     for label, value in rows:
-        grid.add_row(label, Text(value) if isinstance(value, str) else value)
-    return Group(Text(title, style="bold"), grid)
+        grid.add_row(label, Text(printable(value)) if isinstance(value, str) else value)
+    return Group(Text(printable(title), style="bold"), grid)
 
 
 def _state(run: Run) -> Text:
@@ -494,7 +490,7 @@ def _value(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, str):
-        return value
+        return printable(value)
     if isinstance(value, dict) and {"low", "high"} <= value.keys():
         step = ", log" if value.get("log") else f", step {value['step']}" if value.get("step") else ""
         return f"{_value(value['low'])} to {_value(value['high'])}{step}"

@@ -10,6 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from train_core.printable import printable
+
 LOOK_S = 2.0  # between looks at what is watched
 
 console = Console(highlight=False, soft_wrap=True)
@@ -71,6 +73,7 @@ if not is_drawn_on():
 
 def tell(line: str) -> None:
     """Print one line; in a terminal it is wrapped, but no word is broken, so that paths stay whole."""
+    line = printable(line)
     if is_drawn_on():
         console.print(Text(line, overflow="ignore"), soft_wrap=False, crop=False)
     else:
@@ -95,7 +98,7 @@ def has_signs() -> bool:
 def say(line: str) -> None:
     """Print one line, and log it."""
     tell(line)
-    log.info("%s", line)
+    log.info("%s", printable(line))
 
 
 def draw(what: RenderableType) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.support.forked import READ_ON_IMPORT
 
 ROOT = Path(__file__).parents[1]
-TYPES = {f"train_core.sources.contents.{name}" for name in ("Progress", "LeftOut", "SplitName")}
+TYPES = {f"train_core.sources.contents.{name}" for name in ("FileSizes", "Progress", "LeftOut", "SplitName", "some")}
 FORBIDDEN = {
     "train_core": {"search", "space", "optuna", "typer", "rich", "plotly"},
     "space.py": {"search", "optuna", "torch", "typer"},

@@ -13,7 +13,7 @@ from train_core.data import AllSplits, Split, load_all_splits
 from train_core.duplicates import Pixels, almost_equal, constant, equal
 from train_core.reading import Reading
 from train_core.sheet import draw_sheet
-from train_core.sources.contents import LeftOut, Progress, SplitName
+from train_core.sources.contents import FileSizes, LeftOut, Progress, SplitName, some
 
 WORDS: Mapping[SplitName, str] = {"train": "training", "val": "validation", "test": "test"}
 
@@ -42,15 +42,6 @@ class Group:
     def labels(self) -> frozenset[str]:
         """The classes that the pictures are in."""
         return frozenset(picture.label for picture in self.pictures)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileSizes:
-    """Width and height, in pixels, of the image files with the smallest, the median and the largest area."""
-
-    smallest: tuple[int, int]
-    median: tuple[int, int]
-    largest: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +140,10 @@ def _census(source: str, found: AllSplits) -> Census:
         constant=plain,
         equal=equals,
         almost_equal=alike,
-        warnings=tuple(_warnings(equals, alike, plain)),
+        warnings=(
+            *(lack_warning(split, labels) for split, labels in training.lacking.items()),
+            *_warnings(equals, alike, plain),
+        ),
     )
 
 
@@ -169,13 +163,21 @@ def _counts(splits: Mapping[SplitName, Split], classes: Sequence[str]) -> dict[s
 def _file_sizes(found: AllSplits) -> FileSizes | None:
     if found.file_sizes is None:
         return None
-    sizes: list[tuple[int, int]] = sorted(
-        ((width, height) for width, height in found.file_sizes.tolist()), key=lambda size: (size[0] * size[1], size)
-    )
-    return FileSizes(smallest=sizes[0], median=sizes[(len(sizes) - 1) // 2], largest=sizes[-1])
+    return FileSizes.of((width, height) for width, height in found.file_sizes.tolist())
 
 
 # -------------------------------------------------------------------------------------------------------- the warnings
+
+
+def lack_warning(split: SplitName, classes: Sequence[str]) -> str:
+    """Say that classes have training images, but none in the validation or test split, and what to do."""
+    which = f"class {classes[0]} has" if len(classes) == 1 else f"{len(classes):,} classes have"
+    names = "" if len(classes) == 1 else f" ({some(classes)})"
+    it = "it" if len(classes) == 1 else "them"
+    return (
+        f"{which} training images, but no {WORDS[split]} images{names}: the {WORDS[split]} score says nothing of {it}. "
+        f"Add {WORDS[split]} images of {it}."
+    )
 
 
 def leak_warning(split: SplitName, number: int, *, almost: bool = False) -> str:

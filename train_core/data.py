@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, compress
 from pathlib import Path
@@ -96,6 +96,8 @@ class TrainingData:
     inventory: Inventory | None = None  # of the whole source
     copied: Mapping[SplitName, int] = field(default_factory=dict)
     """By split, how many validation images are training images too, and test images either, pixel for pixel."""
+    lacking: Mapping[SplitName, tuple[str, ...]] = field(default_factory=dict)
+    """By split, the classes that have training images, but none in that validation or test split."""
 
     @property
     def in_channels(self) -> int:
@@ -222,6 +224,7 @@ def _training(whole: "_Source", data: "_Source", val_fraction: float, seed: int)
         made_by=contents.preparation,
         inventory=_inventory(whole),
         copied=_copied(train, val, data.test),
+        lacking=_lacking(data.classes, val, data.test),
     )
 
 
@@ -466,6 +469,17 @@ def _copied(train: Split, val: Split, test: Split | None) -> Mapping[SplitName, 
             counts[split] = sum(digest in known for digest in found)
             known.update(found)
     return {split: number for split, number in counts.items() if number and split != "train"}
+
+
+def _lacking(classes: Sequence[str], val: Split, test: Split | None) -> Mapping[SplitName, tuple[str, ...]]:
+    """`TrainingData.lacking`, without the splits that have images of all classes."""
+    splits: dict[SplitName, Split | None] = {"val": val, "test": test}
+    found: dict[SplitName, tuple[str, ...]] = {}
+    for name, split in splits.items():
+        if split is not None:
+            held = set(split.labels.tolist())
+            found[name] = tuple(label for number, label in enumerate(classes) if number not in held)
+    return {name: labels for name, labels in found.items() if labels}
 
 
 def _mean_and_std(*splits: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

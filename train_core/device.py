@@ -33,7 +33,9 @@ def pick_device(name: str = "auto") -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"device {name!r} cannot be used here ({reason}): use --device auto or --device cpu") from error
+        raise UserError(
+            f"--device {name!r} cannot be used here ({reason}): use --device auto or --device cpu"
+        ) from error
     return device
 
 

@@ -1,20 +1,18 @@
 """A trained network's predictions for a split, and a training batch as the network sees it."""
 
 import hashlib
-import math
 
 import torch
 from torch import Tensor
 
-from train_core.augment import Augmenter, fixed_copy, normalise
+from train_core.augment import Augmenter, fixed_copy
 from train_core.data import Split, TrainingData
 from train_core.device import without_trials_of_algorithms
-from train_core.loop import EVAL_BATCH
+from train_core.loop import outputs
 from train_core.mixing import Mixer
 from train_core.models import ResNet
 from train_core.predictions import PICTURED, SEEN, Predictions, SeenBatch
 from train_core.specs import Precision, TrainSpec
-from train_core.step import autocast
 
 
 @torch.inference_mode()
@@ -22,15 +20,9 @@ from train_core.step import autocast
 def predict(model: ResNet, split: Split, data: TrainingData, precision: Precision) -> Predictions:
     """The model's outputs for a split that lies on its device; `data` is what the model was trained on.
 
-    The images go through the network as in `train_core.loop.evaluate`, in the same batches and the same precision, so
-    that the accuracy is the same.
+    The accuracies of the predictions are those of `train_core.loop.evaluate`, to the bit.
     """
-    model.eval()
-    batches = []
-    for pixels in split.images.chunk(math.ceil(len(split) / EVAL_BATCH)):
-        images = normalise(pixels, data.mean, data.std, torch.float32)
-        with autocast(images.device, precision):
-            batches.append(model(images).float())
+    batches = [logits.float() for logits, _ in outputs(model, split, data.mean, data.std, precision)]
     logits, labels = torch.cat(batches).cpu(), split.labels.cpu()
     certainties, said = logits.softmax(dim=1).max(dim=1)
     wrong = (said != labels).nonzero().flatten()

@@ -173,8 +173,29 @@ def _evaluate(
     mirrored: bool = False,
 ) -> Tensor:
     """[summed loss, correct answers for each class] over the split: float [1 + classes], on the device."""
-    model.eval()
     sums = torch.zeros(1 + model.classifier.out_features, device=split.images.device)
+    for logits, labels in outputs(model, split, mean, std, precision, mirrored=mirrored):
+        with autocast(logits.device, precision):
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+        sums[0].add_(loss)
+        sums[1:].index_add_(0, labels, (logits.argmax(dim=1) == labels).to(sums.dtype))
+    return sums
+
+
+def outputs(
+    model: ResNet,
+    split: Split,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    precision: Precision,
+    *,
+    mirrored: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The logits [B, classes] and the labels [B] of a split that lies on the model's device, batch by batch.
+
+    Iterate in `torch.inference_mode`. `mirrored`: the mean of the logits of each image and of its mirror image.
+    """
+    model.eval()
     batches = math.ceil(len(split) / EVAL_BATCH)
     for pixels, labels in zip(split.images.chunk(batches), split.labels.chunk(batches), strict=True):
         images = normalise(pixels, mean, std, torch.float32)
@@ -182,10 +203,7 @@ def _evaluate(
             logits = model(images)
             if mirrored:
                 logits = (logits + model(images.flip(3))) / 2
-            loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums[0].add_(loss)
-        sums[1:].index_add_(0, labels, (logits.argmax(dim=1) == labels).to(sums.dtype))
-    return sums
+        yield logits, labels
 
 
 @torch.inference_mode()

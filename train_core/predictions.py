@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train_core.files import written_whole
+from train_core.results import balanced_accuracy
 
 PICTURED = 24  # of the most certain mistakes, at most
 SEEN = 16  # images in a stored training batch, at most
@@ -57,6 +58,13 @@ class Predictions:
     def accuracy(self) -> float:
         """The share of images whose class is right."""
         return int(self.is_right.sum()) / len(self)
+
+    @property
+    def balanced(self) -> float:
+        """The balanced accuracy: the mean over the classes of the share of their images whose class is right."""
+        number = len(self.classes)
+        correct = np.bincount(self.labels[self.is_right], minlength=number)
+        return balanced_accuracy(correct.tolist(), np.bincount(self.labels, minlength=number).tolist())
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""

@@ -7,6 +7,8 @@ import pytest
 
 from search import fidelity, identity
 from search.run_folder import RunFolder
+from tests.support.commands import Search
+from tests.support.commands import search as searched
 from tests.support.lines import connect_to_lines
 from tests.support.runs import SOON, make_run, promoted
 from train_core.errors import DivergedError
@@ -44,3 +46,15 @@ def in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     commands run: in `test_e2e`, `test_interruptions` and `test_shared_storage`.
     """
     monkeypatch.setattr(identity, "connect", connect_to_lines)
+
+
+@pytest.fixture
+def search(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Search:
+    """Runs a command that succeeds, and returns what it prints."""
+
+    def answer(command: str) -> str:
+        code, out, err = searched(command, capsys, monkeypatch)
+        assert (code, err) == (0, "")
+        return out
+
+    return answer

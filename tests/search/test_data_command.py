@@ -1,6 +1,10 @@
 """`search data`: what it prints, for people and for scripts, and what it refuses in one line."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +143,83 @@ def test_a_mistake_is_one_line(photos: Path, command: Command, words: str, messa
 def test_broken_images_are_left_out_on_request(photos: Path, command: Command) -> None:
     (photos / "train" / "cat" / "broken.png").write_text("no image")
     assert "left out, 1 that cannot be read: train/cat/broken.png" in command("data photos --skip-broken")[1]
+
+
+def test_classes_without_validation_or_test_images_are_warned_of(
+    photos: Path, command: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.rmtree(photos / "test" / "dog")
+    for label in ("owl", "bee"):
+        shutil.copytree(photos / "train" / "cat", photos / "train" / label)
+    shutil.copytree(photos / "train" / "cat", photos / "valid" / "cat")
+    warnings = [
+        "warning  3 classes have training images, but no validation images (bee, dog, owl): the validation score says "
+        "nothing of them. Add validation images of them.",
+        "warning  3 classes have training images, but no test images (bee, dog, owl): the test score says nothing of "
+        "them. Add test images of them.",
+    ]
+    assert [line for line in command("data photos")[1].splitlines() if "says nothing" in line] == warnings
+    flags = {"data": "photos", "trials": 1, "epochs": 1, "budget": 20_000}
+    api.run("digits", flags, RunRef("run", tmp_path / "runs", None), Placement(device="cpu"))
+    assert [line for line in capsys.readouterr().out.splitlines() if "says nothing" in line] == warnings
+
+
+HOSTILE = "a\x1b[31m\u202eb"
+SHOWN = r"a\x1b[31m\u202eb"
+
+
+def test_names_do_not_steer_the_terminal(photos: Path, command: Command) -> None:
+    (photos / "train" / "cat").rename(photos / "train" / HOSTILE)
+    (photos / "test" / "cat").rename(photos / "test" / HOSTILE)
+    (photos / "train" / HOSTILE / "0.png").rename(photos / "train" / HOSTILE / f"{HOSTILE}.png")
+    (photos / f"{HOSTILE}.txt").touch()
+
+    def said(words: str, code: int = 0) -> str:
+        ended, out, err = command(words)
+        assert ended == code, err
+        assert not {"\x1b", "\u202e"} & set(out + err)
+        return out + err
+
+    out = said("data photos --all")
+    assert f"{SHOWN}.txt" in out
+    assert f"train/{SHOWN}/9.png (training, {SHOWN}) = test/{SHOWN}/1.png (test, {SHOWN})" in out
+    assert json.loads(command("data photos --json")[1])["classes"] == [HOSTILE, "dog"]
+    said("run digits --data photos --budget 20k --trials 1 --epochs 1 --name run --device cpu")
+    said("promote run --top 1 --epochs 1 --device cpu")
+    assert SHOWN in said("errors run --all")
+    said("errors run --files")
+    said("export run --format safetensors")
+    model = next(Path("runs/run/exported").glob("*.safetensors"))
+    assert SHOWN in said(f"predict {model} photos/test")
+    (photos / "train" / HOSTILE / f"{HOSTILE}.png").write_bytes(b"")
+    assert f"cannot read the image train/{SHOWN}/{SHOWN}.png" in said("data photos", 2)
+    shutil.move(photos, photos.with_name(HOSTILE))
+    assert SHOWN in said(f"data '{HOSTILE}'", 2)
+
+
+def test_a_name_that_is_not_utf8_can_be_used_again(photos: Path, command: Command, tmp_path: Path) -> None:
+    name = b"caf\xe9,\xff.png"
+    (photos / "0.txt").rename(photos / "left.txt")
+    image = (photos / "train" / "cat" / "0.png").rename(photos / "train" / "cat" / os.fsdecode(name))
+    run = "run digits --data photos --budget 20k --trials 1 --epochs 1 --name run --device cpu"
+    for words in (run, "promote run --top 1 --epochs 1", "export run --format safetensors"):
+        assert command(words)[0] == 0
+    (photos / "left.txt").rename(photos / os.fsdecode(b"\xff.txt"))
+    (left_out,) = json.loads(command("data photos --json")[1])["left_out"].values()
+    assert b"\xff.txt" in map(os.fsencode, left_out)
+    model = next(Path("runs/run/exported").glob("*.safetensors"))
+    folder = tmp_path / "some"
+    folder.mkdir()
+    shutil.copy(image, folder)
+    code = "import sys; from search.cli import main; main()"
+    form = {}
+    for flag in ("", "--csv", "--json"):
+        predict = [sys.executable, "-c", code, "predict", str(model), "some", *flag.split()]
+        form[flag] = subprocess.run(predict, capture_output=True, check=True).stdout
+    assert form[""].startswith(b"some/" + name + b"  ")
+    assert b'\n"some/' + name + b'",' in form["--csv"]
+    (answer,) = json.loads(form["--json"])
+    assert os.fsencode(answer["image"]) == b"some/" + name
 
 
 def test_the_plan_of_a_search_warns_of_copies(photos: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

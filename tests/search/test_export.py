@@ -390,7 +390,7 @@ def test_a_checkpoint_that_is_gone_or_of_another_run_is_named(folder: RunFolder,
     [
         ("export --trial 7", "trial 7 of run 'digits-20k' has no finished full run: give one of 0, 1"),
         ("export elsewhere", "no run 'elsewhere' in runs: there are digits-20k"),
-        ("export --format no-such-format", "unknown format 'no-such-format': give one of onnx, "),
+        ("export --format no-such-format", "--format 'no-such-format' is unknown: give one of onnx, "),
     ],
 )
 def test_mistakes_about_exporting(
@@ -457,7 +457,7 @@ def test_predict_prints_the_classes_of_each_image_and_says_where_it_was_resized(
 def test_a_name_cannot_move_the_cursor() -> None:
     guesses = (Guess(name="\x1b[2Jcat", probability=0.9), Guess(name="grün", probability=0.1))
     assert (
-        str(Prediction(image="a.png", guesses=guesses, resized_from=None)) == r"a.png  '\x1b[2Jcat' 90.0 %  grün 10.0 %"
+        str(Prediction(image="a.png", guesses=guesses, resized_from=None)) == r"a.png  \x1b[2Jcat 90.0 %  grün 10.0 %"
     )
 
 

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,12 @@ from search.inspection import Reader
 from search.run_folder import RunFolder, write_text
 from search.storage import Address, parse_address
 from search.trials import TrialRecord
+from tests.support.commands import Search
 from tests.support.commands import search as searched
 from tests.support.postgres import Server
 from tests.support.runs import SMALL_SPACE, make_run, promoted, study_spec
 from tests.support.tiny import NETWORK, tiny_recipe
 from train_core.specs import num_madds, num_params
-
-Search = Callable[[str], str]
 
 pytestmark = pytest.mark.usefixtures("in_lines")
 
@@ -89,18 +87,6 @@ def touch(folder: RunFolder, when: float) -> None:
     for path in (folder.study_file, folder.database):
         if path.exists():
             os.utime(path, (when, when))
-
-
-@pytest.fixture
-def search(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Search:
-    """What a `search` command prints."""
-
-    def answer(command: str) -> str:
-        code, out, err = searched(command, capsys, monkeypatch)
-        assert (code, err) == (0, "")
-        return out
-
-    return answer
 
 
 def in_a_terminal(what: RenderableType, **settings: Any) -> str:

@@ -206,6 +206,29 @@ def test_a_new_place_continues_a_run_only_if_its_images_were_moved(source: str, 
         assert _with_same_images(new, "cifar10", spec, flags, "tiny") == (folder if found else None)
 
 
+def test_a_new_run_beside_one_of_the_study_says_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begins(data: str, flags: str = "") -> list[str]:
+        code, out, err = search(f"run digits {RUN} --data {data} {flags}", capsys, monkeypatch)
+        assert (code, err) == (0, "")
+        return out.splitlines()[:2]
+
+    write_photos()
+    write_photos("pictures")
+    shutil.copytree("photos", "copy")
+    assert begins("photos")[1].startswith("data ")  # the first run of all
+    new = f"runs/{NAME.replace('photos', 'pictures')}: new study"
+    other = f"  a new run, because its images are others than those of run {NAME}; --name gives it another name"
+    assert begins("pictures") == [new, other]
+    assert begins("pictures")[1].startswith("data ")  # is continued
+    assert begins("copy")[1] == f"  a new run, though run {NAME} has the same images: --name {NAME} continues it"
+    assert begins("copy", f"--name {NAME}")[0] == f"runs/{NAME}: continuing"
+    write_photos("birds")
+    Path("birds/train/cat").rename("birds/train/owl")
+    assert begins("birds")[1].startswith("data ")  # other classes: another task
+
+
 def test_a_flag_that_a_command_lacks_is_not_suggested(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

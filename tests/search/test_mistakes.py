@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,25 +34,12 @@ from search.mistakes import (
 )
 from search.promotions import Promotion
 from search.run_folder import RunFolder
+from tests.support.commands import Search
 from tests.support.commands import search as searched
 from tests.support.predicted import drawn, predictions, promoted_with, store
 from tests.support.runs import make_run, promoted
 
 pytestmark = pytest.mark.usefixtures("in_lines")
-
-Search = Callable[[str], str]
-
-
-@pytest.fixture
-def search(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Search:
-    """What a `search` command prints."""
-
-    def answer(command: str) -> str:
-        code, out, err = searched(command, capsys, monkeypatch)
-        assert (code, err) == (0, "")
-        return out
-
-    return answer
 
 
 @pytest.fixture

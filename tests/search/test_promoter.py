@@ -18,7 +18,7 @@ from tests.support.runs import add_trial
 from tests.support.tiny import tiny_data, tiny_recipe
 from train_core import checkpoint
 from train_core.data import Split
-from train_core.loop import evaluate
+from train_core.loop import Evaluation, evaluate
 from train_core.predictions import Predictions
 from train_core.results import EpochResult
 from train_core.specs import TrainSpec
@@ -254,10 +254,19 @@ def test_what_is_stored_of_the_images_has_the_accuracies_that_are_reported(
 ) -> None:
     recipe = TrainSpec.model_validate({**tiny_recipe().model_dump(), "lr": 0.005, **changes})
     monkeypatch.setattr(TrialRecord, "recipe", property(lambda trial: recipe))
+    passes: list[bool] = []
+
+    def counted(*arguments: Any, mirrored: bool = False) -> Evaluation:
+        passes.append(mirrored)
+        return evaluate(*arguments, mirrored=mirrored)
+
+    monkeypatch.setattr(promoter, "evaluate", counted)
     result = promoted(study.trials[0], tmp_path, mirrored=True)
+    assert passes == [True]  # the plain accuracies come from the stored predictions
     folder = folder_of(tmp_path)
     validation, test = Predictions.read(folder.predictions("val")), Predictions.read(folder.predictions("test"))
     assert (validation.accuracy, test.accuracy) == (result.val_accuracy, result.test_accuracy)
+    assert (validation.balanced, test.balanced) == (result.val_balanced, result.test_balanced)
     assert 0 < validation.accuracy < 1
     assert validation.classes == DATA.classes
     assert validation.labels.tolist() == DATA.val.labels.tolist()

@@ -200,7 +200,7 @@ def test_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     [
         ("digits", "study digits holds no report to reproduce: give one of ganz-adya, keller, "),
         ("doe.toml S9", "no row 'S9' in this report: there are S1, T1, T2"),
-        ("doe.toml S1 --protocol theirs", "unknown protocol 'theirs': give one of held-out, published"),
+        ("doe.toml S1 --protocol theirs", "--protocol 'theirs' is unknown: give one of held-out, published"),
         ("doe.toml --epochs 0", "Invalid value for '--epochs'"),
         ("nowhere.toml", "study file nowhere.toml cannot be read"),
     ],

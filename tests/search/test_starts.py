@@ -150,7 +150,7 @@ def test_auto_names_the_runs_of_the_same_space(tmp_path: Path) -> None:
     assert runs_to_learn_from(spec, RunFolder(runs / "same")) == ()
     with pytest.raises(RunError, match="no run 'dogs'"):
         runs_to_learn_from(study_spec(learn_from=["dogs"]), RunFolder(runs / "new"))
-    with pytest.raises(SpecError, match="'new' cannot learn from itself: name another run with --learn-from"):
+    with pytest.raises(SpecError, match="--learn-from new: a run cannot learn from itself: name another run"):
         runs_to_learn_from(study_spec(learn_from=["new"]), RunFolder(runs / "new"))
 
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from train_core.census import Census, FileSizes, Group, leak_warning, take_census
+from train_core.census import Census, Group, leak_warning, take_census
 from train_core.data import Split, load_all_splits, load_test, load_training
 from train_core.duplicates import almost_equal, constant, digests, equal
 from train_core.reading import Reading
 from train_core.sheet import CLASSES, contact_sheet
+from train_core.sources.contents import FileSizes
 
 Pixels = NDArray[np.uint8]
 

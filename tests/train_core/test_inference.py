@@ -12,7 +12,7 @@ from train_core.inference import predict, seen_batch
 from train_core.loop import evaluate
 from train_core.models import ResNet
 from train_core.predictions import Predictions, SeenBatch
-from train_core.specs import AugmentSpec, CopySpec
+from train_core.specs import AugmentSpec, CopySpec, Precision
 
 DATA = tiny_data()
 PLAIN = AugmentSpec(crop_padding=0, flip=False)
@@ -70,6 +70,19 @@ def test_predictions_and_batches_come_back_as_they_were_written(tmp_path: Path) 
     batch = seen_batch(DATA, tiny_recipe())
     batch.write(tmp_path / "b.npz")
     assert (SeenBatch.read(tmp_path / "b.npz").pictures == batch.pictures).all()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_predictions_have_the_accuracies_of_an_evaluation_to_the_bit(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train_core.loop.EVAL_BATCH", 7)  # in several batches, the last of another size
+    torch.manual_seed(3)
+    model = ResNet(NETWORK)
+    made = predict(model, DATA.train, DATA, precision)
+    evaluated = evaluate(model, DATA.train, DATA.mean, DATA.std, precision)
+    assert 0 < made.accuracy < 1
+    assert (made.accuracy, made.balanced) == (evaluated.accuracy, evaluated.balanced)
 
 
 def test_the_digest_tells_other_images_and_labels_apart() -> None:

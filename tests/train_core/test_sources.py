@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,8 +139,8 @@ def test_an_unlabelled_heap_is_set_aside(heap: str) -> None:
     put(*(f"pets/train/{name}" for name in CATS_AND_DOGS), *(f"pets/{heap}/{i}.png" for i in range(3)))
     found = load("pets")
     assert not found.has_test
-    assert found.notes == ("test/ holds 3 files without a class: set aside, for `search predict`",)
-    assert left_out(found) == {"without a class": [f"{heap}/{i}.png" for i in range(3)]}
+    assert found.notes == ()  # they are counted once
+    assert left_out(found) == {"without a class, set aside for `search predict`": [f"{heap}/{i}.png" for i in range(3)]}
 
 
 def test_the_layout_of_tiny_imagenet_is_read() -> None:
@@ -150,7 +151,7 @@ def test_the_layout_of_tiny_imagenet_is_read() -> None:
     found = load("tiny")
     assert classes_of(found.val, found.classes) == {"val/images/5.png": "dog", "val/images/6.png": "cat"}
     assert left_out(found) == {
-        "without a class": ["test/images/7.png"],
+        "without a class, set aside for `search predict`": ["test/images/7.png"],
         "that are no images": ["train/cat/cat_boxes.txt", "val/val_annotations.txt"],
     }
 
@@ -290,11 +291,14 @@ def test_images_of_many_sizes_are_brought_to_one_and_it_is_said() -> None:
     found = load("pets")
     assert (found.size, found.preparation.fit) == ((48, 48), "crop")
     assert found.notes == (
-        "images of 100x50 to 100x100 pixels are brought to 48x48 (crop; --size chooses another)",
+        "images of 100x50 to 100x100 pixels (median 100x50) are brought to 48x48 (crop; --size chooses another)",
         "crop cuts 50 % off the median image: --fit letterbox keeps all of it",
     )
     wide = load("pets", size="20x10", fit="stretch")
-    assert (wide.size, wide.notes) == ((10, 20), ("images of 100x50 to 100x100 pixels are brought to 20x10 (stretch)",))
+    assert (wide.size, wide.notes) == (
+        (10, 20),
+        ("images of 100x50 to 100x100 pixels (median 100x50) are brought to 20x10 (stretch)",),
+    )
 
 
 def test_arrays_and_named_sets_can_be_brought_to_a_size_too() -> None:
@@ -402,8 +406,60 @@ def test_a_table_of_test_images_without_classes_is_set_aside() -> None:
     table("pets/train.csv", ROWS)
     table("pets/test.csv", [{"file": "20.png"}])
     found = load("pets")
-    assert "test.csv says no classes: set aside, for `search predict` (1 image)" in found.notes
+    assert found.notes == ("train.csv says the classes (column label)",)
+    assert left_out(found) == {"without a class, set aside for `search predict`": ["photos/20.png"]}
     assert not found.has_test
+
+
+def embedded(path: str, rows: Sequence[dict[str, Any]], names: Sequence[str] = ()) -> None:
+    """A Parquet file with the images in it, as the library of Hugging Face writes it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    made = pyarrow.Table.from_pylist(rows)
+    if names:
+        features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
+        made = made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pyarrow.parquet.write_table(made, path)
+
+
+def embedded_rows(names: Sequence[str], label: Callable[[str], Any]) -> list[dict[str, Any]]:
+    put(*names)
+    return [
+        {"image": {"bytes": Path(name).read_bytes(), "path": f"{Path(name).stem}.PNG"}, "label": label(name)}
+        for name in names
+    ]
+
+
+def test_images_inside_of_parquet_files_are_read_with_the_names_of_their_classes() -> None:
+    rows = embedded_rows(list(CATS_AND_DOGS), lambda name: int(name.startswith("dog")))
+    embedded("pets/data/train-00000-of-00002.parquet", rows[::2], ["cat", "dog"])
+    embedded("pets/data/train-00001-of-00002.parquet", rows[1::2], ["cat", "dog"])
+    tests = [*embedded_rows(["dog/9.png"], lambda _: 1), *embedded_rows(["cat/9.png"], lambda _: -1)]
+    embedded("pets/data/test-00000-of-00001.parquet", tests, ["cat", "dog"])
+    found = load("pets")
+    assert found.classes == ("cat", "dog")
+    assert len(everything(found)) == len(CATS_AND_DOGS)
+    names = sorted(everything(found))
+    assert names[0] == "data/train-00000-of-00002.parquet/0.PNG"
+    values = {int(image.max()) for split in (found.train, found.val) for image in split.images}
+    assert values == {COLOURS[label] + i for label in ("cat", "dog") for i in range(4)}
+    assert test_split("pets").files == ("data/test-00000-of-00001.parquet/0.PNG",)
+    assert left_out(found) == {"without a label": ["data/test-00000-of-00001.parquet/1.PNG"]}
+    assert load("pets/data").classes == ("cat", "dog")
+
+
+def test_one_parquet_file_of_images_is_a_source_and_a_broken_image_in_it_is_named() -> None:
+    rows = embedded_rows(list(CATS_AND_DOGS), lambda name: name.split("/")[0])
+    plain = [{"image": row["image"]["bytes"], "label": row["label"]} for row in rows]
+    embedded("pets.parquet", plain)
+    found = load("pets.parquet")
+    assert (found.name, found.classes, set(map(str, found.left_out))) == ("pets", ("cat", "dog"), set())
+    assert "pets.parquet/0.png" in everything(found)
+    shutil.make_archive("packed", "zip", ".", "pets.parquet")
+    assert set(everything(load("packed.zip"))) == set(everything(found))
+    embedded("pets.parquet", [*plain, {"image": b"no image", "label": "cat"}])
+    assert "cannot read the image pets.parquet/8.png (not an image, or of a format" in refusal("pets.parquet")
+    embedded("pets.parquet", [*plain, {"image": None, "label": "cat"}])
+    assert refusal("pets.parquet").endswith("row 8 (from 0) holds no image: fill it in, or remove the row")
 
 
 def test_classes_that_are_numbers_are_in_their_order() -> None:
@@ -420,6 +476,10 @@ def test_classes_that_are_numbers_are_in_their_order() -> None:
         ([*ROWS, ROWS[0]], "listed more than once: 0.png"),
         ([{**row, "split": "third"} for row in ROWS], "line 2: the split is 'third': write train, val or test"),
         ([{**row, "label": "cat"} for row in ROWS], "one class only"),
+        (
+            [*({**row, "label": "cat"} for row in ROWS[:6]), *({**row, "label": ""} for row in ROWS[6:])],
+            "has one class only, 'cat' (left out: 2 without a label): a classifier needs two or more",
+        ),
     ],
 )
 def test_a_table_that_does_not_say_it_is_refused(rows: Sequence[dict[str, Any]], message: str) -> None:
@@ -499,11 +559,39 @@ def test_an_archive_of_arrays_is_read() -> None:
     assert load(shutil.make_archive("a", "zip", "inside")).size == (4, 4)
 
 
-def test_an_archive_that_would_write_elsewhere_is_refused() -> None:
+OUT_OF_IT = "with a path that leads out of the archive"
+
+
+def test_what_would_lie_outside_of_an_archive_is_counted_and_not_written() -> None:
+    put(*CATS_AND_DOGS, "9.png")
+    with zipfile.ZipFile("pets.zip", "w") as file:
+        for name in CATS_AND_DOGS:
+            file.write(name)
+        file.write("cat/1.png", "cat/a..b.png")  # dots alone do not lead out
+        for name in ("../9.png", "/9.png", "cat/../../9.png"):
+            file.writestr(name, Path("9.png").read_bytes())
+    with tarfile.open("pets.tar", "w") as tar:
+        for name in CATS_AND_DOGS:
+            tar.add(name)
+        tar.add("cat/1.png", "/cat/absolute.png")
+        tar.add("9.png", "../9.png")
+        pipe = tarfile.TarInfo("cat/pipe.png")
+        pipe.type = tarfile.FIFOTYPE
+        tar.addfile(pipe)
+    zipped = load("pets.zip")
+    assert left_out(zipped) == {OUT_OF_IT: ["../9.png", "/9.png", "cat/../../9.png"]}
+    assert set(everything(zipped)) == {*CATS_AND_DOGS, "cat/a..b.png"}
+    tarred = load("pets.tar")
+    assert left_out(tarred) == {OUT_OF_IT: ["../9.png"], "that are devices, not files": ["cat/pipe.png"]}
+    assert set(everything(tarred)) == {*CATS_AND_DOGS, "cat/absolute.png"}
+    assert sorted(Path("cache").rglob("9.png")) == []
+
+
+def test_a_broken_archive_or_one_that_holds_nothing_inside_is_refused() -> None:
     Path("evil.txt").write_text("evil")
     with tarfile.open("evil.tar", "w") as tar:
         tar.add("evil.txt", arcname="../../evil.png")
-    assert "cannot unpack evil.tar" in refusal("evil.tar")
+    assert refusal("evil.tar").endswith(f"for each class (left out: 1 {OUT_OF_IT})")
     Path("broken.zip").write_bytes(b"PK\3\4 no more")
     assert "cannot unpack broken.zip" in refusal("broken.zip")
 

@@ -6,10 +6,12 @@ took long to make (a download, a folder of images) is kept in the cache.
 
 import difflib
 import glob
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from os import fsencode
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from train_core.datasets import DATASETS
 from train_core.errors import DataError
@@ -17,11 +19,11 @@ from train_core.reading import Reading
 from train_core.sources.arrays import read_arrays, read_mat, resized
 from train_core.sources.batches import from_folder
 from train_core.sources.cache import cached
-from train_core.sources.contents import Contents, Progress, data_error
-from train_core.sources.folders import fingerprint, read_listing
+from train_core.sources.contents import Contents, Progress, counts_in_words, data_error
+from train_core.sources.folders import FORMAT, fingerprint, read_listing
 from train_core.sources.listing import Listing, listed, visible
 from train_core.sources.sheets import SUFFIXES as SHEETS
-from train_core.sources.sheets import Sheet, listed_by, sheets_of
+from train_core.sources.sheets import Sheet, holds_images, listed_by, sheets_of
 from train_core.sources.unpacking import ARCHIVES, is_archive, unpack
 
 
@@ -69,15 +71,17 @@ def _read(path: Path, origin: str, reading: Reading, cache: Path | None, progres
         sheets = sheets_of(path)
         if reading.group and not sheets:
             raise data_error(f"{origin} has no table with a column {reading.group!r}: a group needs one")
-        listing = listed_by(sheets, path, reading.group) if sheets else listed(path)
-        return _read_images(listing, reading, cache, progress)
+        if sheets:
+            return _read_tables(sheets, path, reading, cache, progress)
+        return _read_images(listed(path), reading, cache, progress)
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return read_arrays(path, reading)
     if suffix == ".mat":
         return read_mat(path, reading)
     if suffix in SHEETS:
-        return _read_images(listed_by([Sheet(path, None)], path.parent, reading.group), reading, cache, progress)
+        root = path if holds_images(path) else path.parent
+        return _read_tables([Sheet(path, None)], root, reading, cache, progress)
     if is_archive(path):
         return _read_archive(path, origin, reading, cache, progress)
     raise data_error(
@@ -98,26 +102,53 @@ def _read_images(listing: Listing, reading: Reading, cache: Path | None, progres
     return cached(copy, lambda _: read_listing(listing, reading, progress), copies)
 
 
+def _read_tables(
+    sheets: Sequence[Sheet], root: Path, reading: Reading, cache: Path | None, progress: Progress | None
+) -> Contents:
+    """The images that tables name, or have in them."""
+
+    def unpacked(folder: Path) -> Contents:
+        return read_listing(listed_by(sheets, root, reading.group, folder), reading, progress)
+
+    tables = [sheet.path for sheet in sheets]
+    if not any(map(holds_images, tables)):
+        return _read_images(listed_by(sheets, root, reading.group), reading, cache, progress)
+    if cache is None:
+        with TemporaryDirectory(dir=tables[0].parent) as folder:
+            return unpacked(Path(folder))
+    copy, copies = _copies(root, tables, reading, cache)
+    return cached(copy, unpacked, copies)
+
+
+def _copies(source: Path, files: Sequence[Path], reading: Reading, cache: Path) -> tuple[Path, str]:
+    """Where the cache keeps what is unpacked from these files of a source, in their state; and a pattern of others."""
+    states = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path in files for stat in (path.stat(),)]
+    state = _digest(FORMAT + fsencode(f"{states} {reading.model_dump_json()}"), 16)
+    name, where = _without_ending(source.name), _digest(fsencode(source))
+    return cache / f"{name}-{where}-{state}.npz", f"{glob.escape(name)}-{where}-*.npz"
+
+
 def _read_archive(path: Path, origin: str, reading: Reading, cache: Path | None, progress: Progress | None) -> Contents:
     """What an archive holds: one file of arrays or tables with its images, or a folder of images."""
 
     def unpacked(folder: Path) -> Contents:
         place = folder / _without_ending(path.name)
-        unpack(path, place, origin, progress)
+        outside = unpack(path, place, origin, progress)
         entries = visible(place)
         if len(entries) == 1 and entries[0].is_file():
             place = entries[0]
         try:
-            return _read(place, origin, reading, None, progress)
+            contents = _read(place, origin, reading, None, progress)
         except DataError as error:  # the folder will be gone
-            raise data_error(str(error).replace(str(place), origin)) from error
+            without = counts_in_words(outside)
+            besides = f" (left out: {without})" if without else ""
+            raise data_error(str(error).replace(str(place), origin) + besides) from error
+        return replace(contents, left_out={**contents.left_out, **outside})
 
     if cache is None:
         raise data_error(f"{origin} holds an archive in an archive: unpack it")
-    stat = path.stat()
-    state = _digest(f"{stat.st_size} {stat.st_mtime_ns} {reading.model_dump_json()}".encode(), 16)
-    name, where = _without_ending(path.name), _digest(fsencode(path))
-    return cached(cache / f"{name}-{where}-{state}.npz", unpacked, f"{glob.escape(name)}-{where}-*.npz")
+    copy, copies = _copies(path, [path], reading, cache)
+    return cached(copy, unpacked, copies)
 
 
 def _without_ending(name: str) -> str:

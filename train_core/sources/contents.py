@@ -1,7 +1,7 @@
 """What every kind of source is turned into: arrays, and what there is to say of them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train_core.errors import DataError
+from train_core.printable import printable
 from train_core.reading import Preparation
 
 SplitName = Literal["train", "val", "test"]
@@ -57,9 +58,30 @@ class Contents:
 _ABOUT = "about"
 
 
+@dataclass(frozen=True, kw_only=True)
+class FileSizes:
+    """Width and height, in pixels, of the image files with the smallest, the median and the largest area."""
+
+    smallest: tuple[int, int]
+    median: tuple[int, int]
+    largest: tuple[int, int]
+
+    @classmethod
+    def of(cls, sizes: Iterable[tuple[int, int]]) -> "FileSizes":
+        """Those of one or more files."""
+        ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+        return cls(smallest=ordered[0], median=ordered[(len(ordered) - 1) // 2], largest=ordered[-1])
+
+    def __str__(self) -> str:
+        """As in `16x16 pixels`, or `40x30 to 640x480 pixels (median 320x240)`."""
+        if self.smallest == self.largest:
+            return f"{by(self.smallest)} pixels"
+        return f"{by(self.smallest)} to {by(self.largest)} pixels (median {by(self.median)})"
+
+
 def data_error(message: str, kind: type[DataError] = DataError) -> DataError:
     """Make the error, its message on one line whatever names and foreign messages it quotes."""
-    return kind(" ".join(line.strip() for line in message.splitlines()))
+    return kind(printable(" ".join(line.strip() for line in message.splitlines())))
 
 
 def by(shape: Sequence[int]) -> str:
@@ -70,6 +92,11 @@ def by(shape: Sequence[int]) -> str:
 def counted(number: int, one: str, many: str | None = None) -> str:
     """A number and its noun: `1 image`, `1,200 images`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def counts_in_words(left_out: LeftOut) -> str:
+    """How many files were left out, and why: `12 without a label, 3 that are no images`; empty for none."""
+    return ", ".join(f"{len(names):,} {why}" for why, names in left_out.items() if names)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

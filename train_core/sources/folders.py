@@ -1,7 +1,7 @@
 """Reads the images that a listing names, brings them to one size, and counts what it leaves out."""
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
@@ -14,21 +14,33 @@ from numpy.typing import NDArray
 
 from train_core.images import SUFFIXES, Header, decode, highest_value, read_header, reads_heif, why
 from train_core.reading import Preparation, Reading
-from train_core.sources.contents import Arrays, Contents, Progress, by, counted, data_error, some
-from train_core.sources.listing import Item, Listing
+from train_core.sources.contents import (
+    Arrays,
+    Contents,
+    FileSizes,
+    Progress,
+    counted,
+    counts_in_words,
+    data_error,
+    some,
+)
+from train_core.sources.listing import Item, Listing, one_class, sorted_out
 
 KEPT = 224  # pixels; images that have one size already keep it up to here
 SIDES = (16, 24, 32, 48, 64)  # of those that do not: the largest that the median image reaches
 THREADS = 8  # each holds a decoded image: of 12 megapixels, 36 MB
 
-FORMAT = b"4"  # raise it when what is read changes, so that folders are read again
+FORMAT = b"5"  # raise it when what is read changes, so that folders are read again
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 Answer = TypeVar("Answer")
 
 
 def fingerprint(listing: Listing, reading: Reading) -> str:
-    """32 hexadecimal digits that change with the files' paths, sizes, times of change and classes, and the reading."""
+    """32 hexadecimal digits that change with the files' paths, sizes, times of change and classes, and the reading.
+
+    And with what is left out, and what there is to say.
+    """
     digest = blake2b(FORMAT, digest_size=16)
     # The folder's own path too: archives unpack with equal times, and uncompressed images have equal sizes.
     digest.update(os.fsencode(listing.root) + reading.model_dump_json().encode())
@@ -40,6 +52,9 @@ def fingerprint(listing: Listing, reading: Reading) -> str:
             state = "gone"  # which is said when it is read
         said = f"\0{state} {item.split} {item.label} {item.group}\0"
         digest.update(os.fsencode(item.name) + said.encode(errors="surrogateescape"))
+    left_out = [f"{reason} {name}" for reason, names in listing.left_out.items() for name in names]
+    for said in (*listing.notes, *left_out):
+        digest.update(b"\0" + os.fsencode(said))  # the copy in the cache names them, too
     return digest.hexdigest()
 
 
@@ -57,7 +72,7 @@ def read_listing(
     broken: dict[str, str] = {}
     left_out = {why: list(names) for why, names in listing.left_out.items()}
     headers = _headers(listing.items, broken, left_out, progress)
-    left_out = _sorted_out(left_out)
+    left_out = sorted_out(left_out)
     if not headers:
         raise data_error(f"{listing.root} holds no images that can be read: {_counts(left_out, broken)}")
     preparation, notes = _prepared_how(headers, reading, usual)
@@ -112,21 +127,11 @@ def _is_heif(path: Path) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
-def _sorted_out(left_out: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The files by why they are left out; those that are not even meant as images by that alone."""
-    sorted_out: dict[str, list[str]] = defaultdict(list)
-    for reason, names in left_out.items():
-        for name in names:
-            meant = Path(name).suffix.lower() in SUFFIXES
-            sorted_out[reason if meant or reason.startswith("in ") else "that are no images"].append(name)
-    return dict(sorted_out)
-
-
 def _counts(left_out: Mapping[str, Sequence[str]], broken: Mapping[str, str]) -> str:
-    counts = [f"{len(names):,} {reason}" for reason, names in left_out.items() if names]
+    counts = [counts_in_words(left_out)]
     if broken:
         counts.append(f"{len(broken):,} that cannot be read, as {some([f'{n} ({r})' for n, r in broken.items()], 1)}")
-    return ", ".join(counts) or "it is empty"
+    return ", ".join(filter(None, counts)) or "it is empty"
 
 
 def _prepared_how(
@@ -137,10 +142,9 @@ def _prepared_how(
     width, height = reading.size or usual or chosen_size(list(sizes.elements()))
     notes = []
     if set(sizes) != {(width, height)}:
-        first, last = min(sizes), max(sizes)
-        span = by(first) if len(sizes) == 1 else f"{by(first)} to {by(last)}"
         whose = "" if reading.size else "; --size chooses another"
-        notes.append(f"images of {span} pixels are brought to {width}x{height} ({reading.fit}{whose})")
+        span = FileSizes.of(sizes.elements())
+        notes.append(f"images of {span} are brought to {width}x{height} ({reading.fit}{whose})")
         lost = median(_lost(size, (width, height)) for size in sizes.elements())
         if reading.fit == "crop" and lost > 0.02:
             notes.append(f"crop cuts {100 * lost:.0f} % off the median image: --fit letterbox keeps all of it")
@@ -239,8 +243,10 @@ def _without_empty_classes(
         raise data_error(
             f"{listing.root}: {first.split} has the class {first.label!r}, which train has not: give it training images"
         )
+    if not trained:
+        raise data_error(f"{listing.root} holds no training images that can be read: {_counts(left_out, {})}")
     if len(trained) < 2:
-        raise data_error(f"{listing.root} has one class only: a classifier needs two or more")
+        raise one_class(listing.root, next(iter(trained)), left_out)
     return items, pixels
 
 

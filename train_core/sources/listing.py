@@ -14,7 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from train_core.sources.contents import SPLITS, SplitName, counted, data_error, some
+from train_core.errors import DataError
+from train_core.images import SUFFIXES
+from train_core.sources.contents import SPLITS, LeftOut, SplitName, counts_in_words, data_error, some
 
 NAMES_OF_SPLITS: Mapping[str, SplitName] = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -27,6 +29,7 @@ HEAPS = frozenset(["images", "image", "img", "imgs", "photos", "unlabeled", "unl
 """Names of folders inside a split that say nothing of a class."""
 
 WITHOUT_A_CLASS = "without a class"
+SET_ASIDE = "without a class, set aside for `search predict`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,15 +137,14 @@ class _Layout:
             items += inside
         else:
             items += self._without_train(others)
+        self._loose(self.root)
         classes = list(dict.fromkeys(item.label for item in items))
         if len(classes) < 2:  # would be found later too, but only when all images are read
-            where = splits.get("train", self.root)
-            raise data_error(f"{where} has one class only: a classifier needs two or more")
+            raise one_class(splits.get("train", self.root), classes[0], sorted_out(self.left_out))
         evaluated: tuple[SplitName, ...] = ("val", "test")
         for split in evaluated:
             if place := splits.get(split):
                 items += self._evaluated(split, place, classes)
-        self._loose(self.root)
         return Listing(
             root=self.asked,
             items=tuple(sorted(items, key=lambda item: (SPLITS.index(item.split), item.label, item.name))),
@@ -250,10 +252,7 @@ class _Layout:
         files = files_below(folder)
         if not files:
             raise data_error(f"{folder} holds no images: put them into a folder for each class, or remove it")
-        self.notes.append(
-            f"{folder.name}/ holds {counted(len(files), 'file')} without a class: set aside, for `search predict`"
-        )
-        self._leave_out(WITHOUT_A_CLASS, files)
+        self._leave_out(SET_ASIDE, files)
         return []
 
     def _loose(self, folder: Path) -> None:
@@ -288,6 +287,23 @@ def annotations_of(folder: Path) -> dict[str, str]:
             if rest:
                 classes[name] = rest[0]
     return classes
+
+
+def sorted_out(left_out: LeftOut) -> dict[str, list[str]]:
+    """The files by why they are left out; those that are not even meant as images by that alone."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for reason, names in left_out.items():
+        for name in names:
+            meant = Path(name).suffix.lower() in SUFFIXES
+            found[reason if meant or reason.startswith("in ") else "that are no images"].append(name)
+    return dict(found)
+
+
+def one_class(source: Path, label: str, left_out: LeftOut) -> DataError:
+    """The error of a source that has images of the class `label` alone."""
+    without = counts_in_words(left_out)
+    besides = f" (left out: {without})" if without else ""
+    return data_error(f"{source} has one class only, {label!r}{besides}: a classifier needs two or more")
 
 
 def without_double_names(items: Sequence[Item]) -> list[Item]:

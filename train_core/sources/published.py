@@ -21,7 +21,7 @@ from train_core.datasets import DATASETS, DatasetName
 from train_core.reading import Reading
 from train_core.sources.arrays import house_numbers, read_matlab
 from train_core.sources.cache import cached
-from train_core.sources.contents import SPLITS, Arrays, Contents, Progress, SplitName
+from train_core.sources.contents import SPLITS, Arrays, Contents, Progress, SplitName, data_error
 from train_core.sources.downloads import Archive, fetched
 from train_core.sources.folders import FORMAT, read_listing
 from train_core.sources.listing import Item, Listing, listed
@@ -67,8 +67,8 @@ class ImageFiles:
             files = fetched(name, self.archives(), place=cache / name, folder=folder, keep=True, progress=progress)
             place = folder / name
             for path in files.values():
-                if is_archive(path):
-                    unpack(path, place, str(path), progress)
+                if is_archive(path) and unpack(path, place, str(path), progress):
+                    raise data_error(f"cannot unpack {path}: it holds more than files of its folder: get it again")
             return read_listing(self.listing(place, files), reading, progress, usual=(width, height))
 
         asked = reading.model_copy(update={"size": size}).model_dump_json()

@@ -5,14 +5,17 @@ A table may lie anywhere; its paths are looked up beside it, then by name in the
 
 import csv
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from train_core.images import SUFFIXES as IMAGES
 from train_core.sources.contents import SPLITS, SplitName, counted, data_error, some
-from train_core.sources.listing import Item, Listing, files_below, split_named, visible, without_double_names
+from train_core.sources.listing import SET_ASIDE, Item, Listing, files_below, split_named, visible, without_double_names
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 FILE_COLUMNS = (
@@ -67,11 +70,29 @@ def sheets_of(root: Path) -> list[Sheet]:
     if metadata:
         return metadata
     tables = [path for path in visible(root) if path.suffix.lower() in SUFFIXES]
+    if not tables and (inside := root / "data").is_dir():  # as in a copy of Hugging Face's repositories
+        tables = [path for path in visible(inside) if holds_images(path)]
     return [] if not tables or _has_classes(root) else [_sheet(path, None) for path in tables]
 
 
-def listed_by(sheets: Sequence[Sheet], root: Path, group: str) -> Listing:
+def holds_images(table: Path) -> bool:
+    """Whether a table has the images themselves in it, as Hugging Face's Parquet files do."""
+    if table.suffix.lower() != ".parquet":
+        return False
+    parquet = _pyarrow_parquet(table)
+    try:
+        schema = parquet.read_schema(table)
+    except (OSError, ValueError):  # which is said when it is read
+        return False
+    kinds = [str(field.type) for field in schema if _plain(field.name) in FILE_COLUMNS]
+    return any(kind in ("binary", "large_binary") or "bytes: binary" in kind for kind in kinds)
+
+
+def listed_by(sheets: Sequence[Sheet], root: Path, group: str, folder: Path | None = None) -> Listing:
     """The images that tables name; `root` is the folder that they are looked up in, `group` a column or nothing.
+
+    Images that lie in a table itself are written to `folder`. Their names are the table and the number of the row, from
+    0: `train.parquet/12.png`.
 
     Raises:
         DataError: a table cannot be read, has no column of files or classes, or names files that do not exist.
@@ -83,24 +104,25 @@ def listed_by(sheets: Sequence[Sheet], root: Path, group: str) -> Listing:
     missing: list[str] = []
     notes = []
     for sheet in sheets:
-        rows = list(read_rows(sheet.path))
-        if not rows:
+        rows = read_rows(sheet.path)
+        first = next(rows, None)
+        if first is None:
             raise data_error(f"{sheet.path} has no rows: give one for each image")
-        columns = _columns(sheet.path, rows[0], group)
+        columns = _columns(sheet.path, first, group)
+        rows = chain([first], rows)
         if "label" not in columns and sheet.split == "test":
-            notes.append(
-                f"{sheet.path.name} says no classes: set aside, for `search predict` ({counted(len(rows), 'image')})"
-            )
+            for number, row in enumerate(rows):
+                _, name = places.image(row[columns["file"]], sheet.path, number, folder)
+                left_out[SET_ASIDE] += [name] if name else []
             continue
         if "label" not in columns:
             raise data_error(
-                f"{sheet.path} has the columns {some(list(rows[0]), 8)}: give the one with the class the name label"
+                f"{sheet.path} has the columns {some(list(first), 8)}: give the one with the class the name label"
             )
         for number, row in enumerate(rows, 2):
-            stated = str(row[columns["file"]] or "")
-            path = places.find(stated, sheet.path.parent)
+            path, name = places.image(row[columns["file"]], sheet.path, number - 2, folder)
             if path is None:
-                missing.append(stated)
+                missing.append(str(row[columns["file"]] or ""))
                 continue
             label, split = _text(row[columns["label"]]), sheet.split
             if split is None:
@@ -109,9 +131,9 @@ def listed_by(sheets: Sequence[Sheet], root: Path, group: str) -> Listing:
                 belongs = _text(row[columns["group"]]) if group else ""
                 if group and not belongs:
                     raise data_error(f"{sheet.path}, line {number}: the group ({group}) is empty: fill it in")
-                items.append(Item(path=path, name=places.name(path), split=split, label=label, group=belongs))
+                items.append(Item(path=path, name=name, split=split, label=label, group=belongs))
             else:
-                left_out[WITHOUT_A_LABEL].append(places.name(path))
+                left_out[WITHOUT_A_LABEL].append(name)
         notes.append(f"{sheet.path.name} says the classes (column {columns['label']})")
     if missing:
         raise data_error(
@@ -162,11 +184,36 @@ def _separated(path: Path) -> Iterator[Row]:
 
 
 def _parquet(path: Path) -> Iterator[Row]:
+    """The rows; numbers that stand for classes, as Hugging Face has them, are replaced by the names of the classes."""
+    with _pyarrow_parquet(path).ParquetFile(path) as file:
+        names = _class_names(file.schema_arrow.metadata or {})
+        for batch in file.iter_batches(1000):
+            for row in batch.to_pylist():
+                yield row | {column: _class(row[column], known) for column, known in names.items() if column in row}
+
+
+def _pyarrow_parquet(path: Path) -> Any:
     try:
         from pyarrow import parquet
     except ImportError:
         raise data_error(f"{path} needs pyarrow: pip install 'budget-search[parquet]', or save a CSV") from None
-    yield from parquet.read_table(path).to_pylist()
+    return parquet
+
+
+def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """The names of the classes of each column whose numbers stand for classes, from what Hugging Face writes."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        return {column: list(each["names"]) for column, each in features.items() if each.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):  # something else
+        return {}
+
+
+def _class(value: Any, names: Sequence[str]) -> Any:
+    """The name of a class by its number; none for -1, which says that the class is not known."""
+    if not isinstance(value, int) or value >= len(names):
+        return value
+    return names[value] if value >= 0 else None
 
 
 def _columns(path: Path, row: Row, group: str) -> dict[str, str]:
@@ -179,8 +226,6 @@ def _columns(path: Path, row: Row, group: str) -> dict[str, str]:
     }
     if "file" not in found:
         raise data_error(f"{path} has the columns {some(list(row), 8)}: give the one with the paths the name file")
-    if isinstance(row[found["file"]], Mapping):
-        raise data_error(f"{path} holds the images themselves: write them to files, and name the files in the table")
     if group:
         if _plain(group) not in plain:
             raise data_error(f"{path} has no column {group!r}: it has {some(list(row), 8)}")
@@ -208,7 +253,7 @@ def _split(value: Any, path: Path, number: int) -> SplitName:
 
 
 def _sheet(path: Path, split: SplitName | None) -> Sheet:
-    return Sheet(path, split or split_named(path.stem))
+    return Sheet(path, split or split_named(re.sub(r"-\d+-of-\d+$", "", path.stem)))  # train-00000-of-00002.parquet
 
 
 def _is_metadata(path: Path) -> bool:
@@ -228,7 +273,7 @@ class _Places:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.files = files_below(root)
+        self.files = files_below(root) if root.is_dir() else []
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in self.files:
             for name in {path.name, path.stem}:
@@ -245,5 +290,25 @@ class _Places:
         named = self._by_name.get(Path(stated).name, [])
         return named[0] if len(named) == 1 else None
 
+    def image(self, cell: Any, table: Path, number: int, folder: Path | None) -> tuple[Path | None, str]:
+        """The file of an image, none if there is no such file, and its name; written to `folder` if it is in the cell.
+
+        `number` is that of the row in the table, from 0.
+        """
+        if not isinstance(cell, Mapping | bytes) and (folder is None or cell is not None):
+            path = self.find(str(cell or ""), table.parent)
+            return path, self.name(path) if path else ""
+        content, stated = (cell.get("bytes"), cell.get("path")) if isinstance(cell, Mapping) else (cell, None)
+        if not isinstance(content, bytes) or folder is None:
+            raise data_error(f"{table}: row {number} (from 0) holds no image: fill it in, or remove the row")
+        suffix = Path(str(stated or "")).suffix
+        name = f"{self.name(table)}/{number}{suffix if suffix.lower() in IMAGES else '.png'}"
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path, name
+
     def name(self, path: Path) -> str:
+        if path == self.root:  # a table with its images in it
+            return path.name
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)

@@ -1,15 +1,16 @@
 """Unpacks archives: nothing of one is written outside of the folder that is given."""
 
-import shutil
+import tarfile
 from gzip import BadGzipFile
-from pathlib import Path
-from tarfile import TarError
-from zipfile import BadZipFile
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+from tarfile import FilterError, SpecialFileError, TarError, TarInfo, data_filter
+from zipfile import BadZipFile, ZipFile
 from zlib import error as ZlibError
 
-from train_core.sources.contents import Progress, data_error
+from train_core.sources.contents import LeftOut, Progress, data_error
 
-_BROKEN = (shutil.ReadError, TarError, BadZipFile, BadGzipFile, ZlibError, EOFError, ValueError, RuntimeError)
+_BROKEN = (LZMAError, TarError, BadZipFile, BadGzipFile, ZlibError, EOFError, ValueError, RuntimeError)
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
@@ -18,19 +19,53 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES)
 
 
-def unpack(archive: Path, folder: Path, origin: str, progress: Progress | None) -> None:
+OUTSIDE = "with a path that leads out of the archive"
+NO_FILES = "that are devices, not files"
+
+
+def unpack(archive: Path, folder: Path, origin: str, progress: Progress | None) -> LeftOut:
     """Unpack into `folder`, which is made if it does not exist; `origin` is what an error message calls the archive.
 
+    Returns the files that were left out, by why: what would be written outside of the folder, and what is no file.
+
     Raises:
-        DataError: it is broken, or would write outside of the folder.
+        DataError: it is broken, or has a password.
 
     """
     if progress:
         progress(f"unpacking {archive.name}", 0, 0)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        # shutil leaves out what a .zip file would write elsewhere; tarfile refuses it.
-        shutil.unpack_archive(archive, folder, filter=None if archive.suffix.lower() == ".zip" else "data")
+        left_out = _unzip(archive, folder) if archive.suffix.lower() == ".zip" else _untar(archive, folder)
+        return {why: names for why, names in left_out.items() if names}
     except _BROKEN as error:
         if "password" in str(error):
             raise data_error(f"{origin} has a password: unpack it, and give the folder") from error
         raise data_error(f"cannot unpack {origin} ({error}): get it again") from error
+
+
+def _unzip(archive: Path, folder: Path) -> LeftOut:
+    outside = []
+    with ZipFile(archive) as file:
+        for entry in file.infolist():
+            path = PurePosixPath(entry.filename)
+            if path.is_absolute() or ".." in path.parts:
+                outside.append(entry.filename)
+            else:
+                file.extract(entry, folder)
+    return {OUTSIDE: outside}
+
+
+def _untar(archive: Path, folder: Path) -> LeftOut:
+    left_out: dict[str, list[str]] = {OUTSIDE: [], NO_FILES: []}
+
+    def inside(entry: TarInfo, place: str) -> TarInfo | None:
+        try:
+            return data_filter(entry, place)  # which takes an absolute path as one inside
+        except FilterError as error:
+            left_out[NO_FILES if isinstance(error, SpecialFileError) else OUTSIDE].append(entry.name)
+            return None
+
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter=inside)
+    return left_out
