@@ -159,7 +159,7 @@ class _Adapted:
         try:
             plan = night.divide(seconds, Lengths(short=spec.epochs, full=full), self.pace)
         except TooShortError as error:
-            raise SpecError(_too_short(seconds, error.needed_s, self.pace)) from error
+            raise SpecError(f"{self.asked} is too short: {_needed(error, self.pace)}") from error
         self.lengths = Lengths(short=plan.short_epochs, full=full)
         promote = {"ladder": "", "top": plan.rungs[-1].top, "epochs": plan.full_epochs}
         return spec.model_copy(
@@ -193,11 +193,11 @@ def _expected(spec: StudySpec, session: Session, survey: Survey) -> Pace:
     return Pace(epoch_s=epoch_s, full_epoch_s=night.HEAVIER * epoch_s, saved=SAVED)
 
 
-def _too_short(seconds: float, needed_s: float, pace: Pace) -> str:
-    needed = max(1, -(-needed_s // 60))
+def _needed(error: TooShortError, pace: Pace) -> str:
+    minutes = max(1, -(-error.needed_s // 60))
     return (
-        f"{duration(max(seconds, 0))} are too short: an epoch takes about {duration(pace.epoch_s)} here. Give at least "
-        f"--minutes {needed:.0f}, a smaller --budget, or a faster --device"
+        f"an epoch takes about {duration(pace.epoch_s)} here. Give at least --minutes {minutes:.0f}, "
+        "a smaller --budget, or a faster --device"
     )
 
 
@@ -210,7 +210,8 @@ def _spend(run: Opened, placement: Placement, kept: Kept, pace: Pace, lengths: L
         night.conduct(Night(end=kept.end, lengths=lengths, expected=pace), work)
     except TooShortError as error:
         if not winner(finished(run.folder)):
-            raise RunError(_too_short(kept.end - time.time(), error.needed_s, pace)) from error
+            left = duration(max(kept.end - time.time(), 0.0))
+            raise RunError(f"only {left} are left, which is too short: {_needed(error, pace)}") from error
         work.deliver()  # of what was trained before
     work.keep(done=True)
 

@@ -83,7 +83,7 @@ def test_only_promotion_and_reproduction_read_the_test_split() -> None:
         for path in sources(room)
         if "test_of" in path.read_text(encoding="utf-8")
     } == {"search/session.py", "search/full_runs.py"}
-    assert functions_with("test_of", "search/full_runs.py") == {"_full_runs", "reproduce"}
+    assert functions_with("test_of", "search/full_runs.py") == {"full_trainer", "reproduce"}
     readers = {
         path.relative_to(ROOT).as_posix()
         for room in ("search", "train_core", "space.py")

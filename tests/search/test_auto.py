@@ -1,0 +1,104 @@
+"""`search auto`: how its time is given, and a real night that is killed twice."""
+
+import json
+import re
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from search.auto import Kept, Time, read_night
+from search.errors import SpecError
+from search.promotions import finished
+from search.run_folder import RunFolder
+from search.spec import load_study
+from tests.support.commands import search
+from tests.support.processes import FEW, start, wait_for, with_few
+
+NOW = datetime(2026, 11, 27, 22, 30).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("given", "end"),
+    [
+        (Time(hours=8), datetime(2026, 11, 28, 6, 30)),
+        (Time(minutes=0.5), datetime(2026, 11, 27, 22, 30, 30)),
+        (Time(until="08:00"), datetime(2026, 11, 28, 8)),
+        (Time(until="23:15"), datetime(2026, 11, 27, 23, 15)),
+        (Time(until="2026-11-29 07:00"), datetime(2026, 11, 29, 7)),
+    ],
+)
+def test_the_end_of_a_night(given: Time, end: datetime) -> None:
+    assert given.end(NOW) == end.timestamp()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Time(), "say how long it may take: give one of --hours 8, --minutes 30 and --until 08:00"),
+        (Time(hours=8, until="08:00"), "give one of"),
+        (Time(hours=0), "--hours 0: give a time of more than 0"),
+        (Time(minutes=-3), "--minutes -3: give a time of more than 0"),
+        (Time(until="2026-11-27 08:00"), "--until 2026-11-27 08:00 has passed: give a later time"),
+        (Time(until="eight"), "--until eight: give a time of day as 08:00"),
+    ],
+)
+def test_a_time_that_is_none(given: Time, message: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(message)):
+        given.end(NOW)
+
+
+def test_a_time_too_short_says_what_would_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = search("auto digits --minutes 0.05", capsys, monkeypatch)
+    assert code == 2
+    assert re.fullmatch(
+        r"search: --minutes 0\.05 is too short: an epoch takes about [\d.]+ (s|ms) here\. Give at least --minutes 1, "
+        r"a smaller --budget, or a faster --device\n",
+        err,
+    ), err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_file_of_the_night_is_none(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert read_night(folder) is None
+    folder.night.write_text('{"asked": "--hours')
+    assert read_night(folder) is None
+    folder.night.write_text(Kept(asked="--hours 8", end=NOW).model_dump_json())
+    assert read_night(folder) == Kept(asked="--hours 8", end=NOW)
+
+
+@pytest.mark.long
+def test_a_night_that_is_killed_twice_ends_in_time_with_a_model_and_a_report(tmp_path: Path) -> None:
+    folder = with_few(tmp_path)
+    command = f"auto digits {FEW} --minutes 1.5"
+    run = RunFolder(folder / "runs" / "digits-20k")
+    began = time.time()
+    process = start(command, folder)
+    wait_for(run.log, "epoch 2")
+    process.kill()
+    process.communicate()
+    process = start(command, folder)
+    wait_for(run.log, "seed 0  epoch ")
+    process.kill()
+    process.communicate()
+    process = start(command, folder)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    night = read_night(run)
+    assert night is not None
+    assert night.done
+    assert began + 90 <= night.end <= began + 105
+    assert time.time() <= night.end + 1
+    best = [each for each in finished(run) if each.test_accuracy is not None]
+    assert best
+    assert "model so far: runs/digits-20k/exported/trial-" in out
+    assert list((run.root / "exported").glob("trial-*"))
+    assert run.report.exists()
+    assert load_study(str(run.study_file), {}).promote.epochs == best[0].recipe.epochs
+    assert json.loads(run.night.read_text())["asked"] == "--minutes 1.5"
+    assert timedelta(seconds=time.time() - began) < timedelta(seconds=110)
