@@ -1,5 +1,6 @@
 """Where a run keeps its files, and how they are written: whole or not at all."""
 
+import errno
 import re
 import tempfile
 from collections.abc import Iterator
@@ -18,10 +19,16 @@ from search.storage import Address, address_of
 from train_core.files import written_whole
 from train_core.specs import Frozen
 
+try:
+    import fcntl
+except ImportError:  # Windows locks files in another way, on all drives
+    fcntl = None  # type: ignore[assignment]
+
 Outcome = TypeVar("Outcome", bound=BaseModel)
 SplitName = Literal["val", "test"]
 
 LOCK_TIMEOUT_S = 60.0  # with another worker that does what only one may do at a time
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system without them
 LOOK_S = 1.0  # longer than a read-only command holds a lock that it tests
 
 
@@ -146,8 +153,8 @@ class RunFolder:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
+            with tempfile.TemporaryFile(dir=self.root) as file:
+                _check_locks(file.fileno(), self.root)
         except OSError as error:
             raise RunError(
                 f"run folder {self.root} cannot be written ({error.strerror}): choose another with --runs"
@@ -210,6 +217,28 @@ class RunFolder:
     @property
     def _workers(self) -> Path:
         return self.root / ".workers"
+
+
+def _check_locks(file: int, folder: Path) -> None:
+    """Check that files can be locked here: on some mounted drives they cannot, and two processes would collide.
+
+    `filelock` would then do with files that exist, which stay when a process is killed.
+
+    Raises:
+        RunError: they cannot.
+
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise RunError(
+            f"the drive of {folder} has no file locks, which keep two processes out of one run: choose a folder on "
+            "another drive with --runs, and copy it there when the run is done"
+        ) from error
 
 
 def is_held(lock: Path) -> bool:

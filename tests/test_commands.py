@@ -83,6 +83,7 @@ STUDIES = {"my-study.toml": "digits"}  # the same, by another name
 
 SHORT = {
     "run": "--data images.npz --budget 20k --trials 2 --epochs 1 --workers 1",
+    "auto": "--data images.npz --budget 20k",
     "promote": "--workers 1",
     "fidelity": "--trials 4 --epochs 2",
     "export": "--format safetensors",
@@ -100,10 +101,12 @@ def shown(program: str) -> list[str]:
 def shrunk(command: str) -> str:
     """What is run in place of a command of ours; it may be the same for several."""
     verb, *words = command.split()[1:]
+    if verb == "auto":
+        words = re.sub("--(hours|minutes|until) [0-9:]+", "--minutes 0.25", " ".join(words)).split()
     words = [*filter(None, (NAMES.get(word, word) for word in words)), *SHORT.get(verb, "").split()]
-    if verb == "run":  # all that are of one study go on with one run
+    if verb in ("run", "auto"):  # all that are of one study go on with one run
         study = "cifar10" if words[0].startswith("--") else words[0]
-        words += ["--name", STUDIES.get(study, study)]
+        words += ["--name", STUDIES.get(study, study) + ("-night" if verb == "auto" else "")]
     elif verb in ("promote", "fidelity", "export", "report", "show", "errors"):
         words += ["--top 1 --epochs 2"] if verb == "promote" and "--ladder" not in words else []
         words += [RUN] if RUN not in words else []

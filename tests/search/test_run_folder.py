@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -160,3 +161,17 @@ def test_text_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
         write_text(path, "new")
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_drive_without_file_locks_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As drives are that Colab mounts. None can be mounted here, so the system call answers as theirs do."""
+
+    def refuse(file: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RunError, match="has no file locks, .*: choose a folder on another drive"):
+        RunFolder(tmp_path / "run").create()
