@@ -173,5 +173,5 @@ def test_a_drive_without_file_locks_is_refused_in_one_line(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(RunError, match="has no file locks, .*: choose a folder on another drive"):
+    with pytest.raises(RunError, match=r"has no file locks, .*: choose a folder on another drive"):
         RunFolder(tmp_path / "run").create()
