@@ -159,7 +159,8 @@ def _named(
     if control is not None:
         if control not in CONTROLS:
             raise SpecError(f"unknown control {control!r}: give one of {', '.join(CONTROLS)}")
-        spec, name = load_study(study, {**flags, **CONTROLS[control]}), control_name(name, control)
+        spec = load_study(study, {**flags, **CONTROLS[control], "control": control})
+        name = control_name(name, control)
     if spec.data not in NAMED and Path(spec.data).exists():
         spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
     folder = new_run(ref.runs.absolute() if placement.ray_address else ref.runs, name, address_of(ref.storage))
