@@ -365,6 +365,44 @@ def status(
 
 
 @app.command()
+def trials(
+    run: Run = None,
+    sort: Annotated[
+        str | None, typer.Option(help="score, number or parameters; default: score, in CSV number.")
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table with all that is known of each.")] = False,
+    as_json: AsJson = False,
+    full_runs: Annotated[bool, typer.Option("--full-runs", help="A row for each finished full run instead.")] = False,
+    curves: Annotated[bool, typer.Option("--curves", help="A row for each epoch of each run instead.")] = False,
+    storage: Storage = None,
+    runs: Runs = RUNS,
+) -> None:
+    """List all trials of a run; as a table, or as CSV or JSON with all that is known of each."""
+    from search import inspection, tables
+    from search.errors import SpecError
+    from search.terminal import draw
+
+    if as_json and as_csv:
+        raise SpecError("--json and --csv are two forms of one output: give one of them")
+    if full_runs and curves:
+        raise SpecError("--full-runs and --curves are two tables: give one of them")
+    if sort is not None and (full_runs or curves):
+        raise SpecError("--sort orders trials: leave it out with --full-runs and --curves")
+    is_data = as_csv or as_json
+    if curves and not is_data:
+        raise SpecError("--curves has a row for each epoch, too many for a terminal: add --csv or --json")
+    reader = inspection.read_run(runs, run, storage)
+    trials = inspection.trials_of(reader, sort or ("number" if is_data else "score"))
+    if is_data:
+        table = inspection.rows_of(reader, trials, "full runs" if full_runs else "curves" if curves else "trials")
+        typer.echo(table.csv() if as_csv else json.dumps(table.rows, indent=2), nl=as_json)
+    elif full_runs:
+        draw(tables.full_runs_table(inspection.finished(reader.folder)))
+    else:
+        draw(tables.trials_table(trials, reader.spec.scored_by))
+
+
+@app.command()
 def show(
     trial: Annotated[int, typer.Argument(min=0, help="A trial's number.")],
     run: Run = None,

@@ -52,6 +52,36 @@ def best_table(trials: Sequence[TrialRecord], score: Score = "accuracy") -> Tabl
     return table
 
 
+def trials_table(trials: Sequence[TrialRecord], score: Score = "accuracy") -> RenderableType:
+    """All trials that have ended, in the order given; narrow enough for 80 columns, where the networks are folded."""
+    if not trials:
+        return Text("no trial has ended yet: see `search status`")
+    table = empty_table(
+        f"Trials (score: {named(score, 'validation accuracy')} after the last epoch, of all that have ended)",
+        *("trial", "<outcome", "score", "parameters", "<optimizer", "<network", "seconds"),
+    )
+    table.columns[1].no_wrap = table.columns[4].no_wrap = True
+    for trial in trials:
+        reached = trial.last_score if trial.outcome != "failed" else None
+        table.add_row(
+            str(trial.number),
+            Text(trial.outcome, style=STYLES.get(trial.outcome, "")),
+            "" if reached is None else percent(reached),
+            f"{trial.parameters:,}" if trial.is_decided else "",
+            trial.recipe.optimizer if trial.is_decided else "",
+            Text(trial.network_words if trial.is_decided else ""),
+            "" if trial.seconds is None else f"{trial.seconds:,.0f}",
+        )
+    return table
+
+
+def full_runs_table(promotions: list[Promotion]) -> RenderableType:
+    """Finished full runs, in the order given, or a line where there are none."""
+    if not promotions:
+        return Text("no full run is finished yet: train the best trials with `search promote`")
+    return promotion_table(promotions)
+
+
 def promotion_table(promotions: list[Promotion]) -> Table:
     """Finished full runs, in the order given; narrow enough for 80 columns."""
     measured = "short and full run: validation accuracy"
