@@ -380,6 +380,7 @@ def trials(
     """List all trials of a run; as a table, or as CSV or JSON with all that is known of each."""
     from search import inspection, tables
     from search.errors import SpecError
+    from search.promotions import finished
     from search.terminal import draw
 
     if as_json and as_csv:
@@ -397,7 +398,7 @@ def trials(
         table = inspection.rows_of(reader, trials, "full runs" if full_runs else "curves" if curves else "trials")
         typer.echo(table.csv() if as_csv else json.dumps(table.rows, indent=2), nl=as_json)
     elif full_runs:
-        draw(tables.full_runs_table(inspection.finished(reader.folder)))
+        draw(tables.full_runs_table(finished(reader.folder)))
     else:
         draw(tables.trials_table(trials, reader.spec.scored_by))
 
@@ -454,6 +455,43 @@ def compare(run: ThatRun, other: ThatRun, storage: Storage = None, as_json: AsJs
 
     one, two = (inspection.read_run(runs, name, storage) for name in (run, other))
     _show(comparison.compare(one, two), tables.comparison_view, as_json)
+
+
+@app.command()
+def rm(
+    which: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Names of runs, or quoted patterns as 'night-*'.", autocompletion=complete_run
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
+    storage: Storage = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Delete runs: their folders, and their studies in a shared storage. Asks before it does."""
+    from search.errors import SpecError
+    from search.removal import removals
+    from search.run_folder import named_runs
+    from search.storage import address_of
+    from search.terminal import tell
+
+    found = removals(runs, named_runs(runs, which), address_of(storage))
+    for each in found:
+        each.check_idle()
+    for each in found:
+        tell(str(each))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise SpecError("nothing is deleted without an answer, and there is no terminal to ask in: add --yes")
+        if not typer.confirm("Delete this?" if len(found) == 1 else f"Delete these {len(found)} runs?"):
+            tell("nothing is deleted")
+            return
+        for each in found:
+            each.check_idle()  # again: the answer may have taken a while
+    for each in found:
+        each.do()
+        tell(f"deleted {each.folder.root}")
 
 
 storages = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Storages that several machines share.")

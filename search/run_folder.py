@@ -2,9 +2,10 @@
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -359,6 +360,26 @@ def kind_of_storage(folder: RunFolder) -> str:
     """What keeps the run's study, as far as its folder tells."""
     facts = read_facts(folder)
     return facts.storage if facts is not None else "sqlite"
+
+
+def named_runs(runs: Path, words: Iterable[str]) -> list[str]:
+    """The names of the runs in the folder `runs` that the words mean, each once.
+
+    A word is a name, or a pattern such as `night-*`, or several of these with commas between them.
+
+    Raises:
+        RunError: a name or a pattern means no run.
+
+    """
+    found: dict[str, None] = {}
+    there = sorted(run_folders(runs))
+    for word in (part for each in words for part in each.split(",")):
+        names = [word] if word in there else [name for name in there if fnmatchcase(name, word)]
+        if not names:
+            listed = f": there are {', '.join(there)}" if there else ": start one with `search run`"
+            raise RunError(f"no run {word!r} in {runs}{listed}")
+        found |= dict.fromkeys(names)
+    return list(found)
 
 
 def _found(runs: Path, name: str | None) -> Path:

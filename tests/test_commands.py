@@ -31,6 +31,10 @@ NOT_RUN_HERE = {
     "search storage serve --host 10.0.0.1": "the same, and needs that address",
     "search promote --asam 0.5": "full runs of one run are all alike: tests/search/test_cli.py",
     "search errors --files": "these images come from no files: tests/search/test_mistakes.py",
+    **dict.fromkeys(
+        ("search rm RUN...", "search rm night", "search rm 'luck-*' --yes"),
+        "deletes what the others read: tests/search/test_removal.py",
+    ),
     "search --help": "run by tests/search/test_cli.py",
     "search --install-completion": "changes the shell's files: tests/search/test_inspection.py",
     **{

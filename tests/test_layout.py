@@ -150,7 +150,7 @@ LAYERS = {
     "export": "card export predict",
     "view": "terminal colours results records rows inspection comparison plot tables charts diagram mistakes_section "
     "report notes dashboard console data_view",
-    "entry": "ray_workers api full_runs notebook cli __init__ __main__",
+    "entry": "removal ray_workers api full_runs notebook cli __init__ __main__",
 }
 """The modules of search/, the lowest layer first: each imports from its own layer and those below alone."""
 

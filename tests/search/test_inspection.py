@@ -562,7 +562,7 @@ def as_a_process(command: str, **environment: str) -> subprocess.CompletedProces
 def test_looking_needs_no_torch_and_old_terminals_get_plain_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "connect", storage.connect)  # a database, which other processes read
     made_up("good")
-    for command in ("list", "status", "show 2", "compare good good"):
+    for command in ("list", "status", "trials", "trials --csv", "show 2", "compare good good"):
         answer = as_a_process(command, PYTHONIOENCODING="ascii")
         assert "torch" not in answer.stderr
         assert answer.stdout.isascii()

@@ -11,6 +11,7 @@ import pytest
 from search import inspection, tables
 from search.inspection import Reader
 from search.notebook import SearchResult
+from search.promotions import finished
 from search.rows import CURVE_COLUMNS, FULL_RUN_COLUMNS, TRIAL_COLUMNS
 from search.run_folder import RunFolder
 from tests.support.commands import search
@@ -108,7 +109,7 @@ def test_the_table_of_trials_fits_into_80_columns_the_best_first(folder: RunFold
     ]
     numbers = [trial.number for trial in inspection.trials_of(run, "parameters")]
     assert sorted(numbers, key=lambda number: inspection.trials_of(run)[number].parameters) == numbers
-    full = in_80_columns(tables.full_runs_table(inspection.finished(folder)))
+    full = in_80_columns(tables.full_runs_table(finished(folder)))
     assert "90.00 %" in full
 
 
