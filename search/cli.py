@@ -39,7 +39,13 @@ Study = Annotated[
 Run = Annotated[
     str | None, typer.Argument(help="A run's name; default: the run used last.", autocompletion=complete_run)
 ]
-ThatRun = Annotated[str, typer.Argument(help="A run's name.", autocompletion=complete_run)]
+TheseRuns = Annotated[
+    str,
+    typer.Argument(
+        help="A run's name; or for a group of runs a quoted pattern as 'tpe-*', or names with commas between them.",
+        autocompletion=complete_run,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6, 5M, 5_000_000.")]
 Madds = Annotated[str | None, typer.Option(help="Most multiply-adds of one forward pass: 300M.")]
@@ -449,12 +455,32 @@ def errors(
 
 
 @app.command()
-def compare(run: ThatRun, other: ThatRun, storage: Storage = None, as_json: AsJson = False, runs: Runs = RUNS) -> None:
-    """Compare two runs: what differs in how they were made, what they cost, and what they found."""
-    from search import comparison, inspection, tables
+def compare(
+    one: TheseRuns,
+    other: TheseRuns,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown, for a paper.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print the table in LaTeX, for a paper.")] = False,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Compare two runs, or two groups: what differs in how they were made, what they cost, and what they found."""
+    from search import comparison, groups, inspection, tables
+    from search.errors import SpecError
+    from search.run_folder import named_runs
 
-    one, two = (inspection.read_run(runs, name, storage) for name in (run, other))
-    _show(comparison.compare(one, two), tables.comparison_view, as_json)
+    if markdown + latex + as_json > 1:
+        raise SpecError("--markdown, --latex and --json are forms of one output: give one of them")
+    names = [named_runs(runs, [word]) for word in (one, other)]
+    first, second = ([inspection.read_run(runs, name, storage) for name in side] for side in names)
+    if len(first) == len(second) == 1 and not (markdown or latex):
+        _show(comparison.compare(first[0], second[0]), tables.comparison_view, as_json)
+        return
+    compared = groups.compare_groups((one, other), (first, second))
+    if markdown or latex:
+        typer.echo((groups.as_latex if latex else groups.as_markdown)(groups.table_of(compared)))
+    else:
+        _show(compared, lambda each: tables.groups_view(each, groups.table_of(each)), as_json)
 
 
 @app.command()

@@ -15,7 +15,18 @@ from search.mistakes import BINS, ClassScore, Mistakes
 from search.plot import Curve
 from search.promotions import Promotion
 from search.published import Published, Reproduction, Row
-from search.records import Comparison, FinishedFullRun, FullRun, Run, RunningTrial, ShortRun, Status, Trial
+from search.records import (
+    Compared,
+    Comparison,
+    FinishedFullRun,
+    FullRun,
+    GroupComparison,
+    Run,
+    RunningTrial,
+    ShortRun,
+    Status,
+    Trial,
+)
 from search.scores import marked, named
 from search.trials import TrialRecord, score_of
 from train_core.results import Score
@@ -298,7 +309,7 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     table = empty_table(None, "<", *(f"<{run.name}" for run in runs))
     table.add_row("state", *map(_state, runs))
     table.add_row("trials", *(f"{run.trials:,} of {run.trials_wanted:,}" for run in runs))
-    table.add_row("epochs", *(f"{run.epochs_short:,} short, {run.epochs_full:,} full" for run in runs))
+    table.add_row("epochs trained", *(_epochs(run) for run in runs))
     table.add_row("best short run", *(Text(_short(run.best_short, run.score)) for run in runs))
     table.add_row("best full run", *(Text(_full(run.best_full, run.score)) for run in runs))
     parts: list[RenderableType] = [table]
@@ -310,6 +321,27 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     else:
         parts.append(Text("the same settings"))
     return Group(*parts, Text(comparison.verdict))
+
+
+def groups_view(comparison: GroupComparison, rows: Sequence[Sequence[str]]) -> RenderableType:
+    """Two groups of runs: the `rows` of their table, their different settings, and a verdict."""
+    heading, *lines = rows
+    names = [group.name for group in comparison.groups]
+    table = empty_table(None, *(f"<{each}" for each in heading))
+    for line in lines:
+        table.add_row(*map(Text, line))
+    parts: list[RenderableType] = [table]
+    if comparison.differences:
+        settings = empty_table("Different settings", "<", *(f"<{name}" for name in names))
+        for name, values in comparison.differences.items():
+            settings.add_row(Text(name), *(Text(" or ".join(map(_value, each))) for each in values))
+        parts.append(settings)
+    return Group(*parts, Text(comparison.verdict))
+
+
+def _epochs(run: Compared) -> str:
+    """How much was trained in all, as in `11 epochs in short runs, 5 in full runs`."""
+    return f"{count(run.epochs_short, 'epoch')} in short runs, {run.epochs_full:,} in full runs"
 
 
 CLASSES, CONFUSIONS, MISTAKES = 20, 10, 10

@@ -35,6 +35,11 @@ NOT_RUN_HERE = {
         ("search rm RUN...", "search rm night", "search rm 'luck-*' --yes"),
         "deletes what the others read: tests/search/test_removal.py",
     ),
+    **{
+        command: "needs several runs: tests/search/test_groups.py"
+        for command in commands(DOCS / "terminal.md")
+        if command.startswith(("search compare 'tpe", "search compare tpe"))
+    },
     "search --help": "run by tests/search/test_cli.py",
     "search --install-completion": "changes the shell's files: tests/search/test_inspection.py",
     **{
