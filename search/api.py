@@ -42,6 +42,7 @@ from search.run_folder import (
     RunFacts,
     RunFolder,
     RunRef,
+    check_trainable,
     control_name,
     new_run,
     read_facts,
@@ -164,6 +165,7 @@ def _named(
     if spec.data not in NAMED and Path(spec.data).exists():
         spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
     folder = new_run(ref.runs.absolute() if placement.ray_address else ref.runs, name, address_of(ref.storage))
+    check_trainable(folder)
     if spec.data not in NAMED and is_missing(spec.data) and folder.study_file.exists():
         facts = read_facts(folder)
         last = facts.data.source if facts and facts.data.source else spec.data
@@ -303,6 +305,7 @@ def export(ref: RunRef, *, trial: int | None = None, fmt: str, data: str | None 
         raise SpecError(f"unknown format {fmt!r}: give one of {', '.join(FORMATS)}")
     check_installed(known)
     folder = ref.find()
+    check_trainable(folder)
     spec = load_study(str(folder.study_file), {})
     full_run = chosen(folder, trial)
     study = open_study(folder)

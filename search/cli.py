@@ -484,6 +484,33 @@ def compare(
 
 
 @app.command()
+def archive(
+    run: Run = None,
+    out: Annotated[Path | None, typer.Option(help="The .zip file; default: the run's name, here.")] = None,
+    open_: Annotated[
+        Path | None, typer.Option("--open", help="Open this archive as a run that can be read, in the folder of runs.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="With --open: a name for the run; default: as it was.")] = None,
+    storage: Storage = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Pack a run into one .zip to publish: study, results, tables and report; no images, no checkpoints."""
+    from search import archive
+    from search.errors import SpecError
+    from search.run_folder import RunRef
+    from search.terminal import tell
+
+    if open_ is None:
+        if name is not None:
+            raise SpecError("--name is for a run that is opened with --open: leave it out")
+        tell(str(archive.write_archive(RunRef(run, runs, storage).find_to_read(), out)))
+        return
+    if run is not None or out is not None:
+        raise SpecError("--open reads an archive, and does not write one: leave out the run and --out")
+    tell(str(archive.open_archive(open_, runs, name).root))
+
+
+@app.command()
 def rm(
     which: Annotated[
         list[str],
@@ -551,6 +578,14 @@ def count(
     limits = _given(budget=_number(budget), max_madds=_number(max_madds, "--max-madds"), data=data)
     for line in api.count(study, limits | _given(reading=_given(size=size) or None)):
         tell(line)
+
+
+@app.command()
+def cite() -> None:
+    """Print how to cite this tool: BibTeX, and where CITATION.cff is."""
+    from search import citation
+
+    typer.echo(f"{citation.bibtex()}\n\n{citation.where()}")
 
 
 @app.command("data")

@@ -19,6 +19,7 @@ from search.errors import RunError, SpecError, StorageError
 from search.identity import open_study
 from search.promotions import Promotion, finished, winner
 from search.records import (
+    ARCHIVED,
     FINISHED,
     PROMOTED,
     PROMOTING,
@@ -79,7 +80,9 @@ class Reader:
         workers = len({trial.worker for trial in running if trial.alive is not False})
         used_up = is_used_up(study)
         is_over = len(done) >= spec.trials or used_up
-        if alive or (workers and folder.address.is_shared and not is_over):
+        if facts is not None and facts.archived:
+            state = ARCHIVED
+        elif alive or (workers and folder.address.is_shared and not is_over):
             state = SEARCHING
         elif folder.is_promoting:
             state = PROMOTING

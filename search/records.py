@@ -12,6 +12,7 @@ from search.mistakes import Paired
 from train_core.results import Score
 
 SEARCHING, PROMOTING, UNFINISHED, FINISHED, PROMOTED = "searching", "promoting", "unfinished", "finished", "promoted"
+ARCHIVED = "archived"  # opened from an archive: it can be read, and nothing more is done in it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -415,6 +415,7 @@ class RunFacts(Frozen):
     precision: str | None = None
     data: DataFacts = DataFacts()
     promoted: tuple[str, ...] = ()  # the commands that have trained full runs, in order
+    archived: str | None = None  # the day on which it was packed; none: it is no archive
 
 
 def read_facts(folder: RunFolder) -> RunFacts | None:
@@ -423,6 +424,21 @@ def read_facts(folder: RunFolder) -> RunFacts | None:
         return RunFacts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def check_trainable(folder: RunFolder) -> None:
+    """Check that this run is no opened archive, which has results, and nothing to train on.
+
+    Raises:
+        RunError: it is one.
+
+    """
+    facts = read_facts(folder)
+    if facts is not None and facts.archived:
+        raise RunError(
+            f"run {folder.name!r} is archived: it can be read, but it has no checkpoints and no models; search anew "
+            f"with `search run {folder.study_file}`, another --name, and --data if the images are elsewhere"
+        )
 
 
 def write_facts(folder: RunFolder, facts: RunFacts) -> None:

@@ -40,6 +40,10 @@ NOT_RUN_HERE = {
         for command in commands(DOCS / "terminal.md")
         if command.startswith(("search compare 'tpe", "search compare tpe"))
     },
+    **dict.fromkeys(
+        ("search archive --open cifar10-5M.zip", "search archive --open cifar10-5M.zip --name theirs"),
+        "needs an archive: tests/search/test_archive.py",
+    ),
     "search --help": "run by tests/search/test_cli.py",
     "search --install-completion": "changes the shell's files: tests/search/test_inspection.py",
     **{

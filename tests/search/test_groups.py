@@ -82,7 +82,8 @@ def test_runs_of_the_same_seeds_are_pairs() -> None:
     assert found.paired
     assert found.differences == {}
     full = found.measures[1]
-    assert (full.name, full.difference) == ("full run, validation", pytest.approx(-0.055 / 3))
+    assert full.name == "full run, validation"
+    assert full.difference == pytest.approx(-0.055 / 3)
     assert found.better == "tpe-*"
     assert found.verdict == (
         "tpe-* is better, by 1.83 points on validation (95 % interval -2.55 to -1.12; 3 pairs of the same seed, "
