@@ -128,7 +128,7 @@ def uncounted_note(trial: TrialRecord, attempts: Attempts) -> str:
         what = f"This attempt was cut off{after}: {_quoted(trial.reason or '')}; {then}."
     else:
         what = f"This trial was not trained: {_quoted(trial.reason or '')}."
-    return f"{what} Optuna shows it as failed; it does not count, and it says nothing bad of its network."
+    return f"{what} Optuna shows it as failed; it does not count, and says nothing about its network."
 
 
 def trial_note(

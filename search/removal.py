@@ -44,9 +44,11 @@ class Removal:
             names = ", ".join(self.learned)
             lines.append(f"  {names} learned from it, and can then be continued only without --learn-from")
         if self.controls:
-            lines.append(f"  {', '.join(self.controls)} {_stay(self.controls)}, as a control of nothing")
+            several = len(self.controls) > 1
+            words = ("controls", "stay") if several else ("control", "stays")
+            lines.append(f"  its {words[0]} {', '.join(self.controls)} {words[1]}")
         if self.control_of:
-            lines.append(f"  it is a control of {self.control_of}, whose report then lacks it")
+            lines.append(f"  it is a control of {self.control_of}: a new report of {self.control_of} will not show it")
         return "\n".join(lines)
 
     def check_idle(self) -> None:
@@ -143,7 +145,3 @@ def size_in_words(number: int) -> str:
         if number >= unit:
             return f"{number / unit:.3g} {name}"
     return f"{number} bytes"
-
-
-def _stay(names: Sequence[str]) -> str:
-    return "stays" if len(names) == 1 else "stay"

@@ -146,7 +146,7 @@ def test_attempts_that_were_cut_off_say_as_which_trial_they_continue(tmp_path: P
         run_study(folder, spec, FakeTrainer(misbehave=raising(KeyboardInterrupt(), run=1, epoch=3)), events=events)
     write_text(folder.study_file, spec.as_toml())
     publish(folder, read_results(folder), SIZE)
-    failed = "Optuna shows it as failed; it does not count, and it says nothing bad of its network."
+    failed = "Optuna shows it as failed; it does not count, and says nothing about its network."
     cut_off = "This attempt was cut off after 2 epochs: `interrupted`;"
     assert notes_of(study) == {0: f"{cut_off} `search run` runs it again. {failed}"}
     optuna_dashboard.save_note(notes._Trial(_everything(study), study, study.trials[0]._trial_id), "Mine.")

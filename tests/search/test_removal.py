@@ -69,13 +69,13 @@ def test_runs_that_have_to_do_with_it_are_named(
     _, out, _ = search("rm one --yes", capsys, monkeypatch)
     assert out.splitlines()[1:] == [
         "  two learned from it, and can then be continued only without --learn-from",
-        "  one-random stays, as a control of nothing",
+        "  its control one-random stays",
         "deleted runs/one",
     ]
     assert names() == ["one-random", "other", "two"]
     make_run(RUNS / "one")
     _, out, _ = search("rm one-random --yes", capsys, monkeypatch)
-    assert out.splitlines()[1] == "  it is a control of one, whose report then lacks it"
+    assert out.splitlines()[1] == "  it is a control of one: a new report of one will not show it"
 
 
 def test_several_are_deleted_by_a_pattern_and_their_own_kin_is_not_named(
