@@ -11,7 +11,7 @@ print(result)
 
 # One row for each trial: its score, its drawn values and its attributes.
 table = result.trials_dataframe()
-print(table[["number", "outcome", "score", "parameters", "network in words"]].to_string())
+print(table[["number", "outcome", "score", "parameters", "network"]].to_string())
 
 # Full runs of the best two trials. Each reads the test split once, at its end.
 result = promote(result, top=2, epochs=5)

@@ -43,6 +43,7 @@ from search.run_folder import (
     RunFacts,
     RunFolder,
     RunRef,
+    check_trainable,
     control_name,
     new_run,
     read_facts,
@@ -231,10 +232,12 @@ def _named(
     if control is not None:
         if control not in CONTROLS:
             raise SpecError(f"--control {control!r} is unknown: give one of {', '.join(CONTROLS)}")
-        spec, name = load_study(study, {**flags, **CONTROLS[control]}), control_name(name, control)
+        spec = load_study(study, {**flags, **CONTROLS[control], "control": control})
+        name = control_name(name, control)
     if spec.data not in NAMED and Path(spec.data).exists():
         spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
     folder = new_run(ref.runs.absolute() if placement.ray_address else ref.runs, name, address_of(ref.storage))
+    check_trainable(folder)
     if spec.data not in NAMED and is_missing(spec.data) and folder.study_file.exists():
         facts = read_facts(folder)
         last = facts.data.source if facts and facts.data.source else spec.data
@@ -381,6 +384,7 @@ def export(ref: RunRef, *, trial: int | None = None, fmt: str, data: str | None 
         raise SpecError(f"--format {fmt!r} is unknown: give one of {', '.join(FORMATS)}")
     check_installed(known)
     folder = ref.find()
+    check_trainable(folder)
     spec = load_study(str(folder.study_file), {})
     full_run = chosen(folder, trial)
     study = open_study(folder)

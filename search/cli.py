@@ -41,7 +41,13 @@ Study = Annotated[
 Run = Annotated[
     str | None, typer.Argument(help="A run's name; default: the run used last.", autocompletion=complete_run)
 ]
-ThatRun = Annotated[str, typer.Argument(help="A run's name.", autocompletion=complete_run)]
+TheseRuns = Annotated[
+    str,
+    typer.Argument(
+        help="A run's name; or for a group of runs a quoted pattern as 'tpe-*', or names with commas between them.",
+        autocompletion=complete_run,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6, 5M, 5_000_000.")]
 Madds = Annotated[str | None, typer.Option(help="Most multiply-adds of one forward pass: 300M.")]
@@ -415,6 +421,45 @@ def status(
 
 
 @app.command()
+def trials(
+    run: Run = None,
+    sort: Annotated[
+        str | None, typer.Option(help="score, number or parameters; default: score, in CSV number.")
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table with all that is known of each.")] = False,
+    as_json: AsJson = False,
+    full_runs: Annotated[bool, typer.Option("--full-runs", help="A row for each finished full run instead.")] = False,
+    curves: Annotated[bool, typer.Option("--curves", help="A row for each epoch of each run instead.")] = False,
+    storage: Storage = None,
+    runs: Runs = RUNS,
+) -> None:
+    """List all trials of a run; as a table, or as CSV or JSON with all that is known of each."""
+    from search import inspection, tables
+    from search.errors import SpecError
+    from search.promotions import finished
+    from search.terminal import draw
+
+    if as_json and as_csv:
+        raise SpecError("--json and --csv are two forms of one output: give one of them")
+    if full_runs and curves:
+        raise SpecError("--full-runs and --curves are two tables: give one of them")
+    if sort is not None and (full_runs or curves):
+        raise SpecError("--sort orders trials: leave it out with --full-runs and --curves")
+    is_data = as_csv or as_json
+    if curves and not is_data:
+        raise SpecError("--curves has a row for each epoch, too many for a terminal: add --csv or --json")
+    reader = inspection.read_run(runs, run, storage)
+    trials = inspection.trials_of(reader, sort or ("number" if is_data else "score"))
+    if is_data:
+        table = inspection.rows_of(reader, trials, "full runs" if full_runs else "curves" if curves else "trials")
+        typer.echo(table.csv() if as_csv else json.dumps(table.rows, indent=2), nl=as_json)
+    elif full_runs:
+        draw(tables.full_runs_table(finished(reader.folder)))
+    else:
+        draw(tables.trials_table(trials, reader.spec.scored_by))
+
+
+@app.command()
 def show(
     trial: Annotated[int, typer.Argument(min=0, help="A trial's number.")],
     run: Run = None,
@@ -460,12 +505,96 @@ def errors(
 
 
 @app.command()
-def compare(run: ThatRun, other: ThatRun, storage: Storage = None, as_json: AsJson = False, runs: Runs = RUNS) -> None:
-    """Compare two runs: what differs in how they were made, what they cost, and what they found."""
-    from search import comparison, inspection, tables
+def compare(
+    one: TheseRuns,
+    other: TheseRuns,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown, for a paper.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print the table in LaTeX, for a paper.")] = False,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Compare two runs, or two groups: what differs in how they were made, what they cost, and what they found."""
+    from search import comparison, groups, inspection, tables
+    from search.errors import SpecError
+    from search.run_folder import named_runs
 
-    one, two = (inspection.read_run(runs, name, storage) for name in (run, other))
-    _show(comparison.compare(one, two), tables.comparison_view, as_json)
+    if markdown + latex + as_json > 1:
+        raise SpecError("--markdown, --latex and --json are forms of one output: give one of them")
+    names = [named_runs(runs, [word]) for word in (one, other)]
+    first, second = ([inspection.read_run(runs, name, storage) for name in side] for side in names)
+    if len(first) == len(second) == 1 and not (markdown or latex):
+        _show(comparison.compare(first[0], second[0]), tables.comparison_view, as_json)
+        return
+    compared = groups.compare_groups((one, other), (first, second))
+    if markdown or latex:
+        typer.echo((groups.as_latex if latex else groups.as_markdown)(groups.table_of(compared)))
+    else:
+        _show(compared, lambda each: tables.groups_view(each, groups.table_of(each)), as_json)
+
+
+@app.command()
+def archive(
+    run: Run = None,
+    out: Annotated[Path | None, typer.Option(help="The .zip file; default: the run's name, here.")] = None,
+    open_: Annotated[
+        Path | None, typer.Option("--open", help="Open this archive as a run that can be read, in the folder of runs.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="With --open: a name for the run; default: as it was.")] = None,
+    storage: Storage = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Pack a run into one .zip to publish: study, results, tables and report; no images, no checkpoints."""
+    from search import archive
+    from search.errors import SpecError
+    from search.run_folder import RunRef
+    from search.terminal import tell
+
+    if open_ is None:
+        if name is not None:
+            raise SpecError("--name is for a run that is opened with --open: leave it out")
+        tell(str(archive.write_archive(RunRef(run, runs, storage).find_to_read(), out)))
+        return
+    if run is not None or out is not None:
+        raise SpecError("--open reads an archive, and does not write one: leave out the run and --out")
+    tell(str(archive.open_archive(open_, runs, name).root))
+
+
+@app.command()
+def rm(
+    which: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Names of runs, or quoted patterns as 'night-*'.", autocompletion=complete_run
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
+    storage: Storage = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Delete runs: their folders, and their studies in a shared storage. Asks before it does."""
+    from search.errors import SpecError
+    from search.removal import removals
+    from search.run_folder import named_runs
+    from search.storage import address_of
+    from search.terminal import tell
+
+    found = removals(runs, named_runs(runs, which), address_of(storage))
+    for each in found:
+        each.check_idle()
+    for each in found:
+        tell(str(each))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise SpecError("nothing is deleted without an answer, and there is no terminal to ask in: add --yes")
+        if not typer.confirm("Delete this?" if len(found) == 1 else f"Delete these {len(found)} runs?"):
+            tell("nothing is deleted")
+            return
+        for each in found:
+            each.check_idle()  # again: the answer may have taken a while
+    for each in found:
+        each.do()
+        tell(f"deleted {each.folder.root}")
 
 
 storages = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Storages that several machines share.")
@@ -499,6 +628,14 @@ def count(
     limits = _given(budget=_number(budget), max_madds=_number(max_madds, "--max-madds"), data=data)
     for line in api.count(study, limits | _given(reading=_given(size=size) or None)):
         tell(line)
+
+
+@app.command()
+def cite() -> None:
+    """Print how to cite this tool: BibTeX, and where CITATION.cff is."""
+    from search import citation
+
+    typer.echo(f"{citation.bibtex()}\n\n{citation.where()}")
 
 
 @app.command("data")

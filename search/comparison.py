@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
+from search.chance import NORMAL, error_of_means, half_width
 from search.errors import RunError
 from search.fidelity import measured_on, standard_error
 from search.formatting import p_value
@@ -12,7 +14,7 @@ from search.identity import identity
 from search.inspection import Reader
 from search.mistakes import Paired, paired, stored
 from search.promotions import finished, winner
-from search.records import Compared, Comparison, Run
+from search.records import Compared, Comparison, FullRun, Run
 from search.spec import StudySpec
 from search.trials import finished_trials
 
@@ -28,12 +30,8 @@ def compare(one: Reader, other: Reader) -> Comparison:
         UserError: a result cannot be read.
 
     """
-    specs = [_flat(run.spec) | _fingerprint(run) for run in (one, other)]
-    names = [*specs[0], *(name for name in specs[1] if name not in specs[0])]
-    sides = _compared(one), _compared(other)
-    differences = {
-        name: (specs[0].get(name), specs[1].get(name)) for name in names if specs[0].get(name) != specs[1].get(name)
-    }
+    sides = compared(one), compared(other)
+    differences = {name: (first, second) for name, (first, second) in different_settings((one, other)).items()}
     images = [measured_on(run.folder, run.spec.scored_by) for run in (one, other)]
     by_accuracy = {run.spec.scored_by for run in (one, other)} == {"accuracy"}  # which is what the test compares
     pair = _paired(one, other) if by_accuracy and "data fingerprint" not in differences else None
@@ -66,7 +64,16 @@ def _paired(one: Reader, other: Reader) -> Paired | None:
     return paired(*predictions)
 
 
-def _compared(run: Reader) -> Compared:
+def different_settings(runs: Sequence[Reader]) -> dict[str, tuple[Any, ...]]:
+    """The settings and the data that are not the same in all runs: by name, the value of each run (none: not set)."""
+    specs = [_flat(run.spec) | _fingerprint(run) for run in runs]
+    names = dict.fromkeys(name for spec in specs for name in spec)
+    values = {name: tuple(spec.get(name) for spec in specs) for name in names}
+    return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
+
+
+def compared(run: Reader) -> Compared:
+    """A run as it is compared: its state, and what it has cost."""
     status, done = run.status(), finished_trials(run.study)
     return Compared(
         **{name: getattr(status, name) for name in Run.__dataclass_fields__},
@@ -106,8 +113,8 @@ def _verdict(
 ) -> _Verdict:
     """Which run is better, if any.
 
-    `images` are how many validation images the errors of each run follow from; where that is not known, the spread of
-    the seeds alone counts, and the verdict says so. `pair` compares a network of each image by image, which is more
+    `images` are how many validation images the errors of each run follow from; where that is not known, the seeds alone
+    count, and the verdict says so. `pair` compares a network of each image by image, which is more
     precise than two accuracies and needs no second seed.
     """
     one, other = (side.best_full for side in sides)
@@ -123,30 +130,49 @@ def _verdict(
         words = f"no verdict: full runs of {one.epochs} and {other.epochs} epochs cannot be compared"
         return _Verdict(words=words, difference=difference)
     points = f"{100 * abs(difference):.2f} points on validation"
-    deviations = one.validation_deviation, other.validation_deviation
-    seeds = math.hypot(*(each for each in deviations if each is not None)) if None not in deviations else None
+    seeds = _spread_of_seeds(one, other)
     better = sides[difference > 0].name
     if pair is not None:
         return _of_pair(pair, sides, difference, seeds)
     if seeds is None:
         words = "no verdict: one seed alone does not show what is chance: promote with --seeds 3"
         return _Verdict(words=words, difference=difference)
-    # Of an accuracy that is measured on so few images.
-    measured = [(full.validation, n) for full, n in zip((one, other), images, strict=True) if n]
-    errors = [standard_error(share, n) for share, n in measured]
-    spread = max(seeds, math.hypot(*errors))
-    note = "" if None not in images else " between seeds (the number of validation images is not known)"
+    same_images = not any(name in _OF_SPLIT or name.startswith("reading.") for name in differences)
+    spread = math.hypot(seeds, _spread_of_images((one, other), images, same=same_images))
+    chance = f"{100 * spread:.2f} points can be chance (95 %)"
+    chance += "" if None not in images else " between seeds; the number of validation images is not known"
     if abs(difference) <= spread:
-        words = f"no verdict: they differ by {points}, within the spread of {100 * spread:.2f}{note}"
+        words = f"no verdict: they differ by {points}, and {chance}"
         return _Verdict(words=words, difference=difference, spread=spread)
-    words = f"{better} is better, by {points}, more than the spread of {100 * spread:.2f}{note}"
+    words = f"{better} is better, by {points}; {chance}"
     return _Verdict(words=words, difference=difference, spread=spread, better=better)
 
 
-def _of_pair(pair: Paired, sides: tuple[Compared, Compared], difference: float, seeds: float | None) -> _Verdict:
-    """The verdict of McNemar's exact test; `seeds` is the spread between seeds, none with one seed each.
+_OF_SPLIT = ("seed", "val_fraction", "test_fraction")  # settings that decide which images are the validation images
 
-    With several seeds, the difference of the means must also be larger than that spread, and in favour of the same run.
+
+def _spread_of_seeds(one: FullRun, other: FullRun) -> float | None:
+    """How far the means of the seeds of two equally good networks can differ (95 %); none: one has a single seed."""
+    if one.validation_deviation is None or other.validation_deviation is None:
+        return None
+    return half_width(*error_of_means((one.validation_deviation, one.seeds), (other.validation_deviation, other.seeds)))
+
+
+def _spread_of_images(runs: tuple[FullRun, FullRun], images: Sequence[int | None], *, same: bool) -> float:
+    """How far two accuracies that are measured on so few images can differ by chance (95 %); 0: not known.
+
+    Two networks share about half of their errors on the same images (`fidelity.standard_error`), and none on others.
+    """
+    errors = [standard_error(run.validation, n) for run, n in zip(runs, images, strict=True) if n]
+    if len(errors) < 2:
+        return NORMAL * sum(errors)
+    return NORMAL * (math.sqrt(fmean(error**2 for error in errors)) if same else math.hypot(*errors))
+
+
+def _of_pair(pair: Paired, sides: tuple[Compared, Compared], difference: float, seeds: float | None) -> _Verdict:
+    """The verdict of McNemar's exact test; `seeds` is how far means of seeds differ by chance, none with one seed each.
+
+    With several seeds, the difference of the means must also be larger than that, and in favour of the same run.
     """
     first, second = (side.name for side in sides)
     counts = (
@@ -162,8 +188,8 @@ def _of_pair(pair: Paired, sides: tuple[Compared, Compared], difference: float, 
     mean = sides[difference > 0].name
     if abs(difference) <= seeds or mean != better:
         words = f"no verdict: {counts}, but the means of the seeds differ by {100 * difference:+.2f} points, "
-        words += f"and the spread between seeds is {100 * seeds:.2f}"
+        words += f"and between seeds {100 * seeds:.2f} points can be chance (95 %)"
         return _Verdict(words=words, difference=difference, spread=seeds)
-    words = f"{better} is better, by {100 * abs(difference):.2f} points on validation, more than the spread "
-    words += f"of {100 * seeds:.2f} between seeds; {counts}"
+    words = f"{better} is better, by {100 * abs(difference):.2f} points on validation, where between seeds "
+    words += f"{100 * seeds:.2f} points can be chance (95 %); {counts}"
     return _Verdict(words=words, difference=difference, spread=seeds, better=better)

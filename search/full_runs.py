@@ -33,7 +33,7 @@ from search.ray_workers import run_workers
 from search.report import write_report
 from search.reproducer import Reproducer
 from search.results import fidelity_of, read_results
-from search.run_folder import RunFolder, RunRef, note_promoted, reproduction_folder
+from search.run_folder import RunFolder, RunRef, check_trainable, note_promoted, reproduction_folder
 from search.scores import named
 from search.session import Placement, Session, open_session, test_of, with_images_at
 from search.spec import PromoteSpec, StudySpec, load_study
@@ -90,6 +90,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
 
     """
     folder = ref.find()
+    check_trainable(folder)
     spec = load_study(str(folder.study_file), {})
     plan = flags.over(spec.promote)
     with folder.promoting(), logged_to(folder):
@@ -157,6 +158,7 @@ def fidelity(
 
     """
     folder = ref.find()
+    check_trainable(folder)
     spec = load_study(str(folder.study_file), {})
     full_epochs = epochs or spec.promote.rungs[-1].epochs
     if 0 < trials < MIN_PAIRS:

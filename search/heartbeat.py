@@ -160,6 +160,35 @@ class Worker:
                 log.debug("no beat: %s", type(error).__name__)
 
 
+def is_alive_elsewhere(study: optuna.Study, folder: RunFolder) -> str | None:
+    """The name of a worker on another machine that is alive in a study of a shared storage; none: there is none.
+
+    Running trials of which nothing is known here are watched: their workers are alive if a beat changes, and dead if
+    none has changed for `LEASE_S`, or if the process that had the trial was on this machine and its lock is free.
+    """
+
+    def beats() -> dict[int, tuple[str, int | None]]:
+        running = [trial for trial in records(study, TrialState.RUNNING) if not _died_here(trial, folder)]
+        return {trial_id(trial): (trial.worker or "a worker", _beat(trial)) for trial in running}
+
+    before, until = beats(), time.monotonic() + LEASE_S
+    while before and time.monotonic() < until:
+        time.sleep(min(1.0, LEASE_S / 20))
+        now = beats()
+        for trial, (worker, beat) in now.items():
+            if trial not in before or before[trial][1] != beat:
+                return worker
+        if before.keys() - now.keys():  # one of them has ended its trial, and may begin the next
+            return before[min(before.keys() - now.keys())][0]
+    return None
+
+
+def _died_here(trial: TrialRecord, folder: RunFolder) -> bool:
+    """Whether the trial's worker was on this machine, and has died."""
+    lock = folder.worker_lock(trial.worker, _kernel()) if trial.worker else None
+    return lock is not None and lock.exists() and not is_held(lock)
+
+
 @contextmanager
 def _traced_to(path: Path) -> Iterator[None]:
     """Have Python write a stack trace to this file if a fatal signal ends the process; else the file is deleted."""

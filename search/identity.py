@@ -179,6 +179,7 @@ def _identity(spec: StudySpec, shape: DataShape) -> dict[str, Any]:
     dimensions = values.pop("space")
     del values["short_run_images"]
     values["score"] = spec.scored_by
+    values["control"] = spec.control or None
     if spec.phases.architecture:
         values["baseline_recipe"] = spec.baseline_recipe  # architectures are compared by it
     return {

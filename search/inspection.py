@@ -1,23 +1,25 @@
-"""Reads runs, their trials and their full runs, for `list`, `status` and `show`.
+"""Reads runs, their trials and their full runs, for `list`, `status`, `trials` and `show`.
 
 Reading changes nothing: a search that is going on does not notice. Imports no torch, so that the answer takes a moment.
 Accuracies are shares of 1, times are seconds or ISO 8601; every record is a JSON document.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
 
 from search.completion import run_folders
 from search.drawing import is_used_up
-from search.errors import RunError, StorageError
+from search.errors import RunError, SpecError, StorageError
 from search.identity import open_study
 from search.promotions import Promotion, finished, winner
 from search.records import (
+    ARCHIVED,
     FINISHED,
     PROMOTED,
     PROMOTING,
@@ -33,6 +35,7 @@ from search.records import (
     Status,
     Trial,
 )
+from search.rows import Rows, curve_rows, full_run_rows, trial_rows
 from search.run_folder import RunFolder, as_kept, find_run_to_read, kind_of_storage, read_facts
 from search.scores import always_largest
 from search.spec import load_study
@@ -50,6 +53,8 @@ from search.trials import (
 )
 
 RECENT = 20  # trials that speed is taken from: it changes with the machines
+ORDERS = ("score", "number", "parameters")
+TableName = Literal["trials", "curves", "full runs"]
 OUTCOMES: tuple[Outcome, ...] = ("complete", "pruned", "diverged", "failed")
 
 
@@ -75,7 +80,9 @@ class Reader:
         workers = len({trial.worker for trial in running if trial.alive is not False})
         used_up = is_used_up(study)
         is_over = len(done) >= spec.trials or used_up
-        if alive or (workers and folder.address.is_shared and not is_over):
+        if facts is not None and facts.archived:
+            state = ARCHIVED
+        elif alive or (workers and folder.address.is_shared and not is_over):
             state = SEARCHING
         elif folder.is_promoting:
             state = PROMOTING
@@ -154,6 +161,38 @@ def list_runs(runs: Path, storage: str | None) -> list[Run]:
 
     folders = run_folders(runs).values()
     return [read(root) for root in sorted(folders, key=lambda root: RunFolder(root).last_touched, reverse=True)]
+
+
+def trials_of(run: Reader, order: str = "number") -> list[TrialRecord]:
+    """The trials of a run that count and have ended, in one of `ORDERS`: the best, the first or the smallest one first.
+
+    By score, those that are not complete follow behind the others, by number.
+
+    Raises:
+        SpecError: there is no such order.
+
+    """
+    if order not in ORDERS:
+        raise SpecError(f"trials cannot be sorted by {order!r}: give one of {', '.join(ORDERS)}")
+    trials = finished_trials(run.study)
+    if order == "parameters":
+        return sorted(trials, key=lambda trial: trial.parameters if trial.is_decided else math.inf)
+    if order == "score":
+        return [*ranked(trials), *(trial for trial in trials if trial.score is None)]
+    return trials
+
+
+def rows_of(run: Reader, trials: Sequence[TrialRecord], table: TableName) -> Rows:
+    """These trials of a run, their curves (and those of the full runs), or the run's full runs, as plain rows.
+
+    Raises:
+        UserError: a full run's result cannot be read.
+
+    """
+    if table == "trials":
+        return trial_rows(trials)
+    full_runs = finished(run.folder)
+    return full_run_rows(full_runs) if table == "full runs" else curve_rows(trials, full_runs, run.spec.scored_by)
 
 
 def show_trial(run: Reader, number: int) -> Trial:

@@ -5,11 +5,13 @@
     result = run("digits", budget=20_000, trials=10)
     result = promote(result, top=2, epochs=20)
     result.best, result.trials_dataframe(), result.report(), result.export()
+    result = open_run("digits-20k")
 
 The same specs and the same errors as on the command line. Interrupting the kernel stops after the epoch; the same call
 goes on from there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from html import escape
 from pathlib import Path
@@ -17,12 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from search import api, full_runs
 from search.completion import RUNS
+from search.errors import RunError
+from search.formatting import mean_and_deviation, percent
 from search.full_runs import PromoteFlags
-from search.promotions import Promotion, finished, winner
+from search.identity import open_study
+from search.promotions import Promotion, finalists, finished, winner
 from search.results import Results, headline, progress, read_results
+from search.rows import Rows, curve_rows, full_run_rows, trial_rows
 from search.run_folder import RunFolder, RunRef
+from search.scores import named
 from search.session import Placement
-from search.trials import TrialRecord
+from search.trials import TrialRecord, score_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,24 +73,31 @@ class SearchResult:
         return list(self._results.trials)
 
     def trials_dataframe(self) -> "pd.DataFrame":
-        """A row for each trial that counts: its score, what it drew, and what is known of it.
+        """A row for each trial that counts and has ended, by number: the table of `search trials --csv`.
 
         Raises:
-            ImportError: pandas is not installed.
+            RunError: pandas is not installed.
 
         """
-        import pandas as pd
+        return _dataframe(trial_rows(self.trials))
 
-        return pd.DataFrame(
-            {
-                "number": trial.number,
-                "outcome": trial.outcome,
-                "score": trial.score,
-                **{f"param {name}": value for name, value in trial.draw.items()},
-                **trial.optuna.user_attrs,
-            }
-            for trial in self.trials
-        )
+    def curves_dataframe(self) -> "pd.DataFrame":
+        """A row for each epoch of each short run and each full run: the table of `search trials --curves --csv`.
+
+        Raises:
+            RunError: pandas is not installed.
+
+        """
+        return _dataframe(curve_rows(self.trials, self.promotions, self._results.spec.scored_by))
+
+    def full_runs_dataframe(self) -> "pd.DataFrame":
+        """A row for each finished full run, with its metrics: the table of `search trials --full-runs --csv`.
+
+        Raises:
+            RunError: pandas is not installed.
+
+        """
+        return _dataframe(full_run_rows(self.promotions))
 
     def report(self) -> Path:
         """Write the report; returns its path."""
@@ -114,9 +128,57 @@ class SearchResult:
         return f"{headline(results)} {progress(results)}"
 
     def _repr_html_(self) -> str:
+        """The same, and a table of the best five networks: by their full runs, or before there are any, short runs."""
         results = self._results
         words = f"<b>{escape(self.name)}</b>: {escape(headline(results))}", escape(progress(results))
-        return "".join(f"<p>{each}</p>" for each in words)
+        return "".join(f"<p>{each}</p>" for each in words) + _best_as_html(results)
+
+
+BEST = 5  # networks that a notebook shows of a result
+
+
+def _best_as_html(results: Results) -> str:
+    """The best networks in a table; empty before there is one."""
+    score = results.spec.scored_by
+    rows: list[list[Any]] = []
+    if rivals := finalists(results.promotions)[:BEST]:
+        headings = ["Trial", named(score, "validation accuracy"), named(score, "test accuracy"), "Seeds"]
+        for runs in rivals:
+            reached = [[each for each in shares if each is not None] for shares in _scores(runs)]
+            means = [mean_and_deviation(each) if each else "" for each in reached]
+            rows.append([runs[0].trial, *means, len(runs), str(runs[0].network), f"{runs[0].parameters:,}"])
+    else:
+        headings = ["Trial", f"{named(score, 'validation accuracy')} of the short run"]
+        rows = [
+            [trial.number, percent(score_of(trial)), trial.network_words, f"{trial.parameters:,}"]
+            for trial in results.complete[:BEST]
+        ]
+    if not rows:
+        return ""
+    cells = [[*headings, "Network", "Parameters"], *rows]
+    html = [f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in cells]
+    head = html[0].replace("td>", "th>")
+    return f"<table><thead>{head}</thead><tbody>{''.join(html[1:])}</tbody></table>"
+
+
+def _scores(runs: Sequence[Promotion]) -> tuple[list[float | None], list[float | None]]:
+    """What the seeds of a network reached on validation and on test."""
+    return [run.val_score for run in runs], [run.test_score for run in runs]
+
+
+def open_run(name: str | None = None, *, runs: str | Path | None = None, storage: str | None = None) -> SearchResult:
+    """A run that is there, to look at: nothing is measured, trained or printed.
+
+    `name` is the run's name (none: the run worked on last), `runs` the folder of all runs (none: `runs`), `storage`
+    the address of the storage that the run's study is kept in, if it is kept in one.
+
+    Raises:
+        UserError: there is no such run, or its study cannot be opened.
+
+    """
+    folder = RunRef(name, Path(runs or RUNS), storage).find_to_read()
+    open_study(folder)
+    return SearchResult(folder)
 
 
 def run(
@@ -165,6 +227,14 @@ def promote(run: SearchResult | str | None = None, **options: Any) -> SearchResu
     data = options.pop("data", None)
     full_runs.promote(ref, placement, PromoteFlags(**options), data=data)
     return SearchResult(ref.find())
+
+
+def _dataframe(rows: Rows) -> "pd.DataFrame":
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise RunError("tables in Python need pandas: pip install '.[notebook]' in the checkout") from error
+    return pd.DataFrame(rows.rows, columns=list(rows.columns))
 
 
 def _ref_from(options: dict[str, Any]) -> RunRef:

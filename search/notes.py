@@ -31,7 +31,7 @@ from search.run_folder import RunFolder
 from search.scores import named, scored
 from search.storage import reason_of
 from search.study import Events
-from search.trials import TrialRecord
+from search.trials import Attempts, TrialRecord, by_first_attempt, records, score_of
 from train_core.results import EpochResult, Score
 from train_core.specs import ResNetSpec, TrainSpec
 
@@ -64,9 +64,13 @@ class NotedEvents:
         """Write the trial's note, and pass it on."""
         if self._works and trial.number < MAX_NOTES:
             noted = _Trial(_Storage(self.study, {}), self.study, trial_id(trial))
-            self._works = _attempted(
-                "a trial's note", lambda: _write(noted, trial_note(trial, self.budget, self.max_madds, self.score))
-            )
+
+            def write() -> None:
+                _write(noted, trial_note(trial, self.budget, self.max_madds, self.score))
+                if trial.first_attempt != trial.number:
+                    _write_uncounted(_read(self.study), self.study, trial.first_attempt)
+
+            self._works = _attempted("a trial's note", write)
         self.events.trial_ended(trial, finished)
 
 
@@ -87,7 +91,7 @@ def _publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None
     from optuna_dashboard import get_note
 
     study = results.study
-    storage = _Storage(study, storage_of(study).get_study_system_attrs(study_id(study)))
+    storage = _read(study)
     by_trial = groupby(sorted(results.promotions, key=lambda run: run.trial), key=lambda run: run.trial)
     full_runs = {trial: list(runs) for trial, runs in by_trial}
     for trial in results.trials:
@@ -96,7 +100,35 @@ def _publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None
             pictures = _uploaded(folder, noted, runs, size) if runs else {}
             spec = results.spec
             _write(noted, trial_note(trial, spec.budget, spec.max_madds, spec.scored_by, runs, pictures))
+    _write_uncounted(storage, study)
     _write(study, study_note(folder, results))
+
+
+def _write_uncounted(storage: "_Storage", study: optuna.Study, first_attempt: int | None = None) -> None:
+    """Give the trials that do not count their notes; `first_attempt`: only the attempts at this trial."""
+    trials = by_first_attempt(records(study))
+    for attempts in trials.values() if first_attempt is None else [trials[first_attempt]]:
+        for attempt in attempts.attempts:
+            if attempt.number < MAX_NOTES and (note := uncounted_note(attempt, attempts)):
+                _write(_Trial(storage, study, trial_id(attempt)), note)
+
+
+def uncounted_note(trial: TrialRecord, attempts: Attempts) -> str:
+    """Why a trial that has ended does not count, in Markdown; empty for one that does, or has not ended.
+
+    Optuna has no state for such a trial but a failed one, and lets nobody change a trial that has ended.
+    """
+    if trial.is_counted:
+        return ""
+    if trial.was_interrupted:
+        after = f" after {count(trial.last_epoch, 'epoch')}" if trial.last_epoch else ""
+        next_one = next((each.number for each in attempts.attempts if each.number > trial.number), None)
+        then = "`search run` runs it again" if trial.retry_draw else "another trial is drawn in its place"
+        then = f"it is continued as trial {next_one}" if next_one is not None else then
+        what = f"This attempt was cut off{after}: {_quoted(trial.reason or '')}; {then}."
+    else:
+        what = f"This trial was not trained: {_quoted(trial.reason or '')}."
+    return f"{what} Optuna shows it as failed; it does not count, and says nothing about its network."
 
 
 def trial_note(
@@ -118,6 +150,8 @@ def trial_note(
     figure = f", {scored(percent(reached), score)} on validation" if reached is not None else ""
     reason = f": {_quoted(trial.reason)}" if trial.reason else ""
     facts.append(f"verdict: {verdict}{figure}{reason}")
+    if trial.first_attempt != trial.number:
+        facts.append(f"continues trial {trial.first_attempt}, which was cut off")
     if trial.is_decided:
         size, madds = trial.parameters, trial.multiply_adds
         facts.append(f"parameters: {size:,}, {percent(size / budget)} of the budget of {budget:,}")
@@ -152,13 +186,27 @@ def study_note(folder: RunFolder, results: Results) -> str:
     goes_on = f"search promote {name}" if is_over else f"search run {shlex.quote(str(folder.study_file))} --name {name}"
     if is_over and any(run.tested for run in winner(results.promotions)):
         goes_on = f"search export {name}"
-    lines = [f"**{_plain(headline(results))}**", _plain(progress(results)), f"Next: `{goes_on}`."]
+    lines = [f"**{_plain(headline(results))}**", _plain(progress(results))]
+    lines += [each for each in (_why_another(results),) if each]
+    lines.append(f"Next: `{goes_on}`.")
     if results.promotions:
         page = f"/dashboard/studies/{study_id(results.study)}/trials?numbers="
         trials = sorted({run.trial for run in results.promotions})
         links = ", ".join(f"[trial {trial}]({page}{trial})" for trial in trials)
         lines.append(f"Full runs, with pictures of networks and learning curves: {links}.")
     return "\n\n".join([*lines, f"More is in `{folder.report}`."])
+
+
+def _why_another(results: Results) -> str:
+    """Why the network above is not what the dashboard calls the best trial; empty where it is."""
+    chosen, short = winner(results.promotions), results.complete[:1]
+    if not chosen or not short or chosen[0].trial == short[0].number:
+        return ""
+    reached = scored(percent(score_of(short[0])), results.spec.scored_by)
+    return (
+        f"Optuna's best trial is trial {short[0].number}: it has the best short run ({reached}). The full runs put "
+        f"trial {chosen[0].trial} first, and full runs decide."
+    )
 
 
 def _plain(text: str) -> str:
@@ -229,6 +277,11 @@ class _Storage:
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         storage_of(self.study).set_study_system_attr(study_id, key, value)
+
+
+def _read(study: optuna.Study) -> _Storage:
+    """The storage, with all attributes of the study as they are now."""
+    return _Storage(study, storage_of(study).get_study_system_attrs(study_id(study)))
 
 
 @dataclass(frozen=True)

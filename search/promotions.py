@@ -8,7 +8,9 @@ from typing import Annotated
 from pydantic import Field
 
 from search.errors import RunError
+from search.formatting import count, percent
 from search.run_folder import RunFolder
+from search.scores import named
 from train_core.results import EpochResult, Score
 from train_core.specs import Frozen, ResNetSpec, TrainSpec
 
@@ -46,6 +48,18 @@ class Promotion(Frozen):
     device: str
     diverged: str | None = Field(default=None, description="why the run ended early")
     history: tuple[EpochResult, ...]
+
+    def __repr__(self) -> str:
+        """As in `trial 4, seed 0: [8,16] x [1,1] basic, 3x3 stem; 95.10 % on validation, ...; 18,170 parameters`."""
+        score = named(self.score, "")
+        figures = ((self.val_score, f"{score}on validation"), (self.test_score, f"{score}on test"))
+        reached = ", ".join(f"{percent(share)} {what}" for share, what in figures if share is not None)
+        length = count(self.recipe.epochs, "epoch")
+        outcome = f"diverged within {length}" if self.diverged else f"{reached or 'no score'} after {length}"
+        which = f"trial {self.trial}, seed {self.seed}{', refit' if self.refit else ''}"
+        return f"{which}: {self.network}; {outcome}; {self.parameters:,} parameters"
+
+    __str__ = __repr__
 
     @property
     def val_score(self) -> float | None:

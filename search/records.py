@@ -12,6 +12,7 @@ from search.mistakes import Paired
 from train_core.results import Score
 
 SEARCHING, PROMOTING, UNFINISHED, FINISHED, PROMOTED = "searching", "promoting", "unfinished", "finished", "promoted"
+ARCHIVED = "archived"  # opened from an archive: it can be read, and nothing more is done in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,42 @@ class Comparison:
     runs: tuple[Compared, Compared]
     differences: dict[str, tuple[Any, Any]]  # of their study files and data, by name
     difference: float | None  # the second's score on validation less the first's; none: not to be compared
-    spread: float | None  # what such a difference may be by chance; none: not known
+    spread: float | None  # how far such a difference may be chance, in 95 of 100 cases; none: not known
     paired: Paired | None  # a network of each on the same validation images; none: not stored, or not the same images
     better: str | None  # the run that is, by more than may be chance
+    verdict: str  # the same in words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A group of runs that is compared with another one."""
+
+    name: str  # as the command has it
+    runs: tuple[Compared, ...]
+    seeds: tuple[int, ...]  # of each run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A figure of the best network of each run, and the difference between two groups. None: not known."""
+
+    name: str
+    values: tuple[tuple[float | None, ...], tuple[float | None, ...]]  # of each run
+    means: tuple[float | None, float | None]
+    deviations: tuple[float | None, float | None]  # standard deviations of the runs; none: of one run
+    difference: float | None  # the mean of the second group less that of the first
+    low: float | None  # its 95 % interval; none: of one run
+    high: float | None
+    p: float | None  # of Student's t, two-sided
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupComparison:
+    """Two groups of runs, side by side."""
+
+    groups: tuple[Group, Group]
+    paired: bool  # runs of the same seed are compared with each other
+    differences: dict[str, tuple[list[Any], list[Any]]]  # settings whose values differ, with those of each group
+    measures: tuple[Measure, ...]
+    better: str | None  # the group that is, by more than may be chance
     verdict: str  # the same in words

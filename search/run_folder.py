@@ -3,9 +3,10 @@
 import errno
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -396,6 +397,26 @@ def kind_of_storage(folder: RunFolder) -> str:
     return facts.storage if facts is not None else "sqlite"
 
 
+def named_runs(runs: Path, words: Iterable[str]) -> list[str]:
+    """The names of the runs in the folder `runs` that the words mean, each once.
+
+    A word is a name, or a pattern such as `night-*`, or several of these with commas between them.
+
+    Raises:
+        RunError: a name or a pattern means no run.
+
+    """
+    found: dict[str, None] = {}
+    there = sorted(run_folders(runs))
+    for word in (part for each in words for part in each.split(",")):
+        names = [word] if word in there else [name for name in there if fnmatchcase(name, word)]
+        if not names:
+            listed = f": there are {', '.join(there)}" if there else ": start one with `search run`"
+            raise RunError(f"no run {word!r} in {runs}{listed}")
+        found |= dict.fromkeys(names)
+    return list(found)
+
+
 def _found(runs: Path, name: str | None) -> Path:
     found = run_folders(runs)
     if name is None and found:
@@ -429,6 +450,7 @@ class RunFacts(Frozen):
     precision: str | None = None
     data: DataFacts = DataFacts()
     promoted: tuple[str, ...] = ()  # the commands that have trained full runs, in order
+    archived: str | None = None  # the day on which it was packed; none: it is no archive
 
 
 def read_facts(folder: RunFolder) -> RunFacts | None:
@@ -437,6 +459,21 @@ def read_facts(folder: RunFolder) -> RunFacts | None:
         return RunFacts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def check_trainable(folder: RunFolder) -> None:
+    """Check that this run is no opened archive, which has results, and nothing to train on.
+
+    Raises:
+        RunError: it is one.
+
+    """
+    facts = read_facts(folder)
+    if facts is not None and facts.archived:
+        raise RunError(
+            f"run {folder.name!r} is archived: it can be read, but it has no checkpoints and no models; search anew "
+            f"with `search run {folder.study_file}`, another --name, and --data if the images are elsewhere"
+        )
 
 
 def write_facts(folder: RunFolder, facts: RunFacts) -> None:

@@ -115,11 +115,12 @@ def sampler_for(
 ) -> BaseSampler:
     """A new sampler for the next trial, seeded by the study's seed and the number of trials `before` it.
 
-    So a study that was stopped and continued draws what it would have drawn, and no two draws are the same.
+    So a study that was stopped and continued draws what it would have drawn, and no two draws are the same. The name of
+    a control is a part of its seed: with the seed of the search alone, both would begin with the same random draws.
     `first_phase` is the number of trials that draw the architecture alone; `random` overrides the study's sampler.
     """
     drawn = [attempts for attempts in before if not attempts.drew_nothing]
-    seed = int(np.random.SeedSequence((spec.seed, len(drawn))).generate_state(1)[0])
+    seed = int(np.random.SeedSequence((spec.seed, len(drawn), *spec.control.encode())).generate_state(1)[0])
     # The baselines are much alike: a model made from them alone would look no further.
     verdicts = sum(attempts.last.has_verdict and attempts.last.baseline is None for attempts in drawn)
     name: SamplerName = "random" if random or verdicts < BEFORE_TPE else spec.sampler

@@ -179,6 +179,11 @@ class StudySpec(Frozen):
     sampler: SamplerName = Field(
         default="tpe", description="sampler of the search: tpe, or random (the baseline of random search)"
     )
+    control: Literal["", "random", "one-epoch", "no-portfolio"] = Field(
+        default="",
+        description="the control that this study is, which `--control` sets: the sampler of a control draws from a "
+        "random stream of its own; empty: no control",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto",
         description="precision of training; auto: bf16 if the device has it natively, else fp16 on a GPU, else fp32",
@@ -354,7 +359,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
 }
 """What a search is to be measured against, as changes to its study: the same with random draws (Li & Talwalkar 2019,
 arXiv:1902.07638), random draws of which each is trained for one epoch (Egele et al. 2023, arXiv:2207.14207), and the
-same search without what other images have taught.
+same search without what other images have taught. The key `control` of such a study is the name here.
 """
 
 

@@ -15,7 +15,18 @@ from search.mistakes import BINS, ClassScore, Mistakes
 from search.plot import Curve
 from search.promotions import Promotion
 from search.published import Published, Reproduction, Row
-from search.records import Comparison, FinishedFullRun, FullRun, Run, RunningTrial, ShortRun, Status, Trial
+from search.records import (
+    Compared,
+    Comparison,
+    FinishedFullRun,
+    FullRun,
+    GroupComparison,
+    Run,
+    RunningTrial,
+    ShortRun,
+    Status,
+    Trial,
+)
 from search.scores import marked, named
 from search.trials import TrialRecord, score_of
 from train_core.printable import printable
@@ -68,6 +79,36 @@ def best_so_far(trials: Sequence[TrialRecord], score: Score = "accuracy") -> Tab
             Text(trial.network_words),
         )
     return table
+
+
+def trials_table(trials: Sequence[TrialRecord], score: Score = "accuracy") -> RenderableType:
+    """All trials that have ended, in the order given; narrow enough for 80 columns, where the networks are folded."""
+    if not trials:
+        return Text("no trial has ended yet: see `search status`")
+    table = empty_table(
+        f"Trials (score: {named(score, 'validation accuracy')} after the last epoch, of all that have ended)",
+        *("trial", "<outcome", "score", "parameters", "<optimizer", "<network", "seconds"),
+    )
+    table.columns[1].no_wrap = table.columns[4].no_wrap = True
+    for trial in trials:
+        reached = trial.last_score if trial.outcome != "failed" else None
+        table.add_row(
+            str(trial.number),
+            Text(trial.outcome, style=STYLES.get(trial.outcome, "")),
+            "" if reached is None else percent(reached),
+            f"{trial.parameters:,}" if trial.is_decided else "",
+            trial.recipe.optimizer if trial.is_decided else "",
+            Text(trial.network_words if trial.is_decided else ""),
+            "" if trial.seconds is None else f"{trial.seconds:,.0f}",
+        )
+    return table
+
+
+def full_runs_table(promotions: list[Promotion]) -> RenderableType:
+    """Finished full runs, in the order given, or a line where there are none."""
+    if not promotions:
+        return Text("no full run is finished yet: train the best trials with `search promote`")
+    return promotion_table(promotions)
 
 
 def promotion_table(promotions: list[Promotion]) -> Table:
@@ -286,7 +327,7 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     table = empty_table(None, "<", *(f"<{run.name}" for run in runs))
     table.add_row("state", *map(_state, runs))
     table.add_row("trials", *(f"{run.trials:,} of {run.trials_wanted:,}" for run in runs))
-    table.add_row("epochs", *(f"{run.epochs_short:,} short, {run.epochs_full:,} full" for run in runs))
+    table.add_row("epochs trained", *(_epochs(run) for run in runs))
     table.add_row("best short run", *(Text(_short(run.best_short, run.score)) for run in runs))
     table.add_row("best full run", *(Text(_full(run.best_full, run.score)) for run in runs))
     parts: list[RenderableType] = [table]
@@ -298,6 +339,27 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     else:
         parts.append(Text("the same settings"))
     return Group(*parts, Text(comparison.verdict))
+
+
+def groups_view(comparison: GroupComparison, rows: Sequence[Sequence[str]]) -> RenderableType:
+    """Two groups of runs: the `rows` of their table, their different settings, and a verdict."""
+    heading, *lines = rows
+    names = [group.name for group in comparison.groups]
+    table = empty_table(None, *(f"<{each}" for each in heading))
+    for line in lines:
+        table.add_row(*map(Text, line))
+    parts: list[RenderableType] = [table]
+    if comparison.differences:
+        settings = empty_table("Different settings", "<", *(f"<{name}" for name in names))
+        for name, values in comparison.differences.items():
+            settings.add_row(Text(name), *(Text(" or ".join(map(_value, each))) for each in values))
+        parts.append(settings)
+    return Group(*parts, Text(comparison.verdict))
+
+
+def _epochs(run: Compared) -> str:
+    """How much was trained in all, as in `11 epochs in short runs, 5 in full runs`."""
+    return f"{count(run.epochs_short, 'epoch')} in short runs, {run.epochs_full:,} in full runs"
 
 
 CLASSES, CONFUSIONS, MISTAKES = 20, 10, 10

@@ -47,6 +47,12 @@ class TrialRecord:
 
     optuna: FrozenTrial
 
+    def __repr__(self) -> str:
+        """As in `trial 4: [8,16] x [1,1] basic, 3x3 stem; 90.24 % on validation; 18,170 parameters`."""
+        reached = f"{100 * self.score:.2f} % on validation" if self.score is not None else self.outcome
+        parts = [self.network_words, reached, f"{self.parameters:,} parameters"] if self.is_decided else [reached]
+        return f"trial {self.number}: {'; '.join(parts)}"
+
     @property
     def number(self) -> int:
         """The trial's number in the study."""

@@ -31,6 +31,19 @@ NOT_RUN_HERE = {
     "search storage serve --host 10.0.0.1": "the same, and needs that address",
     "search promote --asam 0.5": "full runs of one run are all alike: tests/search/test_cli.py",
     "search errors --files": "these images come from no files: tests/search/test_mistakes.py",
+    **dict.fromkeys(
+        ("search rm RUN...", "search rm night", "search rm 'luck-*' --yes"),
+        "deletes what the others read: tests/search/test_removal.py",
+    ),
+    **{
+        command: "needs several runs: tests/search/test_groups.py"
+        for command in commands(DOCS / "terminal.md")
+        if command.startswith(("search compare 'tpe", "search compare tpe"))
+    },
+    **dict.fromkeys(
+        ("search archive --open cifar10-5M.zip", "search archive --open cifar10-5M.zip --name theirs"),
+        "needs an archive: tests/search/test_archive.py",
+    ),
     "search --help": "run by tests/search/test_cli.py",
     "search --install-completion": "changes the shell's files: tests/search/test_inspection.py",
     **{

@@ -18,7 +18,7 @@ import tomli_w
 from PIL import Image
 
 from search.mistakes import Mistakes
-from search.records import Comparison, Run, Status, Trial
+from search.records import Comparison, Group, GroupComparison, Measure, Run, Status, Trial
 from search.report import write_report
 from search.spec import load_study
 from tests.support.commands import search
@@ -139,6 +139,9 @@ def test_every_key_of_json_is_named() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text_of(DOCS / "terminal.md"), re.M))
     for row, kind in (("list", Run), ("show", Trial), ("errors", Mistakes), ("compare", Comparison), ("data", Census)):
         assert set(kind.__dataclass_fields__) <= set(re.findall(r"`(\w+)`", rows[row])), row
+    (groups,) = re.findall(r"^\| `compare` of groups \| (.*) \|$", text_of(DOCS / "terminal.md"), re.M)
+    fields = {name for kind in (GroupComparison, Group, Measure) for name in kind.__dataclass_fields__}
+    assert fields <= set(re.findall(r"`(\w+)`", groups))
     assert Status.__dataclass_fields__.keys() - Run.__dataclass_fields__.keys() <= set(
         re.findall(r"`(\w+)`", rows["status"])
     )

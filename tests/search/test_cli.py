@@ -17,7 +17,9 @@ from PIL import Image
 from search import api, storage
 from search.checkpoints import save_checkpoint
 from search.promotions import finished
-from search.run_folder import read_facts
+from search.run_folder import RunRef, read_facts
+from search.session import Placement
+from search.spec import CONTROLS
 from search.trials import TrialRecord
 from search.version import version
 from tests.support.commands import search
@@ -246,6 +248,15 @@ def test_a_promotion_with_sharpness_aware_steps_says_so_and_fidelity_goes_on_wit
     facts = read_facts(folder)
     assert facts is not None
     assert facts.promoted[0] == "search promote few --ladder 1x2 --asam 0.5"
+
+
+def test_a_control_has_a_name_and_random_draws_of_its_own_and_the_seed_of_the_search() -> None:
+    for name, changes in CONTROLS.items():
+        spec, folder = api._named("digits", {"seed": 3}, RunRef(), Placement(), name)
+        assert folder.name.endswith(f"-{name}")
+        assert (spec.control, spec.seed) == (name, 3)
+        assert spec.portfolio is changes["portfolio"]
+    assert api._named("digits", {}, RunRef(), Placement(), None)[0].control == ""
 
 
 def test_promoting_more_than_there_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -385,7 +385,8 @@ COMPARE = """
 ────────────────────────────────────────────────────────────────────────────────
 state           unfinished                      finished
 trials          5 of 6                          1 of 1
-epochs          11 short, 0 full                4 short, 0 full
+epochs trained  11 epochs in short runs, 0 in   4 epochs in short runs, 0 in
+                full runs                       full runs
 best short run  70.00 %, trial 2: [4,8] x       60.00 %, trial 0: [4,8] x [1,1]
                 [1,1] basic, 3x3 stem, 1,391    basic, 3x3 stem, 1,391
                 parameters                      parameters
@@ -430,10 +431,10 @@ def test_compare_tells_two_runs_side_by_side(search: Search) -> None:
 
 HIGH, LOW = [0.95, 0.96], [0.9, 0.91]
 VERDICTS: dict[str, tuple[list[float], list[float], dict[str, Any], str | None, str]] = {
-    "clear": (LOW, HIGH, {}, "two", "two is better, by 5.00 points on validation, more than the spread of 1.00"),
-    "worse": (HIGH, LOW, {}, "one", "one is better, by 5.00 points on validation, more than the spread of 1.00"),
-    "near": ([0.91, 0.95], HIGH, {}, None, "they differ by 2.50 points on validation, within the spread of 2.92"),
-    "few images": (LOW, HIGH, {"images": 50}, None, "they differ by 5.00 points on validation, within the spread of "),
+    "clear": (LOW, HIGH, {}, "two", "two is better, by 5.00 points on validation; 3.05 points can be chance (95 %)"),
+    "worse": (HIGH, LOW, {}, "one", "one is better, by 5.00 points on validation; 3.05 points can be chance (95 %)"),
+    "near": ([0.91, 0.95], HIGH, {}, None, "they differ by 2.50 points on validation, and 20.24 points can be chance"),
+    "few images": (LOW, HIGH, {"images": 50}, None, "they differ by 5.00 points on validation, and 7.67 points can be"),
     "one seed": ([0.9], HIGH, {}, None, "one seed alone does not show what is chance: promote with --seeds 3"),
     "lengths": (LOW, HIGH, {"epochs": 6}, None, "full runs of 5 and 6 epochs cannot be compared"),
     "not promoted": (LOW, [], {}, None, "no full run of two yet, and short runs alone decide nothing"),
@@ -459,7 +460,9 @@ def test_a_comparison_says_where_the_number_of_validation_images_is_not_known() 
     promote(two, 0, HIGH)
     write_text(one.facts, json.dumps({"data": {"validation_images": 100_000}}))  # two has no run.json
     verdict = comparison.compare(Reader(one), Reader(two)).verdict
-    assert verdict.endswith("more than the spread of 1.00 between seeds (the number of validation images is not known)")
+    assert verdict.endswith(
+        "3.05 points can be chance (95 %) between seeds; the number of validation images is not known"
+    )
 
 
 def test_runs_on_other_data_are_not_compared() -> None:
@@ -548,7 +551,7 @@ def as_a_process(command: str, **environment: str) -> subprocess.CompletedProces
 def test_looking_needs_no_torch_and_old_terminals_get_plain_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "connect", storage.connect)  # a database, which other processes read
     made_up("good")
-    for command in ("list", "status", "show 2", "compare good good"):
+    for command in ("list", "status", "trials", "trials --csv", "show 2", "compare good good"):
         answer = as_a_process(command, PYTHONIOENCODING="ascii")
         assert "torch" not in answer.stderr
         assert answer.stdout.isascii()

@@ -33,6 +33,7 @@ from search.mistakes import (
     wilson,
 )
 from search.promotions import Promotion
+from search.records import FullRun
 from search.run_folder import RunFolder
 from tests.support.commands import Search
 from tests.support.commands import search as searched
@@ -192,12 +193,53 @@ def test_of_2000_pairs_of_equally_good_networks_few_are_called_different(images:
 
 @pytest.mark.parametrize(("images", "accuracy"), [(1000, 0.95), (5000, 0.9)])
 def test_without_pairs_equal_networks_are_told_apart_as_often_as_the_page_says(images: int, accuracy: float) -> None:
-    """docs/report.md: two standard errors (ties) in about 5 of 100 cases, one of two accuracies (compare) in 16."""
+    """docs/report.md: two standard errors (ties) in about 5 of 100 cases; `compare` by images alone also in 5."""
     only = pairs(images, accuracy)
     difference = np.abs(only[:, 0] - only[:, 1]) / images
+    assert np.mean(difference > 2 * standard_error(accuracy, images)) == pytest.approx(0.05, abs=0.015)
+    spread = spread_of_images(accuracy, images, same=True)
+    assert np.mean(difference > spread) == pytest.approx(0.05, abs=0.015)
+    right = np.random.default_rng(0).binomial(images, accuracy, size=(2000, 2)) / images  # on images of their own
+    spread = spread_of_images(accuracy, images, same=False)
+    assert np.mean(np.abs(right[:, 0] - right[:, 1]) > spread) == pytest.approx(0.05, abs=0.015)
+
+
+def full_run(validation: float, deviation: float, seeds: int) -> FullRun:
+    known: Any = dict.fromkeys(FullRun.__dataclass_fields__)
+    return FullRun(**known | {"validation": validation, "validation_deviation": deviation, "seeds": seeds})
+
+
+def spread_of_images(accuracy: float, images: int, *, same: bool) -> float:
+    runs = full_run(accuracy, 0.0, 3), full_run(accuracy, 0.0, 3)
+    return comparison._spread_of_images(runs, (images, images), same=same)
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
+def test_of_2000_pairs_of_equal_networks_with_seeds_at_most_5_in_100_are_called_different(
+    ratio: float, seeds: int, same: bool
+) -> None:
+    """The standard deviation of the seeds is `ratio` times the standard error of an accuracy.
+
+    On the same images, a half of its variance is of the images, and the same for both networks; the other half is each
+    trained network's own. On images of their own, that half is the same for the seeds of a network alone.
+    """
+    images, accuracy, number = 1000, 0.95, 2000
     error = standard_error(accuracy, images)
-    assert np.mean(difference > 2 * error) == pytest.approx(0.05, abs=0.015)
-    assert np.mean(difference > math.hypot(error, error)) == pytest.approx(0.16, abs=0.025)
+    generator = np.random.default_rng(0)
+    shared = generator.normal(0, error / math.sqrt(2), size=(number, 1 if same else 2, 1))
+    own = generator.normal(0, math.hypot(error / math.sqrt(2), ratio * error), size=(number, 2, seeds))
+    reached = accuracy + shared + own
+    means, deviations = reached.mean(axis=2), reached.std(axis=2, ddof=1)
+    called = 0
+    for (one, other), (sd_one, sd_other) in zip(means.tolist(), deviations.tolist(), strict=True):
+        runs = full_run(one, sd_one, seeds), full_run(other, sd_other, seeds)
+        between = comparison._spread_of_seeds(*runs)
+        assert between is not None
+        spread = math.hypot(between, comparison._spread_of_images(runs, (images, images), same=same))
+        called += abs(one - other) > spread
+    assert called / number <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / number)
 
 
 def test_mcnemars_test_is_that_of_a_fair_coin() -> None:
@@ -369,7 +411,7 @@ def right(images: int, wrong: range) -> Any:
             [range(30), range(31)],
             [range(9), range(8)],
             "two",
-            "two is better, by 11.00 points on validation, more than",
+            "two is better, by 11.00 points on validation, where between seeds 1.52 points can be chance",
         ),
         ([range(30), range(5)], [range(9), range(8)], None, "but the means of the seeds differ by"),
     ],

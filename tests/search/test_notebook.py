@@ -2,29 +2,28 @@
 
 import inspect
 import os
+import sys
 from dataclasses import fields
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 import search
 from search import api, cli, notebook
-from search.errors import SpecError
+from search.errors import RunError, SpecError
 from search.promotions import Promotion
 from search.run_folder import RunRef
 from search.session import Placement
 from search.spec import StudySpec
-from search.trials import TRAINING_S
 from tests.support.forked import Forked
-from tests.support.runs import ended, make_run, promoted, run_study, study_spec
-from tests.support.trainers import FakeTrainer
+from tests.support.runs import make_run, promoted
 from train_core.reading import Reading
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_package_offers_the_two_functions_and_no_others() -> None:
+def test_the_package_offers_the_three_functions_and_no_others() -> None:
+    assert search.open_run is notebook.open_run
     assert search.run is notebook.run
     assert search.promote is notebook.promote
     with pytest.raises(AttributeError, match="has no attribute 'prune'"):
@@ -48,14 +47,48 @@ def test_a_result_reads_what_a_run_came_to(tmp_path: Path) -> None:
     assert "90.00 % on validation" in str(result), "what was added since is shown"
 
 
-def test_trials_are_a_table(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", [])
-    study = run_study(folder, study_spec(trials=4), FakeTrainer())
-    table = notebook.SearchResult(folder).trials_dataframe()
-    assert isinstance(table, pd.DataFrame)
-    assert list(table["score"]) == [trial.value for trial in ended(study)]
-    assert list(table["param budget_fraction"]) == [trial.params["budget_fraction"] for trial in ended(study)]
-    assert {"number", "outcome", "parameters", "multiply-adds", "network in words", TRAINING_S} <= set(table.columns)
+def test_a_run_is_opened_by_its_name_and_nothing_is_printed_or_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(tmp_path / "runs" / "one", [0.5, 0.7, 0.6])
+    before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*")}
+    result = search.open_run("one", runs=tmp_path / "runs")
+    assert search.open_run().folder.root == Path("runs/one"), "in this folder, the run worked on last"
+    best = result.trials[1]
+    assert repr(result.best) == f"trial 1: {best.network_words}; 70.00 % on validation; {best.parameters:,} parameters"
+    table = result._repr_html_().partition("<table>")[2]
+    assert [row.split("</td>")[0] for row in table.split("<tr><td>")[1:]] == ["1", "2", "0"]
+    assert "<th>validation accuracy of the short run</th>" in table
+    assert capsys.readouterr() == ("", "")
+    assert {path: path.stat().st_mtime_ns for path in folder.root.rglob("*")} == before
+    with pytest.raises(RunError, match="no run 'two' in runs: there are one"):
+        search.open_run("two")
+
+
+def test_a_promoted_run_shows_its_full_runs(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5, 0.6])
+    for number in (0, 1):
+        for seed in (0, 1):
+            promoted(folder, number, seed=seed, val_accuracy=0.9 - number / 10 + seed / 100)
+    result = notebook.SearchResult(folder)
+    assert isinstance(result.best, Promotion)
+    said = f"{result.best.network}; 91.00 % on validation, 80.00 % on test after 5 epochs; "
+    assert repr(result.best) == str(result.best) == f"trial 0, seed 1: {said}{result.best.parameters:,} parameters"
+    table = result._repr_html_().partition("<table>")[2]
+    assert [row.split("</td>")[0] for row in table.split("<tr><td>")[1:]] == ["0", "1"]
+    assert "<td>90.50 ± 0.71 %</td><td>80.00 ± 0.00 %</td><td>2</td>" in table
+    diverged = promoted(folder, 0, seed=2, diverged="the loss was nan", val_accuracy=None)
+    assert repr(diverged).endswith(f"; diverged within 5 epochs; {diverged.parameters:,} parameters")
+
+
+def test_without_pandas_a_table_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    result = notebook.SearchResult(make_run(tmp_path / "run", [0.5]))
+    for table in (result.trials_dataframe, result.curves_dataframe, result.full_runs_dataframe):
+        with pytest.raises(
+            RunError, match=r"^tables in Python need pandas: pip install '.\[notebook\]' in the checkout$"
+        ):
+            table()
 
 
 def test_run_takes_what_the_command_takes() -> None:

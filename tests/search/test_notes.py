@@ -14,6 +14,7 @@ from search import notes
 from search.formatting import percent
 from search.identity import open_study
 from search.notes import OURS, NotedEvents, publish, study_note
+from search.optuna_access import fail
 from search.results import headline, read_results
 from search.run_folder import RunFolder, write_text
 from tests.support.runs import SOON, make_run, network_of, promoted, raising, recipe_of, run_study, study_spec
@@ -24,9 +25,13 @@ from train_core.specs import num_madds, num_params
 SIZE = (32, 32)
 
 
+def _everything(study: optuna.Study) -> notes._Storage:
+    return notes._Storage(study, study._storage.get_study_system_attrs(study._study_id))
+
+
 def notes_of(study: optuna.Study) -> dict[int, str]:
     """The notes of trials, without what says whose they are; those that have one."""
-    storage = notes._Storage(study, study._storage.get_study_system_attrs(study._study_id))
+    storage = _everything(study)
     found = {
         trial.number: optuna_dashboard.get_note(notes._Trial(storage, study, trial._trial_id)) for trial in study.trials
     }
@@ -121,6 +126,48 @@ def test_the_studys_note_has_answer_progress_and_what_comes_next(tmp_path: Path)
     assert f"Next: `search run {folder.study_file} --name my_run`." in study_note(folder, more)
     promoted(folder, 1)
     assert "Next: `search export my_run`." in study_note(folder, read_results(folder))
+
+
+def test_the_studys_note_says_why_optunas_best_trial_is_another_one(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5, 0.6])
+    promoted(folder, 1)
+    assert "Optuna" not in study_note(folder, read_results(folder))
+    promoted(folder, 0, val_accuracy=0.95)
+    said = "Optuna's best trial is trial 1: it has the best short run (60.00 %). The full runs put trial 0 first, and"
+    assert said in study_note(folder, read_results(folder))
+
+
+def test_attempts_that_were_cut_off_say_as_which_trial_they_continue(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    study, spec = open_study(folder, create=True), study_spec(trials=2, epochs=3)
+    events = NotedEvents(study, spec.budget, Recorder())
+    with pytest.raises(KeyboardInterrupt):
+        run_study(folder, spec, FakeTrainer(misbehave=raising(KeyboardInterrupt(), run=1, epoch=3)), events=events)
+    write_text(folder.study_file, spec.as_toml())
+    publish(folder, read_results(folder), SIZE)
+    failed = "Optuna shows it as failed; it does not count, and says nothing about its network."
+    cut_off = "This attempt was cut off after 2 epochs: `interrupted`;"
+    assert notes_of(study) == {0: f"{cut_off} `search run` runs it again. {failed}"}
+    optuna_dashboard.save_note(notes._Trial(_everything(study), study, study.trials[0]._trial_id), "Mine.")
+    run_study(folder, spec, FakeTrainer(), events=events)
+    written = notes_of(study)
+    assert written[0] == f"Mine.\n\n{OURS}\n\n{cut_off} it is continued as trial 1. {failed}"
+    assert "- continues trial 0, which was cut off" in written[1]
+    assert "cut off" not in written[2]
+    publish(folder, read_results(folder), SIZE)
+    before = study._storage.get_study_system_attrs(study._study_id)
+    publish(folder, read_results(folder), SIZE)
+    assert study._storage.get_study_system_attrs(study._study_id) == before
+
+
+def test_a_trial_that_was_not_trained_says_why(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5])
+    study = open_study(folder)
+    again = study.ask()
+    fail(study, again._trial_id, "the same as trial 0")
+    publish(folder, read_results(folder), SIZE)
+    assert notes_of(study)[1].startswith("This trial was not trained: `the same as trial 0`. Optuna shows it as failed")
 
 
 def test_promoted_trials_have_curves_and_networks_once(tmp_path: Path) -> None:

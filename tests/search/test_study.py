@@ -1,6 +1,7 @@
 """Search logic, by ask and report: nothing is trained."""
 
 import contextlib
+import itertools
 import logging
 import math
 import re
@@ -27,7 +28,7 @@ from search.identity import check, claim, enqueue_baselines, open_study
 from search.optuna_access import fail
 from search.retries import MAX_DEATHS
 from search.run_folder import RunFolder, write_text
-from search.spec import StudySpec, load_study
+from search.spec import CONTROLS, StudySpec, load_study
 from search.storage import parse_address
 from search.study import run
 from search.trials import TrialRecord, has_begun
@@ -665,6 +666,35 @@ def test_two_hundred_trials_hold_many_different_networks(folder: RunFolder) -> N
 def test_random_sampling_is_there_as_a_control(folder: RunFolder) -> None:
     study = run_study(folder, study_spec(sampler="random"), FakeTrainer())
     assert isinstance(study.sampler, optuna.samplers.RandomSampler)
+
+
+def test_a_control_draws_nothing_that_the_search_draws_and_keeps_its_seed(tmp_path: Path) -> None:
+    """Also in the first trials, which are random in both: else a short search is compared with itself."""
+    spec = study_spec(trials=10, epochs=1)
+    alike: dict[str, float] = {}
+    draws: dict[str, list[dict[str, Any]]] = {}
+    for name in ("", *CONTROLS):
+        controlled = spec.model_copy(update={**CONTROLS.get(name, {}), "control": name})
+        folder = RunFolder(tmp_path / f"run-{name}")
+        folder.create()
+        study = run_study(folder, controlled, FakeTrainer())
+        assert {recipe_of(trial).seed for trial in study.trials} == {spec.seed}
+        draws[name] = [TrialRecord(trial).draw for trial in ended(study)]
+    for one, other in itertools.combinations(draws, 2):
+        fractions = [{draw["budget_fraction"] for draw in draws[name]} for name in (one, other)]
+        assert not fractions[0] & fractions[1], (one, other)
+        # A choice of 4 values: with the same stream, all ten are the same; by chance, one in four.
+        alike[f"{one}, {other}"] = sum(
+            first["k1"] == second["k1"] for first, second in zip(draws[one], draws[other], strict=True)
+        )
+    assert max(alike.values()) < 8, alike  # by chance in 1 of 2,400 pairs
+
+
+def test_a_control_is_not_continued_as_a_search(folder: RunFolder) -> None:
+    spec = study_spec(sampler="random", control="random")
+    claim(open_study(folder, create=True), spec, TASK, folder)
+    with pytest.raises(RunError, match=r"was made with control random, not without it: give the same, or another"):
+        claim(open_study(folder), spec.model_copy(update={"control": ""}), TASK, folder)
 
 
 def test_the_sampler_models_all_parameters_jointly(folder: RunFolder) -> None:
