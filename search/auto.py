@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from pydantic import ValidationError
 
 from search import full_runs, night
 from search.api import Opened, opened, search_on
@@ -24,7 +23,7 @@ from search.export import chosen, export_model
 from search.fidelity import measured_on
 from search.formatting import count, duration
 from search.ladder import choose
-from search.night import FullRun, Known, Left, Lengths, Night, Pace, Plan, TooShortError, Tried
+from search.night import FullRun, Kept, Known, Left, Lengths, Night, Pace, Plan, TooShortError, Tried, clock, read_night
 from search.notes import publish
 from search.plan import Survey, estimate
 from search.promotions import finished, winner
@@ -37,7 +36,6 @@ from search.tables import promotion_table
 from search.terminal import draw, say
 from search.trials import TrialRecord, finished_trials, records
 from train_core.formats import FORMATS, check_installed
-from train_core.specs import Frozen
 
 SAVED = 0.3  # share of the epochs of short runs that pruning is expected to save
 LOOK_S = 0.5  # between two looks at the clock while a network trains
@@ -93,15 +91,6 @@ def _end_of(text: str, now: float) -> float:
     return then.timestamp()
 
 
-class Kept(Frozen):
-    """A night, as a file of its run keeps it."""
-
-    asked: str  # as the user gave the time
-    end: float  # seconds since the epoch
-    searched: Plan | None = None  # the plan with which its short runs ended
-    done: bool = False
-
-
 def auto(study: str, flags: Mapping[str, Any], ref: RunRef, placement: Placement, how_long: Time) -> RunFolder:
     """Search, train the best at length and export the model, all before the time is over. Returns the run's folder.
 
@@ -118,15 +107,12 @@ def auto(study: str, flags: Mapping[str, Any], ref: RunRef, placement: Placement
     with opened(study, flags, ref, placement, adapt=adapted) as run:
         kept = adapted.kept
         if kept.done and kept.end > time.time():
-            say(f"{run.folder.root}: this night is done; another begins with another time, or after {_at(kept.end)}")
+            then = clock(kept.end, time.time())
+            say(f"{run.folder.root}: this night is done; another begins with another time, or after {then}")
         else:
             _spend(run, placement, kept, adapted.pace, adapted.lengths)
         _say_outcome(run)
     return run.folder
-
-
-def _at(when: float) -> str:
-    return f"{datetime.fromtimestamp(when):%H:%M}"
 
 
 @dataclass
@@ -176,14 +162,6 @@ class _Adapted:
         if before is not None and before.asked == self.asked and before.end > self.now:
             return before
         return Kept(asked=self.asked, end=self.end)
-
-
-def read_night(folder: RunFolder) -> Kept | None:
-    """The night of a run that was begun last; none: no such command was given, or its file is damaged."""
-    try:
-        return Kept.model_validate_json(folder.night.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
-        return None
 
 
 def _expected(spec: StudySpec, session: Session, survey: Survey) -> Pace:

@@ -17,6 +17,7 @@ from search.completion import run_folders
 from search.drawing import is_used_up
 from search.errors import RunError, SpecError, StorageError
 from search.identity import open_study
+from search.night import read_night
 from search.promotions import Promotion, finished, winner
 from search.records import (
     ARCHIVED,
@@ -113,7 +114,15 @@ class Reader:
             seconds_left=None if is_over else _seconds_left(done, running, spec.trials, workers),
             full_runs=len(promotions),
             full_runs_pending=tuple(_pending_full_runs(folder)),
+            ready_by=_ready_by(folder),
         )
+
+
+def _ready_by(folder: RunFolder) -> str | None:
+    kept = read_night(folder)
+    if kept is None or kept.done or kept.end < time.time():
+        return None
+    return datetime.fromtimestamp(kept.end).astimezone().isoformat(timespec="seconds")
 
 
 def read_run(runs: Path, name: str | None, storage: str | None) -> Reader:

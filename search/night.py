@@ -16,8 +16,12 @@ from math import floor
 from statistics import fmean
 from typing import Protocol
 
+from pydantic import ValidationError
+
 from search.formatting import count
 from search.ladder import Rung
+from search.run_folder import RunFolder
+from train_core.specs import Frozen
 
 HEAVIER = 1.3  # times the seconds of an epoch: what is promoted is larger than the mean of the draws
 UNSURE = 1.05  # times the expected seconds of a run: it must fit even if it is somewhat slower
@@ -361,3 +365,23 @@ def clock(at: float, now: float) -> str:
     if at - now > DAY_S:
         return f"{when:%a %H:%M}"
     return f"{when:%H:%M:%S}" if at - now < SECONDS_BELOW_S else f"{when:%H:%M}"
+
+
+# What a run keeps of its night ---------------------------------------------------------------------------------------
+
+
+class Kept(Frozen):
+    """A night, as a file of its run keeps it."""
+
+    asked: str  # as the user gave the time
+    end: float  # seconds since the epoch
+    searched: Plan | None = None  # the plan with which its short runs ended
+    done: bool = False
+
+
+def read_night(folder: RunFolder) -> Kept | None:
+    """The night of a run that was begun last; none: no such command was given, or its file is damaged."""
+    try:
+        return Kept.model_validate_json(folder.night.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None

@@ -106,11 +106,16 @@ class Status(Run):
     seconds_left: float | None  # of the search, at the pace of its trials so far; none: nobody knows, or it is over
     full_runs: int  # finished
     full_runs_pending: tuple[PendingFullRun, ...]
+    ready_by: str | None  # the time, as in ISO 8601, that `search auto` has; none: it is over, or was never given
 
     @property
     def is_going_on(self) -> bool:
         """Whether anything may change soon."""
-        return self.state in (SEARCHING, PROMOTING) or (self.state == UNFINISHED and self.storage != "sqlite")
+        return (
+            self.ready_by is not None
+            or self.state in (SEARCHING, PROMOTING)
+            or (self.state == UNFINISHED and self.storage != "sqlite")
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

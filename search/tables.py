@@ -12,6 +12,7 @@ from rich.text import Text
 
 from search.formatting import ago, bounds, count, duration, percent, points, rounded, share_interval
 from search.mistakes import BINS, ClassScore, Mistakes
+from search.night import clock
 from search.plot import Curve
 from search.promotions import Promotion
 from search.published import Published, Reproduction, Row
@@ -264,6 +265,9 @@ def status_view(status: Status) -> RenderableType:
     ]
     if status.score is not None and status.always_largest is not None:
         rows.append(("score", f"{named(status.score)} (always the largest class: {percent(status.always_largest)})"))
+    if status.ready_by is not None:
+        end = datetime.fromisoformat(status.ready_by).timestamp()
+        rows.append(("night", f"search auto is ready by {clock(end, datetime.now().timestamp())}"))
     if status.images_per_second is not None:
         rows.append(("speed", f"{status.images_per_second:,.0f} images/s by a worker, in the last trials"))
     rows.append(("best", _short(status.best_short, status.score)))

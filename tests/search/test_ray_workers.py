@@ -208,7 +208,7 @@ def test_each_command_shares_the_gpu_that_was_chosen_and_names_a_flag_that_it_ha
     command: str, second_gpu: GpuRay, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished_run("few", 4)
-    monkeypatch.setattr(full_runs._FullRuns, "train", no_training)
+    monkeypatch.setattr(full_runs.FullTrainer, "train", no_training)
     command += " --device cuda:1 --workers 3"
     code, out, err = search(f"{command} --gpus-per-worker 0.5", capsys, monkeypatch)
     advice = "--gpus-per-worker 0.333"
