@@ -27,6 +27,7 @@ from search.data_shape import DataShape, data_shape_of, shape_of_named, with_dat
 from search.drawing import Setting
 from search.errors import DataError, RunError, SpecError
 from search.export import chosen, export_model
+from search.forecast import Span
 from search.heartbeat import Worker
 from search.identity import agreed_precision, check, join, open_study
 from search.interrupt import stop_requested
@@ -108,26 +109,26 @@ def run(
             finished = finished_trials(optuna_study)
             _tidy(folder, finished)
             is_complete = len(finished) >= spec.trials
-            say_plan(
-                Plan(
-                    folder=folder,
-                    spec=spec,
-                    session=session,
-                    follows_size=follows_size,
-                    survey=space_survey,
-                    baselines=baselines,
-                    starts=starts,
-                    begun=has_begun(optuna_study),
-                    done=len(finished),
-                    expected=None if is_complete else estimate(spec, space_survey, session.data, session.precision),
-                    workers=placement.workers,
-                    others=len(worker.others()),
-                    precision_seconds=seconds,
-                    why_score=why_score,
-                )
+            plan = Plan(
+                folder=folder,
+                spec=spec,
+                session=session,
+                follows_size=follows_size,
+                survey=space_survey,
+                baselines=baselines,
+                starts=starts,
+                begun=has_begun(optuna_study),
+                done=len(finished),
+                expected=None if is_complete else estimate(spec, space_survey, session.data, session.precision),
+                speedup=placement.speedup(session),
+                hours=hours,
+                others=len(worker.others()),
+                precision_seconds=seconds,
+                why_score=why_score,
             )
+            say_plan(plan)
             if not is_complete:
-                _search(search, session, placement, finished)
+                _search(search, session, placement, finished, plan.span)
         _conclude(folder, spec, optuna_study, session)
     return folder
 
@@ -213,12 +214,16 @@ def _in_agreed_precision(
     return session.with_precision(agreed_precision(study, measure)), seconds
 
 
-def _search(search: Search, session: Session, placement: Placement, finished: Sequence[TrialRecord]) -> None:
+def _search(
+    search: Search, session: Session, placement: Placement, finished: Sequence[TrialRecord], planned: Span | None
+) -> None:
     """Run trials here, or in the processes that Ray places, until the study is complete or stopped."""
     study, spec = search.setting.study, search.setting.spec
     with (
         stop_requested(is_live) as stop,
-        StudyProgress(finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray, stop=stop) as progress,
+        StudyProgress(
+            finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray, stop=stop, planned=planned
+        ) as progress,
     ):
         if placement.uses_ray:
             _search_on_ray(search, session, placement, progress, stop)

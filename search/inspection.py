@@ -32,6 +32,7 @@ from search.records import (
     ShortRun,
     Status,
     Trial,
+    WaitingTrial,
 )
 from search.run_folder import RunFolder, as_kept, find_run_to_read, kind_of_storage, read_facts
 from search.scores import always_largest
@@ -102,6 +103,7 @@ class Reader:
             networks=different_networks(done),
             used_up=used_up,
             running=running,
+            waiting=tuple(_waiting(trials)),
             images_per_second=_images_per_second(done[-RECENT:], folder),
             seconds_left=None if is_over else _seconds_left(done, running, spec.trials, workers),
             full_runs=len(promotions),
@@ -278,6 +280,22 @@ def _running(trial: TrialRecord, folder: RunFolder, alive: set[str]) -> RunningT
         parameters=trial.parameters if trial.is_decided else None,
         network=trial.network_words if trial.is_decided else None,
     )
+
+
+def _waiting(trials: Sequence[TrialRecord]) -> Iterable[WaitingTrial]:
+    """The trials that were cut off and that no worker has now."""
+    for attempts in by_first_attempt(trials).values():
+        last = attempts.last
+        if attempts.drew_nothing or not (last.was_interrupted or (last.is_waiting and last.is_retry)):
+            continue
+        furthest = max(attempts.attempts, key=lambda trial: trial.last_epoch)
+        yield WaitingTrial(
+            trial=attempts.number,
+            epoch=furthest.last_epoch,
+            validation=furthest.last_score,
+            parameters=last.parameters if last.is_decided else None,
+            network=last.network_words if last.is_decided else None,
+        )
 
 
 def _seconds_left(

@@ -235,6 +235,10 @@ def status_view(status: Status) -> RenderableType:
         which = f"trial {ahead.trial}, seed {ahead.seed}{', refit' if ahead.refit else ''}"
         going = at if status.state == "promoting" else "stopped"
         rows.append(("", f"{which}: {count(ahead.epochs, 'epoch')}, {going}"))
+    for number, trial in enumerate(status.waiting):
+        score = f", {marked(percent(trial.validation), status.score)}" if trial.validation is not None else ""
+        line = f"trial {trial.trial}: epoch {trial.epoch} of {status.epochs}{score}; `search run` continues it"
+        rows.append(("waiting" if number == 0 else "", line))
     return Group(_labelled(status.name, rows), *([_running_table(status)] if status.running else []))
 
 

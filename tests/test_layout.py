@@ -145,8 +145,8 @@ def test_no_test_imports_another() -> None:
 LAYERS = {
     "foundations": "errors streams version completion interrupt storage run_folder optuna_access trials ladder "
     "published scores spec data_shape formatting",
-    "study": "checkpoints between heartbeat retries pruner sampling drawing starts listing identity study trainer plan "
-    "session",
+    "study": "checkpoints between forecast heartbeat retries pruner sampling drawing starts listing identity study "
+    "trainer plan session",
     "full runs": "long_run promotions promoter reproducer fidelity learning mistakes",
     "export": "card export predict",
     "view": "terminal trial_lines colours results records inspection comparison plot tables charts diagram "

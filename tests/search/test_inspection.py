@@ -244,6 +244,7 @@ def test_status_of_a_search_that_died(search: Search) -> None:
                 "network": str(NETWORK),
             }
         ],
+        "waiting": [],
         "images_per_second": pytest.approx(11 * 1136 / (5 * 12.3456)),  # batches of 16: 1,136 images in an epoch
         "seconds_left": 12.3456,
         "full_runs": 2,
@@ -251,6 +252,25 @@ def test_status_of_a_search_that_died(search: Search) -> None:
             {"trial": 0, "epochs": 8, "seed": 1, "refit": True, "seconds_since_epoch": pytest.approx(7260, abs=60)}
         ],
     }
+
+
+def test_status_of_a_trial_that_was_cut_off_says_how_far_it_is(search: Search) -> None:
+    folder = made_up("good", 1)
+    attributes = {**open_study(folder).trials[0].user_attrs, "reason": "interrupted"}
+    cut_off = optuna.trial.create_trial(
+        state=FAIL,
+        params={"lr": 0.01},
+        distributions={"lr": optuna.distributions.FloatDistribution(0.001, 0.1)},
+        user_attrs=attributes,
+        intermediate_values={1: 0.2, 2: 0.45},
+    )
+    open_study(folder).add_trial(cut_off)
+    said = " ".join(search("status").split())
+    assert "waiting trial 1: epoch 2 of 4, 45.00 %; `search run` continues it" in said
+    (waiting,) = json.loads(search("status --json"))["waiting"]
+    assert waiting == {"trial": 1, "epoch": 2, "validation": 0.45, "parameters": 1391, "network": str(NETWORK)}
+    open_study(folder).enqueue_trial({}, user_attrs={**attributes, "retry_of": 1})
+    assert [trial["epoch"] for trial in json.loads(search("status --json"))["waiting"]] == [2]
 
 
 LIVE = """
