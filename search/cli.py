@@ -305,14 +305,13 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table, a row for each image.")] = False,
 ) -> None:
     """Print the classes that an exported model gives images, the most probable first."""
-    from search import api
-    from search.console import answering
+    from search.answers import answering
     from search.errors import SpecError
-    from search.predict import written
+    from search.predict import classify, written
 
     if as_json and as_csv:
         raise SpecError("--json and --csv are two forms of one output: give one of them")
-    predictions = api.predict(model, images, top=top)
+    predictions = classify(model, images, top)
     with answering(predictions) as answers:
         for text in written(answers, "json" if as_json else "csv" if as_csv else "text", predictions.guesses):
             typer.echo(text, nl=False)

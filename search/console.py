@@ -12,11 +12,11 @@ from typing import Any
 
 import optuna
 from rich.box import SIMPLE
-from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
-from rich.table import Column, Table
-from rich.text import Text
+from rich.console import Group, RenderableType
+from rich.progress import Progress, TaskID
+from rich.table import Table
 
+from search.bars import bars_below
 from search.between import FINISH_S
 from search.data_shape import data_shape_of
 from search.drawing import is_used_up
@@ -34,7 +34,6 @@ from search.formatting import (
     warnings_of,
 )
 from search.plan import SAMPLES, Estimate, Survey
-from search.predict import Prediction, Predictions
 from search.promotions import Promotion, refit_of, winner
 from search.results import tie_of
 from search.run_folder import RunFolder
@@ -274,7 +273,7 @@ class StudyProgress:
         self._pace = Pace(trials, finished, time.monotonic(), planned)
         self._share = 0.0  # of the trial that is being trained here
         self._reported = {trial.number for trial in finished}
-        self._bars = _bars()
+        self._bars = bars_below()
         self._study: TaskID = self._bars.add_task("study", total=trials, completed=self.count, note=self._note())
         self._trial: TaskID = self._bars.add_task("trial", total=1, note="", visible=False)
         self._best_table: RenderableType = best_so_far(ranked(finished)[:SHOWN], score)
@@ -393,7 +392,7 @@ class StudyProgress:
 @contextmanager
 def loading_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Bars for the loading of data: call the result with a name for the step, how much is done, and of how much."""
-    with _bars() as bars:
+    with bars_below() as bars:
         tasks: dict[str, TaskID] = {}
 
         def progress(what: str, done: int, total: int) -> None:
@@ -404,39 +403,12 @@ def loading_bars() -> Iterator[Callable[[str, int, int], None]]:
         yield progress
 
 
-class Answers:
-    """The answers for images, one by one. Those that have none are named on standard error."""
-
-    def __init__(self, predictions: Predictions, bar: Progress) -> None:
-        self.failed = 0
-        self._predictions = predictions
-        self._bar = bar
-        self._task = bar.add_task("images", total=len(predictions), note="")
-
-    def __iter__(self) -> Iterator[Prediction]:
-        """Pass the answers on."""
-        for prediction in self._predictions:
-            if prediction.error is not None:
-                self.failed += 1
-                self._bar.console.print(Text(f"search: {prediction}"))
-            yield prediction
-            self._bar.advance(self._task)
-
-
-@contextmanager
-def answering(predictions: Predictions) -> Iterator[Answers]:
-    """Answers with a bar on standard error where that is a terminal, and where the answers do not show up in one."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    with _bars(errors, is_shown=errors.is_terminal and not console.is_terminal) as bar:
-        yield Answers(predictions, bar)
-
-
 @contextmanager
 def epoch_bar(
     description: str, epochs: int, score: Score = "accuracy", stop: Callable[[], bool] = lambda: False
 ) -> Iterator["EpochBar"]:
     """A bar for one full run, whose study compares by `score`; `stop` says whether the command was asked to stop."""
-    bars = _bars()
+    bars = bars_below()
     bar = EpochBar(bars, bars.add_task(description, total=epochs, note=""), score)
     with drawn_live(Group(bars, StopHint(stop))) as bar.refresh:
         yield bar
@@ -541,26 +513,3 @@ def _verdict(trial: TrialRecord, score: Score) -> str:
         return marked(percent(trial.score), score)
     last = f"{marked(percent(trial.last_score), score)}, " if trial.is_pruned and trial.last_score is not None else ""
     return f"{last}{'pruned' if trial.is_pruned else 'failed'}: {trial.reason or 'no reason is known'}"
-
-
-class _Done(ProgressColumn):
-    """How many are done, whole ones only: the bar beside it shows the shares."""
-
-    def render(self, task: Task) -> Text:
-        """As in `3/20`."""
-        return Text(f"{int(task.completed)}/{task.total and int(task.total)}")
-
-
-def _bars(output: Console | None = None, *, is_shown: bool | None = None) -> Progress:
-    """Live bars; by default, nothing where the output is neither a terminal nor a notebook."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        _Done(),
-        # What there is no room for is cut off here, and nowhere else.
-        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-        console=output or console,
-        expand=True,
-        transient=True,
-        disable=not (is_drawn_on() if is_shown is None else is_shown),
-    )
