@@ -337,10 +337,10 @@ def dashboard(
 
 @app.command("list")
 def list_(storage: Storage = None, as_json: AsJson = False, runs: Runs = RUNS) -> None:
-    """List the runs here, the one worked on last first."""
-    from search import inspection, tables
+    """List the runs here, the one worked on last first; then those of the storage that have no folder here."""
+    from search import elsewhere, inspection, tables
 
-    found = inspection.list_runs(runs, storage)
+    found = [*inspection.list_runs(runs, storage), *elsewhere.runs_elsewhere(runs, storage)]
     _show({"runs": found} if as_json else found, tables.run_table, as_json)
 
 
@@ -353,10 +353,10 @@ def status(
     runs: Runs = RUNS,
 ) -> None:
     """Show how a run goes; in a terminal, again every two seconds until it ends, or Ctrl-C."""
-    from search import inspection, tables
+    from search import elsewhere, tables
     from search.terminal import console, watch
 
-    reader = inspection.read_run(runs, run, storage)
+    reader = elsewhere.to_watch(runs, run, storage)
     if once or as_json or not console.is_interactive:
         _show(reader.status(), tables.status_view, as_json)
     else:

@@ -149,8 +149,8 @@ LAYERS = {
     "trainer plan session",
     "full runs": "long_run promotions promoter reproducer fidelity learning mistakes",
     "export": "card export predict",
-    "view": "terminal bars answers trial_lines colours results records inspection comparison plot tables charts "
-    "diagram mistakes_section report notes dashboard console data_view",
+    "view": "terminal bars answers trial_lines colours results records inspection elsewhere comparison plot tables "
+    "charts diagram mistakes_section report notes dashboard console data_view",
     "entry": "ray_workers api full_runs notebook cli __init__ __main__",
 }
 """The modules of search/, the lowest layer first: each imports from its own layer and those below alone."""
