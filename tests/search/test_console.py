@@ -70,7 +70,7 @@ class Terminal:
         shown = re.sub(r"(?m)^device .*", "device   SOME", shown)
         shown = re.sub(r"[━╸╺ ]{20}(?= \d+/\d+ )", "BAR", shown)
         shown = re.sub(r"\d+ s(?= left|  )", "N s", shown)
-        return re.sub(r"(?m)(?<=   )\d(?=$)", "N", shown)  # seconds, at the end of a row
+        return re.sub(r"(?m)(?<=  )[ \d]\d$", " N", shown)  # seconds, at the end of a row
 
 
 @pytest.fixture(params=["colours", "NO_COLOR"])

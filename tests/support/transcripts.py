@@ -51,10 +51,10 @@ trial  parameters  optimizer  seed  epochs    short     full     test  seconds
 ──────────────────────────────────────────────────────────────────────────────
     1      19,826       muon     1       5  69.83 %  98.95 %  96.67 %        N
     1      19,826       muon     0       5  69.83 %  97.21 %  96.11 %        N
-    0      19,810      adamw     1       5  68.11 %  92.00 %  90.00 %       12
-    0      19,810      adamw     0       5  68.11 %  90.00 %  88.00 %       12
-    2      10,994      adamw     1       5  60.06 %  87.00 %  81.00 %       12
-    2      10,994      adamw     0       5  60.06 %  85.00 %  80.00 %       12
+    0      19,810      adamw     1       5  68.11 %  92.00 %  90.00 %        N
+    0      19,810      adamw     0       5  68.11 %  90.00 %  88.00 %        N
+    2      10,994      adamw     1       5  60.06 %  87.00 %  81.00 %        N
+    2      10,994      adamw     0       5  60.06 %  85.00 %  80.00 %        N
 best on validation: trial 1, [8,16,32] x [1,1,1] preact, 3x3/2 stem, final norm;
 muon, lr 0.02, cosine, batch 64, 5 epochs
   2 seeds, mean and standard deviation: validation 98.08 ± 1.23 %, test 96.39 ±
