@@ -18,6 +18,7 @@ import torch
 
 from search import scores
 from search import study as studies
+from search.between import Watcher
 from search.card import Exported
 from search.completion import run_folders, shipped_studies
 from search.console import Plan, StudyProgress, loading_bars, logged_to, say_outcome, say_plan
@@ -26,6 +27,7 @@ from search.data_shape import DataShape, data_shape_of, shape_of_named, with_dat
 from search.drawing import Setting
 from search.errors import DataError, RunError, SpecError
 from search.export import chosen, export_model
+from search.forecast import Span
 from search.heartbeat import Worker
 from search.identity import agreed_precision, check, join, open_study
 from search.interrupt import stop_requested
@@ -51,7 +53,7 @@ from search.run_folder import (
 from search.session import Placement, Session, census_of, load, open_session, with_images_at
 from search.spec import CONTROLS, StudySpec, load_study, short_count
 from search.storage import address_of, is_loopback, serve
-from search.terminal import console, say
+from search.terminal import console, is_live, say
 from search.trainer import Trainer
 from search.trials import TrialRecord, finished_trials, has_begun
 from search.version import version
@@ -111,27 +113,27 @@ def run(
             finished = finished_trials(optuna_study)
             _tidy(folder, finished)
             is_complete = len(finished) >= spec.trials
-            say_plan(
-                Plan(
-                    folder=folder,
-                    spec=spec,
-                    session=session,
-                    follows_size=follows_size,
-                    survey=space_survey,
-                    baselines=baselines,
-                    starts=starts,
-                    begun=has_begun(optuna_study),
-                    done=len(finished),
-                    expected=None if is_complete else estimate(spec, space_survey, session.data, session.precision),
-                    workers=placement.workers,
-                    others=len(worker.others()),
-                    precision_seconds=seconds,
-                    relative=relative,
-                    why_score=why_score,
-                )
+            plan = Plan(
+                folder=folder,
+                spec=spec,
+                session=session,
+                follows_size=follows_size,
+                survey=space_survey,
+                baselines=baselines,
+                starts=starts,
+                begun=has_begun(optuna_study),
+                done=len(finished),
+                expected=None if is_complete else estimate(spec, space_survey, session.data, session.precision),
+                speedup=placement.speedup(session),
+                hours=hours,
+                others=len(worker.others()),
+                precision_seconds=seconds,
+                relative=relative,
+                why_score=why_score,
             )
+            say_plan(plan)
             if not is_complete:
-                _search(search, session, placement, finished)
+                _search(search, session, placement, finished, plan.span)
         _conclude(folder, spec, optuna_study, session)
     return folder
 
@@ -148,7 +150,7 @@ class Search:
         """Run trials in this process."""
         studies.run(
             self.setting,
-            Trainer(self.folder, session.data, session.device, stop),
+            Trainer(self.folder, session.data, session.device, Watcher(stop=stop, moved=progress.moved, say=say)),
             NotedEvents(self.setting.study, self.setting.spec.budget, progress),
             deadline=time.monotonic() + self.until - time.time(),
             stop=stop,
@@ -219,12 +221,16 @@ def _in_agreed_precision(
     return session.with_precision(agreed_precision(study, measure)), seconds
 
 
-def _search(search: Search, session: Session, placement: Placement, finished: Sequence[TrialRecord]) -> None:
+def _search(
+    search: Search, session: Session, placement: Placement, finished: Sequence[TrialRecord], planned: Span | None
+) -> None:
     """Run trials here, or in the processes that Ray places, until the study is complete or stopped."""
     study, spec = search.setting.study, search.setting.spec
     with (
-        StudyProgress(finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray) as progress,
-        stop_requested() as stop,
+        stop_requested(is_live) as stop,
+        StudyProgress(
+            finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray, stop=stop, planned=planned
+        ) as progress,
     ):
         if placement.uses_ray:
             _search_on_ray(search, session, placement, progress, stop)
@@ -246,11 +252,18 @@ def _search_on_ray(
         placement.workers,
         partial(_work, search.folder.absolute(), search.setting.spec, device, search.until),
         gpus_each=placement.gpus_per_worker if device in {"cuda", "auto"} else 0,
-        poll=partial(progress.catch_up, study),
+        poll=partial(_look, progress, study, stop),
         stop=stop,
         gpu=gpu_index(session.device),
         address=placement.ray_address,
     )
+
+
+def _look(progress: StudyProgress, study: optuna.Study, stop: Callable[[], bool]) -> None:
+    """Show what the workers have done since the last look."""
+    if stop():
+        progress.workers_stop()
+    progress.catch_up(study)
 
 
 def _work(folder: RunFolder, spec: StudySpec, device: str, until: float) -> None:

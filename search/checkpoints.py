@@ -14,12 +14,18 @@ Save = Callable[[TrainState, Path], None]
 
 
 class PacedCheckpoints:
-    """Saves a run's state to `path` as often as `share` of its time allows; a kill costs what lies between two."""
+    """Saves a run's state to `path` at the ends of epochs, as often as `share` of its time allows.
+
+    A kill, or a stop in the middle of an epoch, costs at most one epoch and one interval. The interval is
+    `MIN_INTERVAL_S`, or the time of a save divided by `share` if that is longer. So if an epoch takes longer than the
+    interval, each epoch is saved.
+    """
 
     def __init__(self, path: Path, save: Save, *, share: float, resumed: bool) -> None:
         self._path = path
         self._save = save
         self._share = share
+        self.saved_at = time.monotonic()  # when the state on disk was reached, as far as this process knows
         # A run that was interrupted gains an epoch at least, however soon it is interrupted again.
         self._due = time.monotonic() + (0 if resumed else MIN_INTERVAL_S)
 
@@ -32,7 +38,8 @@ class PacedCheckpoints:
         """Save the state now."""
         started = time.monotonic()
         self._save(state, self._path)
-        took = time.monotonic() - started
+        self.saved_at = time.monotonic()
+        took = self.saved_at - started
         self._due = time.monotonic() + max(MIN_INTERVAL_S, took / self._share)
 
 

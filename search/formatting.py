@@ -78,6 +78,11 @@ def rounded(number: int) -> str:
     return str(number)
 
 
+def shortened(text: str, width: int, end: str = "...") -> str:
+    """The text in at most so many characters; `end` stands for what is cut off."""
+    return text if len(text) <= width else text[: max(0, width - len(end))].rstrip() + end
+
+
 def ago(seconds: float) -> str:
     """How long ago something was: `just now`, `12 min ago`."""
     return "just now" if seconds < 60 else f"{duration(seconds)} ago"

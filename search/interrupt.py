@@ -1,4 +1,4 @@
-"""Ctrl-C, and SIGTERM as a cluster sends it: once to stop where nothing is lost, twice to stop at once."""
+"""Ctrl-C, and SIGTERM as a cluster sends it: once to stop where little is lost, twice to stop at once."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-NOTICE = b"\nsearch: stopping at the end of this epoch; press Ctrl-C again to stop immediately\n"
+NOTICE = b"\nsearch: stopping; press Ctrl-C again to stop immediately\n"
 
 
 def end_on_sigterm() -> None:
@@ -20,8 +20,11 @@ def end_on_sigterm() -> None:
 
 
 @contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
+def stop_requested(is_live: Callable[[], bool] = lambda: False) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether a signal has asked to stop, to be called where stopping is cheap.
+
+    The first signal is answered at once by `NOTICE`, unless `is_live` says that a live view is drawn: it would paint
+    over the line, and shows by itself that the command stops.
 
     The first signal is only noted; after it, the handlers are again those from before. An exception, which Python's
     own handler would raise wherever the program happens to be, is lost where that is a finalizer. A signal that is
@@ -35,8 +38,9 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
     def note(number: int, _: FrameType | None) -> None:
         received.append(number)
         restore()
-        with suppress(OSError):  # nobody reads it, as after `search run 2>&1 | head -1`
-            os.write(2, NOTICE)  # print and logging may be in the middle of something
+        if not is_live():
+            with suppress(OSError):  # nobody reads it, as after `search run 2>&1 | head -1`
+                os.write(2, NOTICE)  # print and logging may be in the middle of something
 
     def restore() -> None:
         for number, handler in before.items():

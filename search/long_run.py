@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from search.between import BetweenSteps, Watcher
 from search.checkpoints import PacedCheckpoints, Save
 from search.errors import CheckpointError
 from search.run_folder import PromotionFolder
@@ -25,15 +26,17 @@ def train_to_end(
     *,
     save: Save,
     on_epoch: Callable[[EpochResult], None],
+    watcher: Watcher,
 ) -> tuple[TrainState, str | None]:
     """The state after the last epoch, and why there are fewer than the recipe has, if the loss was not finite.
 
-    A run that was cut off goes on from its last checkpoint: of the epoch after which `on_epoch` stopped it, or what
-    `CHECKPOINT_SHARE` of the time allowed.
+    A run that was cut off goes on from its last checkpoint: of the epoch after which the `watcher` or `on_epoch`
+    stopped it, or what `CHECKPOINT_SHARE` of the time allowed.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of another network or recipe.
         ModelError: the weights to start from cannot be had.
+        KeyboardInterrupt: the `watcher` has asked to stop.
 
     """
     device = data.train.images.device
@@ -49,13 +52,15 @@ def train_to_end(
         state = TrainState.new(network, recipe, device)
     checkpoints = PacedCheckpoints(folder.checkpoint, save, share=CHECKPOINT_SHARE, resumed=bool(state.history))
     try:
-        for result in train(state, data):
+        for result in train(state, data, BetweenSteps(watcher, checkpoints)):
             if result.epoch == recipe.epochs:
                 checkpoints.save(state)
             else:
                 checkpoints.save_if_due(state)
             try:
                 on_epoch(result)
+                if watcher.stop():
+                    raise KeyboardInterrupt
             except KeyboardInterrupt:  # stopped here, to go on from here
                 checkpoints.save(state)
                 raise

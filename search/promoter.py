@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.between import Watcher
 from search.checkpoints import Save
 from search.errors import RunError
 from search.long_run import finish, train_to_end
@@ -41,6 +42,7 @@ class Promoter:
         epochs: int,
         seed: int,
         on_epoch: Callable[[EpochResult], None],
+        watcher: Watcher = Watcher(),  # noqa: B008  # it is frozen
         *,
         tests: bool = True,
         refit: bool = False,
@@ -65,7 +67,7 @@ class Promoter:
                     f"{folder.result} is of another network or recipe: delete {folder.root} to train this one"
                 )
         else:
-            run = self._train(trial, recipe, folder, on_epoch, refit=refit)
+            run = self._train(trial, recipe, folder, on_epoch, watcher, refit=refit)
         if not (run.refit or run.diverged or folder.predictions("val").exists()) and checkpoint.exists(
             folder.checkpoint
         ):
@@ -82,12 +84,15 @@ class Promoter:
         recipe: TrainSpec,
         folder: PromotionFolder,
         on_epoch: Callable[[EpochResult], None],
+        watcher: Watcher,
         *,
         refit: bool,
     ) -> Promotion:
         assert trial.score is not None  # complete trials alone are promoted
         network, data = trial.network, self.data.with_validation_in_training() if refit else self.data
-        state, diverged = train_to_end(folder, network, recipe, data, save=self.save, on_epoch=on_epoch)
+        state, diverged = train_to_end(
+            folder, network, recipe, data, save=self.save, on_epoch=on_epoch, watcher=watcher
+        )
         final = None if diverged or refit else state.final_result
         run = Promotion(
             trial=trial.number,

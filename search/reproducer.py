@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from search.between import Watcher
 from search.checkpoints import Save
 from search.errors import SpecError
 from search.long_run import finish, train_to_end
@@ -33,7 +34,12 @@ class Reproducer:
     stop: Callable[[], bool] = lambda: False  # whether to be impatient with a full disk
 
     def train(
-        self, row: str, network: ResNetSpec, recipe: TrainSpec, on_epoch: Callable[[EpochResult], None]
+        self,
+        row: str,
+        network: ResNetSpec,
+        recipe: TrainSpec,
+        on_epoch: Callable[[EpochResult], None],
+        watcher: Watcher = Watcher(),  # noqa: B008  # it is frozen
     ) -> Reproduction:
         """Train a row's network; done again, what is finished is read back and not trained.
 
@@ -51,7 +57,9 @@ class Reproducer:
             if (done.network, done.recipe) == (network, recipe):
                 return done
         data = self._chosen_by_test() if self.protocol == "published" else self.data
-        state, diverged = train_to_end(folder, network, recipe, data, save=self.save, on_epoch=on_epoch)
+        state, diverged = train_to_end(
+            folder, network, recipe, data, save=self.save, on_epoch=on_epoch, watcher=watcher
+        )
         test = None if diverged or self.protocol == "published" else self._test()
         accuracy = None
         if test is not None:

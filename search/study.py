@@ -13,6 +13,7 @@ from typing import Protocol
 import optuna
 from optuna.trial import Trial, TrialState
 
+from search.between import StoppedInEpochError
 from search.drawing import Drawn, Setting, draw_trial, has_room, is_used_up
 from search.errors import StudyFailedError
 from search.optuna_access import fail, storage_of, trial_again, trial_id
@@ -114,7 +115,7 @@ def run(
             with contextlib.suppress(Exception):
                 if drawn is not None:
                     fail(study, trial_id(drawn.trial), INTERRUPTED)
-            if isinstance(error, _StoppedError):
+            if isinstance(error, _StoppedError | StoppedInEpochError):
                 return
             raise
         finally:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
@@ -25,6 +25,48 @@ def is_drawn_on() -> bool:
     return console.is_terminal or console.is_jupyter  # a notebook is no terminal to rich
 
 
+_views: list[Live] = []  # that are drawn now
+
+
+def is_live() -> bool:
+    """Whether a view is drawn now that paints over what others write into the terminal."""
+    return bool(_views)
+
+
+@contextlib.contextmanager
+def drawn_live(what: RenderableType) -> Iterator[Callable[[], None]]:
+    """Draw `what` below all that is printed, again and again; nothing where the output is no terminal or notebook.
+
+    Yields a function that draws it at once. In the end it is gone.
+    """
+    if not is_drawn_on():
+        yield lambda: None
+        return
+    with Live(what, console=console, transient=True, refresh_per_second=4) as view:
+        _views.append(view)
+        try:
+            yield view.refresh
+        finally:
+            _views.remove(view)
+
+
+class StopHint:
+    """The last line of a live view: how to stop it, and whether it is about to.
+
+    It is short: the terminal writes its own ^C behind it, and behind a line as wide as the terminal that would begin a
+    new one, and shift all that is drawn over it.
+    """
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self._stop = stop
+
+    def __rich__(self) -> Text:
+        """As the request to stop stands when it is drawn."""
+        if self._stop():
+            return Text("stopping; press Ctrl-C again to stop immediately", style="yellow")
+        return Text("Ctrl-C stops; the same command continues", style="dim")
+
+
 if not is_drawn_on():
     console.width = 1000  # in a file or a pipe, a row of a table is a line
 
@@ -36,6 +78,21 @@ def tell(line: str) -> None:
         console.print(Text(line, overflow="ignore"), soft_wrap=False, crop=False)
     else:
         console.print(Text(line))
+
+
+def show(line: Text) -> None:
+    """Print one line in its style, as it is: it is not wrapped."""
+    console.print(line, soft_wrap=True)
+
+
+def width() -> int:
+    """Columns of the terminal."""
+    return console.width
+
+
+def has_signs() -> bool:
+    """Whether the output can show signs that ASCII lacks."""
+    return console.encoding.startswith("utf")
 
 
 def say(line: str) -> None:

@@ -1,12 +1,13 @@
 """Trains short runs, each from where an earlier attempt was cut off."""
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from search.between import BetweenSteps, Watcher
 from search.checkpoints import PacedCheckpoints, save_checkpoint
 from search.errors import CheckpointError
 from search.run_folder import RunFolder
@@ -26,11 +27,11 @@ log = logging.getLogger(__name__)
 class Trainer:
     """Trains networks on the data, each on a clean device, from where an interrupted attempt stopped."""
 
-    def __init__(self, folder: RunFolder, data: TrainingData, device: torch.device, stop: Callable[[], bool]) -> None:
+    def __init__(self, folder: RunFolder, data: TrainingData, device: torch.device, watcher: Watcher) -> None:
         self.folder = folder
         self.data = data
         self.device = device
-        self.stop = stop  # whether to wait no longer for a full disk
+        self.watcher = watcher
 
     def __call__(self, network: ResNetSpec, recipe: TrainSpec, first_attempt: int) -> Generator[EpochResult]:
         """As `study.Trainer` says."""
@@ -41,9 +42,9 @@ class Trainer:
         if state.history:
             log.info("trial %d, run again, goes on after epoch %d", first_attempt, len(state.history))
         yield from tuple(state.history)
-        save = partial(save_checkpoint, stop=self.stop)
+        save = partial(save_checkpoint, stop=self.watcher.stop)
         checkpoints = PacedCheckpoints(path, save, share=CHECKPOINT_SHARE, resumed=bool(state.history))
-        for result in train(state, self.data):
+        for result in train(state, self.data, BetweenSteps(self.watcher, checkpoints)):
             try:
                 yield result  # first: another error than this one tells that the trial is somebody else's by now
             except GeneratorExit:  # stopped here, to go on from here

@@ -25,7 +25,12 @@ from train_core.state import TrainState, seed_epoch
 from train_core.step import Stepper, autocast
 
 EVAL_BATCH = 500  # images, at most
+EVALUATION = 1 / 3  # cost of scoring an image over that of training on it: a forward pass alone
 LATENCY_RUNS, LATENCY_WARM_UP = 50, 10  # before them, of which none counts
+
+
+Between = Callable[[int, float], None]
+"""Called between two steps with the number of the epoch (from 1) and the share of it that is done (0 to 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +53,15 @@ class Evaluation:
         )
 
 
-def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
+def train(state: TrainState, data: TrainingData, between: Between = lambda epoch, share: None) -> Iterator[EpochResult]:
     """Train the epochs that are left of the state's recipe; yield after each one.
 
     `state` is up to date at every yield, so that the caller can save it or stop. The host waits for the device
     once an epoch, and once early in the first. An incomplete last batch is dropped; the next epoch's order is another.
+
+    `between` is called after each training step, so it must be fast. It does not wait for the device: on CUDA the steps
+    are launched, not finished. The rest of an epoch's share is its evaluation. An exception from `between` ends the
+    training in the middle of an epoch; `state` then is of no use.
 
     Raises:
         DivergedError: the loss is not finite; `state` then is of no use.
@@ -72,6 +81,7 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
     stepper = Stepper.of(state, train_split, data.mean, data.std, batch_size, class_weights=weights)
     ema_updater = EmaUpdater(state)
     val_images = images_of_classes(data.val.labels, state.network.num_classes)
+    step_share = batch_size / (steps_per_epoch * batch_size + EVALUATION * len(data.val))
 
     for epoch in range(len(state.history) + 1, recipe.epochs + 1):
         started = time.perf_counter()
@@ -91,6 +101,7 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochResult]:
             # Most of what diverges does so in its first steps: no need to wait for the epoch's end.
             if step == steps_per_epoch // 8 and not math.isfinite(sum_so_far := stepper.sums[0].item()):
                 raise DivergedError(f"the training loss was {sum_so_far} after {step + 1} steps of epoch 1")
+            between(epoch, (i + 1) * step_share)
         val_sums = _evaluate(state.eval_model, data.val, data.mean, data.std, recipe.precision)
 
         # The epoch's one wait for the device.

@@ -1,8 +1,11 @@
 """What a terminal of 80 columns shows of commands that work, whole: bars while they do, and what is left at the end."""
 
 import io
+import os
 import re
+import signal
 from collections.abc import Iterator
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import optuna
@@ -14,11 +17,15 @@ import search.console
 import search.terminal
 from search import api, full_runs
 from search.console import EpochBar, StudyProgress, epoch_bar, say_winner
+from search.forecast import Span
 from search.identity import open_study
+from search.interrupt import stop_requested
 from search.plan import Estimate
 from search.run_folder import RunRef, note_promoted, read_facts
 from search.session import Placement
-from search.trials import finished_trials
+from search.terminal import has_signs, is_live
+from search.trial_lines import TrialColumns
+from search.trials import TrialRecord, finished_trials
 from tests.support.commands import search as searched
 from tests.support.runs import make_run, promoted
 from tests.support.tiny import NETWORK, tiny_recipe
@@ -37,7 +44,7 @@ class Terminal:
 
     def drawn(self, bars: StudyProgress | EpochBar) -> str:
         """What is shown once the bars are drawn as they are now."""
-        bars._bars.refresh()
+        bars.refresh()
         return self.shown
 
     def clear(self) -> None:
@@ -62,8 +69,8 @@ class Terminal:
         shown = "\n".join(line.rstrip() for line in lines).rstrip()
         shown = re.sub(r"(?m)^device .*", "device   SOME", shown)
         shown = re.sub(r"[━╸╺ ]{20}(?= \d+/\d+ )", "BAR", shown)
-        shown = re.sub(r"\d+ s(?= left|  \[)", "N s", shown)
-        return re.sub(r"(?m)(?<=   )\d(?=$)", "N", shown)  # seconds, at the end of a row
+        shown = re.sub(r"\d+ s(?= left|  )", "N s", shown)
+        return re.sub(r"(?m)(?<=  )[ \d]\d$", " N", shown)  # seconds, at the end of a row
 
 
 @pytest.fixture(params=["colours", "NO_COLOR"])
@@ -84,6 +91,14 @@ def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     yield Terminal(console, written)
     coloured = re.search(r"\x1b\[[\d;]*(?:3[0-7]|38;5;\d+)(?:;\d+)*m", written.getvalue())
     assert not (wish and coloured)
+
+
+class HalfPastSix(datetime):
+    """A clock that stands still."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "HalfPastSix":
+        return cls(2026, 11, 27, 18, 30, tzinfo=tz)
 
 
 FIDELITY = """
@@ -107,7 +122,8 @@ report: runs/digits-20k/report.html
 @pytest.mark.parametrize("terminal", ["NO_COLOR"], indirect=True)
 def test_what_run_promote_and_fidelity_leave_behind(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "Trainer", lambda *_: FakeTrainer())
-    monkeypatch.setattr(api, "estimate", lambda *_: Estimate(images_per_second=1234.5, seconds=90))
+    monkeypatch.setattr(api, "estimate", lambda *_: Estimate(images_per_second=1234.5, trial_s=225))
+    monkeypatch.setattr(search.console, "datetime", HalfPastSix)
     folder = api.run("digits", {"trials": 4, "epochs": 2}, RunRef(), Placement())
     assert terminal.shown == RUN.strip("\n")
 
@@ -138,24 +154,30 @@ def test_what_run_promote_and_fidelity_leave_behind(terminal: Terminal, monkeypa
 BEFORE = """
 study   BAR 0/3 none complete yet
 trial 0 BAR 0/4 1,391 parameters  [4,8] x [1,1] basic, 3x3 stem
+Ctrl-C stops; the same command continues
 """
 BETWEEN = """
-   1/3  trial 0  50.00 %  10,130 parameters  N s  [8,8,24] x [1,1,1] preact, 3x3
-stem, SE 16, final norm
+ done   trial     score   size    time  network    ★ best, - pruned, x failed
+ 1/3 ★     0   50.00 %  10.1k     N s  [8,8,24] x [1,1,1] preact, 3x3 stem, SE…
+   best  trial   size  time  network
+50.00 %      0  10.1k   N s  [8,8,24] x [1,1,1] preact, 3x3 stem, SE 16, final …
 study   BAR 1/3 best 50.00 % (trial 0), N s left
 trial 1 BAR 2/4 65.00 % at epoch 2  10,000 images/s
+Ctrl-C stops; the same command continues
 """
 AFTER = """
-   1/3  trial 0  50.00 %  10,130 parameters  N s  [8,8,24] x [1,1,1] preact, 3x3
-stem, SE 16, final norm
-   2/3  trial 1  70.00 %  19,626 parameters  N s  [16,16,24] x [1,1,1] preact,
-5x5 stem, max-pool shortcut, SE 16, final norm
+ done   trial     score   size    time  network    ★ best, - pruned, x failed
+ 1/3 ★     0   50.00 %  10.1k     N s  [8,8,24] x [1,1,1] preact, 3x3 stem, SE…
+ 2/3 ★     1   70.00 %  19.6k     N s  [16,16,24] x [1,1,1] preact, 5x5 stem, m…
 """
 WORKERS = """
-   1/6  trial 0  50.00 %  10,130 parameters  N s  [8,8,24] x [1,1,1] preact, 3x3
-stem, SE 16, final norm
+ done   trial     score   size    time  network    ★ best, - pruned, x failed
+ 1/6 ★     0   50.00 %  10.1k     N s  [8,8,24] x [1,1,1] preact, 3x3 stem, SE…
+   best  trial   size  time  network
+50.00 %      0  10.1k   N s  [8,8,24] x [1,1,1] preact, 3x3 stem, SE 16, final …
 study    BAR 1/6 best 50.00 % (trial 0), N s left
 2 trials BAR 2/8 trial 1 40.00 %, trial 2 begun
+Ctrl-C stops; the same command continues
 """
 COUNT = """
 digits: digits (32x32 grey, 10 classes), budget 20,000 parameters
@@ -198,7 +220,9 @@ def test_the_bar_of_a_longer_run(terminal: Terminal) -> None:
         bar.epoch_ended(epoch_result(1, 0.6))
         bar.epoch_ended(epoch_result(2, 0.65, seconds=0.1))
         drawn = terminal.drawn(bar)
-    assert drawn == "trial 12, seed 0 BAR 2/20 65.00 %, N s left  1,000 images/s"
+    assert drawn == (
+        "trial 12, seed 0 BAR 2/20 65.00 %, N s left  1,000 images/s\nCtrl-C stops; the same command continues"
+    )
     assert terminal.shown == ""
 
 
@@ -214,3 +238,99 @@ def test_a_tie_is_said_behind_the_winner(terminal: Terminal, tmp_path: Path, sec
 
 def test_count(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert searched("count digits", capsys, monkeypatch) == (0, COUNT.lstrip("\n"), "")
+
+
+def test_bars_move_within_an_epoch(terminal: Terminal) -> None:
+    with epoch_bar("trial 12, seed 0", 4) as bar:
+        bar.moved(2.5)
+        bar.refresh()
+        drawn = terminal.written.getvalue()
+    assert "2/4" in drawn
+    with StudyProgress([], 2, logs=False) as progress:
+        progress.trial_started(0, NETWORK, tiny_recipe(epochs=4))
+        progress.moved(2.0)
+        assert [task.percentage for task in progress._bars.tasks] == [25.0, 50.0]
+        assert "left" in terminal.drawn(progress)
+
+
+def test_a_live_view_shows_at_once_that_it_stops(terminal: Terminal, capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_requested(is_live) as stop, StudyProgress([], 2, logs=False, stop=stop) as progress:
+        assert terminal.drawn(progress).endswith("Ctrl-C stops; the same command continues")
+        os.kill(os.getpid(), signal.SIGINT)
+        progress.refresh()
+        assert terminal.shown.endswith("stopping; press Ctrl-C again to stop immediately")
+        progress.workers_stop()
+        progress.workers_stop()
+    assert terminal.shown == "stopping; each worker finishes its epoch if that takes at most 3 s"
+    assert capfd.readouterr().err == ""
+
+
+def test_hours_say_how_many_trials_fit(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "Trainer", lambda *_: FakeTrainer())
+    monkeypatch.setattr(api, "estimate", lambda *_: Estimate(images_per_second=1234.5, trial_s=360))
+    monkeypatch.setattr(search.console, "datetime", HalfPastSix)
+    api.run("digits", {"trials": 3, "epochs": 2}, RunRef(), Placement(), hours=0.2)
+    shown = " ".join(terminal.shown.split())
+    assert "time about 15 to 21 min, done between 18:45 and 18:50" in shown
+    assert "in 0.2 hours, until 18:42: about 1 to 2 of the 3 trials" in shown
+
+
+def test_in_a_pipe_a_wrong_plan_is_corrected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = finished_trials(open_study(make_run(tmp_path / "run", [0.5, 0.7])))
+    with StudyProgress([], 3, logs=False, planned=Span(3600, 7200)) as progress:
+        progress.trial_started(0, NETWORK, tiny_recipe(epochs=3))
+        progress.trial_ended(first, [first])
+        progress.trial_ended(second, [first, second])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert re.fullmatch(r"time     now about 0 s left, done at about (\w+ )?\d\d:\d\d", lines[2])
+
+
+def lines_of(trials: list[TrialRecord], trained: int = 3) -> list[str]:
+    columns = TrialColumns(trained, "accuracy")
+    return [str(columns.line(i + 1, trial, is_best=i == 0, left="12 min")) for i, trial in enumerate(trials)]
+
+
+def ended(state: TrialState, **attributes: object) -> TrialRecord:
+    decided = {"network": NETWORK.model_dump_json(), "network in words": str(NETWORK), "parameters": 48_230}
+    return TrialRecord(
+        optuna.trial.create_trial(
+            state=state,
+            value=0.9 if state == TrialState.COMPLETE else None,
+            user_attrs={**decided, "training time (s)": 700.0, **attributes},
+            intermediate_values={1: 0.125},
+        )
+    )
+
+
+ENDED = [
+    ended(TrialState.COMPLETE, baseline="a published network"),
+    ended(TrialState.PRUNED, reason="below the median of its kind at epoch 2"),
+    ended(TrialState.FAIL, reason="RuntimeError: " + 20 * "no room "),
+]
+
+
+def test_the_line_of_a_trial_has_its_mark_and_the_width_of_the_terminal(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lines_of(ENDED) == [
+        " 1/3 ★    -1   90.00 %  48.2k  12 min  a published network: [4,8] x [1,1] basic…",
+        " 2/3 -    -1   12.50 %  48.2k  12 min  [4,8] x [1,1] basic, 3x3 stem",
+        " 3/3 x    -1   12.50 %  48.2k  12 min  RuntimeError: no room no room no room no…",
+    ]
+    styles = [TrialColumns(3, "accuracy").line(1, trial, is_best=trial is ENDED[0], left="").style for trial in ENDED]
+    assert styles == ["green", "dim", "red"]
+    terminal.console.width = 120
+    assert lines_of(ENDED)[0].endswith("  a published network: [4,8] x [1,1] basic, 3x3 stem")
+    assert max(map(len, lines_of(ENDED))) == 120
+    # An output that is not in UTF-8.
+    monkeypatch.setattr(terminal.console, "_file", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert "".join(lines_of(ENDED)).isascii()
+    assert "* best" in str(TrialColumns(3, "balanced").heading())
+
+
+def test_in_a_pipe_the_line_also_says_how_long_the_rest_takes() -> None:
+    assert lines_of(ENDED[:1]) == [
+        f" 1/3 {'★' if has_signs() else '*'}    -1   90.00 %  48.2k  12 min   12 min  "
+        f"a published network: [4,8] x{' [1…' if has_signs() else ' ...'}"
+    ]

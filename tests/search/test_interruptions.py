@@ -11,6 +11,7 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from search.between import Watcher
 from search.identity import open_study
 from search.interrupt import NOTICE
 from search.run_folder import RunFolder
@@ -26,7 +27,7 @@ def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: 
     log = run_folder(tmp_path).log
     for kill in range(2):
         process = start(SHORT, with_few(tmp_path))
-        wait_for(log, "images/s measured on")
+        wait_for(log, "measured: ")
         time.sleep(generator.uniform(0, 1.0))
         process.kill()
         process.communicate()
@@ -71,7 +72,7 @@ def test_a_trial_whose_process_was_killed_goes_on_from_its_checkpoint(searched_l
 def test_what_was_trained_is_kept_where_it_is_stopped_and_not_where_another_worker_has_the_trial(
     error: type[BaseException], is_kept: bool, tmp_path: Path
 ) -> None:
-    trainer = Trainer(RunFolder(tmp_path), tiny_data(), torch.device("cpu"), lambda: False)
+    trainer = Trainer(RunFolder(tmp_path), tiny_data(), torch.device("cpu"), Watcher())
     results = trainer(NETWORK, tiny_recipe(), 0)
     next(results)
     with pytest.raises(error):
@@ -103,12 +104,10 @@ def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_the
         process = start(LONGER, tmp_path)
         wait_for(folder.log, f" at epoch {kept + 1}  ")
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert err == (
-            "\nsearch: stopping at the end of this epoch; press Ctrl-C again to stop immediately\n"
-            "search: interrupted; run the same command to continue\n"
-        )
+        assert err == NOTICE.decode() + "search: interrupted; run the same command to continue\n"
+        assert out.splitlines()[-1].startswith("stopping at the end of this epoch, in about ")
         study = open_study(folder)
         assert {trial.state.is_finished() for trial in study.trials} == {True}
         (root,) = folder.trials_with_checkpoints()
@@ -138,7 +137,7 @@ def test_a_second_signal_ends_the_search_at_once_and_the_same_command_continues(
 def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: Path) -> None:
     many = f"run digits {FEW} --trials 9 --epochs 4"
     first = start(many, with_few(tmp_path))
-    wait_for(run_folder(tmp_path).log, "images/s measured on")
+    wait_for(run_folder(tmp_path).log, "measured: ")
     others = [start(many, tmp_path) for _ in range(2)]
     wait_for(run_folder(tmp_path).log, "joining 2 other searches")
     first.kill()

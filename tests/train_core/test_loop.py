@@ -308,3 +308,19 @@ def test_dropout_is_on_in_training_and_off_in_evaluation() -> None:
     images = normalise(data.val.images, data.mean, data.std, torch.float32)
     state.model.train()
     assert not torch.equal(state.model(images), state.model(images))
+
+
+def test_between_steps_the_share_of_the_epoch_grows_and_an_exception_ends_the_training() -> None:
+    moves: list[tuple[int, float]] = []
+
+    def between(epoch: int, share: float) -> None:
+        moves.append((epoch, share))
+        if len(moves) == 5:
+            raise KeyboardInterrupt
+
+    results = train(TrainState.new(NETWORK, tiny_recipe(), CPU), tiny_data(), between)
+    assert next(results).epoch == 1
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    # Three steps of 16 images an epoch, then 48 validation images, which cost a third.
+    assert moves == [(1, 0.25), (1, 0.5), (1, 0.75), (2, 0.25), (2, 0.5)]
