@@ -28,6 +28,7 @@ import torch
 
 from benchmarks.many_workers import storage_of
 from search import study as studies
+from search.between import Watcher
 from search.console import StudyProgress, logged_to
 from search.data_shape import NAMED_SHAPES
 from search.drawing import Setting
@@ -214,7 +215,7 @@ def share(study_name: str, data_name: str, trials: int, before: int) -> None:
             started = time.perf_counter()
             studies.run(
                 Setting(study, spec, session.shape, session.precision, worker),
-                Trainer(folder, session.data, session.device, lambda: False),
+                Trainer(folder, session.data, session.device, Watcher()),
                 NotedEvents(study, spec.budget, counting),
             )
             wall = time.perf_counter() - started

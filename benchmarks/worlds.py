@@ -43,8 +43,8 @@ STARTS = 8  # of the search for the best configuration of a world
 
 def all_methods() -> dict[str, Method]:
     """All methods, and the variants of ours."""
-    found = {**METHODS, **import_module("benchmarks.variants").VARIANTS}
-    return found | import_module("benchmarks.nights").NIGHTS
+    variants, nights = (import_module(f"benchmarks.{name}") for name in ("variants", "nights"))
+    return {**METHODS, **variants.VARIANTS, **nights.NIGHTS}
 
 
 @cache

@@ -27,6 +27,7 @@ from search.data_shape import DataShape, data_shape_of, shape_of_named, with_dat
 from search.drawing import Setting
 from search.errors import DataError, RunError, SpecError
 from search.export import chosen, export_model
+from search.forecast import Span, Speedup
 from search.heartbeat import Worker
 from search.identity import agreed_precision, check, join, open_study
 from search.interrupt import stop_requested
@@ -92,9 +93,10 @@ def run(
         is_complete = len(finished) >= run.spec.trials
         expected = None if is_complete else estimate(run.spec, run.survey, run.session.data, run.session.precision)
         others = len(search.setting.worker.others())
-        say_plan(run.plan(expected=expected, workers=placement.workers, others=others))
+        plan = run.plan(placement.speedup(run.session), expected=expected, hours=hours, others=others)
+        say_plan(plan)
         if not is_complete:
-            search_on(search, run.session, placement, finished)
+            search_on(search, run.session, placement, finished, plan.span)
         _conclude(run)
     return run.folder
 
@@ -122,8 +124,10 @@ class Opened:
             setting = Setting(self.study, self.spec, self.session.shape, self.session.precision, worker)
             yield Search(self.folder, setting, until)
 
-    def plan(self, *, expected: Estimate | None, workers: int, others: int = 0) -> Plan:
-        """What the search is about to do, with so many workers of this command and `others`."""
+    def plan(
+        self, speedup: Speedup, *, expected: Estimate | None = None, hours: float | None = None, others: int = 0
+    ) -> Plan:
+        """What the search is about to do, beside `others`; without `expected`, its time is said elsewhere."""
         return Plan(
             folder=self.folder,
             spec=self.spec,
@@ -135,7 +139,8 @@ class Opened:
             begun=has_begun(self.study),
             done=len(finished_trials(self.study)),
             expected=expected,
-            workers=workers,
+            speedup=speedup,
+            hours=hours,
             others=others,
             precision_seconds=self.precision_seconds,
             relative=self.relative,
@@ -287,12 +292,20 @@ def _in_agreed_precision(
     return session.with_precision(agreed_precision(study, measure)), seconds
 
 
-def search_on(search: Search, session: Session, placement: Placement, finished: Sequence[TrialRecord]) -> None:
+def search_on(
+    search: Search,
+    session: Session,
+    placement: Placement,
+    finished: Sequence[TrialRecord],
+    planned: Span | None = None,
+) -> None:
     """Run trials here, or in the processes that Ray places, until the study is complete or stopped."""
     study, spec = search.setting.study, search.setting.spec
     with (
         stop_requested(is_live) as stop,
-        StudyProgress(finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray, stop=stop) as progress,
+        StudyProgress(
+            finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray, stop=stop, planned=planned
+        ) as progress,
     ):
         if placement.uses_ray:
             _search_on_ray(search, session, placement, progress, stop)

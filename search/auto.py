@@ -21,6 +21,7 @@ from search.drawing import is_used_up
 from search.errors import RunError, SpecError, UserError
 from search.export import chosen, export_model
 from search.fidelity import measured_on
+from search.forecast import epoch_seconds
 from search.formatting import count, duration
 from search.ladder import choose
 from search.night import FullRun, Kept, Known, Left, Lengths, Night, Pace, Plan, TooShortError, Tried, clock, read_night
@@ -34,7 +35,7 @@ from search.session import Placement, Session
 from search.spec import StudySpec, load_study
 from search.tables import promotion_table
 from search.terminal import draw, say
-from search.trials import TrialRecord, finished_trials, records
+from search.trials import finished_trials, records
 from train_core.formats import FORMATS, check_installed
 
 SAVED = 0.3  # share of the epochs of short runs that pruning is expected to save
@@ -167,7 +168,7 @@ class _Adapted:
 def _expected(spec: StudySpec, session: Session, survey: Survey) -> Pace:
     """What an epoch costs, from a few steps that are timed."""
     found = estimate(spec, survey, session.data, session.precision)
-    epoch_s = found.seconds / (spec.trials * spec.epochs)
+    epoch_s = found.trial_s / spec.epochs
     return Pace(epoch_s=epoch_s, full_epoch_s=night.HEAVIER * epoch_s, saved=SAVED)
 
 
@@ -183,7 +184,7 @@ def _spend(run: Opened, placement: Placement, kept: Kept, pace: Pace, lengths: L
     """Do the work of the night."""
     work = _Work(run, placement, kept)
     work.keep()
-    say_plan(run.plan(expected=None, workers=placement.workers))
+    say_plan(run.plan(placement.speedup(run.session)))
     try:
         night.conduct(Night(end=kept.end, lengths=lengths, expected=pace), work)
     except TooShortError as error:
@@ -269,12 +270,13 @@ class _Work:
         scored = [
             (trial, trial.score)
             for trial in records(self.run.study)
-            if trial.score is not None and trial.number not in lost and trial.curve and trial.seconds is not None
+            if trial.score is not None and trial.number not in lost
         ]
         ordered = choose(scored, min(MOST_CANDIDATES, len(scored)), self.run.spec.promote.families)
         longest = {run.trial: (run.recipe.epochs, run.ranking_score) for run in reversed(runs)}
         ordered.sort(key=lambda trial: longest.get(trial.number, (0, 0.0)), reverse=True)
-        return [Tried(trial=trial.number, epoch_s=_epoch_s(trial)) for trial in ordered]
+        paces = [(trial, epoch_seconds(trial)) for trial in ordered]
+        return [Tried(trial=trial.number, epoch_s=seconds) for trial, seconds in paces if seconds is not None]
 
     def search(self, plan: Plan, left: Left) -> None:
         """Short runs, as `search run` does them. If pruning saves time, there are more than were planned."""
@@ -349,10 +351,6 @@ class _Work:
     def say(self, line: str) -> None:
         """On the terminal and in the log."""
         say(f"plan     {line}")
-
-
-def _epoch_s(trial: TrialRecord) -> float:
-    return (trial.seconds or 0.0) / len(trial.curve)
 
 
 def _is_after(until: float) -> bool:

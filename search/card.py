@@ -17,7 +17,7 @@ from search.spec import StudySpec
 from search.version import version
 from train_core.data import TrainingData
 from train_core.datasets import DATASETS, DatasetName
-from train_core.deploy import Description
+from train_core.description import Description
 from train_core.examples import FormatName
 from train_core.formats import FORMATS, example
 from train_core.specs import AugmentSpec, TrainSpec

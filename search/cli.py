@@ -361,14 +361,13 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table, a row for each image.")] = False,
 ) -> None:
     """Print the classes that an exported model gives images, the most probable first."""
-    from search import api
-    from search.console import answering
+    from search.answers import answering
     from search.errors import SpecError
-    from search.predict import written
+    from search.predict import classify, written
 
     if as_json and as_csv:
         raise SpecError("--json and --csv are two forms of one output: give one of them")
-    predictions = api.predict(model, images, top=top)
+    predictions = classify(model, images, top)
     with answering(predictions) as answers:
         for text in written(answers, "json" if as_json else "csv" if as_csv else "text", predictions.guesses):
             typer.echo(text, nl=False)
@@ -394,10 +393,10 @@ def dashboard(
 
 @app.command("list")
 def list_(storage: Storage = None, as_json: AsJson = False, runs: Runs = RUNS) -> None:
-    """List the runs here, the one worked on last first."""
-    from search import inspection, tables
+    """List the runs here, the one worked on last first; then those of the storage that have no folder here."""
+    from search import elsewhere, inspection, tables
 
-    found = inspection.list_runs(runs, storage)
+    found = [*inspection.list_runs(runs, storage), *elsewhere.runs_elsewhere(runs, storage)]
     _show({"runs": found} if as_json else found, tables.run_table, as_json)
 
 
@@ -410,10 +409,10 @@ def status(
     runs: Runs = RUNS,
 ) -> None:
     """Show how a run goes; in a terminal, again every two seconds until it ends, or Ctrl-C."""
-    from search import inspection, tables
+    from search import elsewhere, tables
     from search.terminal import console, watch
 
-    reader = inspection.read_run(runs, run, storage)
+    reader = elsewhere.to_watch(runs, run, storage)
     if once or as_json or not console.is_interactive:
         _show(reader.status(), tables.status_view, as_json)
     else:

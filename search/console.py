@@ -6,21 +6,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from operator import truediv
 from typing import Any
 
 import optuna
 from rich.box import SIMPLE
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
-from rich.table import Column, Table
-from rich.text import Text
+from rich.progress import Progress, TaskID
+from rich.table import Table
 
+from search.bars import bars_below
 from search.between import FINISH_S
 from search.data_shape import data_shape_of
 from search.drawing import is_used_up
 from search.fidelity import TOPS, Fidelity
+from search.forecast import Pace, Span, Speedup, clock, full_runs_span, search_span, trials_within
 from search.formatting import (
     count,
     duration,
@@ -33,7 +35,6 @@ from search.formatting import (
     warnings_of,
 )
 from search.plan import SAMPLES, Estimate, Survey
-from search.predict import Prediction, Predictions
 from search.promotions import Promotion, refit_of, winner
 from search.results import tie_of
 from search.run_folder import RunFolder
@@ -118,11 +119,19 @@ class Plan:
     begun: bool  # whether a trial was started before, though it may not have ended
     done: int  # trials that have ended before
     expected: Estimate | None  # none: nothing is left to do
-    workers: int  # that this command starts
+    speedup: Speedup  # of the workers that this command starts
+    hours: float | None  # after which it stops; none: when it is done
     others: int  # workers that search already
     precision_seconds: Mapping[Precision, float]  # of a step in each precision that was measured
     relative: str = ""  # what a new run has to do with one that exists; empty: nothing to say
     why_score: str = ""  # why its networks are compared by this score, if that was not given; empty: nothing to say
+
+    @property
+    def span(self) -> Span | None:
+        """How long it will take; none: nothing is left to do."""
+        if self.expected is None:
+            return None
+        return search_span(self.spec, self.expected.trial_s, self.done, self.speedup)
 
 
 def say_plan(plan: Plan) -> None:
@@ -157,8 +166,8 @@ def say_plan(plan: Plan) -> None:
     _say_trials(plan)
     for warning in warnings_of(spec):
         say(f"warning  {warning}")
-    if plan.expected is not None:
-        _say_time(plan, plan.expected)
+    if plan.expected is not None and plan.span is not None:
+        _say_time(plan, plan.expected, plan.span)
 
 
 def _score_words(plan: Plan) -> str:
@@ -181,7 +190,7 @@ def _precision_words(plan: Plan) -> str:
         note += ")"
     else:
         note = " (no native bf16 here)" if precision != "bf16" and plan.spec.precision == "auto" else ""
-    return f"{precision}{note}{f'; {plan.workers} workers' if plan.workers > 1 else ''}"
+    return f"{precision}{note}{f'; {plan.speedup.workers} workers' if plan.speedup.workers > 1 else ''}"
 
 
 def _say_trials(plan: Plan) -> None:
@@ -197,19 +206,29 @@ def _say_trials(plan: Plan) -> None:
         say(f"         not among them, outside the budget or the space: {', '.join(refused)}")
 
 
-def _say_time(plan: Plan, expected: Estimate) -> None:
-    """Say how long the trials that are left will take."""
-    # Not divided by the workers: on one device, several are little faster than one.
-    left = expected.seconds * (plan.spec.trials - plan.done) / plan.spec.trials
-    say(
-        f"time     at most {duration(left)}, less what pruning saves ({expected.images_per_second:,.0f} images/s "
-        f"measured on {plan.survey.typical})"
-    )
-    if left > TOO_LONG_S:
+def _say_time(plan: Plan, expected: Estimate, span: Span) -> None:
+    """Say how long the trials that are left will take, and when they are done."""
+    now = datetime.now()
+    workers = f" with {count(plan.speedup.workers, 'worker')}" if plan.speedup.workers > 1 else ""
+    say(f"time     about {span}{workers}, {span.done(now)}")
+    say(f"         measured: {expected.images_per_second:,.0f} images/s on {plan.survey.typical}")
+    if plan.hours is not None and span.high > plan.hours * 3600:
+        fewest, most = trials_within(plan.spec, span, plan.done, plan.hours * 3600)
+        which = f"{fewest:,} to {most:,}" if fewest < most else f"{most:,}"
+        end = clock(now + timedelta(hours=plan.hours), now)
+        say(f"         in {plan.hours:g} hours, until {end}: about {which} of the {plan.spec.trials:,} trials")
+    elif span.high > TOO_LONG_S:
         say(
             "         That is long: use a GPU. On this device, `search run cifar10-small` searches networks of 100,000 "
             "parameters, `search run digits` shows the whole loop in two minutes; --hours 8 stops in time."
         )
+
+
+def say_full_runs_time(epochs_of: Sequence[tuple[float, int]], speedup: Speedup) -> None:
+    """Say how long full runs take, of each the seconds of an epoch and the epochs; nothing where there are none."""
+    if epochs_of:
+        span = full_runs_span(epochs_of, speedup)
+        say(f"time     {count(len(epochs_of), 'full run')}: about {span}, {span.done(datetime.now())}")
 
 
 def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None:
@@ -239,7 +258,8 @@ class StudyProgress:
     """Prints a study's progress: a line for each trial that ends, and in a terminal a view below.
 
     The view has the best trials so far, where the terminal is high enough, a bar for the study, one for the trial that
-    is being trained, and how to stop. `stop` says whether the command was asked to.
+    is being trained, and how to stop. `stop` says whether the command was asked to; `planned` is how long
+    the search was expected to take.
     """
 
     def __init__(
@@ -250,17 +270,17 @@ class StudyProgress:
         score: Score = "accuracy",
         logs: bool = True,
         stop: Callable[[], bool] = lambda: False,
+        planned: Span | None = None,
     ) -> None:
         self.count = len(finished)
         self.score = score
         self.logs = logs  # also in the log; not for what other processes do, which write it there themselves
         self.trials = trials
         self.best = best(finished)
-        self._started = time.monotonic()
-        self._before = len(finished)
+        self._pace = Pace(trials, finished, time.monotonic(), planned)
         self._share = 0.0  # of the trial that is being trained here
         self._reported = {trial.number for trial in finished}
-        self._bars = _bars()
+        self._bars = bars_below()
         self._study: TaskID = self._bars.add_task("study", total=trials, completed=self.count, note=self._note())
         self._trial: TaskID = self._bars.add_task("trial", total=1, note="", visible=False)
         self._best_table: RenderableType = best_so_far(ranked(finished)[:SHOWN], score)
@@ -285,6 +305,7 @@ class StudyProgress:
 
     def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None:
         """Begin a new bar for the trial's epochs."""
+        self._pace.trial_started(recipe.epochs)
         note = f"{num_params(network):,} parameters  {network}"
         self._bars.reset(self._trial, description=f"trial {number}", total=recipe.epochs, note=note, visible=True)
 
@@ -309,6 +330,7 @@ class StudyProgress:
         self._best_table = best_so_far(ranked(finished)[:SHOWN], self.score)
         self._share = 0.0
         self._reported.add(trial.number)
+        self._pace.trial_ended(trial)
         note = self._note()
         if self.logs:
             log.info("%s  %s", _in_full(trial, self.count, self.trials, self.score), note)
@@ -319,6 +341,7 @@ class StudyProgress:
         left = self._left()
         show(self._columns.line(self.count, trial, is_best=is_best, left=duration(left) if left is not None else ""))
         self._bars.update(self._study, completed=self.count, note=note)
+        self._say_correction()
 
     def workers_stop(self) -> None:
         """Say, once, that the workers were asked to stop."""
@@ -336,6 +359,8 @@ class StudyProgress:
         epochs = [trial.recipe.epochs for trial in running]
         trained = [trial.last_epoch for trial in running]
         self._share = sum(map(truediv, trained, epochs))
+        if epochs:
+            self._pace.trial_started(epochs[0])
         self._bars.update(
             self._trial,
             description=count(len(running), "trial"),
@@ -355,17 +380,26 @@ class StudyProgress:
         return note if left is None else f"{note}, {duration(left)} left"
 
     def _left(self) -> float | None:
-        """Seconds until the last trial at the pace so far, that of a trial's epochs included; none: not known."""
-        done, left = self.count - self._before + self._share, self.trials - self.count - self._share
-        if done <= 0 or self.count >= self.trials:
-            return None
-        return (time.monotonic() - self._started) / done * left
+        """Seconds until the last trial; none: not known yet."""
+        return self._pace.left(self.count, self._share, time.monotonic())
+
+    def _say_correction(self) -> None:
+        """Say, once, when the search will be over, if that is not what the plan said."""
+        left = self._pace.correction(self.count, self._share, time.monotonic())
+        if left is not None:
+            now = datetime.now()
+            line = (
+                f"time     now about {duration(left)} left, done at about {clock(now + timedelta(seconds=left), now)}"
+            )
+            log.info("%s", line)
+            if not is_drawn_on():  # else the bar says so
+                tell(line)
 
 
 @contextmanager
 def loading_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Bars for the loading of data: call the result with a name for the step, how much is done, and of how much."""
-    with _bars() as bars:
+    with bars_below() as bars:
         tasks: dict[str, TaskID] = {}
 
         def progress(what: str, done: int, total: int) -> None:
@@ -376,39 +410,12 @@ def loading_bars() -> Iterator[Callable[[str, int, int], None]]:
         yield progress
 
 
-class Answers:
-    """The answers for images, one by one. Those that have none are named on standard error."""
-
-    def __init__(self, predictions: Predictions, bar: Progress) -> None:
-        self.failed = 0
-        self._predictions = predictions
-        self._bar = bar
-        self._task = bar.add_task("images", total=len(predictions), note="")
-
-    def __iter__(self) -> Iterator[Prediction]:
-        """Pass the answers on."""
-        for prediction in self._predictions:
-            if prediction.error is not None:
-                self.failed += 1
-                self._bar.console.print(Text(f"search: {prediction}"))
-            yield prediction
-            self._bar.advance(self._task)
-
-
-@contextmanager
-def answering(predictions: Predictions) -> Iterator[Answers]:
-    """Answers with a bar on standard error where that is a terminal, and where the answers do not show up in one."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    with _bars(errors, is_shown=errors.is_terminal and not console.is_terminal) as bar:
-        yield Answers(predictions, bar)
-
-
 @contextmanager
 def epoch_bar(
     description: str, epochs: int, score: Score = "accuracy", stop: Callable[[], bool] = lambda: False
 ) -> Iterator["EpochBar"]:
     """A bar for one full run, whose study compares by `score`; `stop` says whether the command was asked to stop."""
-    bars = _bars()
+    bars = bars_below()
     bar = EpochBar(bars, bars.add_task(description, total=epochs, note=""), score)
     with drawn_live(Group(bars, StopHint(stop))) as bar.refresh:
         yield bar
@@ -513,26 +520,3 @@ def _verdict(trial: TrialRecord, score: Score) -> str:
         return marked(percent(trial.score), score)
     last = f"{marked(percent(trial.last_score), score)}, " if trial.is_pruned and trial.last_score is not None else ""
     return f"{last}{'pruned' if trial.is_pruned else 'failed'}: {trial.reason or 'no reason is known'}"
-
-
-class _Done(ProgressColumn):
-    """How many are done, whole ones only: the bar beside it shows the shares."""
-
-    def render(self, task: Task) -> Text:
-        """As in `3/20`."""
-        return Text(f"{int(task.completed)}/{task.total and int(task.total)}")
-
-
-def _bars(output: Console | None = None, *, is_shown: bool | None = None) -> Progress:
-    """Live bars; by default, nothing where the output is neither a terminal nor a notebook."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        _Done(),
-        # What there is no room for is cut off here, and nowhere else.
-        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-        console=output or console,
-        expand=True,
-        transient=True,
-        disable=not (is_drawn_on() if is_shown is None else is_shown),
-    )

@@ -15,7 +15,7 @@ from optuna.trial import Trial, TrialState
 import space as search_space
 from search.data_shape import DataShape
 from search.heartbeat import Worker
-from search.optuna_access import fail, trial_id
+from search.optuna_access import fail, take, trial_id
 from search.retries import retry_interrupted
 from search.sampling import sampler_for
 from search.spec import StudySpec
@@ -117,7 +117,7 @@ def draw_trial(setting: Setting) -> Drawn | None:
 def _try_to_draw(setting: Setting, *, random: bool) -> tuple[Drawn | None, str]:
     """A decided trial, or None and the reason for which the one that was asked for has been ended."""
     study, spec = setting.study, setting.spec
-    trial = study.ask()
+    trial = _ask(study)
     setting.worker.has(trial_id(trial))
     trial.set_user_attr(WORKER, setting.worker.id)
     others = _wait_for_turn(study, trial.number, setting.worker)
@@ -137,6 +137,14 @@ def _try_to_draw(setting: Setting, *, random: bool) -> tuple[Drawn | None, str]:
             return Drawn(trial, network, recipe), ""
     fail(study, trial_id(trial), reason)
     return None, reason
+
+
+def _ask(study: optuna.Study) -> Trial:
+    """The next trial: one that was cut off goes on before all that waits or is new."""
+    for waiting in records(study, TrialState.WAITING):
+        if waiting.is_retry and (trial := take(study, trial_id(waiting))) is not None:
+            return trial
+    return study.ask()
 
 
 def _wait_for_turn(study: optuna.Study, number: int, worker: Worker) -> Sequence[Attempts]:

@@ -18,7 +18,8 @@ from search.spec import StudySpec
 from train_core import checkpoint
 from train_core.augment import normalise
 from train_core.data import TrainingData
-from train_core.deploy import Description, deployed
+from train_core.deploy import deployed
+from train_core.description import Description
 from train_core.examples import FormatName
 from train_core.files import written_whole
 from train_core.formats import FORMATS, example

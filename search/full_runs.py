@@ -16,10 +16,11 @@ from rich.console import RenderableType
 from search.between import Watcher
 from search.checkpoints import save_checkpoint
 from search.completion import shipped_studies
-from search.console import epoch_bar, fidelity_table, loading_bars, logged_to, say_winner
+from search.console import epoch_bar, fidelity_table, loading_bars, logged_to, say_full_runs_time, say_winner
 from search.data_shape import with_data_shape
 from search.errors import CheckpointError, ModelError, RunError, SpecError, UserError
 from search.fidelity import MIN_PAIRS, Fidelity, advice, measured_on, pick
+from search.forecast import epoch_seconds
 from search.formatting import are
 from search.formatting import count as count_of
 from search.identity import check, open_study
@@ -40,7 +41,7 @@ from search.spec import PromoteSpec, StudySpec, load_study
 from search.study import all_diverged, lower_rates
 from search.tables import promotion_table, published_table, reproduction_notes, reproduction_table
 from search.terminal import console, draw, is_live, log, say
-from search.trials import TrialRecord, finished_trials, records
+from search.trials import TrialRecord, finished_trials, records, score_of
 from train_core.device import describe, gpu_index, release_memory
 
 FullRun = tuple[TrialRecord, int, int]  # trial, epochs, seed
@@ -101,6 +102,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
         session = _session_of(folder, spec, study, placement)
         with full_trainer(folder, spec, session, placement, mirrored=plan.mirrored, asam=plan.asam) as full_runs:
             say(f"{folder.name}: {_in_words(plan)}, on {describe(session.device)}{_shared_by(placement, session)}")
+            say_full_runs_time(_planned(folder, plan, spec, records(study)), placement.speedup(session))
             done = _climb(full_runs, plan, spec, records(study))
             if best := best_run(finished(folder)):
                 full_runs.promoter.draw_batch(best)
@@ -143,6 +145,42 @@ def _climb(
         chosen = next(trial for trial in finalists if trial.number == best[0].trial)
         done.append(full_runs.train(chosen, epochs, spec.seed, refit=True))
     return done
+
+
+def _planned(
+    folder: RunFolder, plan: PromoteSpec, spec: StudySpec, trials: Sequence[TrialRecord]
+) -> list[tuple[float, int]]:
+    """Of the full runs that a plan has still to train, the seconds of an epoch and the epochs; empty: not known.
+
+    Which trials climb is known of finished full runs alone; of the others, it is guessed by the short runs.
+    """
+    ahead: list[tuple[float | None, int]] = []
+
+    def add(chosen: Sequence[TrialRecord], epochs: int, seed: int, **how: bool) -> None:
+        for trial in chosen:
+            if not folder.promotion(trial.number, epochs, seed, **how).result.exists():
+                seconds = epoch_seconds(trial)
+                # A sharpness-aware step computes its gradients twice.
+                ahead.append((seconds and seconds * (2 if plan.asam else 1), epochs))
+
+    def rung(chosen: Sequence[TrialRecord], epochs: int) -> list[float]:
+        add(chosen, epochs, spec.seed)
+        done = {(run.trial, run.recipe.epochs, run.seed): run.ranking_score for run in finished(folder)}
+        return [done.get((trial.number, epochs, spec.seed), score_of(trial)) for trial in chosen]
+
+    finalists = climb(trials, plan.rungs, plan.families, rung)
+    epochs = plan.rungs[-1].epochs
+    for seed in range(spec.seed, spec.seed + plan.seeds):
+        add(finalists, epochs, seed)
+    if plan.refit:
+        add(finalists[:1], epochs, spec.seed, refit=True)
+    return _known(ahead)
+
+
+def _known(ahead: Sequence[tuple[float | None, int]]) -> list[tuple[float, int]]:
+    """The same, if the seconds of all are known; else nothing."""
+    known = [(seconds, epochs) for seconds, epochs in ahead if seconds is not None]
+    return known if len(known) == len(ahead) else []
 
 
 def fidelity(
@@ -198,6 +236,9 @@ def _train_every_score(
         f"{folder.name}: {len(picked)} trials of every score for {count_of(epochs, 'epoch')}{_asam_in_words(asam)}, on "
         f"{describe(session.device)}{_shared_by(placement, session)}; the test split is not read"
     )
+    new = [trial for trial in picked if not folder.promotion(trial.number, epochs, spec.seed).result.exists()]
+    pace = [(epoch_seconds(trial), epochs) for trial in new]
+    say_full_runs_time(_known(pace), placement.speedup(session))
     with full_trainer(folder, spec, session, placement, mirrored=False, asam=asam) as full_runs:
         full_runs.train_ahead([(trial, epochs, spec.seed) for trial in picked])
         for trial in picked:

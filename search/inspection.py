@@ -35,6 +35,7 @@ from search.records import (
     ShortRun,
     Status,
     Trial,
+    WaitingTrial,
 )
 from search.rows import Rows, curve_rows, full_run_rows, trial_rows
 from search.run_folder import RunFolder, as_kept, find_run_to_read, kind_of_storage, read_facts
@@ -110,6 +111,7 @@ class Reader:
             networks=different_networks(done),
             used_up=used_up,
             running=running,
+            waiting=waiting_trials(trials),
             images_per_second=_images_per_second(done[-RECENT:], folder),
             seconds_left=None if is_over else _seconds_left(done, running, spec.trials, workers),
             full_runs=len(promotions),
@@ -314,18 +316,47 @@ def _summary_fields(folder: RunFolder) -> dict[str, Any]:
 
 
 def _running(trial: TrialRecord, folder: RunFolder, alive: set[str]) -> RunningTrial:
-    began, worker = trial.started, trial.worker
-    is_elsewhere = folder.address.is_shared and worker not in alive
+    is_elsewhere = folder.address.is_shared and trial.worker not in alive
+    return _running_on(trial, None if is_elsewhere else trial.worker in alive)
+
+
+def _running_on(trial: TrialRecord, alive: bool | None) -> RunningTrial:
+    began = trial.started
     return RunningTrial(
         trial=trial.number,
-        worker=worker,
-        alive=None if is_elsewhere else worker in alive,
+        worker=trial.worker,
+        alive=alive,
         epoch=trial.last_epoch,
         validation=trial.last_score,
         seconds=max(0.0, (datetime.now() - began).total_seconds()) if began else None,
         parameters=trial.parameters if trial.is_decided else None,
         network=trial.network_words if trial.is_decided else None,
     )
+
+
+def running_trials(trials: Sequence[TrialRecord]) -> tuple[RunningTrial, ...]:
+    """The trials that workers on other machines train: of these nothing says here whether they are alive."""
+    return tuple(_running_on(trial, None) for trial in trials if trial.is_running)
+
+
+def waiting_trials(trials: Sequence[TrialRecord]) -> tuple[WaitingTrial, ...]:
+    """The trials that were cut off and that no worker has now."""
+    return tuple(_waiting(trials))
+
+
+def _waiting(trials: Sequence[TrialRecord]) -> Iterable[WaitingTrial]:
+    for attempts in by_first_attempt(trials).values():
+        last = attempts.last
+        if attempts.drew_nothing or not (last.was_interrupted or (last.is_waiting and last.is_retry)):
+            continue
+        furthest = max(attempts.attempts, key=lambda trial: trial.last_epoch)
+        yield WaitingTrial(
+            trial=attempts.number,
+            epoch=furthest.last_epoch,
+            validation=furthest.last_score,
+            parameters=last.parameters if last.is_decided else None,
+            network=last.network_words if last.is_decided else None,
+        )
 
 
 def _seconds_left(

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from math import floor
-from statistics import fmean
 from typing import Protocol
 
 from pydantic import ValidationError
 
+from search.forecast import clock as time_of_day
 from search.formatting import count
 from search.ladder import Rung
 from search.run_folder import RunFolder
@@ -36,7 +36,7 @@ ELASTIC = 1.6  # full runs that would fit: in a shorter night, they are shortene
 SHARE_OF_ONE = 0.65  # of such a night, for its one full run
 CLOSING_SHARE, CLOSING_LEAST_S, CLOSING_MOST_S = 0.015, 8.0, 120.0  # for report and model
 TOLD_AGAIN = 0.2  # a plan is said again if its number of trials changes by more than this share
-DAY_S, SECONDS_BELOW_S = 20 * 3600, 1800  # a time of day is said with the day, or with seconds
+NEAR_S = 1800.0  # a time of day that is nearer is said with seconds
 PRIOR_TRIALS = 3.0  # as many trials as the first estimate of an epoch counts
 
 
@@ -254,12 +254,28 @@ class Night:
         pace, spent = self.pace(known), known.seconds + known.finished_s
         lengths = replace(self.lengths, short=known.short_epochs or self.lengths.short)
         seconds, is_fixed = self.end - now + spent, known.short_epochs is not None
-        whole = divide(seconds, lengths, pace, is_fixed=is_fixed)
-        if best := known.candidates[: whole.rungs[-1].top]:  # their cost is known
-            pace = replace(pace, full_epoch_s=fmean(tried.epoch_s for tried in best))
-            whole = divide(seconds, lengths, pace, is_fixed=is_fixed)
-        short_s = max(self.end - now - whole.closing_s - sum(whole.rung_s), 0.0)
-        return replace(whole, short_s=short_s, trials=floor(short_s / pace.short_run(whole.short_epochs)))
+        plan = divide(seconds, lengths, pace, is_fixed=is_fixed)
+        if known.candidates:
+            if plan.full_epochs < lengths.full:  # how long it can be depends on its network
+                first = replace(pace, full_epoch_s=known.candidates[0].epoch_s)
+                epochs = divide(seconds, lengths, first, is_fixed=is_fixed).full_epochs
+                plan = replace(plan, rungs=(Rung(top=1, epochs=epochs),))
+            plan = self._that_fits(plan, known, now)
+        short_s = max(self.end - now - plan.closing_s - sum(plan.rung_s), 0.0)
+        return replace(plan, short_s=short_s, trials=floor(short_s / pace.short_run(plan.short_epochs)))
+
+    def _that_fits(self, plan: Plan, known: Known, now: float) -> Plan:
+        """The plan with what its full runs really cost, and with fewer of them if these do not fit."""
+        pace = self.pace(known)
+        full = plan.rungs[-1]
+        for top in range(full.top, 0, -1):
+            costs = [tried.epoch_s for tried in known.candidates[:top]]
+            costs += [pace.full_epoch_s] * (top - len(costs))
+            seconds = plan.seeds * sum(replace(pace, full_epoch_s=cost).full_run(full.epochs) for cost in costs)
+            if top == 1 or sum(plan.rung_s[:-1]) + seconds <= self.end - now - plan.closing_s:
+                break
+        rungs = (*plan.rungs[:-1], Rung(top=top, epochs=full.epochs))
+        return replace(plan, rungs=rungs, rung_s=(*plan.rung_s[:-1], seconds))
 
     def for_search(self, plan: Plan, known: Known, now: float) -> float:
         """Seconds that the plan leaves for short runs; none if another one is likely not to end.
@@ -360,11 +376,9 @@ def in_words(plan: Plan, end: float, now: float) -> str:
 
 
 def clock(at: float, now: float) -> str:
-    """A time of day, with seconds if it is near, and with the day if it is far."""
-    when = datetime.fromtimestamp(at).astimezone()
-    if at - now > DAY_S:
-        return f"{when:%a %H:%M}"
-    return f"{when:%H:%M:%S}" if at - now < SECONDS_BELOW_S else f"{when:%H:%M}"
+    """A time of day, with seconds if it is near."""
+    then = datetime.fromtimestamp(at)
+    return f"{then:%H:%M:%S}" if at - now < NEAR_S else time_of_day(then, datetime.fromtimestamp(now))
 
 
 # What a run keeps of its night ---------------------------------------------------------------------------------------

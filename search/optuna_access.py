@@ -29,6 +29,16 @@ def trial_id(trial: "Trial | FrozenTrial | TrialRecord") -> int:
     return trial._trial_id if isinstance(trial, Trial | FrozenTrial) else trial.optuna._trial_id
 
 
+def take(study: optuna.Study, id_: int) -> Trial | None:
+    """The waiting trial, started by this process, as `Study.ask` starts one; none: another process was faster."""
+    study._thread_local.cached_all_trials = None
+    try:
+        is_ours = storage_of(study).set_trial_state_values(id_, TrialState.RUNNING)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return None
+    return Trial(study, id_) if is_ours else None
+
+
 def trial_again(study: optuna.Study, id_: int) -> FrozenTrial:
     """The trial as it is now."""
     return storage_of(study).get_trial(id_)

@@ -2,25 +2,32 @@
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 
+import numpy as np
 import torch
 
 import space as search_space
 from search.data_shape import DataShape
 from search.errors import SpecError
 from search.spec import StudySpec
-from train_core.data import TrainingData
+from train_core.data import Split, TrainingData
 from train_core.device import pick_precision, release_memory, wait_for
 from train_core.errors import RecipeError
-from train_core.loop import EVALUATION
+from train_core.loop import EVAL_BATCH, evaluate
 from train_core.mixing import check_size
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 from train_core.state import TrainState
 from train_core.step import WARM_UP, Stepper
 
 SAMPLES = 100  # networks drawn to see what the space holds
+QUANTILES = (0.1, 0.9, 0.3, 0.7)  # of the draws by multiply-adds: those that are timed besides the typical one
+PATIENCE_S = 3.0  # after which no other network is timed
+OVERHEAD = 1.01  # of a trial, for its checkpoints (trainer.CHECKPOINT_SHARE)
+DRAW_S = 0.15  # to draw a trial and to write down its verdict
 PREFER_BF16 = 1.05  # times the seconds of fp16
 
 
@@ -33,14 +40,15 @@ class Survey:
     typical: ResNetSpec  # of the draws, the median by multiply-adds
     mean_madds: float  # multiply-adds an image, over the draws
     batch_sizes: tuple[int, ...]  # of the draws
+    draws: tuple[tuple[ResNetSpec, TrainSpec], ...] = ()  # networks and recipes, by multiply-adds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """How long the short runs will take, from a few measured batches of the typical network."""
 
-    images_per_second: float
-    seconds: float  # for all trials, none of them pruned
+    images_per_second: float  # that the typical network trains on
+    trial_s: float  # seconds of a short run, in the mean of the space, if it is not pruned
 
 
 def survey(spec: StudySpec, shape: DataShape) -> Survey:
@@ -69,13 +77,15 @@ def survey(spec: StudySpec, shape: DataShape) -> Survey:
     networks = [
         search_space.network(draw, spec.space, spec.budget, shape.task, max_madds=spec.max_madds) for draw in draws
     ]
-    by_madds = sorted(networks, key=lambda network: num_madds(network, shape.size))
+    recipes = [search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision="fp32") for draw in draws]
+    by_madds = sorted(zip(networks, recipes, strict=True), key=lambda drawn: num_madds(drawn[0], shape.size))
     return Survey(
         smallest=smallest,
         largest=max(networks, key=num_params),
-        typical=by_madds[SAMPLES // 2],
+        typical=by_madds[SAMPLES // 2][0],
         mean_madds=sum(num_madds(network, shape.size) for network in networks) / SAMPLES,
         batch_sizes=tuple(draw["batch_size"] for draw in draws),
+        draws=tuple(by_madds),
     )
 
 
@@ -88,23 +98,43 @@ def _check_mixes(spec: StudySpec, shape: DataShape) -> None:
 
 
 def estimate(spec: StudySpec, found: Survey, data: TrainingData, precision: Precision) -> Estimate:
-    """Time a few training batches of the typical network, and work out from its multiply-adds how long the study takes.
+    """Time a few training batches of networks that the space draws, and work out how long a short run takes.
 
     What a trial costs before its steps run at full speed is counted once for each trial: on CUDA, trying algorithms and
-    capturing. There, small batches are also much slower by the image, so that two sizes are timed and those that the
-    space draws are interpolated.
+    capturing. Small batches are slower by the image, on CUDA much slower, so that the typical network is timed with two
+    sizes and those that the space draws are interpolated. How the cost grows with a network's multiply-adds is
+    interpolated between a few draws, each timed with its own optimizer and augmentation, for at most `PATIENCE_S`.
     """
-    batches = [min(batch, len(data.train)) for batch in found.batch_sizes]
+    started = time.perf_counter()
+    batches = sorted(min(batch, len(data.train)) for batch in found.batch_sizes)
+    middle = batches[len(batches) // 2]
+    pace = {middle: time_steps(found.typical, data, precision, middle)}
+    evaluation_s = time_evaluation(found.typical, data, precision)
     on_cuda = data.train.images.device.type == "cuda"
-    timed = {min(batches), max(batches)} if on_cuda else {sorted(batches)[len(batches) // 2]}
-    pace = {batch: time_steps(found.typical, data, precision, batch) for batch in timed}
-    image_s = sum(_seconds_an_image(batch, {size: each.step_s for size, each in pace.items()}) for batch in batches)
-    image_s /= len(batches)
+    for batch in dict.fromkeys((batches[0], batches[-1])):
+        if batch != middle and (on_cuda or time.perf_counter() - started < PATIENCE_S):
+            pace[batch] = time_steps(found.typical, data, precision, batch)
+    step_s = {batch: each.step_s for batch, each in pace.items()}
+    image_s = sum(_seconds_an_image(batch, step_s) for batch in batches) / len(batches)
 
-    images = spec.trials * spec.epochs * (len(data.train) + EVALUATION * len(data.val))
-    relative_cost = found.mean_madds / num_madds(found.typical, data.size)
-    start_up = spec.trials * max(each.start_up_s for each in pace.values())
-    return Estimate(images_per_second=1 / image_s, seconds=images * relative_cost * image_s + start_up)
+    cost = {num_madds(found.typical, data.size): 1.0}  # by multiply-adds, over that of the typical network
+    for quantile in QUANTILES if found.draws else ():
+        network, recipe = found.draws[round(quantile * (len(found.draws) - 1))]
+        if (madds := num_madds(network, data.size)) not in cost and time.perf_counter() - started < PATIENCE_S:
+            cost[madds] = time_steps(network, data, precision, middle, recipe).step_s / pace[middle].step_s
+    relative = mean_cost(cost, [num_madds(network, data.size) for network, _ in found.draws] or [found.mean_madds])
+    epoch_s = relative * (len(data.train) * image_s + evaluation_s)
+    start_up_s = max(each.start_up_s for each in pace.values())
+    trial_s = OVERHEAD * spec.epochs * epoch_s + start_up_s + DRAW_S
+    return Estimate(images_per_second=1 / image_s, trial_s=trial_s)
+
+
+def mean_cost(cost: Mapping[int, float], madds: Sequence[float]) -> float:
+    """The mean over networks with these multiply-adds, from the cost of some; beyond those it grows in proportion."""
+    known, values = np.array(sorted(cost)), np.array([cost[each] for each in sorted(cost)])
+    wanted = np.array(madds)
+    beyond = np.where(wanted > known[-1], wanted / known[-1], np.where(wanted < known[0], wanted / known[0], 1.0))
+    return float(np.mean(np.interp(wanted, known, values) * beyond))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,25 +145,42 @@ class Pace:
     start_up_s: float
 
 
-def time_steps(network: ResNetSpec, data: TrainingData, precision: Precision, batch_size: int) -> Pace:
-    """Train a network for a few steps on the data's device, and time them."""
+def time_steps(
+    network: ResNetSpec, data: TrainingData, precision: Precision, batch_size: int, recipe: TrainSpec | None = None
+) -> Pace:
+    """Train a network for a few steps on the data's device, and time them; by the usual recipe if none is given."""
     device = data.train.images.device
-    recipe = TrainSpec(epochs=1, precision=precision, batch_size=batch_size)
+    recipe = (recipe or TrainSpec(epochs=1)).model_copy(update={"precision": precision, "batch_size": batch_size})
     release_memory(device)
     started = time.perf_counter()
     state = TrainState.new(network, recipe, device)
     stepper = Stepper.of(state, data.train, data.mean, data.std, batch_size)
+    on_cuda = device.type == "cuda"
     # On CUDA, until the captured steps have settled.
-    warm_up, timed = (WARM_UP + 5, 50) if device.type == "cuda" else (1, 3)
-    settled = started
+    warm_up, timed = (WARM_UP + 5, 50) if on_cuda else (2, 5)
+    ends = []
     for i in range(warm_up + timed):
-        if i == warm_up:
-            wait_for(device)
-            settled = time.perf_counter()
         stepper.step(torch.randint(len(data.train), (batch_size,), device=device), recipe.lr)
-    wait_for(device)
-    step_s = (time.perf_counter() - settled) / timed
+        if not on_cuda or i in (warm_up - 1, warm_up + timed - 1):  # else a step would wait for the one before
+            wait_for(device)
+            ends.append(time.perf_counter())
+    if on_cuda:
+        settled, step_s = ends[0], (ends[1] - ends[0]) / timed
+    else:  # the median: others may use the processors, too
+        settled = ends[warm_up - 1]
+        step_s = median(later - earlier for earlier, later in pairwise(ends[warm_up - 1 :]))
     return Pace(step_s=step_s, start_up_s=max(0.0, settled - started - warm_up * step_s))
+
+
+def time_evaluation(network: ResNetSpec, data: TrainingData, precision: Precision) -> float:
+    """Seconds that a network takes to score all validation images, from one batch of them."""
+    part = Split(data.val.images[:EVAL_BATCH], data.val.labels[:EVAL_BATCH])
+    state = TrainState.new(network, TrainSpec(epochs=1, precision=precision), data.train.images.device)
+    for _ in range(2):  # the first one warms up
+        started = time.perf_counter()
+        evaluate(state.model, part, data.mean, data.std, precision)
+        took = time.perf_counter() - started
+    return took * len(data.val) / len(part)
 
 
 def _seconds_an_image(batch: int, step_s: Mapping[int, float]) -> float:

@@ -11,22 +11,21 @@ import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
 from search.errors import DataError
-from train_core.deploy import Classifier, Description
-from train_core.formats import read
+from train_core.description import Description
 from train_core.images import SUFFIXES, decode, read_header, why, with_channels
+from train_core.model_files import format_of, read_onnx
 from train_core.printable import printable
 from train_core.specs import Frozen
 
@@ -70,10 +69,45 @@ class Prediction(Frozen):
 
 
 @dataclass(frozen=True)
+class Model:
+    """A model file, read."""
+
+    about: Description
+    probabilities: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    """Of each class, [N, classes], for images [N, height, width, channels]."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The model in a file; one in ONNX is read and used without torch, which takes seconds to import.
+
+        Raises:
+            ModelError: it cannot be read.
+
+        """
+        if format_of(path) == "onnx":
+            about, logits = read_onnx(path)
+
+            def probabilities(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+                answers = logits(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32))
+                powers = np.exp(answers - answers.max(axis=1, keepdims=True))
+                shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+                return shares
+
+            return cls(about, probabilities)
+
+        import torch
+
+        from train_core.formats import read
+
+        classifier = read(path)
+        return cls(classifier.about, lambda pixels: classifier.probabilities(torch.from_numpy(pixels)).numpy())
+
+
+@dataclass(frozen=True)
 class Predictions:
     """The answers for images, in their order: they are computed while they are iterated over."""
 
-    classifier: Classifier
+    model: Model
     images: Sequence["Path | Prediction"]  # a prediction here is an image that was not found
     guesses: int  # classes for each image
 
@@ -88,21 +122,21 @@ class Predictions:
                 yield from self._answers(pool, self.images[start : start + BATCH])
 
     def _answers(self, pool: ThreadPoolExecutor, images: Sequence["Path | Prediction"]) -> list[Prediction]:
-        about = self.classifier.about
+        about = self.model.about
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of large images, which it reads
             read_images = list(pool.map(lambda image: _picture(image, about), images))
         pictures = [each for each in read_images if isinstance(each, _Picture)]
         answers: Iterator[Prediction] = iter(())
         if pictures:
-            pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
-            answers = map(self._answer, pictures, self.classifier.probabilities(pixels))
+            pixels = np.stack([picture.pixels for picture in pictures])
+            answers = map(self._answer, pictures, self.model.probabilities(pixels))
         return [each if isinstance(each, Prediction) else next(answers) for each in read_images]
 
-    def _answer(self, picture: "_Picture", probabilities: torch.Tensor) -> Prediction:
-        best = probabilities.topk(self.guesses)
-        names = self.classifier.about.classes
-        guesses = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    def _answer(self, picture: "_Picture", probabilities: NDArray[np.float32]) -> Prediction:
+        best = np.argsort(-probabilities, kind="stable")[: self.guesses]
+        names = self.model.about.classes
+        guesses = zip(best.tolist(), probabilities[best].tolist(), strict=True)
         return Prediction(
             image=picture.name,
             guesses=tuple(Guess(name=names[label], probability=share) for label, share in guesses),
@@ -121,7 +155,7 @@ def classify(model: Path, images: Iterable[str | Path], top: int) -> Predictions
         DataError: no image is named.
 
     """
-    classifier = read(model)
+    classifier = Model.read(model)
     found = list(_found(images))
     if not found:
         raise DataError("standard input names no images: write one path in a line")

@@ -82,6 +82,17 @@ class RunningTrial:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WaitingTrial:
+    """A trial that was cut off, and goes on when a search has room for it."""
+
+    trial: int  # the number of its first attempt
+    epoch: int  # the last that ended, in any attempt
+    validation: float | None  # after that
+    parameters: int | None
+    network: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PendingFullRun:
     """A full run that is not finished, as its folder shows it."""
 
@@ -102,6 +113,7 @@ class Status(Run):
     networks: int  # different ones, among the trials that have ended
     used_up: bool  # the space has no new network left
     running: tuple[RunningTrial, ...]
+    waiting: tuple[WaitingTrial, ...]  # trials that were cut off
     images_per_second: float | None  # that a worker trains on, over its last trials; none: nobody knows
     seconds_left: float | None  # of the search, at the pace of its trials so far; none: nobody knows, or it is over
     full_runs: int  # finished

@@ -10,11 +10,12 @@ import torch
 
 from search.data_shape import DataShape, data_shape_of
 from search.errors import DataError, SpecError
+from search.forecast import Speedup
 from search.listing import Listing, is_missing, moved
 from search.spec import StudySpec
 from train_core.census import Census, take_census
 from train_core.data import NAMED, Split, TrainingData, default_cache, load_test, load_training
-from train_core.device import pick_device, pick_precision, set_up
+from train_core.device import gpu_index, pick_device, pick_precision, set_up
 from train_core.sources.contents import Progress
 from train_core.specs import Precision
 
@@ -63,6 +64,14 @@ class Placement:
     def device_of_workers(self, session: Session) -> str:
         """The device that each worker uses."""
         return session.device.type if self.ray_address is None else self.device
+
+    def speedup(self, session: Session) -> Speedup:
+        """How much faster its workers are than one; on a cluster nothing is known of the machines."""
+        if self.ray_address is not None:
+            return Speedup(high=self.workers, workers=self.workers)
+        one = gpu_index(session.device) is not None
+        gpus = 0 if session.device.type != "cuda" else 1 if one else torch.cuda.device_count()
+        return Speedup.of(self.workers, gpus)
 
     def check(self) -> None:
         """Check that the parts go together.

@@ -231,7 +231,9 @@ def run_table(runs: Sequence[Run]) -> RenderableType:
     table = empty_table(title, "<run", "<data", "budget", "trials", "short", "full", "test", "<state", "idle")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True  # states can be folded better
     for run in runs:
-        trials = "" if run.trials_wanted is None else f"{'?' if run.trials is None else run.trials}/{run.trials_wanted}"
+        trials = "" if run.trials is None else str(run.trials)
+        if run.trials_wanted is not None:
+            trials = f"{trials or '?'}/{run.trials_wanted}"
         full, mark = run.best_full, " b" if run.score == "balanced" else ""
         table.add_row(
             Text(run.name),
@@ -250,17 +252,19 @@ def run_table(runs: Sequence[Run]) -> RenderableType:
 def status_view(status: Status) -> RenderableType:
     """The state of a run."""
     outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in status.outcomes.items() if number)
-    trials = f"{status.trials:,} of {status.trials_wanted:,}{f': {outcomes}' if outcomes else ''}"
+    of = f" of {status.trials_wanted:,}" if status.trials_wanted is not None else ""
+    trials = f"{status.trials:,}{of}{f': {outcomes}' if outcomes else ''}"
     trials += f"; {count(status.networks, 'network')}" if status.trials else ""
     trials += "; the space is used up" if status.used_up else ""
     if status.seconds_left is not None:
         by = "" if status.state == "searching" else " of training"
         trials += f"; about {duration(status.seconds_left)}{by} left"
     limit = f", {status.max_madds:,} multiply-adds" if status.max_madds is not None else ""
-    within = f"budget {status.budget:,} parameters{limit}"
+    within = f"budget {status.budget:,} parameters{limit}" if status.budget else "budget not known"
+    source = f"{status.data}, " if status.data else ""
     rows: list[tuple[str, str | Text]] = [
         ("state", Text.assemble(_state(status), f", last touched {ago(_idle(status))}")),
-        ("data", f"{status.data}, {within}, short runs of {count(status.epochs, 'epoch')}"),
+        ("data", f"{source}{within}, short runs of {count(status.epochs, 'epoch')}"),
         ("trials", trials),
     ]
     if status.score is not None and status.always_largest is not None:
@@ -281,6 +285,13 @@ def status_view(status: Status) -> RenderableType:
         which = f"trial {ahead.trial}, seed {ahead.seed}{', refit' if ahead.refit else ''}"
         going = at if status.state == "promoting" else "stopped"
         rows.append(("", f"{which}: {count(ahead.epochs, 'epoch')}, {going}"))
+    if not status.folder:
+        missing = "not on this machine: its data, its number of trials and its full runs are not known here"
+        rows.append(("folder", missing))
+    for number, trial in enumerate(status.waiting):
+        score = f", {marked(percent(trial.validation), status.score)}" if trial.validation is not None else ""
+        line = f"trial {trial.trial}: epoch {trial.epoch} of {status.epochs}{score}; `search run` continues it"
+        rows.append(("waiting" if number == 0 else "", line))
     return Group(_labelled(status.name, rows), *([_running_table(status)] if status.running else []))
 
 

@@ -65,6 +65,11 @@ class TrialRecord:
         return number
 
     @property
+    def is_retry(self) -> bool:
+        """Whether another attempt at the same trial was interrupted before it."""
+        return RETRY_OF in self.optuna.user_attrs
+
+    @property
     def is_decided(self) -> bool:
         """Whether its network and recipe are drawn and written down."""
         return NETWORK in self.optuna.user_attrs

@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 from tempfile import TemporaryDirectory
@@ -23,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from train_core import examples
-from train_core.deploy import Classifier, Deployed, Description, Network
+from train_core.deploy import Classifier, Deployed, Network
+from train_core.description import Description
 from train_core.device import is_out_of_memory
-from train_core.errors import ModelError
 from train_core.examples import FormatName
 from train_core.images import draft_side, fit_code
+from train_core.model_files import content_of, damaged, format_of, onnx_network, require
 from train_core.models import ResNet
 from train_core.specs import num_params
 from train_core.tables import table
@@ -77,14 +77,7 @@ def check_installed(fmt: FormatName) -> None:
         ModelError: one is missing; the message says how to get it.
 
     """
-    _require(fmt, FORMATS[fmt].packages_to_write)
-
-
-def _require(fmt: str, packages: tuple[str, ...]) -> None:
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
-        extra = FORMATS[cast(FormatName, fmt)].extra
-        raise ModelError(f"{fmt} files need {' and '.join(missing)}: pip install '.[{extra}]' in the checkout")
+    require(fmt, FORMATS[fmt].packages_to_write, FORMATS[fmt].extra)
 
 
 # -------------------------------------------------------------------------------------------------------- writing
@@ -167,15 +160,9 @@ def read(path: Path) -> Classifier:
         ModelError: there is no such file, it is of none of the formats, or a package is missing that reads it.
 
     """
-    fmt = path.suffix.lower().removeprefix(".")
-    if fmt not in FORMATS:
-        suffixes = ", ".join(f".{name}" for name in FORMATS)
-        raise ModelError(f"{path} is not a model file: give one that ends in one of {suffixes}")
-    _require(fmt, FORMATS[fmt].packages_to_read)
-    try:
-        written = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read the model {path} ({error.strerror}): check the path") from error
+    fmt = format_of(path)
+    require(fmt, FORMATS[fmt].packages_to_read, FORMATS[fmt].extra)
+    written = content_of(path)
     try:
         model = FORMATS[fmt].read(written)
         about = model.about
@@ -184,23 +171,13 @@ def read(path: Path) -> Classifier:
     except Exception as error:  # whatever three libraries make of a file that is none of ours
         if is_out_of_memory(error):
             raise
-        raise ModelError(f"{path} is damaged, or no model that `search export` wrote: export it again") from error
+        raise damaged(path) from error
     return model
 
 
 def _read_onnx(written: bytes) -> Classifier:
-    """By onnxruntime, which computes with the operators of the ONNX standard and has no others to call."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # an error is raised, too
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
-
-    def logits(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-
-    return Classifier(Description.from_metadata(session.get_modelmeta().custom_metadata_map), logits)
+    about, network = onnx_network(written, torch.get_num_threads())
+    return Classifier(about, lambda images: torch.from_numpy(network(images.numpy())))
 
 
 def _read_pt2(written: bytes) -> Classifier:

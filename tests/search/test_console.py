@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import optuna
@@ -16,6 +17,7 @@ import search.console
 import search.terminal
 from search import api, full_runs
 from search.console import EpochBar, StudyProgress, epoch_bar, say_winner
+from search.forecast import Span
 from search.identity import open_study
 from search.interrupt import stop_requested
 from search.plan import Estimate
@@ -68,7 +70,7 @@ class Terminal:
         shown = re.sub(r"(?m)^device .*", "device   SOME", shown)
         shown = re.sub(r"[━╸╺ ]{20}(?= \d+/\d+ )", "BAR", shown)
         shown = re.sub(r"\d+ s(?= left|  )", "N s", shown)
-        return re.sub(r"(?m)(?<=   )\d(?=$)", "N", shown)  # seconds, at the end of a row
+        return re.sub(r"(?m)(?<=  )[ \d]\d$", " N", shown)  # seconds, at the end of a row
 
 
 @pytest.fixture(params=["colours", "NO_COLOR"])
@@ -89,6 +91,14 @@ def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     yield Terminal(console, written)
     coloured = re.search(r"\x1b\[[\d;]*(?:3[0-7]|38;5;\d+)(?:;\d+)*m", written.getvalue())
     assert not (wish and coloured)
+
+
+class HalfPastSix(datetime):
+    """A clock that stands still."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "HalfPastSix":
+        return cls(2026, 11, 27, 18, 30, tzinfo=tz)
 
 
 FIDELITY = """
@@ -112,7 +122,8 @@ report: runs/digits-20k/report.html
 @pytest.mark.parametrize("terminal", ["NO_COLOR"], indirect=True)
 def test_what_run_promote_and_fidelity_leave_behind(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "Trainer", lambda *_: FakeTrainer())
-    monkeypatch.setattr(api, "estimate", lambda *_: Estimate(images_per_second=1234.5, seconds=90))
+    monkeypatch.setattr(api, "estimate", lambda *_: Estimate(images_per_second=1234.5, trial_s=225))
+    monkeypatch.setattr(search.console, "datetime", HalfPastSix)
     folder = api.run("digits", {"trials": 4, "epochs": 2}, RunRef(), Placement())
     assert terminal.shown == RUN.strip("\n")
 
@@ -252,6 +263,27 @@ def test_a_live_view_shows_at_once_that_it_stops(terminal: Terminal, capfd: pyte
         progress.workers_stop()
     assert terminal.shown == "stopping; each worker finishes its epoch if that takes at most 3 s"
     assert capfd.readouterr().err == ""
+
+
+def test_hours_say_how_many_trials_fit(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "Trainer", lambda *_: FakeTrainer())
+    monkeypatch.setattr(api, "estimate", lambda *_: Estimate(images_per_second=1234.5, trial_s=360))
+    monkeypatch.setattr(search.console, "datetime", HalfPastSix)
+    api.run("digits", {"trials": 3, "epochs": 2}, RunRef(), Placement(), hours=0.2)
+    shown = " ".join(terminal.shown.split())
+    assert "time about 15 to 21 min, done between 18:45 and 18:50" in shown
+    assert "in 0.2 hours, until 18:42: about 1 to 2 of the 3 trials" in shown
+
+
+def test_in_a_pipe_a_wrong_plan_is_corrected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = finished_trials(open_study(make_run(tmp_path / "run", [0.5, 0.7])))
+    with StudyProgress([], 3, logs=False, planned=Span(3600, 7200)) as progress:
+        progress.trial_started(0, NETWORK, tiny_recipe(epochs=3))
+        progress.trial_ended(first, [first])
+        progress.trial_ended(second, [first, second])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert re.fullmatch(r"time     now about 0 s left, done at about (\w+ )?\d\d:\d\d", lines[2])
 
 
 def lines_of(trials: list[TrialRecord], trained: int = 3) -> list[str]:

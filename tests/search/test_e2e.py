@@ -65,7 +65,7 @@ def test_the_search_says_what_it_will_do_and_what_it_did(searched: Path) -> None
         "budget   20,000 parameters",
         "smallest: 514 parameters",
         "trials   3 of 2 epochs, first 1 baseline (lenet-sized)",
-        "images/s measured on",
+        "measured: ",
         "1/3  trial 0 (lenet-sized)",
         "3/3  trial 2",
         "next: search promote digits-20k   or: search dashboard digits-20k",

@@ -43,7 +43,8 @@ from tests.support.trainers import FakeTrainer
 from tests.train_core.strategies import resnet_specs
 from train_core import checkpoint
 from train_core.data import TrainingData, load_test, load_training
-from train_core.deploy import Description, deployed
+from train_core.deploy import deployed
+from train_core.description import Description
 from train_core.examples import network_code
 from train_core.formats import FORMATS, read
 from train_core.models import ResNet
@@ -619,3 +620,20 @@ def test_a_run_whose_data_has_changed_is_not_exported(folder: RunFolder) -> None
     folder.study_file.write_text(changed)
     with pytest.raises(RunError, match="was made with"):
         api.export(RunRef(NAME, folder.root.parent), fmt="safetensors")
+
+
+def test_an_onnx_model_answers_without_torch_as_with_it(
+    promoted: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    runs = Path(shutil.copytree(promoted, tmp_path / "runs"))
+    file = api.export(RunRef(NAME, runs), fmt="onnx").file
+    write_digit(data, "a.png", 0)
+    arguments = ["predict", str(file), "a.png", "--json"]
+    code = f"import sys; from search.cli import app; app({arguments!r}, standalone_mode=False); "
+    code += "assert not {'torch', 'optuna'} & sys.modules.keys()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    guesses = json.loads(done.stdout)[0]["guesses"]
+    expected = read(file).probabilities(data.val.images[:1])[0].topk(3)
+    assert [int(guess["name"]) for guess in guesses] == expected.indices.tolist()
+    assert [guess["probability"] for guess in guesses] == pytest.approx(expected.values.tolist(), abs=1e-5)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -230,13 +231,34 @@ def test_status_of_a_search_that_died(search: Search) -> None:
                 "network": str(NETWORK),
             }
         ],
+        "waiting": [],
         "images_per_second": pytest.approx(11 * 1136 / (5 * 12.3456)),  # batches of 16: 1,136 images in an epoch
         "seconds_left": 12.3456,
         "full_runs": 2,
         "full_runs_pending": [
             {"trial": 0, "epochs": 8, "seed": 1, "refit": True, "seconds_since_epoch": pytest.approx(7260, abs=60)}
         ],
+        "ready_by": None,
     }
+
+
+def test_status_of_a_trial_that_was_cut_off_says_how_far_it_is(search: Search) -> None:
+    folder = made_up("good", 1)
+    attributes = {**open_study(folder).trials[0].user_attrs, "reason": "interrupted"}
+    cut_off = optuna.trial.create_trial(
+        state=FAIL,
+        params={"lr": 0.01},
+        distributions={"lr": optuna.distributions.FloatDistribution(0.001, 0.1)},
+        user_attrs=attributes,
+        intermediate_values={1: 0.2, 2: 0.45},
+    )
+    open_study(folder).add_trial(cut_off)
+    said = " ".join(search("status").split())
+    assert "waiting trial 1: epoch 2 of 4, 45.00 %; `search run` continues it" in said
+    (waiting,) = json.loads(search("status --json"))["waiting"]
+    assert waiting == {"trial": 1, "epoch": 2, "validation": 0.45, "parameters": 1391, "network": str(NETWORK)}
+    open_study(folder).enqueue_trial({}, user_attrs={**attributes, "retry_of": 1})
+    assert [trial["epoch"] for trial in json.loads(search("status --json"))["waiting"]] == [2]
 
 
 LIVE = """
@@ -532,6 +554,30 @@ def test_runs_in_a_shared_storage(search: Search, postgres: Server, monkeypatch:
     found = states()
     assert found["good"] == ("unfinished", 5, None)
     assert "postgresql on 127.0.0.1:9/nowhere cannot be opened" in str(found["shared"])
+
+
+def test_runs_in_a_shared_storage_without_a_folder_here(
+    search: Search, postgres: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.new_database()
+    made_up("far", storage=parse_address(url))
+    shutil.rmtree("runs/far")
+    monkeypatch.setenv("SEARCH_STORAGE", url)
+    (run,) = json.loads(search("list --json"))["runs"]
+    assert (run["name"], run["folder"], run["state"]) == ("far", "", "searching")
+    assert (run["trials"], run["trials_wanted"], run["data"], run["budget"]) == (5, None, None, 20_000)
+    assert run["best_short"]["validation"] == 0.7
+    assert re.search(r"far +20 k +5 +70\.00 ", search("list"))
+    status = json.loads(search("status far --json"))
+    assert (status["epochs"], status["outcomes"]["complete"], status["running"][0]["trial"]) == (4, 2, 7)
+    said = search("status far")
+    assert "folder  not on this machine: its data, its number of trials and its full runs are not known here" in said
+    assert "trials  5: 2 complete, 1 pruned, 1 diverged, 1 failed; 1 network" in said
+    made_up("good")
+    assert [run["name"] for run in json.loads(search("list --json"))["runs"]] == ["good", "far"]
+    code, out, err = searched("status gone", capsys, monkeypatch)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"search: no run 'gone' in runs, nor in postgresql on \S+: there are far\n", err)
 
 
 AS_INSTALLED = "import sys; sys.argv[0] = 'search'; from search.cli import main; main()"

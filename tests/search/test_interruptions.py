@@ -27,7 +27,7 @@ def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: 
     log = run_folder(tmp_path).log
     for kill in range(2):
         process = start(SHORT, with_few(tmp_path))
-        wait_for(log, "images/s measured on")
+        wait_for(log, "measured: ")
         time.sleep(generator.uniform(0, 1.0))
         process.kill()
         process.communicate()
@@ -137,7 +137,7 @@ def test_a_second_signal_ends_the_search_at_once_and_the_same_command_continues(
 def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: Path) -> None:
     many = f"run digits {FEW} --trials 9 --epochs 4"
     first = start(many, with_few(tmp_path))
-    wait_for(run_folder(tmp_path).log, "images/s measured on")
+    wait_for(run_folder(tmp_path).log, "measured: ")
     others = [start(many, tmp_path) for _ in range(2)]
     wait_for(run_folder(tmp_path).log, "joining 2 other searches")
     first.kill()

@@ -162,5 +162,7 @@ def test_every_night_ends_in_time_with_a_full_run(epoch_s: float, length: float)
         assert machine.at <= 1.01 * length, about
         if length >= 30 * epoch_s:
             assert machine.finished, about
-            assert machine.at >= 0.85 * length, about
+            # What a kill costs may leave no time for the last of two or three full runs, and then it ends early.
+            is_few = kills and length < 6 * LENGTHS.full * epoch_s
+            assert machine.at >= (0.6 if is_few else 0.85) * length, about
         assert machine.delivered == list(range(1, len(machine.finished) + 1)), about

@@ -9,11 +9,21 @@ import torch
 from search import plan
 from search.data_shape import data_shape_of
 from search.errors import SpecError
-from search.plan import Pace, Survey, _seconds_an_image, estimate, fastest_precision, survey, time_steps
+from search.plan import (
+    Pace,
+    Survey,
+    _seconds_an_image,
+    estimate,
+    fastest_precision,
+    mean_cost,
+    survey,
+    time_evaluation,
+    time_steps,
+)
 from tests.support.runs import study_spec
 from tests.support.tiny import NETWORK, tiny_data
 from train_core.data import TrainingData
-from train_core.specs import Precision, num_madds
+from train_core.specs import Precision, ResNetSpec, num_madds
 
 DATA = tiny_data()
 FOUND = Survey(smallest=NETWORK, largest=NETWORK, typical=NETWORK, mean_madds=1.0, batch_sizes=(8, 16, 16, 32))
@@ -74,16 +84,45 @@ def test_an_estimate_counts_all_images_the_batches_drawn_and_each_trials_start(m
         return Pace(step_s=0.001 + 1e-5 * batch_size, start_up_s=2.0)
 
     monkeypatch.setattr(plan, "time_steps", pace)
+    monkeypatch.setattr(plan, "time_evaluation", lambda *_: 0.1)
     spec = study_spec(trials=10, epochs=3)
     found = estimate(spec, FOUND, cast(TrainingData, OnCuda(monkeypatch)), "bf16")
-    assert sorted(timed) == [8, 32]
+    assert sorted(timed) == [8, 16, 32]
     image_s = 1e-5 + 0.001 * (1 / 8 + 2 / 16 + 1 / 32) / 4
     assert found.images_per_second == pytest.approx(1 / image_s)
-    images = 10 * 3 * (1000 + len(DATA.val) / 3)
-    assert found.seconds == pytest.approx(20 + images * image_s / num_madds(NETWORK, DATA.size))
+    epoch_s = (1000 * image_s + 0.1) / num_madds(NETWORK, DATA.size)
+    assert found.trial_s == pytest.approx(2 + plan.DRAW_S + 1.01 * 3 * epoch_s)
     timed.clear()
+    monkeypatch.setattr(plan, "PATIENCE_S", 0.0)
     estimate(spec, FOUND, DATA, "fp32")
     assert timed == [16]
+
+
+def test_an_estimate_times_some_of_the_draws_with_their_own_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the time of a step follows from the network alone, the estimate is the mean over the draws."""
+    spec = study_spec(trials=10, epochs=2, space={"stages": {"low": 2, "high": 3}, "batch_size": 16})
+    found = survey(spec, data_shape_of(DATA))
+    recipes = []
+
+    def pace(network: ResNetSpec, data: object, precision: object, batch_size: int, recipe: object = None) -> Pace:
+        recipes.append(recipe)
+        return Pace(step_s=1e-9 * num_madds(network, DATA.size), start_up_s=0.0)
+
+    monkeypatch.setattr(plan, "time_steps", pace)
+    monkeypatch.setattr(plan, "time_evaluation", lambda *_: 0.0)
+    monkeypatch.setattr(plan, "PATIENCE_S", 60.0)
+    expected = len(DATA.train) * 2 * 1e-9 * found.mean_madds / 16
+    assert estimate(spec, found, DATA, "fp32").trial_s == pytest.approx(plan.DRAW_S + 1.01 * expected, rel=1e-6)
+    assert len(recipes) == 5
+    assert [recipe in [drawn for _, drawn in found.draws] for recipe in recipes] == [False, True, True, True, True]
+
+
+def test_the_cost_grows_in_proportion_beyond_what_was_timed() -> None:
+    assert mean_cost({100: 1.0, 200: 3.0}, [50, 100, 150, 200, 400]) == pytest.approx((0.5 + 1 + 2 + 3 + 6) / 5)
+
+
+def test_an_evaluation_is_timed_for_real() -> None:
+    assert 0 < time_evaluation(NETWORK, DATA, "fp32") < 5
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def promoted(
     mirrored: bool = False,
     asam: float = 0.0,
     seed: int = 0,
-    **options: bool,
+    **options: Any,
 ) -> Promotion:
     """The trial trained for four epochs in the run folder `root`."""
     promoter = Promoter(

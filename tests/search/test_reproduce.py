@@ -3,16 +3,20 @@
 import json
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torchvision.models import ResNet18_Weights
 
 from search import cli, full_runs, reproducer
 from search.published import Reproduction
 from search.terminal import console
 from tests.support.processes import with_few
+from train_core import checkpoint
 from train_core.data import Split
 from train_core.loop import Evaluation, evaluate
 from train_core.models import ResNet
@@ -163,16 +167,18 @@ def test_a_row_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_
         return full_runs.reproduce("doe.toml", ["T1"], flags={}, runs=tmp_path / runs, epochs=3, device="cpu")[0]
 
     whole = rows("whole")
-    ended = full_runs._epoch_ended
 
-    def stopped(*args: object) -> None:
-        ended(*args)  # type: ignore[arg-type]  # handed on
-        raise KeyboardInterrupt
+    @contextmanager
+    def stopping(*_: object) -> Iterator[Callable[[], bool]]:
+        """As Ctrl-C in the first epoch, which is over in a moment."""
+        yield lambda: True
 
     with monkeypatch.context() as patch:
-        patch.setattr(full_runs, "_epoch_ended", stopped)
+        patch.setattr(full_runs, "stop_requested", stopping)
         with pytest.raises(KeyboardInterrupt):
             rows("resumed")
+    (made,) = (tmp_path / "resumed").glob("*/*/checkpoint.pt")
+    assert len(checkpoint.load(made, torch.device("cpu")).history) == 1
     resumed = rows("resumed")
     assert [each.val_accuracy for each in resumed.history] == [each.val_accuracy for each in whole.history]
     assert (resumed.accuracy, resumed.epoch) == (whole.accuracy, whole.epoch)

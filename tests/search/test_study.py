@@ -889,3 +889,16 @@ def test_a_study_has_begun_when_a_trial_was_started_though_none_has_ended() -> N
     assert not has_begun(study)
     study.ask()
     assert has_begun(study)
+
+
+def test_a_trial_that_was_cut_off_goes_on_before_known_networks_that_wait(folder: RunFolder) -> None:
+    known = {name: {"widths": [width, 16], "blocks": [1, 1]} for name, width in (("first", 8), ("second", 16))}
+    spec = study_spec(trials=3, baselines=known)
+    enqueue_baselines(open_study(folder, create=True), spec, TASK)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(folder, spec, FakeTrainer(misbehave=raising(KeyboardInterrupt(), run=1, epoch=3)))
+    trainer = FakeTrainer()
+    study = run_study(folder, spec, trainer)
+    assert [network.widths for network, _ in trainer.runs[:2]] == [(8, 16), (16, 16)]
+    assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, None, 0, None]
+    assert len(ended(study)) == 3

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from tests.train_core.strategies import resnet_specs
 from train_core.augment import normalise
 from train_core.data import TrainingData, load_training
-from train_core.deploy import Description, deployed
+from train_core.deploy import deployed
+from train_core.description import Description
 from train_core.errors import ModelError
 from train_core.examples import FormatName
 from train_core.formats import FORMATS, OPSET, check_installed, read

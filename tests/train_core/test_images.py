@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from train_core.deploy import Description
+from train_core.description import Description
 from train_core.formats import example
 from train_core.images import FITS, decode, highest_value, read_header, why, with_channels
 from train_core.reading import FitName, Preparation, Reading

@@ -1,0 +1,108 @@
+"""Files of exported models, and those in ONNX read. Imports no torch, so that one image is answered in a moment."""
+
+import os
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train_core.description import Description
+from train_core.errors import ModelError
+from train_core.examples import FormatName
+
+Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""From images [N, C, H, W], 0 to 255, to logits [N, classes]."""
+
+
+def format_of(path: Path) -> FormatName:
+    """The format of a model file, by its name.
+
+    Raises:
+        ModelError: it has the name of no model file.
+
+    """
+    names: tuple[FormatName, ...] = get_args(FormatName)
+    suffix = path.suffix.lower().removeprefix(".")
+    for name in names:
+        if name == suffix:
+            return name
+    suffixes = ", ".join(f".{name}" for name in names)
+    raise ModelError(f"{path} is not a model file: give one that ends in one of {suffixes}")
+
+
+def require(fmt: FormatName, packages: Sequence[str], extra: str) -> None:
+    """Check that these packages are installed, which `extra` of this package installs.
+
+    Raises:
+        ModelError: one is missing; the message says how to get it.
+
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ModelError(f"{fmt} files need {' and '.join(missing)}: pip install '.[{extra}]' in the checkout")
+
+
+def content_of(path: Path) -> bytes:
+    """What is in a model file.
+
+    Raises:
+        ModelError: it cannot be read.
+
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read the model {path} ({error.strerror}): check the path") from error
+
+
+def damaged(path: Path) -> ModelError:
+    """The error for a file that holds no model."""
+    return ModelError(f"{path} is damaged, or no model that `search export` wrote: export it again")
+
+
+def read_onnx(path: Path) -> tuple[Description, Logits]:
+    """The description and the network of an ONNX file. Nothing that is in the file is executed.
+
+    Raises:
+        ModelError: it cannot be read, or onnxruntime is missing.
+
+    """
+    require("onnx", ("onnxruntime",), "onnx")
+    written = content_of(path)
+    try:
+        about, logits = onnx_network(written, threads())
+        blank = np.zeros((1, about.channels, about.height, about.width), np.float32)
+        if logits(blank).shape != (1, len(about.classes)):
+            raise ValueError("it gives something else than it says")
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever onnxruntime makes of a file that is none of ours
+        raise damaged(path) from error
+    return about, logits
+
+
+def onnx_network(written: bytes, threads: int) -> tuple[Description, Logits]:
+    """By onnxruntime, which computes with the operators of the ONNX standard and has no others to call."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # an error is raised, too
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
+
+    def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        answers: NDArray[np.float32] = session.run(["logits"], {"images": images})[0]
+        return answers
+
+    return Description.from_metadata(session.get_modelmeta().custom_metadata_map), logits
+
+
+def threads() -> int:
+    """As many as torch would use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
