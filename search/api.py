@@ -31,6 +31,7 @@ from search.identity import agreed_precision, check, join, open_study
 from search.interrupt import stop_requested
 from search.learning import learned, runs_to_learn_from
 from search.listing import Listing, is_missing, keep_listing, moved, read_listing
+from search.live_report import FULL_RUNS, LiveReport, ReportedEvents
 from search.notes import NotedEvents, publish
 from search.plan import SAMPLES, Survey, estimate, fastest_precision, survey
 from search.predict import Predictions, classify
@@ -139,12 +140,12 @@ class Search:
     setting: Setting
     until: float  # seconds since the epoch
 
-    def run(self, session: Session, progress: StudyProgress, stop: Callable[[], bool]) -> None:
+    def run(self, session: Session, events: studies.Events, stop: Callable[[], bool]) -> None:
         """Run trials in this process."""
         studies.run(
             self.setting,
             Trainer(self.folder, session.data, session.device, stop),
-            NotedEvents(self.setting.study, self.setting.spec.budget, progress),
+            NotedEvents(self.setting.study, self.setting.spec.budget, events),
             deadline=time.monotonic() + self.until - time.time(),
             stop=stop,
         )
@@ -218,17 +219,28 @@ def _search(search: Search, session: Session, placement: Placement, finished: Se
     with (
         StudyProgress(finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray) as progress,
         stop_requested() as stop,
+        LiveReport(search.folder, study) as report,
     ):
+        events = ReportedEvents(report, progress)
         if placement.uses_ray:
-            _search_on_ray(search, session, placement, progress, stop)
+            _search_on_ray(search, session, placement, partial(_catch_up, progress, report, study), stop)
         else:
-            search.run(session, progress, stop)
+            search.run(session, events, stop)
         if stop() and len(finished_trials(study)) < spec.trials:
+            report.write_last()
             raise KeyboardInterrupt
 
 
+def _catch_up(progress: StudyProgress, report: LiveReport, study: optuna.Study) -> None:
+    """Show what the workers have done since, in the terminal and in the report: they write none."""
+    before = progress.count
+    progress.catch_up(study)
+    if progress.count > before:
+        report.something_ended()
+
+
 def _search_on_ray(
-    search: Search, session: Session, placement: Placement, progress: StudyProgress, stop: Callable[[], bool]
+    search: Search, session: Session, placement: Placement, poll: Callable[[], None], stop: Callable[[], bool]
 ) -> None:
     """Run trials in several processes, on this machine or a cluster."""
     release_memory(session.device)  # of the estimate
@@ -239,7 +251,7 @@ def _search_on_ray(
         placement.workers,
         partial(_work, search.folder.absolute(), search.setting.spec, device, search.until),
         gpus_each=placement.gpus_per_worker if device in {"cuda", "auto"} else 0,
-        poll=partial(progress.catch_up, study),
+        poll=poll,
         stop=stop,
         gpu=gpu_index(session.device),
         address=placement.ray_address,
@@ -283,7 +295,8 @@ def report(ref: RunRef) -> Path:
         UserError: the user can fix it; the message says how.
 
     """
-    return write_report(ref.find())
+    folder = ref.find()
+    return write_report(folder, going_on=FULL_RUNS if folder.is_promoting else "")
 
 
 def export(ref: RunRef, *, trial: int | None = None, fmt: str, data: str | None = None) -> Exported:
