@@ -233,9 +233,11 @@ def full_curves_chart(results: Results) -> Chart:
         "its length. Solid: on the validation images. Dashed: on the training images as they were augmented and mixed, "
         "while the weights changed, so it can lie below."
     )
+    figure = figure_of(traces, "Epoch", score_title(results))
+    figure.update_layout(height=_with_legend(traces))
     axis = ScoreAxis.of(chain.from_iterable(validation), fit=chain(*(each[len(each) // 2 :] for each in validation)))
     words += axis.words + _epochs_left_out(results, traces)
-    return Chart(title, words, with_score_axis(figure_of(traces, "Epoch", score_title(results)), axis, results))
+    return Chart(title, words, with_score_axis(figure, axis, results))
 
 
 def full_losses_chart(results: Results) -> Chart:
@@ -253,6 +255,7 @@ def full_losses_chart(results: Results) -> Chart:
     )
     figure = figure_of(traces, "Epoch", "Loss (nats)")
     figure.update_yaxes(tickformat="", rangemode="tozero")
+    figure.update_layout(height=_with_legend(traces))
     return Chart(title, words + _epochs_left_out(results, traces), figure)
 
 
@@ -287,6 +290,11 @@ def _learning_curves(
     faint = {"opacity": 0.5, "line": {"color": GREY, "width": 1}}
     yield series("shorter or worse", others, mode="lines", **faint)  # beneath the others
     yield from named
+
+
+def _with_legend(traces: Sequence[go.Scatter]) -> int:
+    """The height of a figure in pixels, so that its curves have room even where each name has a line of its own."""
+    return 360 + 26 * sum(bool(trace.showlegend) for trace in traces)
 
 
 def _epochs_left_out(results: Results, traces: Sequence[go.Scatter]) -> str:

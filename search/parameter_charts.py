@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search.colours import BLUE, VERMILLION
+from search.colours import BLUE, GREY, VERMILLION
 from search.figures import Chart, Point, ScoreAxis, figure_of, left_out, score_in_words, series, with_score_axis
 from search.formatting import count, percent, short_run
 from search.results import MAX_LEARNT, RESAMPLES, Results, thinned
@@ -42,6 +42,7 @@ def importance_chart(results: Results) -> Chart:
         "array": [share.high - share.value for share in top.values()],
         "arrayminus": [share.value - share.low for share in top.values()],
         "thickness": 1,
+        "color": GREY,
     }
     bars.update(
         hovertext=[
@@ -106,6 +107,7 @@ def _panel(results: Results, name: str, trials: Sequence[TrialRecord]) -> go.Fig
         shift = {trial.number: (trial.number * GOLDEN % 1 - 0.5) * JITTER for trial in trials}
         x = [kinds.index(value) + shift[trial.number] for trial, value in zip(trials, values, strict=True)]
         ticks = _strips([_in_words(kind) for kind in kinds])
+    more = 7 * max(map(len, ticks["ticktext"])) if ticks["tickangle"] else 0  # turned labels take their room
     points: list[Point] = [
         (place, score_of(trial), f"trial {trial.number}: {percent(score_of(trial))}<br>{escape(_in_words(value))}")
         for place, trial, value in zip(x, trials, values, strict=True)
@@ -120,7 +122,8 @@ def _panel(results: Results, name: str, trials: Sequence[TrialRecord]) -> go.Fig
         None,
         None,
     )
-    figure.update_layout(title={"text": name, "font": {"size": 13}, "x": 0.5, "y": 0.98, "yanchor": "top"}, height=230)
+    figure.update_layout(title={"text": name, "font": {"size": 13}, "x": 0.5, "y": 0.98, "yanchor": "top"})
+    figure.update_layout(height=230 + more)
     figure.update_xaxes(**ticks)
     figure.update_yaxes(nticks=5)
     return figure
