@@ -99,6 +99,7 @@ def _panel(results: Results, name: str, trials: Sequence[TrialRecord]) -> go.Fig
     values = [trial.draw[name] for trial in trials]
     distinct = set(values)
     is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct)
+    ticks: dict[str, Any]
     is_log = bool(getattr(dimension, "log", False))
     if is_number and (is_log or len(distinct) > STRIPS):
         x, ticks = values, _log_ticks(min(values), max(values)) if is_log else {"nticks": 5, "tickangle": 0}
