@@ -33,6 +33,7 @@ from search.identity import agreed_precision, check, join, open_study
 from search.interrupt import stop_requested
 from search.learning import learned, runs_to_learn_from
 from search.listing import Listing, is_missing, keep_listing, moved, read_listing
+from search.live_report import FULL_RUNS, LiveReport, ReportedEvents
 from search.notes import NotedEvents, publish
 from search.plan import SAMPLES, Estimate, Survey, estimate, fastest_precision, survey
 from search.predict import Predictions, classify
@@ -217,12 +218,12 @@ class Search:
     until: float  # seconds since the epoch
     left: Callable[[], float] | None = None  # seconds that a search in this process has; none: those until the end
 
-    def run(self, session: Session, progress: StudyProgress, stop: Callable[[], bool]) -> None:
+    def run(self, session: Session, events: studies.Events, watcher: Watcher, stop: Callable[[], bool]) -> None:
         """Run trials in this process."""
         studies.run(
             self.setting,
-            Trainer(self.folder, session.data, session.device, Watcher(stop=stop, moved=progress.moved, say=say)),
-            NotedEvents(self.setting.study, self.setting.spec.budget, progress),
+            Trainer(self.folder, session.data, session.device, watcher),
+            NotedEvents(self.setting.study, self.setting.spec.budget, events),
             left=self.left or (lambda: self.until - time.time()),
             stop=stop,
         )
@@ -306,17 +307,30 @@ def search_on(
         StudyProgress(
             finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray, stop=stop, planned=planned
         ) as progress,
+        LiveReport(search.folder, study) as report,
     ):
+        events = ReportedEvents(report, progress)
         if placement.uses_ray:
-            _search_on_ray(search, session, placement, progress, stop)
+            _search_on_ray(search, session, placement, partial(_catch_up, progress, report, study, stop), stop)
         else:
-            search.run(session, progress, stop)
+            search.run(session, events, Watcher(stop=stop, moved=progress.moved, say=say), stop)
         if stop() and len(finished_trials(study)) < spec.trials:
+            report.write_last()
             raise KeyboardInterrupt
 
 
+def _catch_up(progress: StudyProgress, report: LiveReport, study: optuna.Study, stop: Callable[[], bool]) -> None:
+    """Show what the workers have done since, in the terminal and in the report: they write none."""
+    if stop():
+        progress.workers_stop()
+    before = progress.count
+    progress.catch_up(study)
+    if progress.count > before:
+        report.something_ended()
+
+
 def _search_on_ray(
-    search: Search, session: Session, placement: Placement, progress: StudyProgress, stop: Callable[[], bool]
+    search: Search, session: Session, placement: Placement, poll: Callable[[], None], stop: Callable[[], bool]
 ) -> None:
     """Run trials in several processes, on this machine or a cluster."""
     release_memory(session.device)  # of the estimate
@@ -327,18 +341,11 @@ def _search_on_ray(
         placement.workers,
         partial(_work, search.folder.absolute(), search.setting.spec, device, search.until),
         gpus_each=placement.gpus_per_worker if device in {"cuda", "auto"} else 0,
-        poll=partial(_look, progress, study, stop),
+        poll=poll,
         stop=stop,
         gpu=gpu_index(session.device),
         address=placement.ray_address,
     )
-
-
-def _look(progress: StudyProgress, study: optuna.Study, stop: Callable[[], bool]) -> None:
-    """Show what the workers have done since the last look."""
-    if stop():
-        progress.workers_stop()
-    progress.catch_up(study)
 
 
 def _work(folder: RunFolder, spec: StudySpec, device: str, until: float) -> None:
@@ -353,7 +360,9 @@ def _work(folder: RunFolder, spec: StudySpec, device: str, until: float) -> None
         progress = StudyProgress(finished_trials(study), spec.trials, score=spec.scored_by)
         with Worker(folder, study) as worker:
             setting = Setting(study, spec, session.shape, session.precision, worker)
-            Search(folder, setting, until).run(session, progress, stop)
+            Search(folder, setting, until).run(
+                session, progress, Watcher(stop=stop, moved=progress.moved, say=say), stop
+            )
 
 
 def _conclude(run: Opened) -> None:
@@ -378,7 +387,8 @@ def report(ref: RunRef) -> Path:
         UserError: the user can fix it; the message says how.
 
     """
-    return write_report(ref.find())
+    folder = ref.find()
+    return write_report(folder, going_on=FULL_RUNS if folder.is_promoting else "")
 
 
 def export(ref: RunRef, *, trial: int | None = None, fmt: str, data: str | None = None) -> Exported:

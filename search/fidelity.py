@@ -153,21 +153,49 @@ def agreement(epochs: int, pairs: Sequence[Pair]) -> Agreement:
 
 
 def advice(fidelity: Fidelity) -> str:
-    """What to do, in one sentence: how long the short runs should be, and how many trials to promote."""
-    short = fidelity.short
+    """What to do, in one sentence: how long the short runs should be, and how many trials to promote.
+
+    It says no more than the 95 % interval of Spearman's correlation permits. An interval that holds 0 shows nothing,
+    however high the value is; one that lies below `TRUSTED` shows that short runs rank too badly.
+    """
+    short, known = fidelity.short, fidelity.short.spearman
     promote = _how_many_to_promote(fidelity)
-    trusted = next((each.epochs for each in fidelity.lengths if each.spearman.value >= TRUSTED), None)
     text = f"Short runs of {count(short.epochs, 'epoch')} "
-    if trusted == short.epochs:
-        text += f"rank this space well enough{'' if short.spearman.low > 0 else ', as far as so few trials can show'}: "
-        text += promote
-    else:
+    permits = f"the rank correlation can be {bounds_of(known)}"
+    if known.low >= TRUSTED:
+        text += f"rank this space well enough: {promote}"
+    elif known.low > 0 and known.value >= TRUSTED:
+        text += f"rank this space, but how well is uncertain ({permits}): {promote}"
+    elif known.low > 0 or known.high < TRUSTED:
+        trusted = next((each.epochs for each in fidelity.lengths if _is_trusted(each)), None)
         longer = trusted or min(2 * fidelity.lengths[-1].epochs, fidelity.epochs)
-        text += f"do not rank this space{f', {trusted} do' if trusted else ''}: "
-        text += f"give --epochs {longer} (and another --name), or {promote}"
+        text += f"{'rank this space in part only' if known.low > 0 else 'do not rank this space'} ({permits})"
+        text += f", {trusted} do" if trusted else ""
+        text += f": give --epochs {longer} (and another --name), or {promote}"
+    else:
+        pairs = len(short.pairs)
+        more = f"measure more (--trials {2 * pairs})" if fidelity.complete > pairs else "search more trials and measure"
+        text += f"may rank this space or not: {count(pairs, 'trial')} cannot show it ({permits}); {more}, or {promote}"
     if fidelity.best_only:
         text += "; these were the best by score alone, among which any short run ranks worse than over the whole range"
     return text + "."
+
+
+def shows_nothing(fidelity: Fidelity) -> bool:
+    """Whether the interval of Spearman's correlation holds 0, or is not known: short runs may then rank or not."""
+    known = fidelity.short.spearman
+    return not (known.low > 0 or known.high < 0)
+
+
+def bounds_of(correlation: Interval) -> str:
+    """As in `-0.09 to 1.00`; of one that is not known, as of equal scores, `anything`."""
+    if math.isnan(correlation.low):
+        return "anything"
+    return f"{correlation.low:.2f} to {correlation.high:.2f}"
+
+
+def _is_trusted(agreement: Agreement) -> bool:
+    return agreement.spearman.value >= TRUSTED and agreement.spearman.low > 0
 
 
 def standard_error(accuracy: float, images: int) -> float:

@@ -46,6 +46,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
+def time_unit(seconds: float) -> tuple[int, str]:
+    """The unit for an axis of times up to this many seconds: its seconds, and its name."""
+    for limit, unit, name in ((100, 1, "seconds"), (100 * 60, 60, "minutes"), (48 * 3600, 3600, "hours")):
+        if seconds < limit:
+            return unit, name
+    return 86400, "days"
+
+
 def mean_and_deviation(shares: list[float]) -> str:
     """As in `95.10 ± 0.21 %`, with the standard deviation of the values, not of their mean; of one, as in `95.10 %`."""
     return points(fmean(shares), stdev(shares) if len(shares) > 1 else None)

@@ -26,6 +26,7 @@ from search.formatting import count as count_of
 from search.identity import check, open_study
 from search.interrupt import stop_requested
 from search.ladder import climb, parse_ladder
+from search.live_report import FULL_RUNS, LiveReport
 from search.notes import publish
 from search.promoter import Promoter
 from search.promotions import Promotion, best_run, finished, winner
@@ -100,7 +101,12 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
         _check_asam(folder, plan.asam, records(study))
         spec = with_images_at(spec, data)
         session = _session_of(folder, spec, study, placement)
-        with full_trainer(folder, spec, session, placement, mirrored=plan.mirrored, asam=plan.asam) as full_runs:
+        with (
+            LiveReport(folder, study, FULL_RUNS) as report,
+            full_trainer(
+                folder, spec, session, placement, mirrored=plan.mirrored, asam=plan.asam, report=report
+            ) as full_runs,
+        ):
             say(f"{folder.name}: {_in_words(plan)}, on {describe(session.device)}{_shared_by(placement, session)}")
             say_full_runs_time(_planned(folder, plan, spec, records(study)), placement.speedup(session))
             done = _climb(full_runs, plan, spec, records(study))
@@ -239,7 +245,10 @@ def _train_every_score(
     new = [trial for trial in picked if not folder.promotion(trial.number, epochs, spec.seed).result.exists()]
     pace = [(epoch_seconds(trial), epochs) for trial in new]
     say_full_runs_time(_known(pace), placement.speedup(session))
-    with full_trainer(folder, spec, session, placement, mirrored=False, asam=asam) as full_runs:
+    with (
+        LiveReport(folder, study, FULL_RUNS) as report,
+        full_trainer(folder, spec, session, placement, mirrored=False, asam=asam, report=report) as full_runs,
+    ):
         full_runs.train_ahead([(trial, epochs, spec.seed) for trial in picked])
         for trial in picked:
             full_runs.train(trial, epochs, spec.seed, tests=False)
@@ -327,13 +336,20 @@ class FullTrainer:
     session: Session
     placement: Placement
     stop: Callable[[], bool]
+    report: LiveReport | None = None  # none: another process writes it
 
     def train(self, trial: TrialRecord, epochs: int, seed: int, **how: bool) -> Promotion:
         """Train a trial's network; stops when asked to."""
         what = f"trial {trial.number}, seed {seed}{', refit' if how.get('refit') else ''}"
         with epoch_bar(what, epochs, self.promoter.score, self.stop) as bar:
             watcher = Watcher(stop=self.stop, moved=bar.moved, say=say)
-            return self.promoter.train(trial, epochs, seed, bar.epoch_ended, watcher, **how)
+            run = self.promoter.train(trial, epochs, seed, bar.epoch_ended, watcher, **how)
+        self._has_ended()
+        return run
+
+    def _has_ended(self) -> None:
+        if self.report is not None:
+            self.report.something_ended()
 
     def train_ahead(self, full_runs: Sequence[FullRun]) -> None:
         """With several workers, train these at a time, so that they are finished when they are asked for one by one."""
@@ -348,6 +364,7 @@ class FullTrainer:
                 if each.result.exists() and each.root not in trained:
                     trained.add(each.root)
                     say(f"{each.root.name} is trained")
+                    self._has_ended()
 
         run_workers(
             min(placement.workers, len(full_runs)),
@@ -374,9 +391,16 @@ def _train_some(folder: RunFolder, spec: StudySpec, device: str, full_runs: Sequ
 
 @contextmanager
 def full_trainer(
-    folder: RunFolder, spec: StudySpec, session: Session, placement: Placement, *, mirrored: bool, asam: float
+    folder: RunFolder,
+    spec: StudySpec,
+    session: Session,
+    placement: Placement,
+    *,
+    mirrored: bool,
+    asam: float,
+    report: LiveReport | None = None,
 ) -> Iterator[FullTrainer]:
-    """What trains full runs of a run's trials, until it is asked to stop."""
+    """What trains full runs, until it is asked to stop."""
     with stop_requested(is_live) as stop:
         promoter = Promoter(
             folder=folder,
@@ -389,7 +413,7 @@ def full_trainer(
             save=partial(save_checkpoint, stop=stop),
             stop=stop,
         )
-        yield FullTrainer(promoter=promoter, spec=spec, session=session, placement=placement, stop=stop)
+        yield FullTrainer(promoter=promoter, spec=spec, session=session, placement=placement, stop=stop, report=report)
 
 
 def reproduce(

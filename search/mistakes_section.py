@@ -8,9 +8,11 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from search.charts import MATRIX_NUMBERS, confusion_chart, html_of, reliability_chart
 from search.errors import RunError
+from search.figures import html_of
 from search.formatting import Interval, bounds, count, percent, share_interval
+from search.markup import paragraph, section
+from search.mistake_charts import MATRIX_NUMBERS, confusion_chart, reliability_chart
 from search.mistakes import ClassScore, Confusion, Mistakes, examine, stored
 from search.promotions import Promotion, best_run
 from search.run_folder import RunFolder
@@ -26,40 +28,32 @@ NOT_YET = "No full run is finished yet: `search promote` trains the best trials 
 def mistakes_sections(folder: RunFolder, promotions: Sequence[Promotion]) -> str:
     """What the best full run gets wrong, and a training batch as it sees it; where they are not stored, a sentence."""
     run = best_run(promotions)
-    return _section("What the best network gets wrong", _mistakes(folder, run)) + _section(
+    return section("What the best network gets wrong", _mistakes(folder, run)) + section(
         "A batch as the network sees it", _batch(folder, run)
     )
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>{content}</section>\n"
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
-
-
 def _mistakes(folder: RunFolder, run: Promotion | None) -> str:
     if run is None:
-        return _paragraph(NOT_YET)
+        return paragraph(NOT_YET)
     try:
         validation, predictions = examine(folder, run, "val"), stored(folder, run, "val")
     except RunError as error:
-        return _paragraph(f"Not known: {error}.")
+        return paragraph(f"Not known: {error}.")
     test = tested = None
     note = ""
     if run.test_accuracy is not None:
         try:
             test, tested = examine(folder, run, "test"), stored(folder, run, "test")
         except RunError as error:
-            note = _paragraph(f"On test not known: {error}.")
+            note = paragraph(f"On test not known: {error}.")
     words = (
         f"Of trial {run.trial}, seed {run.seed}, on the {validation.images:,} validation images by which it was chosen"
     )
     words += f", and on the {test.images:,} test images, which are the better guide. " if test else ". "
     words += "In brackets: Wilson's 95 % intervals, for the choice of the images, not for another seed of the training."
     parts = [
-        _paragraph(words) + note,
+        paragraph(words) + note,
         _summary(validation, test),
         "<h3>Classes</h3>",
         _class_tables(validation, test),
@@ -71,7 +65,7 @@ def _mistakes(folder: RunFolder, run: Promotion | None) -> str:
         pictures = _pictured(test, tested, "test images")
         parts.append(f"<details><summary>The most certain mistakes on test images</summary>{pictures}</details>")
     chart = reliability_chart(validation, test)
-    parts += [f"<h3>{chart.title}</h3>", _paragraph(f"{chart.words} {_calibrated(validation)}"), html_of(chart.figure)]
+    parts += [f"<h3>{chart.title}</h3>", paragraph(f"{chart.words} {_calibrated(validation)}"), html_of(chart.figure)]
     return "".join([*parts, "<h3>A threshold for “none of these”</h3>", _thresholds(validation, test)])
 
 
@@ -107,7 +101,7 @@ def _class_tables(validation: Mistakes, test: Mistakes | None) -> str:
     of_test = {each.name: each for each in test.classes} if test else {}
     words = "The lowest recall on validation first. Recall: the share of a class's images that are recognised. "
     words += "Precision: the share of the answers with this class that are right. In %."
-    text = _paragraph(words) + _class_table(ranked[:CLASSES], of_test)
+    text = paragraph(words) + _class_table(ranked[:CLASSES], of_test)
     if rest := ranked[CLASSES:]:
         text += f"<details><summary>{len(rest):,} more {'class' if len(rest) == 1 else 'classes'}</summary>"
         text += f"{_class_table(rest, of_test)}</details>"
@@ -142,7 +136,7 @@ def _confusions(validation: Mistakes, test: Mistakes | None) -> Iterator[str]:
     drawn = html_of(chart.figure) if chart.figure is not None else ""
     if test is not None and len(test.classes) <= MATRIX_NUMBERS:
         drawn += html_of(confusion_chart(test).figure)
-    yield f"<h3>{chart.title}</h3>{_paragraph(chart.words)}<div class=beside>{drawn}</div>"
+    yield f"<h3>{chart.title}</h3>{paragraph(chart.words)}<div class=beside>{drawn}</div>"
     for mistakes, split in ((validation, "validation"), (test, "test")):
         if mistakes is not None and mistakes.confusions and len(mistakes.classes) > 2:
             yield _confusion_list(mistakes.confusions, split)
@@ -156,15 +150,15 @@ def _confusion_list(confusions: Sequence[Confusion], split: str) -> str:
     )
     left = len(confusions) - CONFUSIONS
     words = f"The most frequent confusions, {split}:"
-    more = _paragraph(f"And {count(left, 'rarer one')}.") if left > 0 else ""
+    more = paragraph(f"And {count(left, 'rarer one')}.") if left > 0 else ""
     head = "<tr><th class=words>True<th class=words>Said<th>Images<th>Of its class"
-    return f"{_paragraph(words)}<div class=wide><table>{head}{rows}</table></div>{more}"
+    return f"{paragraph(words)}<div class=wide><table>{head}{rows}</table></div>{more}"
 
 
 def _pictured(mistakes: Mistakes, predictions: Predictions, images: str) -> str:
     """The pictures of the most certain mistakes, each with what was said and what is true."""
     if not mistakes.mistakes:
-        return _paragraph(f"There are none: all {mistakes.images:,} {images} are right.")
+        return paragraph(f"There are none: all {mistakes.images:,} {images} are right.")
     by_number = {each.image: each for each in mistakes.mistakes}
     figures = []
     for number, pixels in zip(predictions.pictured.tolist(), predictions.pictures, strict=True):
@@ -178,7 +172,7 @@ def _pictured(mistakes: Mistakes, predictions: Predictions, images: str) -> str:
     words += f"{mistakes.images:,} {images}, the highest probability of a wrong class first. Some may be wrong labels."
     if mistakes.mistakes[0].file is not None:
         words += " `search errors --files` lists all of the files."
-    return _paragraph(words) + _grid(figures, predictions.pictures)
+    return paragraph(words) + _grid(figures, predictions.pictures)
 
 
 def _grid(figures: Sequence[str], pictures: NDArray[np.uint8]) -> str:
@@ -232,18 +226,18 @@ def _thresholds(validation: Mistakes, test: Mistakes | None) -> str:
                 )
                 row += f"<td>{percent(at.lost)}"
         rows.append(row)
-    return f"{_paragraph(words)}<div class=wide><table>{head}{''.join(rows)}</table></div>"
+    return f"{paragraph(words)}<div class=wide><table>{head}{''.join(rows)}</table></div>"
 
 
 def _batch(folder: RunFolder, run: Promotion | None) -> str:
     """A few training images after augmentation."""
     if run is None:
-        return _paragraph("No full run is finished yet: `search promote` stores a batch of the best network.")
+        return paragraph("No full run is finished yet: `search promote` stores a batch of the best network.")
     path = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit).batch
     try:
         batch = SeenBatch.read(path)
     except (OSError, ValueError):
-        return _paragraph(f"Not stored, or damaged: `search promote {folder.name}`, given again, stores it.")
+        return paragraph(f"Not stored, or damaged: `search promote {folder.name}`, given again, stores it.")
     words = (
         f"{count(len(batch.pictures), 'training image')}, drawn by the seed of trial {run.trial}, after the "
         "augmentation of its recipe. If you cannot recognise the classes here, the augmentation may be too strong."
@@ -253,7 +247,7 @@ def _batch(folder: RunFolder, run: Promotion | None) -> str:
     figures = [
         _figure(pixels, f"training image {i + 1}", _made_of(batch, i)) for i, pixels in enumerate(batch.pictures)
     ]
-    return _paragraph(words) + _grid(figures, batch.pictures)
+    return paragraph(words) + _grid(figures, batch.pictures)
 
 
 def _made_of(batch: SeenBatch, number: int) -> str:

@@ -20,13 +20,13 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
+from search.cautions import cautions
 from search.diagram import curve, diagram
-from search.drawing import is_used_up
 from search.formatting import count, duration, percent
 from search.identity import identity
 from search.optuna_access import storage_of, study_id, trial_id
 from search.promotions import Promotion, winner
-from search.results import Results, headline, progress, verdict_of
+from search.results import Results, headline, is_complete, progress, remarks, verdict_of
 from search.run_folder import RunFolder
 from search.scores import named, scored
 from search.storage import reason_of
@@ -182,11 +182,13 @@ def _outcome(run: Promotion) -> str:
 def study_note(folder: RunFolder, results: Results) -> str:
     """The outcome of the search so far and its next command, in Markdown."""
     name = shlex.quote(results.name)
-    is_over = len(results.trials) >= results.spec.trials or is_used_up(results.study)
+    is_over = is_complete(results)
     goes_on = f"search promote {name}" if is_over else f"search run {shlex.quote(str(folder.study_file))} --name {name}"
     if is_over and any(run.tested for run in winner(results.promotions)):
         goes_on = f"search export {name}"
-    lines = [f"**{_plain(headline(results))}**", _plain(progress(results))]
+    lines = [f"**{_plain(headline(results))}**"]
+    lines += [_plain(" ".join(said)) for said in (remarks(results), cautions(results)) if said]
+    lines.append(_plain(progress(results)))
     lines += [each for each in (_why_another(results),) if each]
     lines.append(f"Next: `{goes_on}`.")
     if results.promotions:

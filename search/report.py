@@ -6,6 +6,7 @@ The page itself is `report.html.in`, beside this module; its words and tables ar
 
 import base64
 import gzip
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -17,50 +18,114 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from search.charts import CHARTS, CHARTS_AFTER, Chart, html_of
+from search.cautions import cautions
+from search.charts import CHARTS, CHARTS_AFTER
 from search.colours import ORANGE
-from search.diagram import diagram
-from search.formatting import count, mean_and_deviation, percent, warnings_of
+from search.first_screen import Best, badge, cards, drawing, exports, recipe_table
+from search.formatting import count, mean_and_deviation, percent
 from search.identity import identity
+from search.markup import paragraph, prose, section
 from search.mistakes_section import mistakes_sections
 from search.promotions import Promotion, winner
-from search.results import Results, headline, progress, read_results
-from search.run_folder import RunFolder, control_name, read_facts, write_text
+from search.recipe_words import notation
+from search.results import Results, headline, progress, read_results, remarks
+from search.run_folder import RunFacts, RunFolder, control_name, read_facts, write_text
 from search.scores import named
-from search.spec import CONTROLS, StudySpec
+from search.spec import CONTROLS
 from search.trials import TrialRecord, score_of
+from search.trials_table import trials_json
 from train_core.errors import UserError
 from train_core.results import Score
 
+REFRESH_S = 60  # after which a page that is not finished loads itself again
+SHOWN_RUNS = 5  # full runs that are shown at once
 
-def write_report(folder: RunFolder, results: Results | None = None) -> Path:
+
+def write_report(folder: RunFolder, results: Results | None = None, *, going_on: str = "") -> Path:
     """Write the report of a run, from `results` where they are read already; returns its path.
+
+    `going_on` says what is at work besides the search. A page that is not finished loads itself again each minute.
 
     Raises:
         UserError: the study, its file or a full run's result cannot be read.
 
     """
     results = results or read_results(folder)
+    facts, best = read_facts(folder), Best.of(results)
+    unfinished = badge(results, going_on)
+    sections = "".join(_sections(folder, facts, results))
     page = _template().substitute(
         name=escape(results.name),
-        headline=escape(headline(results)),
-        progress=escape(progress(results)),
+        badge=f" <span class=badge>{escape(unfinished)}</span>" if unfinished else "",
+        refresh=REFRESH_S if unfinished else 0,
+        headline=prose(headline(results)),
+        remarks="".join(f"<p>{prose(each)}</p>" for each in remarks(results)),
+        cautions="".join(f"<p class=warning>{prose(each)}</p>" for each in cautions(results)),
+        notation=f"<p class=faint>{prose(notation(best.network))}</p>" if best else "",
+        cards="".join(card.html for card in cards(folder, facts, results)),
+        winner=_winner(best, facts),
         full_runs=_full_run_table(results),
-        mistakes=mistakes_sections(folder, results.promotions),
-        controls=_control_table(folder, results),
-        warning=_warnings(results.spec),
-        winner=_drawn(folder, results),
-        charts="".join(_section(chart(results)) for chart in CHARTS),
-        after="".join(_section(chart(results)) for chart in CHARTS_AFTER),
-        reproducibility=escape(_reproducibility_note(folder, results)),
-        commands=escape("\n".join(_commands(folder, results))),
-        facts="".join(f"<tr><th>{escape(name)}<td>{escape(value)}" for name, value in _facts(folder, results)),
-        study_file=escape(folder.study_file.read_text(encoding="utf-8")),
+        progress=prose(progress(results)),
+        contents=_contents(sections),
+        sections=sections,
         plotly=_packed_plotly(),
         orange=ORANGE,
     )
     write_text(folder.report, page)
     return folder.report
+
+
+def _sections(folder: RunFolder, facts: RunFacts | None, results: Results) -> Iterator[str]:
+    """All that comes after the first screen."""
+    switch = "<p><label><input type=checkbox id=errors> Show errors on logarithmic axes instead of accuracies</label>"
+    for i, chart in enumerate(make(results) for make in CHARTS):
+        yield section(chart.title, (switch if i == 0 else "") + paragraph(chart.words) + chart.html)
+    yield mistakes_sections(folder, results.promotions)
+    yield _control_table(folder, results)
+    yield from (
+        section(chart.title, paragraph(chart.words) + chart.html) for chart in (make(results) for make in CHARTS_AFTER)
+    )
+    if results.trials:
+        yield section("All trials", _trials_table(results))
+    if links := exports(folder):
+        yield section("Exported models", links)
+    yield section("How to reproduce", _reproduction(folder, facts, results))
+
+
+def _contents(sections: str) -> str:
+    """Links to the sections."""
+    found = re.findall(r'<section id="([^"]+)"><h2>([^<]+)</h2>', sections)
+    return "".join(f'<li><a href="#{address}">{title}</a>' for address, title in found)
+
+
+def _winner(best: Best | None, facts: RunFacts | None) -> str:
+    """The best network's recipe, and its drawing beside it; nothing before there is one."""
+    if best is None:
+        return ""
+    recipe = f"<div><h2>Its recipe</h2>{recipe_table(best)}</div>"
+    return f'<div class="beside answer">{recipe}<div><h2>The best network</h2>{drawing(best, facts)}</div></div>'
+
+
+def _trials_table(results: Results) -> str:
+    words = "Click a heading to sort. The field shows the trials that have all of its words."
+    return (
+        f"{paragraph(words)}<p><input type=search id=filter placeholder='for example: muon complete' "
+        "aria-label='Show the trials with these words'> <span id=found></span></p>"
+        "<div class=wide><table id=trials></table></div><p><button id=more>Show more</button></p>"
+        f"<script type='application/json' id=rows>{trials_json(results)}</script>"
+    )
+
+
+def _reproduction(folder: RunFolder, facts: RunFacts | None, results: Results) -> str:
+    """The commands, the versions and the study file."""
+    rows = "".join(f"<tr><th>{escape(name)}<td>{escape(value)}" for name, value in _facts(folder, facts, results))
+    commands = escape("\n".join(_commands(facts, results)))
+    return (
+        f"<p>The study as run is <code>study.toml</code>, beside this page, and below. "
+        f"{escape(_reproducibility_note(facts, results))}</p><pre>{commands}</pre>"
+        f"<div class=wide><table class=facts>{rows}</table></div><details><summary>study.toml</summary>"
+        f"<pre>{escape(folder.study_file.read_text(encoding='utf-8'))}</pre></details>"
+    )
 
 
 @cache
@@ -72,7 +137,7 @@ def _template() -> Template:
 def _full_run_table(results: Results) -> str:
     """The full runs; validation, which chose, and test, which did not, under separate headings."""
     if not results.promotions:
-        return "<p>No full run is done yet.</p>"
+        return paragraph("No full run is done yet: `search promote` trains the best trials at full length.")
     limited = results.spec.max_madds is not None
     best = winner(results.promotions)
     rows = [
@@ -98,7 +163,11 @@ def _full_run_table(results: Results) -> str:
     words += " Seconds: of training and validation."
     words += " Milliseconds (ms) an image: one image at a time, in fp32, on the device that the run names below."
     head = _full_runs_head(costs, results.spec.scored_by)
-    return f"<p>{words}</p><div class=wide><table>{head}{''.join(rows)}</table></div>"
+    table = f"<div class=wide><table>{head}{''.join(rows[:SHOWN_RUNS])}</table></div>"
+    if rest := rows[SHOWN_RUNS:]:
+        table += f"<details><summary>{count(len(rest), 'more full run')}</summary><div class=wide><table>{head}"
+        table += f"{''.join(rest)}</table></div></details>"
+    return f"{table}<p>{words}</p>"
 
 
 def _test_reads(promotions: Sequence[Promotion]) -> str:
@@ -139,23 +208,6 @@ def _test_cell(run: Promotion) -> str:
     return percent(run.test_score) + (f"<br>with mirror<br>images {percent(mirrored)}" if mirrored is not None else "")
 
 
-def _warnings(spec: StudySpec) -> str:
-    """What is wrong with the study, a paragraph each; empty for nothing."""
-    return "".join(f"<p class=warning>{escape(each[0].upper() + each[1:])}</p>" for each in warnings_of(spec))
-
-
-def _drawn(folder: RunFolder, results: Results) -> str:
-    """The best network as a picture of its stages; nothing before there is one."""
-    runs = winner(results.promotions)
-    if not runs and not results.complete:
-        return ""
-    network = runs[0].network if runs else results.complete[0].network
-    facts = read_facts(folder)
-    if facts is None or facts.data.size is None:
-        return "<section><h2>The best network</h2><p>Not drawn: the size of the images is not known.</p></section>"
-    return f"<section><h2>The best network</h2><div class=diagram>{diagram(network, facts.data.size)}</div></section>"
-
-
 def _control_table(folder: RunFolder, results: Results) -> str:
     """A comparison with the search's control runs in the same folder; empty where there are none."""
     rows = []
@@ -174,7 +226,7 @@ def _control_table(folder: RunFolder, results: Results) -> str:
     if not rows:
         return ""
     html = [
-        "<section><h2>Compared with simpler searches</h2><p>They have the same budget, data and space. "
+        "<p>They have the same budget, data and space. "
         f"Epochs are all that were trained, in short and in full runs; {named(results.spec.scored_by, 'accuracies')} "
         "of several seeds are their "
         "mean and standard deviation.</p><div class=wide><table><tr><th class=words>Run<th>Trials<th>Epochs"
@@ -192,7 +244,7 @@ def _control_table(folder: RunFolder, results: Results) -> str:
             f"<td>{mean_and_deviation(validation) if validation else 'not promoted yet'}"
             f"<td>{mean_and_deviation(tested) if tested else 'none'}"
         )
-    return "".join(html) + "</table></div></section>"
+    return section("Compared with simpler searches", "".join(html) + "</table></div>")
 
 
 def _comparable(one: Results, other: Results) -> bool:
@@ -207,28 +259,20 @@ def _comparable(one: Results, other: Results) -> bool:
 _SAME = ("budget", "max_madds", "data fingerprint", "score", "space.")
 
 
-def _section(chart: Chart) -> str:
-    """A chart as HTML: its title, its words, and its figure as JSON, which the page's script draws."""
-    text = f"<section><h2>{escape(chart.title)}</h2><p>{escape(chart.words)}</p>"
-    return text + (html_of(chart.figure) if chart.figure is not None else "") + "</section>\n"
-
-
 @cache
 def _packed_plotly() -> str:
     """The Plotly library, compressed: it is by far the largest part of the page."""
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
-def _commands(folder: RunFolder, results: Results) -> Iterator[str]:
+def _commands(facts: RunFacts | None, results: Results) -> Iterator[str]:
     """The commands that repeat this run."""
     yield f"search run study.toml --name {shlex.quote(results.name)}"
-    facts = read_facts(folder)
     yield from facts.promoted if facts is not None else ()
 
 
-def _reproducibility_note(folder: RunFolder, results: Results) -> str:
+def _reproducibility_note(facts: RunFacts | None, results: Results) -> str:
     """How closely these commands repeat the run's numbers: it depends on where and how the run was made."""
-    facts = read_facts(folder)
     devices = {facts.device if facts is not None else None, *(run.device for run in results.promotions)}
     names = " and ".join(sorted(device for device in devices if device)) or "a device that is not known"
     if not all(device is not None and device.startswith("CPU") for device in devices):
@@ -254,9 +298,8 @@ def _overlapping(trials: Sequence[TrialRecord]) -> bool:
     return any(start < end for (_, end), (start, _) in pairwise(spans) if end)
 
 
-def _facts(folder: RunFolder, results: Results) -> Iterator[tuple[str, str]]:
+def _facts(folder: RunFolder, facts: RunFacts | None, results: Results) -> Iterator[tuple[str, str]]:
     """Versions, device and data, as far as they are known: names and values."""
-    facts = read_facts(folder)
     if facts is None:
         yield folder.facts.name, "missing, or cannot be read"
     else:

@@ -1,26 +1,34 @@
 """A run's outcome, read from its folder and its study, and in a sentence or two."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from statistics import fmean
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
+import numpy as np
 import optuna
 
-from search.fidelity import Fidelity, measure, measured_on, optimism, standard_error
-from search.formatting import are, count, duration, limits, mean_and_deviation, percent, short_run
+import space as search_space
+from search.drawing import is_used_up
+from search.fidelity import Fidelity, measure, measured_on, standard_error
+from search.formatting import Interval, are, count, duration, limits, mean_and_deviation, percent, short_run
 from search.identity import open_study
 from search.promotions import Promotion, diverged_of, finalists, finished, mean_score, refit_of, winner
 from search.run_folder import RunFolder, read_facts
-from search.scores import always_largest, named, scored
+from search.scores import always_largest, scored
 from search.spec import StudySpec, load_study
-from search.starts import sources_of
+from search.starts import source_of, sources_of
 from search.trials import TrialRecord, different_networks, finished_trials, ranked, records, score_of
-from train_core.results import Score
 
-FEW_IMAGES = 500  # fewer validation images make the best of several networks look clearly better than it is
-MAX_LEARNT = 500  # trials that the importances are learnt from: 10,000 take minutes, these some seconds
+PER_PARAMETER = 5  # complete trials, at least, for each parameter whose importance is shown
+RESAMPLES = 8  # of the trials, that the importances are learnt from
+MAX_LEARNT = 128  # trials of a resample: 8 of these take a second, of 10,000 minutes
+
+MAX_COUNTED = 500  # trials whose parameters are counted
+MOST = 0.5  # share of the trials that use a parameter, at least, for its importance to mean something
 
 Verdict = Literal["complete", "pruned", "failed or diverged"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -46,14 +54,35 @@ class Results:
         """The full runs that have a score on validation: those that were not trained on the validation images."""
         return [run for run in self.promotions if not run.refit]
 
-    @property
+    @cached_property
     def complete(self) -> list[TrialRecord]:
         """The complete trials, the best first."""
         return ranked(self.trials)
 
     @cached_property
-    def importances(self) -> dict[str, float]:
-        """Share of the short scores' spread that each parameter explains by itself; the largest first.
+    def usage(self) -> dict[str, float]:
+        """The parameters that varied, in the order of the space, and the share of complete trials that use each."""
+        trials = thinned(self.complete, MAX_COUNTED)
+        drawn = varied_parameters(search_space.parameters(self.spec.space), trials)
+        using = Counter(chain.from_iterable(self.used_by(trial) for trial in trials))
+        return {name: using[name] / len(trials) for name in drawn}
+
+    def used_by(self, trial: TrialRecord) -> set[str]:
+        """The drawn parameters that have an effect in a trial: not the rates of other optimizers than its own."""
+        draw = self._held | trial.draw
+        is_whole = all(name in draw for name in ("stages", "optimizer", "mix"))  # not of a trial made by hand
+        return search_space.used(draw, self.spec.space) if is_whole else set(draw)
+
+    @cached_property
+    def _held(self) -> dict[str, Any]:
+        return search_space.held(self.spec.space)
+
+    @cached_property
+    def importances(self) -> dict[str, Interval]:
+        """Share of the short scores' spread that each parameter explains by itself (fANOVA); the largest first.
+
+        The mean over resamples of the trials, with the lowest and the highest of them. Left out are parameters that
+        most trials do not use.
 
         Raises:
             ValueError: these trials are too few or too similar.
@@ -62,24 +91,47 @@ class Results:
         # Takes seconds to import, which a search needs at its end only.
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-        learnt = thinned(self.complete, MAX_LEARNT)
-        varied = varied_parameters({name for trial in learnt for name in trial.draw}, learnt)
-        if len({score_of(trial) for trial in learnt}) < 2 or not varied:
-            number = count(len(learnt), "complete trial")
-            there_are = "there is" if len(learnt) == 1 else "there are"
-            raise ValueError(f"it takes two complete trials of different scores, and {there_are} {number}.")
-        study = optuna.create_study(direction="maximize")
-        study.add_trials([trial.optuna for trial in learnt])
-        try:
+        complete, names = self.complete, [name for name, share in self.usage.items() if share >= MOST]
+        if len({score_of(trial) for trial in complete}) < 2 or not names:
+            number = count(len(complete), "complete trial")
+            raise ValueError(f"it takes complete trials of different scores, and there {are(len(complete))} {number}.")
+        if len(complete) < PER_PARAMETER * len(names):
+            raise ValueError(
+                f"{count(len(complete), 'complete trial')} {are(len(complete))} too few for "
+                f"{count(len(names), 'parameter')}. It takes {PER_PARAMETER} for each, "
+                f"{PER_PARAMETER * len(names):,} in all."
+            )
+        generator = np.random.default_rng(0)
+        found: dict[str, list[float]] = {name: [] for name in names}
+        for seed in range(RESAMPLES):
+            study = optuna.create_study(direction="maximize")
+            drawn = generator.choice(len(complete), min(len(complete), MAX_LEARNT))
+            study.add_trials([_bare(complete[i], names) for i in drawn])
             # fANOVA learns from every score; Optuna's default compares the best tenth with the rest: too few here.
-            return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=varied)
-        except RuntimeError as error:
-            raise ValueError(str(error)) from error
+            evaluator = FanovaImportanceEvaluator(n_trees=8, max_depth=8, seed=seed)
+            varied = varied_parameters(names, [complete[i] for i in drawn])
+            try:
+                shares = get_param_importances(study, evaluator=evaluator, params=varied)
+            except RuntimeError as error:
+                raise ValueError(f"{error}.") from error
+            for name in names:
+                found[name].append(shares.get(name, 0.0))
+        ordered = sorted(names, key=lambda name: fmean(found[name]), reverse=True)
+        return {name: Interval(fmean(found[name]), min(found[name]), max(found[name])) for name in ordered}
 
 
-def read_results(folder: RunFolder) -> Results:
-    """A run's outcome so far."""
-    study, spec, facts = open_study(folder), load_study(str(folder.study_file), {}), read_facts(folder)
+def _bare(trial: TrialRecord, names: Iterable[str]) -> optuna.trial.FrozenTrial:
+    """A complete trial with no more than these parameters: a study copies all that its trials have."""
+    draw, distributions = trial.draw, trial.optuna.distributions
+    params = {name: draw[name] for name in names if name in draw}
+    return optuna.trial.create_trial(
+        value=trial.score, params=params, distributions={name: distributions[name] for name in params}
+    )
+
+
+def read_results(folder: RunFolder, study: optuna.Study | None = None) -> Results:
+    """A run's outcome so far; `study` is its study where it is open already."""
+    study, spec, facts = study or open_study(folder), load_study(str(folder.study_file), {}), read_facts(folder)
     return Results(
         name=folder.name,
         spec=spec,
@@ -103,26 +155,23 @@ def fidelity_of(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> Fide
     )
 
 
+def is_complete(results: Results) -> bool:
+    """Whether the search has come to its end: it has its trials, or its space has no new network."""
+    return len(results.trials) >= results.spec.trials or is_used_up(results.study)
+
+
 def headline(results: Results) -> str:
-    """What the search found. The winner is chosen on validation, never on test."""
+    """What the search found: the network, its limits and its accuracy. It is chosen on validation, never on test."""
     spec, runs, trials = results.spec, winner(results.promotions), results.complete
     if not runs and not trials:
         stage = "No trial is complete yet" if results.trials else "No trial has ended yet"
         return f"{stage}: for {spec.data_name} within {limits(spec)}, no network is known so far."
     network = str(runs[0].network) if runs else trials[0].network_words
-    size = runs[0].parameters if runs else trials[0].parameters
-    text = f"The best network found for {spec.data_name} within {limits(spec)} is {network}: "
-    text += f"{size:,} parameters, {percent(size / spec.budget)} of the budget"
-    madds = runs[0].multiply_adds if runs else trials[0].multiply_adds
-    text += f", and {madds:,} multiply-adds. " if spec.max_madds is not None else ". "
-    text += f"Its recipe: {(runs[0] if runs else trials[0]).recipe.method}. "
-    if not runs:
-        diverged = "every full run so far diverged, and " if results.promotions else ""
-        reached = scored(percent(score_of(trials[0])), spec.scored_by)
-        text += f"Its short run of {short_run(spec)} reached {reached} on validation; "
-        text += f"{diverged}short runs find the good third but cannot order it: full runs decide."
-        return text + _always_largest(results) + _flattery(score_of(trials[0]), len(trials), results)
-    return text + _of_full_runs(results, runs)
+    text = f"The best network found for {spec.data_name} within {limits(spec)} is {network}. "
+    if runs:
+        return text + _of_full_runs(results, runs)
+    reached = scored(percent(score_of(trials[0])), spec.scored_by)
+    return text + f"Its short run of {short_run(spec)} reached {reached} on validation."
 
 
 def _of_full_runs(results: Results, runs: Sequence[Promotion]) -> str:
@@ -135,53 +184,60 @@ def _of_full_runs(results: Results, runs: Sequence[Promotion]) -> str:
     text += f"{scored(mean_and_deviation(reached), score)}{mean} on validation, by which it was chosen; "
     tested = [run.test_score for run in runs if run.test_score is not None]
     if not all(run.tested for run in runs):
-        text += "it is not tested yet: `search promote` reads the test split for the runs of its last rung."
-    elif not tested:
-        text += "it was never tested: this data has no test split, so every number here was used for model selection."
+        return text + "it is not tested yet: `search promote` reads the test split for the runs of its last rung."
+    if not tested:
+        return text + "it was never tested: this data has no test split, so all numbers served to choose it."
+    on_test = scored(mean_and_deviation(tested), score)
+    return text + f"{on_test} on the {runs[0].test_images:,} test images, which had no part in the choice."
+
+
+def remarks(results: Results) -> list[str]:
+    """What belongs to the headline: where the network is from, what is as good, and what needs no network."""
+    runs, trials = winner(results.promotions), results.complete
+    if not runs and not trials:
+        return []
+    said = [_origin(results, runs), tie_of(results.promotions, results.measured_on)]
+    if not runs:
+        diverged = "Every full run so far diverged. " if results.promotions else ""
+        said.append(f"{diverged}Short runs find the good third of the networks but cannot order it: full runs decide.")
+    elif diverged_seeds := len(diverged_of(results.promotions, runs)):
+        all_seeds = count(diverged_seeds + len(runs), "seed")
+        said.append(f"{diverged_seeds} of {all_seeds} diverged, and is not in these numbers.")
+    if runs and (refit := refit_of(results.promotions, runs)) and refit.test_score is not None:
+        on_test = scored(percent(refit.test_score), results.spec.scored_by)
+        said.append(f"Trained once more, also on the validation images, it reaches {on_test} on test.")
+    if results.always_largest is not None:
+        reached = scored(percent(results.always_largest), results.spec.scored_by)
+        said.append(f"Always answering the largest class reaches {reached} on validation.")
+    return [each for each in said if each]
+
+
+def _origin(results: Results, runs: Sequence[Promotion]) -> str:
+    """A sentence where the search was given the best network: which one it is, and what the search drew by itself."""
+    by_number = {trial.number: trial for trial in results.trials}
+    best = by_number.get(runs[0].trial) if runs else results.complete[0]
+    if best is None or best.given is None:
+        return ""
+    if best.baseline:
+        text = f"It is the baseline {best.baseline}, which the search was given"
+    elif source_of(best.given) == "portfolio":
+        text = f"It is one of the portfolio's starts ({best.given.partition(': ')[2]}), not drawn by this search"
     else:
-        on_test = scored(mean_and_deviation(tested), score)
-        text += f"{on_test} on the {runs[0].test_images:,} test images, which had no part in the choice."
-    if diverged := len(diverged_of(results.promotions, runs)):
-        text += f" {diverged} of {count(diverged + len(runs), 'seed')} diverged, and is not in these numbers."
-    if (refit := refit_of(results.promotions, runs)) and refit.test_score is not None:
-        on_test = scored(percent(refit.test_score), score)
-        text += f" Trained once more, also on the validation images, it reaches {on_test} on test."
-    text += _always_largest(results)
-    text += _flattery(fmean(reached), len(finalists(results.promotions)), results)
-    if tie := tie_of(results.promotions, results.measured_on):
-        text += f" {tie}"
-    return text
+        text = f"It is {best.given}, with which the search began"
+    if runs:
+        drawn = [each for each in finalists(results.promotions) if _is_drawn(by_number.get(each[0].trial))]
+        kind, score = "full run of a network that it drew", mean_score(drawn[0]) if drawn else None
+    else:
+        own = [trial for trial in results.complete if _is_drawn(trial)]
+        kind, score = "short run of a network that it drew", score_of(own[0]) if own else None
+    if score is None:
+        return f"{text}; there is no {kind} to compare with."
+    return f"{text}; the best {kind} reached {scored(percent(score), results.spec.scored_by)}."
 
 
-def _always_largest(results: Results) -> str:
-    """A sentence on what needs no network: always answering the largest class; empty where it is not known."""
-    if results.always_largest is None:
-        return ""
-    reached = scored(percent(results.always_largest), results.spec.scored_by)
-    return f" Always answering the largest class reaches {reached} on validation."
-
-
-def _flattery(score: float, number: int, results: Results) -> str:
-    """A sentence on how much too high the score on validation of the best of `number` networks may be.
-
-    It is empty where there are enough images, and where the figure would be 0.0 points.
-    """
-    images = results.measured_on
-    if not images or images >= FEW_IMAGES:
-        return ""
-    points = f"{100 * optimism(score, images, number):.1f}"
-    if points == "0.0":
-        return ""
-    name, few = named(results.spec.scored_by, "validation accuracy"), _few_images(images, results.spec.scored_by)
-    return (
-        f" Its {name} was chosen as the best of {number:,} on only {few}: it is likely up to {points} points too high."
-    )
-
-
-def _few_images(images: int, score: Score) -> str:
-    """As in `287 images`; of unequal classes, `what counts as 22 images, as the smallest classes have few`."""
-    number = count(images, "image")
-    return f"what counts as {number}, because the smallest classes have few" if score == "balanced" else number
+def _is_drawn(trial: TrialRecord | None) -> bool:
+    """Whether the search drew the trial by itself."""
+    return trial is not None and trial.given is None
 
 
 def tie_of(promotions: Sequence[Promotion], images: int | None) -> str:

@@ -144,13 +144,14 @@ def test_no_test_imports_another() -> None:
 
 LAYERS = {
     "foundations": "errors streams version completion interrupt storage run_folder optuna_access trials ladder "
-    "published scores spec data_shape formatting chance citation",
+    "published scores spec data_shape formatting chance citation uncertainty recipe_words markup",
     "study": "checkpoints between forecast heartbeat retries pruner sampling drawing starts listing identity study "
     "trainer plan session night",
     "full runs": "long_run promotions promoter reproducer fidelity learning mistakes",
     "export": "card export predict",
-    "view": "terminal bars answers trial_lines colours results records rows inspection elsewhere comparison groups "
-    "plot tables charts diagram mistakes_section report notes dashboard console data_view",
+    "view": "terminal bars answers trial_lines colours results cautions records rows inspection elsewhere comparison "
+    "groups plot tables figures parameter_charts mistake_charts charts diagram first_screen trials_table "
+    "mistakes_section report live_report notes dashboard console data_view",
     "entry": "removal archive ray_workers api full_runs auto notebook cli __init__ __main__",
 }
 """The modules of search/, the lowest layer first: each imports from its own layer and those below alone."""

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -18,6 +19,7 @@ from search.fidelity import (
     measure,
     optimism,
     pick,
+    shows_nothing,
     standard_error,
 )
 from search.formatting import Interval, interval
@@ -130,8 +132,8 @@ def test_rungs_in_between_are_compared_too(study: optuna.Study) -> None:
     assert known is not None
     assert {each.epochs: round(each.spearman.value) for each in known.lengths} == {6: -1, 20: 1}
     assert (
-        "do not rank this space, 20 do: give --epochs 20 (and another --name), or promote more than the best 5"
-        in advice(known)
+        "do not rank this space (the rank correlation can be -1.00 to -1.00), 20 do: give --epochs 20 (and another "
+        "--name), or promote more than the best 5" in advice(known)
     )
     assert fidelity_table(known).row_count == 3
 
@@ -161,29 +163,54 @@ def test_too_few_runs_give_no_answer(study: optuna.Study) -> None:
 @pytest.mark.parametrize(
     ("spearman", "regrets", "words"),
     [
-        ((0.8, 0.5), {1: 0.001, 3: 0}, "rank this space well enough: promote the best 2."),
+        ((0.8, 0.6, 0.9), {1: 0.001, 3: 0}, "rank this space well enough: promote the best 2."),
         (
-            (0.7, -0.1),
+            (0.7, 0.1, 0.9),
             {1: 0.1, 3: 0.001},
-            "rank this space well enough, as far as so few trials can show: promote the best 6.",
+            "rank this space, but how well is uncertain (the rank correlation can be 0.10 to 0.90): promote the best "
+            "6.",
         ),
         (
-            (0.3, -0.1),
+            (0.5, 0.1, 0.9),
+            {1: 0.1, 3: 0.001},
+            "rank this space in part only (the rank correlation can be 0.10 to 0.90): give --epochs 12 (and another "
+            "--name), or promote the best 6.",
+        ),
+        (
+            (0.3, -0.1, 0.59),
             {1: 0.1, 3: 0.05},
-            "do not rank this space: give --epochs 12 (and another --name), or promote more than the best 7.",
+            "do not rank this space (the rank correlation can be -0.10 to 0.59): give --epochs 12 (and another "
+            "--name), or promote more than the best 7.",
+        ),
+        (
+            (0.8, -0.09, 1.0),
+            {1: 0.1, 3: 0.001},
+            "may rank this space or not: 12 trials cannot show it (the rank correlation can be -0.09 to 1.00); measure "
+            "more (--trials 24), or promote the best 6.",
+        ),
+        (
+            (math.nan, math.nan, math.nan),
+            {1: 0.1, 3: 0.001},
+            "may rank this space or not: 12 trials cannot show it (the rank correlation can be anything); measure more "
+            "(--trials 24), or promote the best 6.",
         ),
     ],
 )
-def test_advice(spearman: tuple[float, float], regrets: dict[int, float], words: str) -> None:
+def test_advice_says_what_the_interval_permits(
+    spearman: tuple[float, float, float], regrets: dict[int, float], words: str
+) -> None:
     known = Agreement(
         epochs=6,
         pairs=tuple(pairs(SCORES, SCORES)),
-        spearman=Interval(spearman[0], spearman[1], 0.9),
+        spearman=Interval(*spearman),
         kendall=Interval(0, 0, 0),
         regret=regrets,
     )
     fidelity = Fidelity(epochs=40, lengths=(known,), families={}, best_only=False, complete=24, tolerance=0.01)
     assert advice(fidelity) == f"Short runs of 6 epochs {words}"
+    assert shows_nothing(fidelity) == (not spearman[1] > 0)
+    all_of_them = replace(fidelity, complete=12)
+    assert ("search more trials and measure" in advice(all_of_them)) == ("measure more" in words)
 
 
 def test_without_the_number_of_validation_images_no_number_to_promote_is_given(study: optuna.Study) -> None:

@@ -1,49 +1,63 @@
 """The report as a browser shows it: drawn, hovered over, on a phone and a projector, in light and dark."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from search.charts import ALL_CHARTS
-from search.formatting import percent
+from search.formatting import bounds, duration, percent
 from search.report import write_report
 from search.results import read_results
-from search.run_folder import RunFolder
+from search.run_folder import RunFolder, write_text
+from search.uncertainty import accuracy_interval
 from tests.support.browser import Browser
-from tests.support.pages import CHARTS, DESKTOP, PHONE, check, shown
+from tests.support.pages import CHARTS, DESKTOP, OVERLAPS, PHONE, POINT, PROJECTOR, check, shown
 from tests.support.predicted import drawn, promoted_with, store_batch
-from tests.support.runs import promoted
+from tests.support.runs import make_run, promoted
 
 
-def test_every_chart_is_drawn_on_a_phone_and_says_what_is_under_the_mouse(
+def figures(folder: RunFolder) -> int:
+    """How many figures the charts of its report have."""
+    results = read_results(folder)
+    return sum(len(make(results).figures) for make in ALL_CHARTS)
+
+
+@pytest.mark.parametrize(("width", "dark"), [(PHONE, True), (PROJECTOR, False)], ids=["phone", "projector"])
+def test_every_chart_is_drawn_and_says_what_is_under_the_mouse(
     browser: Browser,
     measured: RunFolder,  # the fixture of that name
     tmp_path: Path,
+    width: int,
+    dark: bool,
 ) -> None:
     """All of them, from a page that has nothing beside it; `test_e2e` has those of a study that was really run."""
+    with_facts(measured)
     moved = tmp_path / "alone.html"
     moved.write_bytes(write_report(measured).read_bytes())
-    check(shown(browser, moved, PHONE, dark=True), len(ALL_CHARTS), PHONE, dark=True)
+    check(shown(browser, moved, width, dark=dark), figures(measured), width, dark=dark)
 
 
-def test_on_a_projector_too_and_the_numbers_on_the_page_are_those_in_the_storage(
-    browser: Browser, measured: RunFolder, tmp_path: Path
-) -> None:
-    moved = tmp_path / "alone.html"
-    moved.write_bytes(write_report(measured).read_bytes())
-    page = shown(browser, moved, DESKTOP)
-    check(page, len(ALL_CHARTS), DESKTOP, dark=False)
+def with_facts(folder: RunFolder, images: int = 144) -> None:
+    """Write down what the run's images are."""
+    write_text(folder.facts, json.dumps({"data": {"validation_images": images, "size": [32, 32]}}))
+
+
+def test_the_numbers_on_the_page_are_those_in_the_storage(browser: Browser, measured: RunFolder) -> None:
+    with_facts(measured)
+    model = measured.exported(measured.promotion(5, 5, 0), "onnx")
+    write_text(model, "x" * 84_567)
+    write_text(model.with_name(f"{model.name}.md"), "its card")
+    page = shown(browser, write_report(measured), DESKTOP)
+    check(page, figures(measured), DESKTOP, dark=False)
     results = read_results(measured)
     drawn = page.evaluate(
-        f"""JSON.stringify({CHARTS}.map((chart) => chart.data.map((trace) => trace.type == "parcoords"
-             ? ["", trace.dimensions.map((each) => each.label), trace.dimensions.map((each) => [...each.values])]
-             : [trace.name, [...trace.x], [...trace.y]])))"""
+        f"JSON.stringify({CHARTS}.map((chart) => chart.data.map((trace) => [trace.name, [...trace.x], [...trace.y]])))"
     )
-    sizes, history, _, curves, importances, space, fidelity, time = (
-        {name: (x, y) for name, x, y in chart} for chart in json.loads(drawn)
-    )
+    charts = [{name: (x, y) for name, x, y in chart} for chart in json.loads(drawn)]
+    sizes, history, _, curves, losses, *panels, fidelity, time = charts
 
     def points(series: tuple[list[Any], list[Any]]) -> set[tuple[Any, Any]]:
         return {*zip(*series, strict=True)}
@@ -52,27 +66,132 @@ def test_on_a_projector_too_and_the_numbers_on_the_page_are_those_in_the_storage
     assert points(history["complete"]) == {(trial.number, trial.score) for trial in complete}
     assert points(sizes["short run"]) == {(trial.parameters, trial.score) for trial in complete}
     assert points(sizes["full run of 5 epochs"]) == {(run.parameters, run.val_accuracy) for run in runs}
-    for run in runs:
-        epochs = {(epoch.epoch, epoch.val_accuracy) for epoch in run.history}
-        assert points(curves[f"trial {run.trial}, 5 epochs"]) == epochs
-    (shares,) = importances.values()
-    assert dict(zip(*shares[::-1], strict=True)) == dict([*results.importances.items()][:15])
-    (axes,) = space.values()
-    assert dict(zip(*axes, strict=True))["accuracy (%)"] == [100 * (trial.score or 0) for trial in complete[::-1]]
+    assert list(curves) == list(losses)
+    for panel in panels:
+        scores = [*panel["the best trial"][1], *panel["trial"][1]]
+        assert scores == [trial.score for trial in complete]
     pairs = {(trial.score, run.val_accuracy) for run in runs for trial in complete if trial.number == run.trial}
     assert {point for series in fidelity.values() for point in points(series)} == pairs
     (bars,) = time.values()
     seconds = sum(trial.seconds or 0 for trial in results.trials) + sum(run.seconds for run in runs)
-    assert 3600 * sum(bars[0]) == pytest.approx(seconds)
+    assert sum(bars[0]) == pytest.approx(seconds)
     rows = page.evaluate(
         "[...document.querySelectorAll('tr:has(> td.split)')].map((row) => row.innerText.split('\\t'))"
     )
     assert [(row[2], row[7], row[8]) for row in rows] == [
         (f"{run.parameters:,}", percent(run.val_accuracy or 0), percent(run.test_accuracy or 0)) for run in runs
     ]
-    best = max(run.val_accuracy or 0 for run in runs)
-    assert f"{percent(best)} on validation, by which it was chosen" in page.text
-    assert "3 complete" in page.text
+    best = max(runs, key=lambda run: run.val_accuracy or 0)
+    assert f"{percent(best.val_accuracy or 0)} on validation, by which it was chosen" in page.text
+    shown_cards = page.evaluate(
+        "[...document.querySelectorAll('.card')].map((each) => [...each.children].map((part) => part.innerText))"
+    )
+    cards = {name: (value, *note) for name, value, *note in shown_cards}
+    for name, accuracy, images in (("Test", best.test_accuracy, 360), ("Validation", best.val_accuracy, 144)):
+        assert accuracy is not None
+        known = accuracy_interval([accuracy], images)
+        value, note = cards[f"{name} accuracy"]
+        assert value == percent(accuracy)
+        assert note.startswith(f"95 %: {bounds(known)} ({images} images alone, one seed)")
+    assert cards["Parameters"][0] == f"{best.parameters:,}"
+    assert cards["Multiply-adds"][0] == f"{best.multiply_adds:,}"
+    assert cards["Model file"] == ("84.6 kB", model.name)
+    assert cards["Training time"][0] == duration(seconds)
+    links = page.evaluate(
+        "[...document.querySelectorAll('#exported-models a')].map((each) => each.getAttribute('href'))"
+    )
+    assert links == [f"exported/{model.name}", f"exported/{model.name}.md"]
+    assert all((measured.root / link).exists() for link in links)
+
+
+def test_one_switch_shows_errors_on_logarithmic_axes_and_back(browser: Browser, measured: RunFolder) -> None:
+    page = shown(browser, write_report(measured), DESKTOP)
+    state = f"JSON.stringify({CHARTS}.map((chart) => [chart.layout.meta?.scores ?? '', chart.layout.yaxis.type ?? '', "
+    state += "chart.data.map((trace) => [[...trace.x], [...trace.y], trace.hovertext])]))"
+    before = json.loads(page.evaluate(state))
+    page.evaluate("document.getElementById('errors').click()")
+    page.wait_for(f"{CHARTS}[0].layout.yaxis.type == 'log'")
+    after = json.loads(page.evaluate(state))
+    assert {scores for scores, _, _ in before} == {"", "y", "xy"}
+    for (scores, _, old), (_, kind, new) in zip(before, after, strict=True):
+        for (x, y, said), (new_x, new_y, new_said) in zip(old, new, strict=True):
+            assert new_said == said
+            assert new_y == ([None if v is None else pytest.approx(1 - v) for v in y] if scores else y)
+            assert new_x == ([pytest.approx(1 - v) for v in x] if scores == "xy" else x)
+        assert kind == "log" if scores else True
+    titles = page.evaluate(f"{CHARTS}.map((chart) => chart.layout.yaxis.title?.text ?? '')")
+    assert "Validation error (%)" in titles
+    assert "Validation accuracy (%)" not in titles
+    assert page.evaluate(OVERLAPS) == []
+    x, y, texts = page.evaluate(f"{POINT}({CHARTS}[0])")
+    page.hover(x, y)
+    said = f"[...{CHARTS}[0].querySelectorAll('.hovertext')].map((each) => each.textContent).join('')"
+    assert page.wait_for(said) in texts
+    page.evaluate("document.getElementById('errors').click()")
+    page.wait_for(f"{CHARTS}[0].layout.yaxis.type != 'log'")
+    assert json.loads(page.evaluate(state)) == before
+    assert page.errors == []
+
+
+TABLE = "[...document.querySelectorAll('#trials tbody tr')].map((row) => [...row.cells].map((cell) => cell.innerText))"
+
+
+def test_the_table_of_all_trials_is_sorted_and_filtered(browser: Browser, mixed: RunFolder) -> None:
+    page = shown(browser, write_report(mixed), DESKTOP)
+    trials = read_results(mixed).trials
+    rows = page.evaluate(TABLE)
+    assert [(row[0], row[1]) for row in rows] == [(str(trial.number), trial.outcome) for trial in trials]
+    for row, trial in zip(rows, trials, strict=True):
+        assert row[2] == ("" if trial.last_score is None else f"{100 * trial.last_score:.2f}")
+        assert row[3:5] == [f"{trial.parameters:,}", f"{trial.multiply_adds:,}"]
+        assert row[5:7] == [trial.network_words, trial.recipe.optimizer]
+        assert row[8] == str(trial.recipe.batch_size)
+        assert row[10] == (trial.given or "drawn")
+    heading = "[...document.querySelectorAll('#trials th')].find((each) => each.innerText == '{}').click()"
+    page.evaluate(heading.format("Parameters"))
+    sizes = [int(row[3].replace(",", "")) for row in page.evaluate(TABLE)]
+    assert sizes == sorted(sizes)
+    page.evaluate(heading.format("Parameters"))
+    assert [int(row[3].replace(",", "")) for row in page.evaluate(TABLE)] == sizes[::-1]
+    page.evaluate(heading.format("Score (%)"))
+    scores = [float(row[2]) for row in page.evaluate(TABLE) if row[2]]
+    assert scores == sorted(scores, reverse=True)
+    page.evaluate(
+        "(() => { const field = document.getElementById('filter'); field.value = 'Complete sgd';"
+        "field.dispatchEvent(new Event('input')) })()"
+    )
+    found = [trial for trial in trials if trial.is_complete and trial.recipe.optimizer == "sgd"]
+    assert {row[0] for row in page.evaluate(TABLE)} == {str(trial.number) for trial in found}
+    assert f"{len(found)} of {len(found)} trials" in page.text
+
+
+def test_a_page_that_is_not_finished_loads_itself_again_where_its_reader_was(
+    browser: Browser, mixed: RunFolder
+) -> None:
+    results = read_results(mixed)
+    unfinished = replace(results, spec=results.spec.model_copy(update={"trials": 40}))
+    timer = "setTimeout(() => location.reload(), 1000 * REFRESH_S)"
+    text = write_report(mixed, unfinished).read_text()
+    assert "not finished: 6 of 40 trials" in text
+    assert timer in text
+    mixed.report.write_text(text.replace(timer, "window.later = [() => location.reload(), 1000 * REFRESH_S]"))
+    page = shown(browser, mixed.report, DESKTOP)
+    assert page.evaluate("later[1]") == 60_000
+    page.evaluate("(document.getElementById('errors').click(), scrollTo(0, 900), window.isOld = true)")
+    write_report(mixed, results)
+    mixed.report.write_text(mixed.report.read_text().replace("REFRESH_S = 0", "REFRESH_S = 9"))
+    page.evaluate("setTimeout(later[0], 10)")
+    page.wait_for("!window.isOld && document.readyState == 'complete' && !document.querySelector('.badge')")
+    page.wait_for("scrollY == 900 && document.getElementById('errors').checked")
+    assert "REFRESH_S = 0" in write_report(mixed, results).read_text()
+
+
+def test_a_page_before_anything_is_complete_is_whole(browser: Browser, tmp_path: Path, in_lines: None) -> None:
+    page = browser.load(write_report(make_run(tmp_path / "run")), width=PHONE)
+    page.wait_for("window.Plotly")
+    assert "not finished: 0 of 1 trial" in page.text
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+    assert page.errors == []
 
 
 MATRICES = f"{CHARTS}.filter((chart) => chart.data[0].type == 'heatmap')"
@@ -95,7 +214,7 @@ def test_what_the_network_gets_wrong_can_be_read_for_few_and_for_many_classes(
     run = promoted_with(measured, 5, made, test, val_accuracy=0.95)
     store_batch(measured, run, names)
     page = shown(browser, write_report(measured), width)
-    check(page, len(ALL_CHARTS) + (3 if classes == 2 else 2), width, dark=False)
+    check(page, figures(measured) + (3 if classes == 2 else 2), width, dark=False)
     counts = page.evaluate(
         f"{MATRICES}[0].data.flatMap((trace) => trace.text.flat().filter((text) => text).map(Number))"
     )
@@ -111,7 +230,8 @@ def test_what_the_network_gets_wrong_can_be_read_for_few_and_for_many_classes(
     )
     assert pictures == [8] * (min(len(made) - made.is_right.sum(), 24) + 16)
     assert "said <b>class</b> " in page.text
-    assert "`search errors --files` lists all of the files" in page.text
+    assert "search errors --files lists all of the files" in page.text
+    assert "`" not in page.text
     rows = page.evaluate("[...document.querySelectorAll('section > .wide td.name')].map((each) => each.innerText)")
     assert len(rows) == min(classes, 20)
     assert ("80 more classes" in page.text) == (classes == 100)
@@ -130,7 +250,7 @@ def test_without_stored_predictions_the_page_says_how_to_get_them(measured: RunF
         return write_report(measured).read_text()
 
     assert "Not known: no stored validation predictions of trial 5 of run &#x27;mixed&#x27;" in said()
-    assert "Not stored, or damaged: `search promote mixed`, given again, stores it." in said()
+    assert "Not stored, or damaged: <code>search promote mixed</code>, given again, stores it." in said()
     promoted_with(measured, 5, drawn(30, 3, margin=9.0), test_accuracy=0.9)
     page = said()
     assert "There are none: all 30 validation images are right." in page
@@ -138,8 +258,13 @@ def test_without_stored_predictions_the_page_says_how_to_get_them(measured: RunF
     assert "On test not known: no stored test predictions" in page
     measured.promotion(5, 5, 0).batch.write_bytes(b"damaged")
     measured.promotion(5, 5, 0).predictions("val").write_bytes(b"damaged")
-    assert "predictions-val.npz cannot be read, delete it, and `search promote mixed` writes it again" in said()
+    assert (
+        "predictions-val.npz cannot be read, delete it, and <code>search promote mixed</code> writes it again" in said()
+    )
     promoted(measured, 5, diverged="the loss is nan", val_accuracy=None, test_accuracy=None)
     for number in (0, 1):
         promoted(measured, number, diverged="the loss is nan", val_accuracy=None, test_accuracy=None)
-    assert "No full run is finished yet: `search promote` trains the best trials and stores what they get" in said()
+    assert (
+        "No full run is finished yet: <code>search promote</code> trains the best trials and stores what they get"
+        in said()
+    )

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search import api, scores
+from search.cautions import cautions
 from search.fidelity import effective_images, measured_on, standard_error
 from search.identity import open_study
 from search.plan import Estimate
 from search.promoter import Promoter
 from search.promotions import finished, winner
 from search.report import write_report
-from search.results import headline, read_results
+from search.results import headline, read_results, remarks
 from search.run_folder import RunFolder, write_text
 from search.spec import load_study
 from search.trials import best, records
@@ -116,10 +117,12 @@ def test_the_winner_is_the_best_by_the_study_s_score(tmp_path: Path, in_lines: N
     assert (run.trial, run.val_score, run.test_score, run.curve) == (1, 0.6, 0.5, (0.6, 0.6))
     assert measured_on(folder, "balanced") == 6
     assert measured_on(folder, "accuracy") == 23
-    said = headline(read_results(folder))
+    results = read_results(folder)
+    said = " ".join([headline(results), *remarks(results), *cautions(results)])
     assert "it reaches 60.00 % balanced accuracy on validation, by which it was chosen; 50.00 % balanced acc" in said
     assert "Always answering the largest class reaches 33.33 % balanced accuracy on validation." in said
-    assert "as the best of 2 on only what counts as 6 images, because the smallest classes have few: it is" in said
+    assert "What counts as 6 validation images, because the smallest classes have few: differences under " in said
+    assert "The balanced validation accuracy of the best of 2 is likely up to " in said
     assert "so few images of the smallest classes do not tell the two apart" in said
 
 
@@ -127,7 +130,7 @@ def test_the_report_says_which_score_it_shows(tmp_path: Path, in_lines: None) ->
     folder = balanced_run(tmp_path / "run", [0.6, 0.5], score="balanced")
     promote_two(folder)
     page = write_report(folder).read_text()
-    assert page.count('"Balanced validation accuracy (%)"') == 4  # the axes
+    assert page.count('"Balanced validation accuracy (%)"') == 4  # the axes; the panels have none
     assert '"Validation accuracy (%)"' not in page
     assert "Chosen by the full run's balanced validation accuracy." in page
     assert "50.00 % balanced on validation" in page  # of trial 1, in a hover

@@ -1,0 +1,198 @@
+"""What the charts of a report are made of: figures, series, axes, and the words of a point's hover."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+
+from search.colours import BLUE, ORANGE, VERMILLION
+from search.formatting import count, percent
+from search.promotions import Promotion
+from search.results import Results, Verdict, verdict_of
+from search.scores import marked, named
+from search.trials import TrialRecord, score_of
+
+FITTED = 20  # values, at least, of which the lowest tenth may lie below an axis
+LEAST_ERROR = 1e-4  # a share of 1: the place of no error at all on a logarithmic axis
+
+STYLES: dict[Verdict, tuple[str, str]] = {  # colour and symbol
+    "complete": (BLUE, "circle"),
+    "pruned": (ORANGE, "triangle-down"),
+    "failed or diverged": (VERMILLION, "x"),
+}
+
+Point = tuple[float | None, float | None, str]  # x, y (none: a gap in the line) and what its hover says
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure and what it shows, in words; without a figure, the words say why there is none.
+
+    `panels` are small figures beside each other, in place of one large one.
+    """
+
+    title: str
+    words: str
+    figure: go.Figure | None = None
+    panels: tuple[go.Figure, ...] = ()
+
+    @property
+    def figures(self) -> tuple[go.Figure, ...]:
+        """All that is drawn."""
+        return (self.figure, *self.panels) if self.figure is not None else self.panels
+
+    @property
+    def html(self) -> str:
+        """The figures as HTML; empty where there are none."""
+        panels = "".join(f"<div>{_drawn(panel)}</div>" for panel in self.panels)
+        return (html_of(self.figure) if self.figure is not None else "") + (
+            f"<div class=panels>{panels}</div>" if panels else ""
+        )
+
+
+def html_of(figure: go.Figure) -> str:
+    """A figure as JSON, which the page's script draws."""
+    return f"<div class=wide>{_drawn(figure)}</div>"
+
+
+def _drawn(figure: go.Figure) -> str:
+    # No "<" in the JSON, so that no text in it can end the script element.
+    drawn = figure.to_json().replace("<", "\\u003c")
+    height = f' style="height: {figure.layout.height}px"' if figure.layout.height else ""
+    return f'<div class=chart{height}></div><script type="application/json">{drawn}</script>'
+
+
+def figure_of(traces: list[Any], x: str | None, y: str | None) -> go.Figure:
+    """A figure without colours of its own for paper, text and grid: the page's script sets them, light or dark."""
+    clear = "rgba(0,0,0,0)"
+    layout = go.Layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, hovermode="closest")
+    layout.update(xaxis={"title": x, "automargin": True, "zeroline": False}, margin={"l": 8, "r": 8, "t": 32, "b": 8})
+    layout.update(yaxis={"title": y, "automargin": True, "zeroline": False, "tickformat": ".2~%"})
+    # Ticks that are not seen keep the labels of both axes apart where the axes meet.
+    for axis in (layout.xaxis, layout.yaxis):
+        axis.update(ticks="outside", ticklen=6, tickcolor=clear)
+    layout.update(
+        font={"family": "system-ui, sans-serif"},
+        modebar={"bgcolor": clear},
+        legend={"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
+    )
+    return go.Figure(traces, layout)
+
+
+@dataclass(frozen=True)
+class ScoreAxis:
+    """The part of a score's axis that is shown at first: its upper part, where the good networks are."""
+
+    low: float
+    high: float
+    best: float  # the largest value
+    below: int  # values under the axis
+    values: int
+
+    @classmethod
+    def of(cls, values: Iterable[float], fit: Iterable[float] | None = None) -> "ScoreAxis":
+        """The axis for these shares of 1: from the tenth percentile, or from the least of few, to the largest.
+
+        `fit` are those that the lower end follows from; none, or empty: all values.
+        """
+        known = np.array([*values] or [0.0])
+        fitted = np.array([*fit] if fit is not None else [])
+        fitted = fitted if len(fitted) else known
+        least = float(np.percentile(fitted, 10) if len(fitted) >= FITTED else fitted.min())
+        best = float(known.max())
+        margin = max(0.06 * (best - least), 0.002)
+        low = max(least - margin, -0.01)
+        return cls(low, best + margin, best, int((known < low).sum()), len(known))
+
+    @property
+    def words(self) -> str:
+        """How many values lie under the axis; empty where none does."""
+        if not self.below:
+            return ""
+        lie = "lies" if self.below == 1 else "lie"
+        return f" Of {self.values:,} values, {self.below:,} {lie} below the axis: a double-click shows all."
+
+
+def with_score_axis(figure: go.Figure, axis: ScoreAxis, results: Results, axes: Literal["y", "xy"] = "y") -> go.Figure:
+    """The figure with a score on its axis y (or on both), which the page's switch can turn into a logarithmic error."""
+    least = 0.5 / results.measured_on if results.measured_on else LEAST_ERROR
+    figure.update_yaxes(range=[axis.low, axis.high])
+    if axes == "xy":
+        figure.update_xaxes(tickformat=".2~%")
+    figure.update_layout(meta={"scores": axes, "low": axis.low, "best": axis.best, "least": least})
+    return figure
+
+
+def series(name: str, points: Sequence[Point], **style: Any) -> go.Scatter:
+    """A series of points, or of lines between them; without points, it is not in the legend."""
+    x, y, about = ([point[i] for point in points] for i in range(3))
+    style = {"showlegend": bool(points)} | style
+    return go.Scatter(name=name, x=x, y=y, hovertext=about, hoverinfo="text", **style)
+
+
+def drawn_values(traces: Iterable[Any]) -> Iterator[float]:
+    """All values of y."""
+    return (value for trace in traces for value in trace.y if value is not None)
+
+
+def score_in_words(results: Results) -> str:
+    """What the charts show of a network: `validation accuracy`, or `balanced validation accuracy`."""
+    return named(results.spec.scored_by, "validation accuracy")
+
+
+def score_title(results: Results) -> str:
+    """The title of an axis that shows it."""
+    return f"{score_in_words(results).capitalize()} (%)"
+
+
+def number_of(trial: TrialRecord) -> int:
+    """The place of a trial in a chart of the trials in order."""
+    return trial.number
+
+
+def points_of(
+    results: Results, trials: Iterable[TrialRecord], x: Callable[[TrialRecord], int] = number_of
+) -> list[Point]:
+    """The last score of each trial that has one."""
+    return [
+        (x(trial), trial.last_score, about_trial(results, trial)) for trial in trials if trial.last_score is not None
+    ]
+
+
+def records_of(trials: Iterable[TrialRecord]) -> Iterator[TrialRecord]:
+    """Those that beat all before them."""
+    best = -1.0
+    for trial in trials:
+        if score_of(trial) > best:
+            best = score_of(trial)
+            yield trial
+
+
+def left_out(drawn: int, total: int, what: str) -> str:
+    """A sentence on how many are drawn; empty where all are."""
+    return f" Drawn: {drawn:,} of {total:,} {what}." if drawn < total else ""
+
+
+def about_trial(results: Results, trial: TrialRecord) -> str:
+    """What a trial was and how it ended, for its hover (which reads HTML)."""
+    verdict = verdict_of(trial)
+    what = f", the baseline {trial.baseline}" if trial.baseline else f", {trial.start}" if trial.start else ""
+    lines = [f"Trial {trial.number}{what}"]
+    if trial.is_decided:
+        lines += [trial.network_words, f"{trial.parameters:,} parameters", str(trial.recipe)]
+    reached = trial.last_score if verdict != "failed or diverged" else None
+    figure = marked(percent(reached), results.spec.scored_by) if reached is not None else ""
+    lines += [f"{verdict}: {figure} on validation" if figure else verdict]
+    lines += [trial.reason] if trial.reason else []
+    return "<br>".join(map(escape, lines))
+
+
+def about_full(run: Promotion) -> str:
+    """The same of a full run."""
+    reached = "no accuracy" if run.val_score is None else marked(percent(run.val_score), run.score)
+    outcome = f"diverged: {run.diverged}" if run.diverged else f"{reached} on validation in the end"
+    lines = (f"Trial {run.trial}, seed {run.seed}, {count(run.recipe.epochs, 'epoch')}", str(run.network), outcome)
+    return "<br>".join(map(escape, lines))

@@ -1,0 +1,199 @@
+"""The first screen of a report: the answer in numbers, the winner's recipe in words, and its drawing, as HTML."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from urllib.parse import quote
+
+from search.diagram import diagram
+from search.formatting import Interval, bounds, count, duration, percent, short_run
+from search.markup import prose
+from search.promotions import Promotion, winner
+from search.recipe_words import recipe_in_words
+from search.results import Results, is_complete, seconds_of
+from search.run_folder import PromotionFolder, RunFacts, RunFolder, card_of
+from search.scores import named
+from search.trials import score_of
+from search.uncertainty import accuracy_interval
+from train_core.specs import ResNetSpec, TrainSpec
+
+BYTES = 4  # of a parameter in an exported model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A large number with its name above and a note below."""
+
+    name: str
+    value: str
+    note: str = ""
+
+    @property
+    def html(self) -> str:
+        """The card as HTML."""
+        note = f"<small>{prose(self.note)}</small>" if self.note else ""
+        return f"<div class=card><span>{escape(self.name)}</span><b>{escape(self.value)}</b>{note}</div>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The best network: by its full runs, one for each seed, or (none) by its short run."""
+
+    network: ResNetSpec
+    recipe: TrainSpec
+    parameters: int
+    multiply_adds: int
+    runs: Sequence[Promotion]
+
+    @classmethod
+    def of(cls, results: Results) -> "Best | None":
+        """That of a run; none: there is none yet."""
+        if runs := winner(results.promotions):
+            first = runs[0]
+            return cls(
+                network=first.network,
+                recipe=first.recipe,
+                parameters=first.parameters,
+                multiply_adds=first.multiply_adds,
+                runs=runs,
+            )
+        if not (trials := results.complete):
+            return None
+        best = trials[0]
+        return cls(
+            network=best.network,
+            recipe=best.recipe,
+            parameters=best.parameters,
+            multiply_adds=best.multiply_adds,
+            runs=(),
+        )
+
+
+def badge(results: Results, going_on: str = "") -> str:
+    """What is not finished, in a few words; empty: nothing. `going_on` is what else is at work."""
+    if going_on:
+        return f"not finished: {going_on}"
+    if is_complete(results):
+        return ""
+    return f"not finished: {len(results.trials):,} of {count(results.spec.trials, 'trial')}"
+
+
+def cards(folder: RunFolder, facts: RunFacts | None, results: Results) -> Iterator[Card]:
+    """The answer in numbers."""
+    if best := Best.of(results):
+        yield from _accuracies(results, facts, best)
+        share = f"{percent(best.parameters / results.spec.budget)} of {results.spec.budget:,}"
+        yield Card(name="Parameters", value=f"{best.parameters:,}", note=share)
+        limit, madds = results.spec.max_madds, best.multiply_adds
+        note = f"{percent(madds / limit)} of {limit:,}" if limit is not None else "for one image"
+        yield Card(name="Multiply-adds", value=f"{madds:,}", note=note)
+        yield _file_size(folder, best)
+        if latencies := [run.latency_s for run in best.runs if run.latency_s is not None]:
+            note = f"one image at a time, fp32, {best.runs[0].device}"
+            yield Card(name="Latency", value=f"{1000 * min(latencies):.3g} ms", note=note)
+    yield from _times(results)
+
+
+def _accuracies(results: Results, facts: RunFacts | None, best: Best) -> Iterator[Card]:
+    """On test, if it was read, and on validation, each with its interval."""
+    score, on_validation = results.spec.scored_by, results.measured_on
+    tested = [run.test_score for run in best.runs if run.test_score is not None]
+    if tested:
+        images: int | None = best.runs[0].test_images
+        if score == "balanced":  # as many as count, if the classes have the same shares as on validation
+            all_of_them = facts.data.validation_images if facts else None
+            images = round(images * on_validation / all_of_them) if images and on_validation and all_of_them else None
+        yield _accuracy(f"Test {named(score)}", tested, images, "had no part in the choice")
+    if best.runs:
+        reached = [run.val_score for run in best.runs if run.val_score is not None]
+        yield _accuracy(f"Validation {named(score)}", reached, on_validation, "chosen by it, so a little too high")
+    else:
+        note = f"short run of {short_run(results.spec)}; chosen by it, so too high"
+        yield _accuracy(f"Validation {named(score)}", [score_of(results.complete[0])], on_validation, note)
+
+
+def _accuracy(name: str, shares: Sequence[float], images: int | None, note: str) -> Card:
+    seeds = "one seed" if len(shares) == 1 else count(len(shares), "seed")
+    if not images:
+        estimate = Interval(sum(shares) / len(shares), 0, 1)
+        return Card(name=name, value=percent(estimate.value), note=f"{seeds}; interval not known; {note}")
+    estimate = accuracy_interval(shares, images)
+    holds = f"{images:,} images alone, {seeds}" if len(shares) == 1 else f"{images:,} images and {seeds}"
+    return Card(name=name, value=percent(estimate.value), note=f"95 %: {bounds(estimate)} ({holds}); {note}")
+
+
+def _file_size(folder: RunFolder, best: Best) -> Card:
+    """The size of an exported model if there is one, otherwise an estimate."""
+    for run in best.runs:
+        for refit in (True, False):
+            promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=refit)
+            for file in exported_files(folder, promotion):
+                return Card(name="Model file", value=_bytes(file.size), note=f"`{file.name}`")
+    note = f"{BYTES} bytes a parameter; not exported yet"
+    return Card(name="Model file, about", value=_bytes(BYTES * best.parameters), note=note)
+
+
+def _times(results: Results) -> Iterator[Card]:
+    spent = seconds_of(results.trials) + sum(run.seconds for run in results.promotions)
+    starts = [trial.started for trial in results.trials if trial.started]
+    ends = [trial.ended for trial in results.trials if trial.ended]
+    if spent:
+        note = f"short runs alone took {duration((max(ends) - min(starts)).total_seconds())} from first to last"
+        yield Card(name="Training time", value=duration(spent), note=note if starts and ends else "")
+    if ends:
+        yield Card(name="Last trial ended", value=f"{max(ends):%Y-%m-%d}", note=f"{max(ends):%H:%M}")
+
+
+def _bytes(size: int) -> str:
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size} bytes"
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """An exported model in the run's folder."""
+
+    name: str
+    size: int  # in bytes
+    address: str  # relative to the report
+    card: str | None  # that of its model card; none: there is none
+
+
+def exported_files(folder: RunFolder, promotion: PromotionFolder | None = None) -> Iterator[ExportedFile]:
+    """The exported models of the run, or of one full run."""
+    for path in sorted((folder.root / "exported").glob("*")):
+        if path.name.startswith(".") or path.suffix == ".md" or not path.is_file():
+            continue
+        if promotion is not None and path.stem != promotion.root.name:
+            continue
+        card = card_of(path)
+        address = f"exported/{quote(path.name)}"
+        has_card = card.exists()
+        yield ExportedFile(
+            path.name, path.stat().st_size, address, f"exported/{quote(card.name)}" if has_card else None
+        )
+
+
+def recipe_table(best: Best) -> str:
+    """The whole recipe of the best network, a row for each part of it."""
+    rows = "".join(f"<tr><th>{escape(name)}<td>{prose(value)}" for name, value in recipe_in_words(best.recipe))
+    return f"<table class=facts>{rows}</table>"
+
+
+def drawing(best: Best, facts: RunFacts | None) -> str:
+    """The best network as a picture of its stages."""
+    if facts is None or facts.data.size is None:
+        return "<p>Not drawn: the size of the images is not known.</p>"
+    return f"<div class=diagram>{diagram(best.network, facts.data.size)}</div>"
+
+
+def exports(folder: RunFolder) -> str:
+    """Links to the exported models and their cards; empty where there are none."""
+    items = [
+        f'<li><a href="{each.address}">{escape(each.name)}</a> ({_bytes(each.size)})'
+        + (f', <a href="{each.card}">its model card</a>' if each.card else "")
+        for each in exported_files(folder)
+    ]
+    return f"<ul>{''.join(items)}</ul>" if items else ""
