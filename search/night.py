@@ -24,7 +24,7 @@ from search.run_folder import RunFolder
 from train_core.specs import Frozen
 
 HEAVIER = 1.3  # times the seconds of an epoch: what is promoted is larger than the mean of the draws
-UNSURE = 1.05  # times the expected seconds of a run: it must fit even if it is somewhat slower
+UNSURE = 1.03  # times the expected seconds of a run: it must fit even if it is somewhat slower
 LEAST_EPOCHS = 3  # a night too short for a full run of so many is refused
 LONG = 12  # full runs that would fit into a night: from here on, there is a rung between short and full runs
 FEW, SHARE_OF_FEW = 4, 0.7  # full runs that would fit: of a night with fewer, more is theirs
