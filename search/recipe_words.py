@@ -22,7 +22,7 @@ def recipe_in_words(recipe: TrainSpec) -> Iterator[tuple[str, str]]:
     yield "learning rate", f"{recipe.lr:.3g} at its peak"
     yield "schedule", _schedule(recipe)
     if recipe.warmup:
-        yield "warm-up", f"the first {recipe.warmup:.1%} of the run"
+        yield "warm-up", f"the first {100 * recipe.warmup:g} % of the run"
     yield "batch", f"{recipe.batch_size:,} images"
     yield "epochs", f"{recipe.epochs:,}" + _on_part(recipe)
     yield "weight decay", _decay(recipe)
@@ -101,9 +101,11 @@ def _optimizer(recipe: TrainSpec) -> str:
 
 def _schedule(recipe: TrainSpec) -> str:
     if recipe.schedule == "multi-step":
-        return f"times {recipe.gamma:g} after {_listed([f'{share:.0%}' for share in recipe.milestones])} of the run"
+        return (
+            f"times {recipe.gamma:g} after {_listed([f'{100 * share:g} %' for share in recipe.milestones])} of the run"
+        )
     if recipe.schedule == "step":
-        return f"times {recipe.gamma:g} after each {recipe.step_every:.0%} of the run"
+        return f"times {recipe.gamma:g} after each {100 * recipe.step_every:g} % of the run"
     return recipe.schedule + (", down to zero" if recipe.schedule != "constant" else "")
 
 
@@ -124,4 +126,4 @@ def _on_part(recipe: TrainSpec) -> str:
 def _mix(recipe: TrainSpec) -> str:
     assert set(MIX_SETTINGS) == {"mix_alpha", "mix_share", "mix_off"}
     words = f"{recipe.mix}, alpha {recipe.alpha:g}, in {recipe.mix_share:.0%} of the batches"
-    return words + (f", not in the last {recipe.mix_off:.0%} of the run" if recipe.mix_off else "")
+    return words + (f", not in the last {100 * recipe.mix_off:g} % of the run" if recipe.mix_off else "")

@@ -22,8 +22,10 @@ class TrialColumns:
         """What the columns are, and the marks."""
         done, left = "done".rjust(2 * self._digits + 1), "" if is_drawn_on() else f"{'left':>7}  "
         best = _sign("★", "*")
-        line = f" {done}   trial  {self._measure:>8}  {'size':>5}  {'time':>6}  {left}network"
-        return Text(_cut(f"{line}    {best} best, - pruned, x failed"), style="dim")
+        line = f" {done}   trial  {self._measure:>8}  {'size':>5}  {'time':>6}  {left}"
+        marks = f"{best} best, - pruned, x failed"
+        whole = f"{line}network    {marks}"
+        return Text(whole if _cut(whole) == whole else _cut(f"{line}{marks}"), style="dim")
 
     def line(self, number: int, trial: TrialRecord, *, is_best: bool, left: str) -> Text:
         """The trial that was the `number`-th to end; `is_best` of all so far. `left` is the time until the last one."""
