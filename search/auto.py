@@ -34,7 +34,7 @@ from search.run_folder import RunFolder, RunRef, write_text
 from search.session import Placement, Session
 from search.spec import StudySpec, load_study
 from search.tables import promotion_table
-from search.terminal import draw, say
+from search.terminal import draw, program, say
 from search.trials import finished_trials, records
 from train_core.formats import FORMATS, check_installed
 
@@ -205,7 +205,7 @@ def _say_outcome(run: Opened) -> None:
         )
     draw(promotion_table(runs))
     say_winner(runs, measured_on(folder, run.spec.scored_by))
-    say(f"next: search errors {folder.name}   or: search predict {_model(folder)} photo.png")
+    say(f"next: {program()} errors {folder.name}   or: {program()} predict {_model(folder)} photo.png")
     say(f"report: {folder.report}")
 
 

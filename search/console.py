@@ -45,7 +45,7 @@ from search.starts import sources_of
 from search.storage import redacted
 from search.streams import output_is_logged
 from search.tables import best_so_far, best_table
-from search.terminal import StopHint, console, draw, drawn_live, is_drawn_on, log, say, show, tell
+from search.terminal import StopHint, console, draw, drawn_live, is_drawn_on, log, program, say, show, tell
 from search.trial_lines import TrialColumns
 from search.trials import TrialRecord, best, finished_trials, ranked, records, score_of
 from train_core.census import lack_warning, leak_warning
@@ -250,7 +250,7 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
     if len(done) < spec.trials and not is_used_up(study):
         say(f"stopped in time; run the same command to continue {folder.name}")
     elif complete:
-        say(f"next: search promote {folder.name}   or: search dashboard {folder.name}")
+        say(f"next: {program()} promote {folder.name}   or: {program()} dashboard {folder.name}")
     say(f"report: {folder.report}")
 
 

@@ -41,7 +41,7 @@ from search.session import Placement, Session, open_session, test_of, with_image
 from search.spec import PromoteSpec, StudySpec, load_study
 from search.study import all_diverged, lower_rates
 from search.tables import promotion_table, published_table, reproduction_notes, reproduction_table
-from search.terminal import console, draw, is_live, log, say
+from search.terminal import console, draw, is_live, log, program, say
 from search.trials import TrialRecord, finished_trials, records, score_of
 from train_core.device import describe, gpu_index, release_memory
 
@@ -126,7 +126,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
         write_report(folder, results)
         publish(folder, results, session.data.size)
         if winner(done):
-            say(f"next: search errors {folder.name}   or: search export {folder.name}")
+            say(f"next: {program()} errors {folder.name}   or: {program()} export {folder.name}")
         say(f"report: {folder.report}")
     return done
 

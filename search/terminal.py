@@ -2,8 +2,13 @@
 
 import contextlib
 import logging
+import os
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
@@ -18,6 +23,16 @@ console = Console(highlight=False, soft_wrap=True)
 log = logging.getLogger("search")
 
 T = TypeVar("T")
+
+
+def program() -> str:
+    """How this command is called in this shell: `search`, or the path that it was called by if that is not found."""
+    called = sys.argv[0]
+    is_ours = Path(called).name == "search" and Path(called).parent != Path()
+    found = shutil.which("search")
+    if not is_ours or (found is not None and Path(found).resolve() == Path(called).resolve()):
+        return "search"
+    return shlex.quote(os.path.relpath(called))
 
 
 def is_drawn_on() -> bool:
