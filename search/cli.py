@@ -582,7 +582,8 @@ def rm(
     for each in found:
         each.check_idle()
     for each in found:
-        tell(str(each))
+        for line in str(each).splitlines():
+            tell(line)
     if not yes:
         if not sys.stdin.isatty():
             raise SpecError("nothing is deleted without an answer, and there is no terminal to ask in: add --yes")

@@ -94,10 +94,10 @@ def _file(folder: Path, content: bytes) -> Path:
     return path
 
 
-def numbers_of(report: Path) -> list[str]:
-    """All numbers of a report, but those of the scripts of its charts' library, in their order."""
-    page = re.sub(r"<script[^>]*gzip.*?</script>", "", report.read_text(encoding="utf-8"), flags=re.DOTALL)
-    words = re.sub(r"<[^>]*>", " ", page.partition("<section>")[0])
+def numbers_of(report: Path, end: str = "How to reproduce") -> list[str]:
+    """All numbers of a report, in their order, but those of its charts and pictures."""
+    page = re.sub(r"<script.*?</script>", "", report.read_text(encoding="utf-8"), flags=re.DOTALL)
+    words = re.sub(r"<[^>]*>", " ", page.partition(f"{end}</h2>")[0])
     return re.findall(r"\d[\d.,]*", words)
 
 
@@ -118,7 +118,9 @@ def test_an_opened_archive_is_the_run_and_its_report_has_the_same_numbers(
         assert one == two, table
     written = numbers_of(again.report)
     assert len(written) > 20
-    assert numbers_of(write_report(again)) == written == numbers_of(folder.report)
+    assert numbers_of(write_report(again)) == written
+    mistakes = "What the best network gets wrong"  # from here on, the page of the run has pictures
+    assert numbers_of(again.report, mistakes) == numbers_of(folder.report, mistakes)
     assert mistakes_of(again, None).accuracy == mistakes_of(folder, None).accuracy
     assert compare(Reader(folder), Reader(again)).paired is not None
     for command in ("report again", "show 5 again", "trials again", "errors again", "compare one again", "list"):

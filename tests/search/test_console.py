@@ -113,8 +113,9 @@ promoting the best k only
                    -1.00 to 1.00  -1.00 to 1.00
 
 Below each correlation: its 95 % interval, by bootstrap over trials.
-Short runs of 2 epochs rank this space well enough, as far as so few trials can
-show: promote the best 1.
+Short runs of 2 epochs may rank this space or not: 4 trials cannot show it (the
+rank correlation can be -1.00 to 1.00); search more trials and measure, or
+promote the best 1.
 report: runs/digits-20k/report.html
 """
 

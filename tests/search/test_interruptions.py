@@ -163,4 +163,4 @@ def test_hours_stop_in_time_and_the_same_command_continues(tmp_path: Path) -> No
     done = len(ended(open_study(run_folder(tmp_path))))
     assert done < 1000
     out = search(f"{SHORT} --trials {done + 1}", tmp_path)
-    assert f"{done + 1} of {done + 1} trials" in out
+    assert f"{done + 1} of {done + 1} trial" in out
