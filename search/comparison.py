@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from search.chance import NORMAL, error_of_means, half_width
 from search.errors import RunError
 from search.fidelity import measured_on, standard_error
 from search.formatting import p_value
@@ -17,6 +16,7 @@ from search.promotions import finished, winner
 from search.records import Compared, Comparison, FullRun, Run
 from search.spec import StudySpec
 from search.trials import finished_trials
+from search.uncertainty import Z, error_of_means, half_width
 
 SIGNIFICANT = 0.05  # p, below which a difference on the same images is not taken for chance
 
@@ -165,8 +165,8 @@ def _spread_of_images(runs: tuple[FullRun, FullRun], images: Sequence[int | None
     """
     errors = [standard_error(run.validation, n) for run, n in zip(runs, images, strict=True) if n]
     if len(errors) < 2:
-        return NORMAL * sum(errors)
-    return NORMAL * (math.sqrt(fmean(error**2 for error in errors)) if same else math.hypot(*errors))
+        return Z * sum(errors)
+    return Z * (math.sqrt(fmean(error**2 for error in errors)) if same else math.hypot(*errors))
 
 
 def _of_pair(pair: Paired, sides: tuple[Compared, Compared], difference: float, seeds: float | None) -> _Verdict:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from search.chance import paired, welch
 from search.comparison import compared, different_settings
 from search.errors import SpecError
 from search.formatting import count, p_value, points
 from search.inspection import Reader
 from search.records import Compared, Group, GroupComparison, Measure
 from search.scores import named
+from search.uncertainty import paired, welch
 
 SEED = "seed"  # which may differ between the runs of a group, and is then no setting
 

@@ -1,12 +1,18 @@
-"""How exactly an accuracy is known: intervals that hold the choice of the images and the chance of the training."""
+"""How exactly accuracies and their differences are known: for the choice of images, and the chance of training.
+
+No torch; scipy is imported when it is needed.
+"""
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean, variance
+from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist, fmean, stdev, variance
 
 from search.formatting import Interval
 
-Z = NormalDist().inv_cdf(0.975)
+CONFIDENCE = 0.95
+Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)  # standard errors on each side, where the error is known
 
 
 def accuracy_interval(shares: Sequence[float], images: int) -> Interval:
@@ -44,8 +50,65 @@ def _wilson(share: float, images: int) -> tuple[float, float]:
 
 def _width(distance: float, of_seeds: float, freedom: int) -> float:
     """How far a bound is from the mean: `distance` for the images alone, and with the variance of the seeds."""
+    total = (distance / Z) ** 2 + of_seeds
+    return half_width(math.sqrt(total), freedom * (total / of_seeds) ** 2)
+
+
+# Differences of means, by Student's t --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A mean difference, its 95 % interval, and the p of Student's t (two-sided). None: too few values for them."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
+    """The mean of the differences, the second less the first, of values that belong together, with a paired t."""
+    differences = [b - a for a, b in zip(one, other, strict=True)]
+    if len(differences) < 2:
+        return Difference(value=fmean(differences))
+    return _with_t(fmean(differences), stdev(differences) / math.sqrt(len(differences)), len(differences) - 1)
+
+
+def welch(one: Sequence[float], other: Sequence[float]) -> Difference:
+    """The difference of the means, the second less the first, with Welch's t: the variances may be different."""
+    value = fmean(other) - fmean(one)
+    if min(len(one), len(other)) < 2:
+        return Difference(value=value)
+    return _with_t(value, *error_of_means((stdev(one), len(one)), (stdev(other), len(other))))
+
+
+def error_of_means(*groups: tuple[float, int]) -> tuple[float, float]:
+    """The standard error of a difference of means, and Welch's degrees of freedom, from deviations and numbers."""
+    variances = [deviation**2 / number for deviation, number in groups]
+    if not sum(variances):
+        return 0.0, math.inf
+    freedom = sum(variances) ** 2 / sum(
+        variance**2 / (number - 1) for variance, (_, number) in zip(variances, groups, strict=True)
+    )
+    return math.sqrt(sum(variances)), freedom
+
+
+def half_width(error: float, freedom: float) -> float:
+    """How far the 95 % interval goes on each side of a mean with this standard error."""
+    return error * _quantile(freedom) if error else 0.0
+
+
+def _with_t(value: float, error: float, freedom: float) -> Difference:
+    from scipy.stats import t
+
+    half = half_width(error, freedom)
+    p = float(2 * t.sf(abs(value) / error, freedom)) if error else float(value == 0)
+    return Difference(value=value, low=value - half, high=value + half, p=p)
+
+
+@cache
+def _quantile(freedom: float) -> float:
     from scipy.special import stdtrit  # here, since it takes a moment
 
-    of_images = (distance / Z) ** 2
-    total = of_images + of_seeds
-    return float(stdtrit(freedom * (total / of_seeds) ** 2, 0.975)) * math.sqrt(total)
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) if math.isfinite(freedom) else Z

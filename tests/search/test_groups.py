@@ -10,12 +10,12 @@ import pytest
 from scipy.stats import ttest_ind, ttest_rel
 
 from search import tables
-from search.chance import paired, welch
 from search.groups import as_latex, as_markdown, compare_groups, table_of
 from search.identity import open_study
 from search.inspection import Reader
 from search.records import GroupComparison
 from search.run_folder import RunFolder
+from search.uncertainty import paired, welch
 from tests.support.commands import search
 from tests.support.drawn import in_80_columns
 from tests.support.runs import make_run, promoted
