@@ -27,6 +27,7 @@ OTHERS = r"search(?= --)|python3?(?= )|pip|optuna-dashboard(?= )|scripts/\w+|sba
 
 NOT_RUN_HERE = {
     "search run --budget 5e6 --trials 200 --workers 16 --ray-address auto": "needs a Ray cluster of several machines",
+    "search run --budget 5e6 --trials 200 --device cuda:1": "needs two GPUs",
     "search storage serve": "serves until it is stopped: tests/search/test_shared_storage.py",
     "search storage serve --host 10.0.0.1": "the same, and needs that address",
     "search promote --asam 0.5": "full runs of one run are all alike: tests/search/test_cli.py",
