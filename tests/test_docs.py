@@ -46,6 +46,18 @@ def test_the_readme_shows_the_owners_command_and_the_whole_loop() -> None:
     assert "    optuna-dashboard sqlite:///runs/cifar10-5M/study.db\n" in text_of(ROOT / "README.md")
 
 
+def test_the_readme_and_the_first_page_begin_alike() -> None:
+    """The same first paragraph and command; and the same commands under the headings that both have."""
+    readme, index = (text_of(page) for page in (ROOT / "README.md", DOCS / "index.md"))
+    assert readme.partition("\n![")[0] == index.partition("\n![")[0]
+    for heading in ("## Quick start: digits in two minutes", "## CIFAR-10 overnight"):
+        one, other = (
+            re.findall(r"^ {4}(?:search|pip) .*$", page.partition(heading)[2], re.M)[:3] for page in (readme, index)
+        )
+        assert one == other
+        assert len(one) == 3
+
+
 def test_the_page_of_named_data_sets_says_what_their_records_say() -> None:
     rows = re.findall(
         r"^\| `([\w-]+)` \|[^|]+\| (\d+)x(\d+) (RGB|grey) \| (\d+) \|[^|]+\| (same class|other) \|$",
