@@ -27,6 +27,7 @@ OTHERS = r"search(?= --)|python3?(?= )|pip|optuna-dashboard(?= )|scripts/\w+|sba
 
 NOT_RUN_HERE = {
     "search run --budget 5e6 --trials 200 --workers 16 --ray-address auto": "needs a Ray cluster of several machines",
+    "search run --budget 5e6 --trials 200 --device cuda:1": "needs two GPUs",
     "search storage serve": "serves until it is stopped: tests/search/test_shared_storage.py",
     "search storage serve --host 10.0.0.1": "the same, and needs that address",
     "search promote --asam 0.5": "full runs of one run are all alike: tests/search/test_cli.py",
@@ -167,7 +168,7 @@ def test_the_lines_of_python_and_then_each_command_of_ours(
     capsys.readouterr()
 
     # Named alone, they are spoken of: what they need is not there.
-    spoken_of = {"search predict", "search reproduce", "search compare", "search data"}
+    spoken_of = {"search auto", "search predict", "search reproduce", "search compare", "search data"}
     to_run = [command for command in shown(OURS) if command not in {*NOT_RUN_HERE, *spoken_of}]
     for command in dict.fromkeys(map(shrunk, to_run)):
         code, out, err = search(command, capsys, monkeypatch)

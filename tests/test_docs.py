@@ -1,5 +1,6 @@
 """What the documents tell people to type is what the commands take; what they name is there."""
 
+import ast
 import json
 import os
 import re
@@ -45,6 +46,18 @@ def test_the_readme_shows_the_owners_command_and_the_whole_loop() -> None:
     assert "    optuna-dashboard sqlite:///runs/cifar10-5M/study.db\n" in text_of(ROOT / "README.md")
 
 
+def test_the_readme_and_the_first_page_begin_alike() -> None:
+    """The same first paragraph and command; and the same commands under the headings that both have."""
+    readme, index = (text_of(page) for page in (ROOT / "README.md", DOCS / "index.md"))
+    assert readme.partition("\n![")[0] == index.partition("\n![")[0]
+    for heading in ("## Quick start: digits in two minutes", "## CIFAR-10 overnight"):
+        one, other = (
+            re.findall(r"^ {4}(?:search|pip) .*$", page.partition(heading)[2], re.M)[:3] for page in (readme, index)
+        )
+        assert one == other
+        assert len(one) == 3
+
+
 def test_the_page_of_named_data_sets_says_what_their_records_say() -> None:
     rows = re.findall(
         r"^\| `([\w-]+)` \|[^|]+\| (\d+)x(\d+) (RGB|grey) \| (\d+) \|[^|]+\| (same class|other) \|$",
@@ -87,6 +100,32 @@ def test_every_test_and_module_that_is_named_is_there(page: Path) -> None:
 def test_the_pages_that_the_readme_links_to_are_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)", text_of(ROOT / "README.md")):
         assert (ROOT / target).exists(), target
+
+
+def strings_of(source: Path) -> Iterator[str]:
+    """The strings in a module except docstrings, with a zero byte in place of each value that is filled in."""
+    nodes = list(ast.walk(ast.parse(text_of(source))))
+    docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if node in docstrings:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub("%[sdg]", "\0", node.value)
+
+
+def test_every_message_that_is_explained_is_one_that_the_code_prints() -> None:
+    """The headings of the page are pieces of messages; three dots stand for what is filled in."""
+    printed = "\n".join(
+        text for room in ("search", "train_core") for path in (ROOT / room).rglob("*.py") for text in strings_of(path)
+    )
+    explained = re.findall(r"^### (.+)$", text_of(DOCS / "troubleshooting.md"), re.MULTILINE)
+    assert len(explained) >= 25
+    for heading in explained:
+        assert heading == f"`{heading.strip('`')}`"
+        pieces = map(re.escape, heading.strip("`").split("..."))
+        assert re.search("[^\n]*?\0[^\n]*?".join(pieces), printed), heading
 
 
 def test_every_promise_names_what_holds_it() -> None:
