@@ -206,8 +206,8 @@ def auto(
     runs: Runs = RUNS,
 ) -> None:
     """Do all of it before the time is over: search, full runs, report, model. Run again to continue."""
-    from search.auto import Time
-    from search.auto import auto as spend
+    from search.overnight import Time
+    from search.overnight import auto as spend
     from search.run_folder import RunRef
     from search.session import Placement
 
