@@ -391,6 +391,20 @@ def dashboard(
     api.dashboard(RunRef(run, runs, storage), host=host, port=port, browser=browser)
 
 
+@app.command()
+def watch(
+    run: Run = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8080,
+    storage: Storage = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Serve a small page that shows how a run goes, for a phone; it can change nothing. Ctrl-C ends it."""
+    from search.watch import serve_page
+
+    serve_page(runs, run, storage, host=host, port=port)
+
+
 @app.command("list")
 def list_(storage: Storage = None, as_json: AsJson = False, runs: Runs = RUNS) -> None:
     """List the runs here, the one worked on last first; then those of the storage that have no folder here."""

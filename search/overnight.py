@@ -344,7 +344,8 @@ class _Work:
         self.keep(searched=plan)
 
     def say(self, line: str) -> None:
-        """On the terminal and in the log."""
+        """On the terminal, in the log, and in the file of the night for `search watch`."""
+        self.keep(told=line)
         say(f"plan     {line}")
 
 
