@@ -204,7 +204,7 @@ def run(
 
     `budget` is a number or as on the command line ("5M"); `flags` are any other keys of a study file (trials, epochs,
     data, seed, sampler, max_madds, space, promote, ...), or name, runs and storage of the run, or device, workers,
-    gpus_per_worker and ray_address of where it trains. `ref` and `placement` give these at once.
+    gpus_per_worker, ray_address and log of where it trains. `ref` and `placement` give these at once.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -280,4 +280,6 @@ def _ref_from(options: dict[str, Any]) -> RunRef:
 def _placement_from(options: dict[str, Any]) -> Placement:
     """Where it trains, taken out of the options."""
     names = [field.name for field in fields(Placement) if field.name in options]
+    if "log" in options:
+        options["log"] = (options["log"],) if isinstance(options["log"], str) else tuple(options["log"])
     return Placement(**{name: options.pop(name) for name in names})
