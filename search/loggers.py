@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -47,14 +48,14 @@ class _TensorBoard:
     """An event file for each, in the folder `tensorboard` of the run."""
 
     def __init__(self, folder: RunFolder) -> None:
-        self._root = folder.root / "tensorboard"
+        self._root = folder.tracked("tensorboard")
         self._writers: dict[str, Any] = {}
         self._parameters: dict[str, Mapping[str, Value]] = {}
 
     def begin(self, name: str, parameters: Mapping[str, Value]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writers[name] = SummaryWriter(str(self._root / name))  # type: ignore[no-untyped-call]
+        self._writers[name] = SummaryWriter(str(self._root / name))
         self._parameters[name] = parameters
 
     def log(self, name: str, metrics: Mapping[str, float], epoch: int) -> None:
@@ -82,14 +83,12 @@ class _MLflow:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
-        root = folder.root.absolute()
+        database, files = folder.absolute().tracked("mlflow.db"), folder.absolute().tracked("mlflow")
         with folder.alone():  # other workers make the database at the same time
-            self._client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+            self._client = MlflowClient(f"sqlite:///{database}")
             found = self._client.get_experiment_by_name(folder.name)
             self._experiment = (
-                found.experiment_id
-                if found
-                else self._client.create_experiment(folder.name, (root / "mlflow").as_uri())
+                found.experiment_id if found else self._client.create_experiment(folder.name, files.as_uri())
             )
         self._runs: dict[str, str] = {}
 
@@ -187,8 +186,11 @@ class Loggers:
     def __init__(self, names: Sequence[str], folder: RunFolder) -> None:
         self._all: dict[str, Logger] = {}
         for name in dict.fromkeys(names):
-            self._attempt(name, lambda name=name: self._all.update({name: LOGGERS[name].make(folder)}))
+            self._attempt(name, partial(self._make, name, folder))
         self._begun: set[str] = set()
+
+    def _make(self, name: str, folder: RunFolder) -> None:
+        self._all[name] = LOGGERS[name].make(folder)
 
     def begin(self, name: str, network: ResNetSpec, recipe: TrainSpec) -> None:
         """A trial or a full run begins."""
@@ -224,7 +226,7 @@ class Loggers:
 
     def _each(self, do: Callable[[Logger], None]) -> None:
         for name, logger in list(self._all.items()):
-            self._attempt(name, lambda logger=logger: do(logger))
+            self._attempt(name, partial(do, logger))
 
     def _attempt(self, name: str, do: Callable[[], None]) -> None:
         try:

@@ -68,7 +68,8 @@ def test_without_the_package_and_its_address_a_notebook_says_what_to_do(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    install, shell = as_python(code_cells(path)["install"]), []
+    install = as_python(code_cells(path)["install"])
+    shell: list[str] = []
     with pytest.raises(SystemExit, match="set PACKAGE in the first cell to the address of the repository"):
         exec(install, {"PACKAGE": ""})
     exec(install, {"PACKAGE": "git+https://an.address", "shell": shell.append})
@@ -95,7 +96,7 @@ def test_on_colab_the_drive_is_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
     class Colab:
         drive = Drive()
 
-    monkeypatch.setitem(sys.modules, "google.colab", Colab)  # type: ignore[arg-type]  # only its attribute is used
+    monkeypatch.setitem(sys.modules, "google.colab", Colab)
     names: dict[str, Any] = {"DRIVE": "/content/drive"}
     exec(code_cells(EXAMPLES / "colab.ipynb")["folder"], names)
     assert Colab.drive.mounted == "/content/drive"
