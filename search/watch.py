@@ -98,7 +98,7 @@ class Watched:
             return None
 
     def as_json(self) -> str:
-        """The status, as `search status --json` prints it, with the plan and the log; without paths of this machine."""
+        """The status, as `search status --json` prints it, without the folder, with the plan and the log."""
         document = {name: value for name, value in asdict(self.status()).items() if name != "folder"}
         return json.dumps({**document, "plan": self.plan(), "log": self.log()}, indent=2)
 
