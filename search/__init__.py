@@ -1,6 +1,6 @@
 """Runs studies: samples networks and recipes, scores them by short runs, promotes the best to full length.
 
-In Python: `from search import open_run, promote, run` (see `search.notebook`).
+In Python: `from search import auto, open_run, promote, run` (see `search.notebook`).
 """
 
 import sys
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.notebook import SearchResult, open_run, promote, run
+    from search.notebook import SearchResult, auto, open_run, promote, run
 
-__all__ = ["SearchResult", "open_run", "promote", "run"]
+__all__ = ["SearchResult", "auto", "open_run", "promote", "run"]
 
 
 def _hidden_module() -> str | None:

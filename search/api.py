@@ -34,6 +34,7 @@ from search.interrupt import stop_requested
 from search.learning import learned, runs_to_learn_from
 from search.listing import Listing, is_missing, keep_listing, moved, read_listing
 from search.live_report import FULL_RUNS, LiveReport, ReportedEvents
+from search.loggers import LoggedEvents, check_loggers, logging_to
 from search.notes import NotedEvents, publish
 from search.plan import SAMPLES, Estimate, Survey, estimate, fastest_precision, survey
 from search.predict import Predictions, classify
@@ -173,6 +174,7 @@ def opened(
 
     """
     placement.check()
+    check_loggers(placement.log)
     spec, folder = _named(study, flags, ref, placement, control)
     with loading_bars() as progress:
         session = open_session(spec, placement.device_here, progress)
@@ -313,7 +315,9 @@ def search_on(
         if placement.uses_ray:
             _search_on_ray(search, session, placement, partial(_catch_up, progress, report, study, stop), stop)
         else:
-            search.run(session, events, Watcher(stop=stop, moved=progress.moved, say=say), stop)
+            watcher = Watcher(stop=stop, moved=progress.moved, say=say)
+            with logging_to(placement.log, search.folder) as loggers:
+                search.run(session, LoggedEvents(loggers, events), watcher, stop)
         if stop() and len(finished_trials(study)) < spec.trials:
             report.write_last()
             raise KeyboardInterrupt
@@ -339,7 +343,7 @@ def _search_on_ray(
     studies.stop_retrying_when(study, stop)
     run_workers(
         placement.workers,
-        partial(_work, search.folder.absolute(), search.setting.spec, device, search.until),
+        partial(_work, search.folder.absolute(), search.setting.spec, device, search.until, placement.log),
         gpus_each=placement.gpus_per_worker if device in {"cuda", "auto"} else 0,
         poll=poll,
         stop=stop,
@@ -348,7 +352,7 @@ def _search_on_ray(
     )
 
 
-def _work(folder: RunFolder, spec: StudySpec, device: str, until: float) -> None:
+def _work(folder: RunFolder, spec: StudySpec, device: str, until: float, log: Sequence[str]) -> None:
     """What one of several workers does. It writes to the log alone: the command that started it prints."""
     console.quiet = True
     session = open_session(spec, device)
@@ -358,10 +362,10 @@ def _work(folder: RunFolder, spec: StudySpec, device: str, until: float) -> None
         if spec.precision == "auto":
             session = session.with_precision(agreed_precision(study, lambda: session.precision))
         progress = StudyProgress(finished_trials(study), spec.trials, score=spec.scored_by)
-        with Worker(folder, study) as worker:
+        with Worker(folder, study) as worker, logging_to(log, folder) as loggers:
             setting = Setting(study, spec, session.shape, session.precision, worker)
             Search(folder, setting, until).run(
-                session, progress, Watcher(stop=stop, moved=progress.moved, say=say), stop
+                session, LoggedEvents(loggers, progress), Watcher(stop=stop, moved=progress.moved, say=say), stop
             )
 
 

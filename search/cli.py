@@ -72,6 +72,10 @@ GpusPerWorker = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Share of a GPU for each worker; default: an equal share, at most one GPU."),
 ]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(help="Log trials and full runs to tensorboard, mlflow or wandb, in the run's folder; repeatable."),
+]
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -147,6 +151,7 @@ def run(
     ray_address: Annotated[
         str | None, typer.Option(help="A Ray cluster for the workers: auto, or host:port; default: this machine.")
     ] = None,
+    log: Log = None,
     storage: Storage = None,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
@@ -172,7 +177,9 @@ def run(
         learn_from=tuple(learn_from) if learn_from else None,
         precision=precision,
     )
-    placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker, ray_address=ray_address)
+    placement = Placement(
+        device=device, workers=workers, gpus_per_worker=gpus_per_worker, ray_address=ray_address, log=tuple(log or ())
+    )
     api.run(study, flags, RunRef(name, runs, storage), placement, hours=hours, control=control)
 
 
@@ -200,14 +207,15 @@ def auto(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes of the search, placed by Ray if more than 1.")] = 1,
     gpus_per_worker: GpusPerWorker = None,
+    log: Log = None,
     storage: Storage = None,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     runs: Runs = RUNS,
 ) -> None:
     """Do all of it before the time is over: search, full runs, report, model. Run again to continue."""
-    from search.auto import Time
-    from search.auto import auto as spend
+    from search.overnight import Time
+    from search.overnight import auto as spend
     from search.run_folder import RunRef
     from search.session import Placement
 
@@ -220,7 +228,7 @@ def auto(
         learn_from=tuple(learn_from) if learn_from else None,
         precision=precision,
     )
-    placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker)
+    placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker, log=tuple(log or ()))
     spend(study, flags, RunRef(name, runs, storage), placement, Time(hours=hours, minutes=minutes, until=until))
 
 
@@ -246,6 +254,7 @@ def promote(
     workers: Annotated[int, typer.Option(min=1, help="Candidates at a time (needs Ray if more than 1).")] = 1,
     gpus_per_worker: GpusPerWorker = None,
     data: MovedData = None,
+    log: Log = None,
     storage: Storage = None,
     device: Device = "auto",
     runs: Runs = RUNS,
@@ -258,7 +267,7 @@ def promote(
     flags = full_runs.PromoteFlags(
         top=top, epochs=epochs, ladder=ladder, seeds=seeds, refit=refit, mirrored=mirrored, asam=asam
     )
-    placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker)
+    placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker, log=tuple(log or ()))
     full_runs.promote(RunRef(run, runs, storage), placement, flags, data=data)
 
 
@@ -389,6 +398,20 @@ def dashboard(
     from search.run_folder import RunRef
 
     api.dashboard(RunRef(run, runs, storage), host=host, port=port, browser=browser)
+
+
+@app.command()
+def watch(
+    run: Run = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8080,
+    storage: Storage = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Serve a small page that shows how a run goes, for a phone; it can change nothing. Ctrl-C ends it."""
+    from search.watch import serve_page
+
+    serve_page(runs, run, storage, host=host, port=port)
 
 
 @app.command("list")

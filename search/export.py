@@ -46,6 +46,17 @@ def chosen(folder: RunFolder, trial: int | None) -> Promotion:
     return refit_of(runs, [best]) or best
 
 
+def model_of(folder: RunFolder) -> Path | None:
+    """The file of the best full run's model, in the first format that it was exported in; None: in no format."""
+    best = best_run(finished(folder))
+    if best is None:
+        return None
+    run = refit_of(finished(folder), [best]) or best
+    promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit)
+    files = (folder.exported(promotion, fmt) for fmt in FORMATS)
+    return next((file for file in files if file.exists()), None)
+
+
 def export_model(
     folder: RunFolder,
     run: Promotion,

@@ -27,6 +27,7 @@ from search.identity import check, open_study
 from search.interrupt import stop_requested
 from search.ladder import climb, parse_ladder
 from search.live_report import FULL_RUNS, LiveReport
+from search.loggers import Loggers, check_loggers, logging_to, outcome_of
 from search.notes import publish
 from search.promoter import Promoter
 from search.promotions import Promotion, best_run, finished, winner
@@ -44,6 +45,7 @@ from search.tables import promotion_table, published_table, reproduction_notes, 
 from search.terminal import console, draw, is_live, log, program, say
 from search.trials import TrialRecord, finished_trials, records, score_of
 from train_core.device import describe, gpu_index, release_memory
+from train_core.results import EpochResult
 
 FullRun = tuple[TrialRecord, int, int]  # trial, epochs, seed
 
@@ -91,6 +93,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
         UserError: the user can fix it; the message says how.
 
     """
+    check_loggers(placement.log)
     folder = ref.find()
     check_trainable(folder)
     spec = load_study(str(folder.study_file), {})
@@ -336,14 +339,24 @@ class FullTrainer:
     session: Session
     placement: Placement
     stop: Callable[[], bool]
+    loggers: Loggers
     report: LiveReport | None = None  # none: another process writes it
 
     def train(self, trial: TrialRecord, epochs: int, seed: int, **how: bool) -> Promotion:
         """Train a trial's network; stops when asked to."""
         what = f"trial {trial.number}, seed {seed}{', refit' if how.get('refit') else ''}"
+        name = self.promoter.folder.promotion(trial.number, epochs, seed, refit=how.get("refit", False)).root.name
+        recipe = trial.recipe.model_copy(update={"epochs": epochs, "seed": seed})
+        logged = self.loggers.full_run(name, trial.network, recipe)
         with epoch_bar(what, epochs, self.promoter.score, self.stop) as bar:
+
+            def epoch_ended(result: EpochResult) -> None:
+                bar.epoch_ended(result)
+                logged(result)
+
             watcher = Watcher(stop=self.stop, moved=bar.moved, say=say)
-            run = self.promoter.train(trial, epochs, seed, bar.epoch_ended, watcher, **how)
+            run = self.promoter.train(trial, epochs, seed, epoch_ended, watcher, **how)
+        self.loggers.end(name, outcome_of(run))
         self._has_ended()
         return run
 
@@ -368,7 +381,9 @@ class FullTrainer:
 
         run_workers(
             min(placement.workers, len(full_runs)),
-            partial(_train_some, folder.absolute(), self.spec, device.type, full_runs, self.promoter.asam),
+            partial(
+                _train_some, folder.absolute(), self.spec, device.type, full_runs, self.promoter.asam, placement.log
+            ),
             gpus_each=placement.gpus_per_worker if device.type == "cuda" else 0,
             poll=say_trained,
             stop=self.stop,
@@ -378,11 +393,16 @@ class FullTrainer:
             raise KeyboardInterrupt
 
 
-def _train_some(folder: RunFolder, spec: StudySpec, device: str, full_runs: Sequence[FullRun], asam: float) -> None:
+def _train_some(
+    folder: RunFolder, spec: StudySpec, device: str, full_runs: Sequence[FullRun], asam: float, log: tuple[str, ...]
+) -> None:
     """What one of several workers does: train the full runs that no other worker trains."""
     console.quiet = True
     session = open_session(spec, device)
-    with logged_to(folder), full_trainer(folder, spec, session, Placement(), mirrored=False, asam=asam) as trainer:
+    with (
+        logged_to(folder),
+        full_trainer(folder, spec, session, Placement(log=log), mirrored=False, asam=asam) as trainer,
+    ):
         for trial, epochs, seed in full_runs:
             with folder.promotion(trial.number, epochs, seed).taken() as is_ours:
                 if is_ours:
@@ -401,7 +421,7 @@ def full_trainer(
     report: LiveReport | None = None,
 ) -> Iterator[FullTrainer]:
     """What trains full runs, until it is asked to stop."""
-    with stop_requested(is_live) as stop:
+    with stop_requested(is_live) as stop, logging_to(placement.log, folder) as loggers:
         promoter = Promoter(
             folder=folder,
             data=session.data,
@@ -413,7 +433,15 @@ def full_trainer(
             save=partial(save_checkpoint, stop=stop),
             stop=stop,
         )
-        yield FullTrainer(promoter=promoter, spec=spec, session=session, placement=placement, stop=stop, report=report)
+        yield FullTrainer(
+            promoter=promoter,
+            spec=spec,
+            session=session,
+            placement=placement,
+            stop=stop,
+            loggers=loggers,
+            report=report,
+        )
 
 
 def reproduce(

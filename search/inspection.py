@@ -75,6 +75,7 @@ class Reader:
             UserError: a result cannot be read.
 
         """
+        self.spec = load_study(str(self.folder.study_file), {})  # again: `search auto` changes the number of trials
         folder, spec, study, facts = self.folder, self.spec, self.study, read_facts(self.folder)
         trials, done, promotions = records(study), finished_trials(study), finished(folder)
         alive = set(folder.workers())

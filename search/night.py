@@ -389,6 +389,7 @@ class Kept(Frozen):
 
     asked: str  # as the user gave the time
     end: float  # seconds since the epoch
+    told: str = ""  # the plan, as it was last printed
     searched: Plan | None = None  # the plan with which its short runs ended
     done: bool = False
 

@@ -1,10 +1,12 @@
 """The commands as functions for notebooks and scripts, with results to look at.
 
-    from search import run, promote
+    from search import auto, open_run, promote, run
 
     result = run("digits", budget=20_000, trials=10)
     result = promote(result, top=2, epochs=20)
     result.best, result.trials_dataframe(), result.report(), result.export()
+    result = auto("digits", minutes=3)
+    result.model
     result = open_run("digits-20k")
 
 The same specs and the same errors as on the command line. Interrupting the kernel stops after the epoch; the same call
@@ -17,12 +19,14 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search import api, full_runs
+from search import api, full_runs, overnight
 from search.completion import RUNS
 from search.errors import RunError
+from search.export import model_of
 from search.formatting import mean_and_deviation, percent
 from search.full_runs import PromoteFlags
 from search.identity import open_study
+from search.overnight import Time
 from search.promotions import Promotion, finalists, finished, winner
 from search.results import Results, headline, progress, read_results
 from search.rows import Rows, curve_rows, full_run_rows, trial_rows
@@ -122,6 +126,11 @@ class SearchResult:
         """
         return api.export(self.ref, trial=trial, fmt=format, data=data).file
 
+    @property
+    def model(self) -> Path | None:
+        """The file of the best network, as `auto` or `export` wrote it; None: it was not exported."""
+        return model_of(self.folder)
+
     def __str__(self) -> str:
         """The answer in a sentence or two, as on top of the report."""
         results = self._results
@@ -195,7 +204,7 @@ def run(
 
     `budget` is a number or as on the command line ("5M"); `flags` are any other keys of a study file (trials, epochs,
     data, seed, sampler, max_madds, space, promote, ...), or name, runs and storage of the run, or device, workers,
-    gpus_per_worker and ray_address of where it trains. `ref` and `placement` give these at once.
+    gpus_per_worker, ray_address and log of where it trains. `ref` and `placement` give these at once.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -206,6 +215,31 @@ def run(
     if budget is not None:
         flags["budget"] = budget
     return SearchResult(api.run(study, flags, ref, placement, hours=hours, control=control))
+
+
+def auto(
+    study: str = "cifar10",
+    *,
+    hours: float | None = None,
+    minutes: float | None = None,
+    until: str | None = None,
+    budget: int | float | str | None = None,
+    **flags: Any,
+) -> SearchResult:
+    """Search, train the best at full length and export the model before the time is over, as `search auto`.
+
+    Give one of `hours`, `minutes` and `until` ("08:00", or "2026-12-24 08:00"). `budget` and `flags` are those of
+    `run`. The same call continues after an interruption, with the time that is left.
+
+    Raises:
+        UserError: the user can fix it; the message says how.
+
+    """
+    ref, placement = _ref_from(flags), _placement_from(flags)
+    if budget is not None:
+        flags["budget"] = budget
+    time = Time(hours=hours, minutes=minutes, until=until)
+    return SearchResult(overnight.auto(study, flags, ref, placement, time))
 
 
 def promote(run: SearchResult | str | None = None, **options: Any) -> SearchResult:
@@ -246,4 +280,6 @@ def _ref_from(options: dict[str, Any]) -> RunRef:
 def _placement_from(options: dict[str, Any]) -> Placement:
     """Where it trains, taken out of the options."""
     names = [field.name for field in fields(Placement) if field.name in options]
+    if "log" in options:
+        options["log"] = (options["log"],) if isinstance(options["log"], str) else tuple(options["log"])
     return Placement(**{name: options.pop(name) for name in names})

@@ -49,6 +49,7 @@ class RunFolder:
     exported/      models as files of their own, each with its card, written by `search export`
     artifacts/     pictures of the promoted trials, as Optuna's dashboard keeps them
     report.html    written by `search report`
+    tensorboard/, mlflow.db, mlflow/, wandb/    written by `--log`
     .workers/      a lock for each process that searches, and a file for what a fatal signal makes it leave behind
     """
 
@@ -144,6 +145,10 @@ class RunFolder:
     def exported(self, promotion: "PromotionFolder", fmt: str) -> Path:
         """The model of a full run as one file; `fmt` is its suffix."""
         return self.root / "exported" / f"{promotion.root.name}.{fmt}"
+
+    def tracked(self, name: str) -> Path:
+        """A file or a folder that an experiment tracker has in the run: see `search.loggers`."""
+        return self.root / name
 
     def create(self) -> None:
         """Make the folder.

@@ -44,12 +44,13 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a command trains: on which device, in how many processes, and where Ray places them."""
+    """Where a command trains: on which device, in how many processes, where Ray places them; and where it logs to."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps
     workers: int = 1
     gpus_per_worker: float | None = None  # none: an equal share, at most a whole GPU
     ray_address: str | None = None  # of a cluster; none: this machine
+    log: tuple[str, ...] = ()  # the loggers that get trials and full runs, by name
 
     @property
     def uses_ray(self) -> bool:

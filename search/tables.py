@@ -251,6 +251,12 @@ def run_table(runs: Sequence[Run]) -> RenderableType:
 
 def status_view(status: Status) -> RenderableType:
     """The state of a run."""
+    rows = _labelled(status.name, status_rows(status))
+    return Group(rows, *([_running_table(status)] if status.running else []))
+
+
+def status_rows(status: Status) -> list[tuple[str, str | Text]]:
+    """The state of a run, as labels and words; a line that belongs to the one above has no label."""
     outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in status.outcomes.items() if number)
     of = f" of {status.trials_wanted:,}" if status.trials_wanted is not None else ""
     trials = f"{status.trials:,}{of}{f': {outcomes}' if outcomes else ''}"
@@ -292,7 +298,7 @@ def status_view(status: Status) -> RenderableType:
         score = f", {marked(percent(trial.validation), status.score)}" if trial.validation is not None else ""
         line = f"trial {trial.trial}: epoch {trial.epoch} of {status.epochs}{score}; `search run` continues it"
         rows.append(("waiting" if number == 0 else "", line))
-    return Group(_labelled(status.name, rows), *([_running_table(status)] if status.running else []))
+    return rows
 
 
 def trial_view(trial: Trial) -> RenderableType:

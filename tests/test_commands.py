@@ -30,6 +30,8 @@ NOT_RUN_HERE = {
     "search run --budget 5e6 --trials 200 --device cuda:1": "needs two GPUs",
     "search storage serve": "serves until it is stopped: tests/search/test_shared_storage.py",
     "search storage serve --host 10.0.0.1": "the same, and needs that address",
+    "search watch --host 0.0.0.0 --port 8080": "serves until it is stopped: tests/search/test_watch.py",
+    "search auto --budget 5e6 --hours 8 --log tensorboard": "needs TensorBoard: tests/search/test_loggers.py",
     "search promote --asam 0.5": "full runs of one run are all alike: tests/search/test_cli.py",
     "search errors --files": "these images come from no files: tests/search/test_mistakes.py",
     **dict.fromkeys(
@@ -63,6 +65,10 @@ NOT_RUN_HERE = {
     ),
     "sbatch --array=1-8 docs/clusters/slurm.sh": "needs Slurm: tests/test_clusters.py runs the script",
     "sbatch --array=1-32 --time=8:00:00 docs/clusters/slurm.sh --budget 2M": "needs Slurm, too",
+    **dict.fromkeys(
+        ("sbatch examples/slurm.sh", "sbatch --time=12:00:00 examples/slurm.sh --budget 2M"),
+        "needs Slurm: tests/test_examples.py runs the script",
+    ),
     "kubectl apply -f docs/clusters/kubernetes.yaml": "needs Kubernetes: tests/test_clusters.py reads the file",
     "kubectl logs --follow --prefix --max-log-requests 8 --selector app=search": "needs Kubernetes",
     "kubectl delete job search": "needs Kubernetes",

@@ -11,18 +11,21 @@ import pytest
 import search
 from search import api, cli, notebook
 from search.errors import RunError, SpecError
+from search.overnight import Time
 from search.promotions import Promotion
-from search.run_folder import RunRef
+from search.run_folder import RunRef, write_text
 from search.session import Placement
 from search.spec import StudySpec
 from tests.support.forked import Forked
+from tests.support.processes import with_few
 from tests.support.runs import make_run, promoted
 from train_core.reading import Reading
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_package_offers_the_three_functions_and_no_others() -> None:
+def test_the_package_offers_the_four_functions_and_no_others() -> None:
+    assert search.auto is notebook.auto
     assert search.open_run is notebook.open_run
     assert search.run is notebook.run
     assert search.promote is notebook.promote
@@ -101,6 +104,47 @@ def test_run_takes_what_the_command_takes() -> None:
         "no_test",
     }  # the study file's short_run_images and test_fraction
     assert options <= taken
+
+
+def test_auto_takes_what_the_command_takes() -> None:
+    in_parts = {field.name for field in fields(Placement)} | {field.name for field in fields(RunRef)}
+    keys = StudySpec.model_fields.keys() | Reading.model_fields.keys()
+    taken = inspect.signature(notebook.auto).parameters.keys() | keys | in_parts
+    assert inspect.signature(cli.auto).parameters.keys() - {"no_test"} <= taken
+    assert {field.name for field in fields(Time)} <= inspect.signature(notebook.auto).parameters.keys()
+
+
+def test_auto_without_a_time_says_how_to_give_one() -> None:
+    with pytest.raises(SpecError, match="say how long it may take: give one of --hours 8, --minutes 30 and --until"):
+        notebook.auto("digits")
+
+
+def test_a_run_without_an_exported_model_has_none(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5])
+    result = notebook.SearchResult(folder)
+    assert result.model is None
+    promoted(folder, 0)
+    assert result.model is None
+    file = folder.exported(folder.promotion(0, 5, 0), "safetensors")
+    write_text(file, "a model")
+    assert result.model == file
+
+
+@pytest.mark.long
+def test_auto_in_python_ends_with_a_model(tmp_path: Path) -> None:
+    first = """
+from search import auto
+
+result = auto("digits", data="few.npz", name="night", minutes=1, budget="20k")
+print(result.model, result.report(), sep="\\n")
+"""
+    process = Forked([], first, with_few(tmp_path), {**os.environ, "PYTHONPATH": str(ROOT)}, module=None)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    model, report = map(Path, out.splitlines()[-2:])
+    assert (tmp_path / model).parent == tmp_path / "runs" / "night" / "exported"
+    assert (tmp_path / model).exists()
+    assert report == Path("runs/night/report.html")
 
 
 def test_a_mistake_is_the_same_error_as_on_the_command_line() -> None:

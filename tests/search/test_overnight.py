@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from search.auto import Time
 from search.errors import SpecError
 from search.night import Kept, read_night
+from search.overnight import Time
 from search.promotions import finished
 from search.run_folder import RunFolder
 from search.spec import load_study

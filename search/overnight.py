@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -19,7 +18,7 @@ from search.api import Opened, opened, search_on
 from search.console import say_plan, say_winner
 from search.drawing import is_used_up
 from search.errors import RunError, SpecError, UserError
-from search.export import chosen, export_model
+from search.export import chosen, export_model, model_of
 from search.fidelity import measured_on
 from search.forecast import epoch_seconds
 from search.formatting import count, duration
@@ -205,19 +204,15 @@ def _say_outcome(run: Opened) -> None:
         )
     draw(promotion_table(runs))
     say_winner(runs, measured_on(folder, run.spec.scored_by))
-    say(f"next: {program()} errors {folder.name}   or: {program()} predict {_model(folder)} photo.png")
+    model = model_of(folder)
+    then = f"predict {model} photo.png" if model else f"export {folder.name}"
+    say(f"next: {program()} errors {folder.name}   or: {program()} {then}")
     say(f"report: {folder.report}")
 
 
 def _best(study: optuna.Study) -> int:
     complete = [trial for trial in records(study) if trial.score is not None]
     return max(complete, key=lambda trial: trial.score or 0.0).number if complete else 0
-
-
-def _model(folder: RunFolder) -> Path:
-    """The file of the best model, as `deliver` wrote it."""
-    run = chosen(folder, None)
-    return folder.exported(folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit), _format())
 
 
 def _format() -> str:
@@ -349,7 +344,8 @@ class _Work:
         self.keep(searched=plan)
 
     def say(self, line: str) -> None:
-        """On the terminal and in the log."""
+        """On the terminal, in the log, and in the file of the night for `search watch`."""
+        self.keep(told=line)
         say(f"plan     {line}")
 
 
