@@ -543,12 +543,17 @@ def _counted(name: str, network: ResNetSpec, shape: DataShape) -> str:
 
 def _default_name(study: str, spec: StudySpec, flags: Mapping[str, Any]) -> str:
     """The study (or the data, where a flag names other data), the budget and a limit: `cifar10-5M`."""
-    return _named_after(spec.data if "data" in flags else study, spec)
+    return _named_after(spec.data if "data" in flags else study, spec, _usual_madds(study))
 
 
-def _named_after(source: str, spec: StudySpec) -> str:
+def _usual_madds(study: str) -> int | None:
+    """The limit on multiply-adds that a shipped study has by itself, which no name repeats."""
+    return load_study(study, {}).max_madds if study in shipped_studies() else None
+
+
+def _named_after(source: str, spec: StudySpec, usual_madds: int | None) -> str:
     plain = re.sub(r"[^\w.+-]+", "-", Path(source).stem).strip(".-")
-    limit = f"-{short_count(spec.max_madds)}-madds" if spec.max_madds is not None else ""
+    limit = f"-{short_count(spec.max_madds)}-madds" if spec.max_madds not in (None, usual_madds) else ""
     return f"{plain}-{short_count(spec.budget)}{limit}"
 
 
@@ -572,7 +577,7 @@ def _relative(folder: RunFolder, study: str, spec: StudySpec, flags: Mapping[str
     for name, facts in _named_alike(folder, study, spec, flags):
         if facts.fingerprint == data.fingerprint:
             return f"a new run, though run {name} has the same images: --name {name} continues it"
-        if name.startswith(_named_after(study, spec)) or facts.classes == data.classes:
+        if name.startswith(_default_name(study, spec, {})) or facts.classes == data.classes:
             others.append(name)
     if not others:
         return ""
@@ -587,7 +592,7 @@ def _named_alike(
     for root in run_folders(folder.root.parent).values():
         facts = read_facts(RunFolder(root))
         if facts is not None and facts.data.fingerprint:
-            names = {_named_after(each, spec) for each in (study, facts.data.source) if each}
+            names = {_named_after(each, spec, _usual_madds(study)) for each in (study, facts.data.source) if each}
             if root.name in {f"{name}{control}" for name in names}:
                 yield root.name, facts.data
 

@@ -21,12 +21,27 @@ FEW_NETWORKS = 0.6  # different ones, as a share of the trials
 def cautions(results: Results) -> list[str]:
     """All that applies, the most important first."""
     return [
+        *_no_better_than_nothing(results),
         *_few_images(results),
         *_many_pruned(results),
         *_few_networks(results),
         *_unknown_fidelity(results),
         *(f"{each[0].upper()}{each[1:]}" for each in warnings_of(results.spec)),
     ]
+
+
+def _no_better_than_nothing(results: Results) -> Iterator[str]:
+    """That the network has learned nothing that can be seen."""
+    least, (best, _) = results.always_largest, _chosen(results)
+    if least is None or best is None:
+        return
+    noise = difference_in_noise(least, results.measured_on) / 2 if results.measured_on else 0.0
+    if best <= least + noise:
+        yield (
+            f"The best network ({percent(best)}) is no better than always answering the largest class "
+            f"({percent(least)}): it has learned nothing that shows. Train longer (`--epochs`), or look at the images "
+            "with `search data`."
+        )
 
 
 def _few_images(results: Results) -> Iterator[str]:

@@ -718,6 +718,9 @@ def _main() -> None:
         # Typer's errors about the command line; their class depends on its version.
         if not hasattr(error, "format_message"):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # whose message is the help
+            typer.echo(error.format_message())
+            sys.exit(2)
         _end(f"{error.format_message()} (see search --help)", 2)
     if code == 130:  # typer turns Ctrl-C into this, into Abort, or leaves it, as its version goes
         _end("interrupted; run the same command to continue", code)

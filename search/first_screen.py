@@ -129,8 +129,8 @@ def _file_size(folder: RunFolder, best: Best) -> Card:
             promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=refit)
             for file in exported_files(folder, promotion):
                 return Card(name="Model file", value=_bytes(file.size), note=f"`{file.name}`")
-    note = f"{BYTES} bytes a parameter; not exported yet"
-    return Card(name="Model file, about", value=_bytes(BYTES * best.parameters), note=note)
+    note = f"{BYTES} bytes a parameter; a model file, which is not exported yet, is larger"
+    return Card(name="Weights", value=_bytes(BYTES * best.parameters), note=note)
 
 
 def _times(results: Results) -> Iterator[Card]:

@@ -341,6 +341,7 @@ class FullTrainer:
     stop: Callable[[], bool]
     loggers: Loggers
     report: LiveReport | None = None  # none: another process writes it
+    say: Callable[[str], None] = say  # tells how a request to stop is answered
 
     def train(self, trial: TrialRecord, epochs: int, seed: int, **how: bool) -> Promotion:
         """Train a trial's network; stops when asked to."""
@@ -354,7 +355,7 @@ class FullTrainer:
                 bar.epoch_ended(result)
                 logged(result)
 
-            watcher = Watcher(stop=self.stop, moved=bar.moved, say=say)
+            watcher = Watcher(stop=self.stop, moved=bar.moved, say=self.say)
             run = self.promoter.train(trial, epochs, seed, epoch_ended, watcher, **how)
         self.loggers.end(name, outcome_of(run))
         self._has_ended()

@@ -59,7 +59,7 @@ def train_to_end(
                 checkpoints.save_if_due(state)
             try:
                 on_epoch(result)
-                if watcher.stop():
+                if watcher.stop() and result.epoch < recipe.epochs:  # what is trained to the end is soon finished
                     raise KeyboardInterrupt
             except KeyboardInterrupt:  # stopped here, to go on from here
                 checkpoints.save(state)

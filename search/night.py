@@ -9,8 +9,8 @@ order it, so several are trained longer. Few full runs are better spent on what 
 short runs, so a short night has few of them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import floor
 from typing import Protocol
@@ -25,6 +25,7 @@ from train_core.specs import Frozen
 
 HEAVIER = 1.3  # times the seconds of an epoch: what is promoted is larger than the mean of the draws
 UNSURE = 1.03  # times the expected seconds of a run: it must fit even if it is somewhat slower
+ALONE = 1.1  # times as long for the only full run of a night: without it there is no model
 LEAST_EPOCHS = 3  # a night too short for a full run of so many is refused
 LONG = 12  # full runs that would fit into a night: from here on, there is a rung between short and full runs
 FEW, SHARE_OF_FEW = 4, 0.7  # full runs that would fit: of a night with fewer, more is theirs
@@ -34,7 +35,8 @@ BETWEEN = 0.3  # the length of the rung between, as a share of a full run's
 MOST_BETWEEN, MOST_FULL, MOST_SEEDS = 24, 5, 3
 ELASTIC = 1.6  # full runs that would fit: in a shorter night, they are shortened
 SHARE_OF_ONE = 0.65  # of such a night, for its one full run
-CLOSING_SHARE, CLOSING_LEAST_S, CLOSING_MOST_S = 0.015, 8.0, 120.0  # for report and model
+CLOSING_SHARE, CLOSING_LEAST_S, CLOSING_MOST_S = 0.015, 10.0, 120.0  # for report and model
+CLOSING_AGAIN = 1.5  # times what it took the last time
 TOLD_AGAIN = 0.2  # a plan is said again if its number of trials changes by more than this share
 NEAR_S = 1800.0  # a time of day that is nearer is said with seconds
 PRIOR_TRIALS = 3.0  # as many trials as the first estimate of an epoch counts
@@ -184,6 +186,7 @@ class Known:
     candidates: Sequence[Tried] = ()  # in the order in which they are promoted: by their longest runs, then by score
     finished: Sequence[FullRun] = ()  # runs after the short ones
     finished_s: float = 0.0  # that these took
+    begun: Mapping[FullRun, int] = field(default_factory=dict)  # runs that were interrupted: the epochs that they have
 
 
 class Work(Protocol):
@@ -272,6 +275,7 @@ class Night:
             costs = [tried.epoch_s for tried in known.candidates[:top]]
             costs += [pace.full_epoch_s] * (top - len(costs))
             seconds = plan.seeds * sum(replace(pace, full_epoch_s=cost).full_run(full.epochs) for cost in costs)
+            seconds *= ALONE if top == 1 else 1
             if top == 1 or sum(plan.rung_s[:-1]) + seconds <= self.end - now - plan.closing_s:
                 break
         rungs = (*plan.rungs[:-1], Rung(top=top, epochs=full.epochs))
@@ -289,7 +293,8 @@ class Night:
     def next_run(self, plan: Plan, known: Known, now: float) -> FullRun | None:
         """The next run of the rungs that fits before the end; none: nothing does, or all is done.
 
-        Beyond the plan, time that is left goes to further candidates, and then to further seeds of the best ones.
+        One that was interrupted is finished first. Beyond the plan, time that is left goes to further candidates, and
+        then to further seeds of the best ones.
         """
         left, candidates = self.end - plan.closing_s - now, known.candidates
         done = {(run.trial, run.epochs, run.seed) for run in known.finished}
@@ -298,6 +303,10 @@ class Night:
         def cost(candidate: Tried, epochs: int) -> float:
             return replace(pace, full_epoch_s=candidate.epoch_s).full_run(epochs)
 
+        costs = {candidate.trial: candidate for candidate in candidates}
+        for run, trained in sorted(known.begun.items(), key=_most_trained):
+            if run.trial in costs and cost(costs[run.trial], run.epochs - trained) <= left:
+                return run
         lengths = [run.epochs for run in known.finished]
         for rung in plan.rungs[:-1]:
             if max(lengths, default=0) > rung.epochs:
@@ -309,7 +318,7 @@ class Night:
         between = {rung.epochs for rung in plan.rungs[:-1]}
         epochs = max((length for length in lengths if length not in between), default=0)
         if not epochs:
-            epochs = self._full_length(candidates, left, pace)
+            epochs = self._full_length(candidates, left / (ALONE if plan.rungs[-1].top == 1 else 1), pace)
         for seed in range(MOST_SEEDS):
             for candidate in candidates[: plan.rungs[-1].top if seed else len(candidates)]:
                 if (candidate.trial, epochs, seed) not in done and cost(candidate, epochs) <= left:
@@ -322,6 +331,12 @@ class Night:
             return self.lengths.full
         first = replace(pace, full_epoch_s=candidates[0].epoch_s)
         return max(LEAST_EPOCHS, _epochs_in(left, first, most=self.lengths.full))
+
+
+def _most_trained(begun: tuple[FullRun, int]) -> tuple[int, int, int]:
+    """Sorts interrupted runs: the longest first, then the one with most epochs; the order is always the same."""
+    run, trained = begun
+    return -run.epochs, -trained, run.trial
 
 
 def conduct(night: Night, work: Work) -> Plan:
@@ -338,7 +353,9 @@ def conduct(night: Night, work: Work) -> Plan:
         run = night.next_run(plan, work.known(), work.now())
         if run is None or not work.train(run, night.end - plan.closing_s):
             return plan
+        started = work.now()
         work.deliver()
+        plan = replace(plan, closing_s=max(plan.closing_s, CLOSING_AGAIN * (work.now() - started)))
 
 
 def _search(night: Night, work: Work) -> Plan:
@@ -366,7 +383,10 @@ def _search(night: Night, work: Work) -> Plan:
 def in_words(plan: Plan, end: float, now: float) -> str:
     """As in: until 05:40 about 90 short runs of 20 epochs; from 05:40 the best 2 for 200 epochs; ready by 08:00."""
     at = now + plan.short_s
-    parts = [f"until {clock(at, now)} about {count(plan.trials, 'short run')} of {count(plan.short_epochs, 'epoch')}"]
+    parts = []
+    if plan.trials:
+        runs = f"{count(plan.trials, 'short run')} of {count(plan.short_epochs, 'epoch')}"
+        parts.append(f"until {clock(at, now)} about {runs}")
     for rung, seconds in zip(plan.rungs, plan.rung_s, strict=True):
         best = f"the best {rung.top}" if rung.top > 1 else "the best one"
         seeds = f", {plan.seeds} seeds each" if plan.seeds > 1 and rung is plan.rungs[-1] else ""

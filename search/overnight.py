@@ -6,12 +6,14 @@ the same command goes on with what is left of it, however it was interrupted.
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 import optuna
+import torch
 
 from search import full_runs, night
 from search.api import Opened, opened, search_on
@@ -35,9 +37,11 @@ from search.spec import StudySpec, load_study
 from search.tables import promotion_table
 from search.terminal import draw, program, say
 from search.trials import finished_trials, records
+from train_core import checkpoint
 from train_core.formats import FORMATS, check_installed
 
 SAVED = 0.3  # share of the epochs of short runs that pruning is expected to save
+LONGEST_S = 31 * 24 * 3600.0
 LOOK_S = 0.5  # between two looks at the clock while a network trains
 MOST_CANDIDATES = 50  # that are ranked for the full runs
 
@@ -67,8 +71,8 @@ class Time:
         if self.until is not None:
             return _end_of(self.until, now)
         seconds = 3600 * (self.hours or 0) + 60 * (self.minutes or 0)
-        if seconds <= 0:
-            raise SpecError(f"{self}: give a time of more than 0")
+        if not 0 < seconds <= LONGEST_S:
+            raise SpecError(f"{self}: give a time of more than 0, and of a month at most")
         return now + seconds
 
 
@@ -191,7 +195,9 @@ def _spend(run: Opened, placement: Placement, kept: Kept, pace: Pace, lengths: L
             left = duration(max(kept.end - time.time(), 0.0))
             raise RunError(f"only {left} are left, which is too short: {_needed(error, pace)}") from error
         work.deliver()  # of what was trained before
-    work.keep(done=True)
+    ended = len(finished_trials(run.study))
+    write_text(run.folder.study_file, run.spec.model_copy(update={"trials": max(ended, 1)}).as_toml())
+    work.keep(done=bool(winner(finished(run.folder))))
 
 
 def _say_outcome(run: Opened) -> None:
@@ -199,7 +205,7 @@ def _say_outcome(run: Opened) -> None:
     runs = finished(folder)
     if not winner(runs):
         raise RunError(
-            f"no full run of {folder.name!r} was finished in time: the same command goes on with new time "
+            f"no full run of {folder.name!r} was finished in time: the same command, given again, finishes it "
             f"(the best short run: search show {_best(run.study)} {folder.name})"
         )
     draw(promotion_table(runs))
@@ -256,7 +262,20 @@ class _Work:
             candidates=self._candidates(),
             finished=[FullRun(trial=run.trial, epochs=run.recipe.epochs, seed=run.seed - first_seed) for run in done],
             finished_s=sum(run.seconds for run in done),
+            begun=self._begun(),
         )
+
+    def _begun(self) -> dict[FullRun, int]:
+        """Full runs that were interrupted, with the epochs that their checkpoints have."""
+        begun = {}
+        for folder in self.run.folder.promotions():
+            trial, epochs, seed, refit = folder.of
+            if folder.result.exists() or refit or not checkpoint.exists(folder.checkpoint):
+                continue
+            with suppress(UserError):  # a damaged one is reported when it is to be trained
+                trained = len(checkpoint.load(folder.checkpoint, torch.device("cpu")).history)
+                begun[FullRun(trial=trial, epochs=epochs, seed=seed - self.run.spec.seed)] = trained
+        return begun
 
     def _candidates(self) -> list[Tried]:
         """Complete trials: by their longest runs, then as they are promoted. One that diverged is none."""
@@ -308,13 +327,13 @@ class _Work:
                 asam=spec.promote.asam,
             ) as trainer,
         ):
-            timed = replace(trainer, stop=lambda: trainer.stop() or out_of_time())
+            timed = replace(trainer, stop=lambda: trainer.stop() or out_of_time(), say=_nothing)
             try:
                 timed.train(trial, run.epochs, spec.seed + run.seed, tests=run.epochs not in between)
             except KeyboardInterrupt:
                 if trainer.stop() or not out_of_time():
                     raise
-                say(f"trial {run.trial}: {count(run.epochs, 'epoch')} do not fit into the time that is left")
+                say(f"trial {run.trial}: the time is over before its {count(run.epochs, 'epoch')} are done")
                 return False
         return True
 
@@ -347,6 +366,10 @@ class _Work:
         """On the terminal, in the log, and in the file of the night for `search watch`."""
         self.keep(told=line)
         say(f"plan     {line}")
+
+
+def _nothing(_line: str) -> None:
+    """Say nothing: nobody has asked to stop."""
 
 
 def _is_after(until: float) -> bool:

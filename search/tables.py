@@ -17,6 +17,8 @@ from search.plot import Curve
 from search.promotions import Promotion
 from search.published import Published, Reproduction, Row
 from search.records import (
+    PROMOTING,
+    SEARCHING,
     Compared,
     Comparison,
     FinishedFullRun,
@@ -277,7 +279,10 @@ def status_rows(status: Status) -> list[tuple[str, str | Text]]:
         rows.append(("score", f"{named(status.score)} (always the largest class: {percent(status.always_largest)})"))
     if status.ready_by is not None:
         end = datetime.fromisoformat(status.ready_by).timestamp()
-        rows.append(("night", f"search auto is ready by {clock(end, datetime.now().timestamp())}"))
+        by = clock(end, datetime.now().timestamp())
+        is_at_work = status.state in (SEARCHING, PROMOTING)
+        words = f"search auto is ready by {by}" if is_at_work else f"the same `search auto` goes on until {by}"
+        rows.append(("night", words))
     if status.images_per_second is not None:
         rows.append(("speed", f"{status.images_per_second:,.0f} images/s by a worker, in the last trials"))
     rows.append(("best", _short(status.best_short, status.score)))

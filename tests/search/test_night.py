@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from search.ladder import Rung
 from search.night import (
     FullRun,
     Known,
@@ -69,6 +70,7 @@ class Simulated:
             candidates=self._candidates(),
             finished=list(self.finished),
             finished_s=self.finished_s,
+            begun={run: epochs for run, epochs in self.partly.items() if run not in self.finished},
         )
 
     def _candidates(self) -> list[Tried]:
@@ -166,3 +168,19 @@ def test_every_night_ends_in_time_with_a_full_run(epoch_s: float, length: float)
             is_few = kills and length < 6 * LENGTHS.full * epoch_s
             assert machine.at >= (0.6 if is_few else 0.85) * length, about
         assert machine.delivered == list(range(1, len(machine.finished) + 1)), about
+
+
+def test_an_interrupted_full_run_is_finished_before_another_begins() -> None:
+    night = Night(end=10 * HOUR, lengths=LENGTHS, expected=Pace(epoch_s=10, full_epoch_s=10))
+    plan = divide(10 * HOUR, LENGTHS, night.expected)
+    stopped = FullRun(trial=3, epochs=187)
+    known = Known(candidates=[Tried(trial=7, epoch_s=10.0), Tried(trial=3, epoch_s=10.0)], begun={stopped: 170})
+    assert night.next_run(plan, known, 9 * HOUR) == stopped  # the 17 epochs that are left fit
+    assert night.next_run(plan, known, 9.95 * HOUR) is None  # now they do not
+
+
+def test_a_plan_without_short_runs_does_not_name_them() -> None:
+    plan = Plan(
+        short_epochs=6, trials=0, short_s=0.0, rungs=(Rung(top=1, epochs=20),), rung_s=(60.0,), seeds=1, closing_s=8.0
+    )
+    assert "short" not in in_words(plan, end=100.0, now=0.0)

@@ -40,6 +40,8 @@ def test_the_end_of_a_night(given: Time, end: datetime) -> None:
         (Time(), "say how long it may take: give one of --hours 8, --minutes 30 and --until 08:00"),
         (Time(hours=8, until="08:00"), "give one of"),
         (Time(hours=0), "--hours 0: give a time of more than 0"),
+        (Time(hours=1e9), "--hours 1000000000.0: give a time of more than 0, and of a month at most"),
+        (Time(minutes=float("nan")), "--minutes nan: give a time of more than 0"),
         (Time(minutes=-3), "--minutes -3: give a time of more than 0"),
         (Time(until="2026-11-27 08:00"), "--until 2026-11-27 08:00 has passed: give a later time"),
         (Time(until="eight"), "--until eight: give a time of day as 08:00"),
