@@ -103,3 +103,9 @@ def test_what_applies_is_said_together_the_most_important_first(tmp_path: Path) 
     results = results_of([(TrialState.COMPLETE, "one")] * 3 + [(TrialState.PRUNED, "one")] * 17, measured_on=38)
     said = cautions(replace(results))
     assert [each.split()[1] for each in said] == ["validation", "of", "trials"]
+
+
+@pytest.mark.parametrize(("always_largest", "is_said"), [(0.9, True), (0.95, True), (0.5, False), (None, False)])
+def test_a_network_that_has_learned_nothing_is_said(always_largest: float | None, is_said: bool) -> None:
+    said = cautions(results_of([(TrialState.COMPLETE, "a")], always_largest=always_largest, measured_on=5000))
+    assert any("no better than always answering the largest class" in each for each in said) == is_said
