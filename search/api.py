@@ -38,6 +38,7 @@ from search.loggers import LoggedEvents, check_loggers, logging_to
 from search.notes import NotedEvents, publish
 from search.plan import SAMPLES, Estimate, Survey, estimate, fastest_precision, survey
 from search.predict import Predictions, classify
+from search.quantisation import CALIBRATION, check_calibration
 from search.ray_workers import run_workers
 from search.report import write_report
 from search.results import read_results
@@ -395,12 +396,15 @@ def report(ref: RunRef) -> Path:
     return write_report(folder, going_on=FULL_RUNS if folder.is_promoting else "")
 
 
-def export(ref: RunRef, *, trial: int | None = None, fmt: str, data: str | None = None) -> Exported:
+def export(
+    ref: RunRef, *, trial: int | None = None, fmt: str, data: str | None = None, calibration: int | None = None
+) -> Exported:
     """Write the model of a run as one file of the format `fmt`, and its card beside it.
 
     The model is that of the best full run, the refit if there is one, or of the longest full run of `trial`. `data` is
     where the images of the run are now, if they were moved. They are only needed to try the file on; if they are gone
-    or have changed, it is tried on random pixels.
+    or have changed, it is tried on random pixels. A file in int8 is made from about `calibration` training images, and
+    needs the images.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -409,6 +413,7 @@ def export(ref: RunRef, *, trial: int | None = None, fmt: str, data: str | None 
     known = next((name for name in FORMATS if name == fmt), None)
     if known is None:
         raise SpecError(f"--format {fmt!r} is unknown: give one of {', '.join(FORMATS)}")
+    check_calibration(known, FORMATS[known].calibrate is not None, calibration)
     check_installed(known)
     folder = ref.find()
     check_trainable(folder)
@@ -420,12 +425,16 @@ def export(ref: RunRef, *, trial: int | None = None, fmt: str, data: str | None 
     try:
         images = _images_of(folder, spec, study, data)
     except (DataError, RunError) as error:
-        if listing is None or data is not None:
+        if listing is None or data is not None or FORMATS[known].calibrate is not None:
             raise
         check(study, spec, listing.shape, folder)  # all but the images
         say(f"the file is tried on random pixels, not on validation images: {error}")
         images = listing
-    return export_model(folder, full_run, spec, images, known, trials=len(finished_trials(study)))
+    trials, number = len(finished_trials(study)), CALIBRATION if calibration is None else calibration
+    exported = export_model(folder, full_run, spec, images, known, trials=trials, calibration=number)
+    if exported.quantised is not None and exported.quantised.warning:
+        say(f"warning: {exported.quantised.warning}")
+    return exported
 
 
 def _images_of(folder: RunFolder, spec: StudySpec, study: optuna.Study, data: str | None) -> TrainingData:

@@ -11,6 +11,7 @@ import torch
 from search.formatting import count, duration, mean_and_deviation, percent, share_interval, short_run
 from search.mistakes import BINS, Mistakes
 from search.promotions import Promotion
+from search.quantisation import Quantised
 from search.run_folder import card_of
 from search.scores import named
 from search.spec import StudySpec
@@ -28,6 +29,7 @@ class Exported:
     """An exported model, and what is known of it."""
 
     file: Path
+    format: FormatName
     size: int  # of the file, in bytes
     run: Promotion
     is_winner: bool  # whether it is the one that the validation images choose
@@ -38,15 +40,11 @@ class Exported:
     data: TrainingData  # as the search saw it
     about: Description
     versions: Mapping[str, str]  # of what the search ran with; empty where that is not known
-    difference: float  # of logits, the largest, between this file and the checkpoint
+    difference: float  # of logits, the largest, between this file, or the one that it was made from, and the checkpoint
     images: int  # that they were compared on
     kind: str = "validation image"  # what each of these is
+    quantised: Quantised | None = None  # of a file in int8: what it loses
     mistakes: Sequence[Mistakes] = ()  # what this model gets wrong, on validation and on test, as far as it is stored
-
-    @property
-    def format(self) -> FormatName:
-        """The format of the file."""
-        return cast(FormatName, self.file.suffix.removeprefix("."))
 
     @property
     def card(self) -> Path:
@@ -54,7 +52,9 @@ class Exported:
         return card_of(self.file)
 
     def __str__(self) -> str:
-        """The file, and how well it agrees, in a line."""
+        """The file, and how well it agrees, or what it loses, in a line."""
+        if self.quantised is not None:
+            return f"{self.file}: {self.quantised}"
         agreement = f"agrees with the checkpoint to {self.difference:.0e} on {count(self.images, self.kind)}"
         return f"{self.file}: {self.size:,} bytes, {agreement}"
 
@@ -72,7 +72,7 @@ def model_card(exported: Exported) -> str:
         f"## The model\n\n{_table(_model(exported))}\n"
         f"The classes, in the order of the outputs:\n\n```json\n{classes}\n```\n\n"
         f"## Its numbers\n\n{_table(_numbers(exported), 'measured on', named(run.score), 'conditions')}\n"
-        f"{_words(exported)}\n{_by_class(exported)}{_probabilities(exported)}"
+        f"{_words(exported)}\n{_quantised(exported)}{_by_class(exported)}{_probabilities(exported)}"
         f"## Training\n\n{_table(_training(exported))}\n"
         f"Network and recipe, whole:\n\n```json\n{run.network.model_dump_json()}\n```\n\n"
         f"```json\n{run.recipe.model_dump_json()}\n```\n\n"
@@ -99,9 +99,11 @@ def _model(exported: Exported) -> Iterator[tuple[str, str]]:
     yield "multiply-adds", f"{run.multiply_adds:,} for an image"
     averaged = f"the average over the run (decay {run.recipe.ema_decay:g} a step)"
     yield "weights", averaged if run.recipe.ema_decay else "those after the last step"
-    yield "arithmetic", f"fp32; trained and scored in {run.recipe.precision}"
+    arithmetic = "fp32" if exported.quantised is None else "int8 weights, uint8 activations; logits in fp32"
+    yield "arithmetic", f"{arithmetic}; trained and scored in {run.recipe.precision}"
     images = f"{count(exported.images, exported.kind)} in fp32"
-    yield "agreement", f"logits differ from the checkpoint's by {exported.difference:.1e} at most, on {images}"
+    whose = "logits" if exported.quantised is None else "before it was quantised, its logits"
+    yield "agreement", f"{whose} differ from the checkpoint's by {exported.difference:.1e} at most, on {images}"
     for name, values in (("mean", about.mean), ("deviation", about.std)):
         shown = ", ".join(f"{value:.4f}" for value in values)
         yield name, f"{shown}: of the images trained on, where 1 is the brightest"
@@ -159,6 +161,29 @@ def _words(exported: Exported) -> str:
         text += "This model was also trained on the validation images, so it has no number of its own.\n"
     if len(exported.sibling_runs) > 1 and not run.refit:
         text += "Of several seeds, this one was the best on validation: the means are what to expect of another.\n"
+    return text
+
+
+def _quantised(exported: Exported) -> str:
+    """What a file in int8 loses."""
+    found = exported.quantised
+    if found is None:
+        return ""
+    rows = (
+        (name, f"{each.size:,} bytes", percent(each.accuracy), f"{1000 * each.latency:.3f} ms")
+        for name, each in (("float32", found.floats), ("int8, this file", found.int8))
+    )
+    heads = ("file", "size", f"right on {count(found.images, 'validation image')}", "latency")
+    text = (
+        "## What int8 loses\n\nAll other numbers in this card are those of the float32 model. Its weights were rounded "
+        "to int8, with one scale for each output channel, and its activations to uint8, with ranges from "
+        f"{count(found.calibrated_on, 'training image')}. Both files, computed by onnxruntime on the CPU:\n\n"
+        f"{_table(iter(rows), *heads)}\n"
+        f"The int8 file loses {100 * found.lost:.2f} points on validation; on test it was not measured. The latency is "
+        "that of one image on one thread of the machine that exported it: the median of 50, after 10 others.\n\n"
+    )
+    if exported.run.refit:
+        text += "The model was also trained on these validation images: on new images it may lose more or less.\n\n"
     return text
 
 

@@ -342,6 +342,9 @@ def export(
         int | None, typer.Option(min=0, help="A trial's longest full run; default: the best model.")
     ] = None,
     format: Annotated[str, typer.Option(help=", ".join(FORMAT_NAMES))] = "onnx",  # noqa: A002  # the flag
+    calibration: Annotated[
+        int | None, typer.Option(min=1, help="Training images that onnx-int8 is calibrated on; default: 300.")
+    ] = None,
     data: MovedData = None,
     storage: Storage = None,
     runs: Runs = RUNS,
@@ -351,7 +354,7 @@ def export(
     from search.run_folder import RunRef
     from search.terminal import tell
 
-    exported = api.export(RunRef(run, runs, storage), trial=trial, fmt=format, data=data)
+    exported = api.export(RunRef(run, runs, storage), trial=trial, fmt=format, data=data, calibration=calibration)
     tell(str(exported))
     tell(str(exported.card))
 

@@ -13,6 +13,7 @@ from search.errors import CheckpointError, ModelError, RunError
 from search.listing import Listing, blank
 from search.mistakes import Mistakes, examine
 from search.promotions import Promotion, best_run, finished, full_runs_of, refit_of
+from search.quantisation import CALIBRATION, Quantised, quantise
 from search.run_folder import PromotionFolder, RunFolder, SplitName, read_facts, write_text
 from search.spec import StudySpec
 from train_core import checkpoint
@@ -23,6 +24,7 @@ from train_core.description import Description
 from train_core.examples import FormatName
 from train_core.files import written_whole
 from train_core.formats import FORMATS, example
+from train_core.model_files import suffix_of
 from train_core.state import TrainState
 
 COMPARED = 100  # validation images, at most, that a new file is tried on
@@ -65,18 +67,25 @@ def export_model(
     fmt: FormatName,
     *,
     trials: int,
+    calibration: int = CALIBRATION,
 ) -> Exported:
     """Write the model of a full run, and its card; `trials` short runs have ended.
 
     The file is written only if it computes what the checkpoint does: on validation images, or if there is only the
-    listing of the images, on random pixels.
+    listing of the images, on random pixels. Of a format that takes calibration images (about `calibration` of them,
+    from the training images), this holds for the file before; what the file itself loses is measured.
 
     Raises:
         RunError: the checkpoint is gone.
         CheckpointError: it is damaged, or of another network.
-        ModelError: the file would compute something else.
+        ModelError: the file would compute something else, or its format needs images and there are none.
 
     """
+    calibrate = FORMATS[fmt].calibrate
+    if calibrate is not None and isinstance(data, Listing):
+        raise ModelError(
+            f"{fmt} files are calibrated on training images: say where they are with --data, or take --format onnx"
+        )
     promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit)
     state = _trained(run, promotion)
     if isinstance(data, Listing):
@@ -89,6 +98,10 @@ def export_model(
     written = FORMATS[fmt].write(deployed(state.final_model, about), about)
     logits = _logits(state, seen, images)
     difference = _difference(logits, written, fmt, images)
+    quantised: Quantised | None = None
+    if calibrate is not None:
+        written, quantised = quantise(written, calibrate, data, calibration)
+        logits = FORMATS[fmt].load_elsewhere(written)(images.permute(0, 3, 1, 2).float().contiguous())
     _check_example(about, written, fmt, images[0], logits[0].softmax(dim=0))
 
     file = folder.exported(promotion, fmt)
@@ -98,6 +111,7 @@ def export_model(
     full_runs, facts = finished(folder), read_facts(folder)
     exported = Exported(
         file=file,
+        format=fmt,
         size=len(written),
         run=run,
         is_winner=run == chosen(folder, None),
@@ -111,6 +125,7 @@ def export_model(
         difference=difference,
         images=len(images),
         kind=kind,
+        quantised=quantised,
         mistakes=_mistakes(folder, run),
     )
     write_text(exported.card, model_card(exported))
@@ -193,7 +208,7 @@ def _check_example(
 
     """
     with TemporaryDirectory() as folder:
-        file, picture = Path(folder, f"model.{fmt}"), Path(folder, "image.png")
+        file, picture = Path(folder, f"model{suffix_of(fmt)}"), Path(folder, "image.png")
         file.write_bytes(written)
         Image.fromarray(image.squeeze(-1).numpy()).save(picture)
         printed = StringIO()

@@ -166,7 +166,7 @@ def exported_files(folder: RunFolder, promotion: PromotionFolder | None = None) 
     for path in sorted((folder.root / "exported").glob("*")):
         if path.name.startswith(".") or path.suffix == ".md" or not path.is_file():
             continue
-        if promotion is not None and path.stem != promotion.root.name:
+        if promotion is not None and path.name.partition(".")[0] != promotion.root.name:
             continue
         card = card_of(path)
         address = f"exported/{quote(path.name)}"

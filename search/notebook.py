@@ -115,16 +115,18 @@ class SearchResult:
         trial: int | None = None,
         format: str = "onnx",  # noqa: A002  # as on the command line
         data: str | None = None,
+        calibration: int | None = None,
     ) -> Path:
         """Write the best model, or that of a trial, as one file, and its card beside it; returns the file's path.
 
-        `data` is where the images of the run are now, if they were moved.
+        `data` is where the images of the run are now, if they were moved; `calibration`, how many of
+        them onnx-int8 is calibrated on.
 
         Raises:
             UserError: the user can fix it, such as a missing package; the message says how.
 
         """
-        return api.export(self.ref, trial=trial, fmt=format, data=data).file
+        return api.export(self.ref, trial=trial, fmt=format, data=data, calibration=calibration).file
 
     @property
     def model(self) -> Path | None:

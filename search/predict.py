@@ -84,7 +84,7 @@ class Model:
             ModelError: it cannot be read.
 
         """
-        if format_of(path) == "onnx":
+        if format_of(path) in ("onnx", "onnx-int8"):
             about, logits = read_onnx(path)
 
             def probabilities(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

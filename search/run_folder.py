@@ -17,7 +17,9 @@ from sqlalchemy import URL, make_url
 from search.completion import run_folders
 from search.errors import BusyError, RunError
 from search.storage import Address, address_of
+from train_core.examples import FormatName
 from train_core.files import written_whole
+from train_core.model_files import suffix_of
 from train_core.specs import Frozen
 
 try:
@@ -142,9 +144,9 @@ class RunFolder:
         """The folder of a report's row, trained on the data with this fingerprint."""
         return PromotionFolder(self.root / f"{row}-epochs-{epochs}-seed-{seed}-{protocol}-{fingerprint[:8]}")
 
-    def exported(self, promotion: "PromotionFolder", fmt: str) -> Path:
-        """The model of a full run as one file; `fmt` is its suffix."""
-        return self.root / "exported" / f"{promotion.root.name}.{fmt}"
+    def exported(self, promotion: "PromotionFolder", fmt: FormatName) -> Path:
+        """The model of a full run as one file of a format."""
+        return self.root / "exported" / f"{promotion.root.name}{suffix_of(fmt)}"
 
     def tracked(self, name: str) -> Path:
         """A file or a folder that an experiment tracker has in the run: see `search.loggers`."""

@@ -148,7 +148,7 @@ LAYERS = {
     "study": "checkpoints between forecast heartbeat retries pruner sampling drawing starts listing identity study "
     "trainer plan session night",
     "full runs": "loggers long_run promotions promoter reproducer fidelity learning mistakes",
-    "export": "card export predict",
+    "export": "quantisation card export predict",
     "view": "terminal bars answers trial_lines colours results cautions records rows inspection elsewhere comparison "
     "groups plot tables figures parameter_charts mistake_charts charts diagram first_screen trials_table "
     "mistakes_section report live_report notes dashboard watch console data_view",

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Literal
 
-FormatName = Literal["onnx", "pt2", "safetensors"]
+FormatName = Literal["onnx", "onnx-int8", "pt2", "safetensors"]
 
 _IMAGE = """\
 # One image as the model wants it: float32 [1, $channels, $height, $width], 0 to 255.

@@ -18,7 +18,9 @@ from string import Template
 from tempfile import TemporaryDirectory
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_core import examples
@@ -29,6 +31,7 @@ from train_core.examples import FormatName
 from train_core.images import draft_side, fit_code
 from train_core.model_files import content_of, damaged, format_of, onnx_network, require
 from train_core.models import ResNet
+from train_core.quantised import quantised
 from train_core.specs import num_params
 from train_core.tables import table
 
@@ -40,6 +43,8 @@ class Format:
     """A file format of exported models."""
 
     write: Callable[[Deployed, Description], bytes]
+    calibrate: Callable[[bytes, NDArray[np.uint8]], bytes] | None = None
+    """Makes the file from what `write` gives and from training images [N, H, W, C]; none: `write` gives the file."""
     read: Callable[[bytes], Classifier]  # raises whatever it likes for what is no such file
     load_elsewhere: Callable[[bytes], Network]
     """As the format's own library loads what this process has written; it may run code in it."""
@@ -148,6 +153,11 @@ def _without_messages() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+def _as_int8(written: bytes, images: NDArray[np.uint8]) -> bytes:
+    with _without_messages():
+        return quantised(written, images)
 
 
 # -------------------------------------------------------------------------------------------------------- reading
@@ -267,6 +277,17 @@ FORMATS: dict[FormatName, Format] = table(
             packages_to_write=("onnx", "onnxscript", "onnxruntime"),
             packages_to_read=("onnxruntime",),
             extra="onnx",
+        ),
+        "onnx-int8": Format(
+            write=_as_onnx,
+            calibrate=_as_int8,
+            read=_read_onnx,
+            load_elsewhere=lambda written: _read_onnx(written).logits,
+            example=examples.ONNX,
+            example_packages="onnxruntime numpy pillow",
+            packages_to_write=("onnx", "onnxscript", "onnxruntime"),
+            packages_to_read=("onnxruntime",),
+            extra="int8",
         ),
         "pt2": Format(
             write=_as_pt2,

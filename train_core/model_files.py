@@ -25,12 +25,15 @@ def format_of(path: Path) -> FormatName:
 
     """
     names: tuple[FormatName, ...] = get_args(FormatName)
-    suffix = path.suffix.lower().removeprefix(".")
-    for name in names:
-        if name == suffix:
+    for name in sorted(names, key=len, reverse=True):  # onnx-int8 before onnx
+        if path.suffix and path.name.lower().endswith(suffix_of(name)):
             return name
-    suffixes = ", ".join(f".{name}" for name in names)
-    raise ModelError(f"{path} is not a model file: give one that ends in one of {suffixes}")
+    raise ModelError(f"{path} is not a model file: give one that ends in one of {', '.join(map(suffix_of, names))}")
+
+
+def suffix_of(fmt: FormatName) -> str:
+    """How the name of a file of this format ends: `.onnx`, or `.int8.onnx` for onnx-int8."""
+    return "." + ".".join(reversed(fmt.split("-")))
 
 
 def require(fmt: FormatName, packages: Sequence[str], extra: str) -> None:

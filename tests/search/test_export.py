@@ -24,14 +24,17 @@ from rich.console import Console
 from search import api
 from search.card import _mixed
 from search.data_shape import data_shape_of
-from search.errors import CheckpointError, ModelError, RunError
+from search.errors import CheckpointError, DataError, ModelError, RunError
 from search.export import chosen, export_model
+from search.first_screen import exported_files
 from search.formatting import percent
 from search.identity import open_study
+from search.listing import Listing
 from search.mistakes import mistakes_of
 from search.predict import BATCH, Guess, Prediction
 from search.promoter import Promoter
 from search.promotions import Promotion, finished
+from search.quantisation import Measured
 from search.run_folder import RunFolder, RunRef
 from search.spec import load_study
 from search.trials import TrialRecord, records
@@ -45,8 +48,9 @@ from train_core import checkpoint
 from train_core.data import TrainingData, load_test, load_training
 from train_core.deploy import deployed
 from train_core.description import Description
-from train_core.examples import network_code
+from train_core.examples import FormatName, network_code
 from train_core.formats import FORMATS, read
+from train_core.model_files import suffix_of
 from train_core.models import ResNet
 from train_core.specs import ResNetSpec, TrainSpec
 
@@ -143,10 +147,10 @@ def python_of(card: str) -> str:
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_the_example_in_the_card_runs_without_this_package_and_says_what_predict_says(
-    fmt: str, folder: RunFolder, data: TrainingData
+    fmt: FormatName, folder: RunFolder, data: TrainingData
 ) -> None:
     exported = api.export(RunRef(NAME, folder.root.parent), fmt=fmt)
-    assert exported.file == folder.root / "exported" / f"{folder_name(exported.run)}.{fmt}"
+    assert exported.file == folder.root / "exported" / f"{folder_name(exported.run)}{suffix_of(fmt)}"
     assert exported.difference <= 1e-5
     write_digit(data, "image.png")
     shutil.copy("image.png", exported.file.parent)
@@ -392,6 +396,10 @@ def test_a_checkpoint_that_is_gone_or_of_another_run_is_named(folder: RunFolder,
         ("export --trial 7", "trial 7 of run 'digits-20k' has no finished full run: give one of 0, 1"),
         ("export elsewhere", "no run 'elsewhere' in runs: there are digits-20k"),
         ("export --format no-such-format", "--format 'no-such-format' is unknown: give one of onnx, "),
+        (
+            "export --calibration 500",
+            "--calibration does not belong to --format onnx: leave it out, or take --format onnx-int8",
+        ),
     ],
 )
 def test_mistakes_about_exporting(
@@ -426,6 +434,75 @@ def test_without_its_package_onnx_says_what_to_install(
     for command in ("export", "predict model.onnx 1.png"):
         code, _, err = search(command, capsys, monkeypatch)
         assert (code, err) == (2, "search: onnx files need onnxruntime: pip install '.[onnx]' in the checkout\n")
+    code, _, err = search("export --format onnx-int8", capsys, monkeypatch)
+    assert (code, err) == (2, "search: onnx-int8 files need onnxruntime: pip install '.[int8]' in the checkout\n")
+
+
+# ---------------------------------------------------------------------------------------------------------- int8
+
+
+def test_an_int8_file_stands_beside_the_float_file_and_both_are_measured(
+    folder: RunFolder, data: TrainingData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floats = api.export(RunRef(NAME, folder.root.parent), trial=0, fmt="onnx").file
+    code, out, err = search("export --trial 0 --format onnx-int8 --calibration 200", capsys, monkeypatch)
+    file = floats.with_suffix(".int8.onnx")
+    assert (code, err) == (0, "")
+    first, second = out.splitlines()
+    assert second == f"{file}.md"
+    right = [
+        (read(each).probabilities(data.val.images).argmax(1) == data.val.labels).double().mean().item()
+        for each in (floats, file)
+    ]
+    assert min(right) > 0.15
+    sizes = [each.stat().st_size for each in (floats, file)]
+    assert sizes[1] < sizes[0] / 2
+    assert first == (
+        f"{file}: {sizes[1]:,} bytes (float: {sizes[0]:,}), {percent(right[1])} right on 287 validation images "
+        f"(float: {percent(right[0])})"
+    )
+    card = Path(second).read_text()
+    assert re.search(rf"\| float32 \| {sizes[0]:,} bytes \| {percent(right[0])} \| \d+\.\d{{3}} ms \|", card)
+    assert re.search(rf"\| int8, this file \| {sizes[1]:,} bytes \| {percent(right[1])} \| \d+\.\d{{3}} ms \|", card)
+    assert f"The int8 file loses {100 * (right[0] - right[1]):.2f} points on validation; on test it was not" in card
+    assert re.search(r"with ranges from (19\d|20\d) training images", card)
+    assert "before it was quantised, its logits differ" in card
+    listed = {each.name: each.card for each in exported_files(folder, folder.promotion(0, WHOLE, 0))}
+    listed |= {each.name: each.card for each in exported_files(folder, folder.promotion(0, WHOLE, 1))}
+    assert listed == {each.name: f"exported/{each.name}.md" for each in (floats, file)}
+
+
+def test_a_loss_that_is_too_large_is_warned_of_where_the_file_is_written(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.quantisation.ACCEPTED", -1.0)
+    code, out, err = search("export --trial 1 --format onnx-int8", capsys, monkeypatch)
+    assert code == 0
+    (warning,) = [line for line in (out + err).splitlines() if "warning: " in line]
+    assert "(--calibration 1000)" in warning
+    assert (folder.root / "exported" / "trial-0001-epochs-1-seed-0.int8.onnx").exists()
+
+
+def test_of_an_int8_file_that_answers_nonsense_nothing_is_left(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter(Measured(size=1, accuracy=each, latency=0.001) for each in (0.8, 0.3))  # the float file's first
+    monkeypatch.setattr("search.quantisation.measured", lambda *_: next(found))
+    code, out, err = search("export --trial 1 --format onnx-int8", capsys, monkeypatch)
+    assert (code, out) == (2, "")
+    assert err == (
+        "search: the int8 file would be right on 30.00 % of the validation images, the float file is on 80.00 %; it "
+        "was not written: take --format onnx, or another --trial\n"
+    )
+    assert not (folder.root / "exported").exists()
+
+
+def test_an_int8_file_needs_the_images(folder: RunFolder, data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=r"^onnx-int8 files are calibrated on training images: say where they are"):
+        export_model(folder, chosen(folder, None), SPEC, Listing.of(data), "onnx-int8", trials=2)
+    monkeypatch.setattr(api, "_images_of", lambda *args: (_ for _ in ()).throw(DataError("the images are gone")))
+    with pytest.raises(DataError, match="the images are gone"):
+        api.export(RunRef(NAME, folder.root.parent), fmt="onnx-int8")
 
 
 # ------------------------------------------------------------------------------------------------------- predict
@@ -622,12 +699,13 @@ def test_a_run_whose_data_has_changed_is_not_exported(folder: RunFolder) -> None
         api.export(RunRef(NAME, folder.root.parent), fmt="safetensors")
 
 
+@pytest.mark.parametrize("fmt", ["onnx", "onnx-int8"])
 def test_an_onnx_model_answers_without_torch_as_with_it(
-    promoted: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fmt: str, promoted: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
     runs = Path(shutil.copytree(promoted, tmp_path / "runs"))
-    file = api.export(RunRef(NAME, runs), fmt="onnx").file
+    file = api.export(RunRef(NAME, runs), fmt=fmt).file
     write_digit(data, "a.png", 0)
     arguments = ["predict", str(file), "a.png", "--json"]
     code = f"import sys; from search.cli import app; app({arguments!r}, standalone_mode=False); "

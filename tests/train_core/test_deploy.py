@@ -24,6 +24,7 @@ from train_core.description import Description
 from train_core.errors import ModelError
 from train_core.examples import FormatName
 from train_core.formats import FORMATS, OPSET, check_installed, read
+from train_core.model_files import format_of, suffix_of
 from train_core.models import ResNet
 from train_core.specs import ResNetSpec
 
@@ -82,10 +83,12 @@ def files(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Files
     folder = tmp_path_factory.mktemp("models")
 
     def file(fmt: FormatName, name: str = "basic") -> Path:
-        path = folder / f"{name}.{fmt}"
+        path = folder / f"{name}{suffix_of(fmt)}"
         if not path.exists():
             about = described(NETWORKS[name], data)
-            path.write_bytes(FORMATS[fmt].write(deployed(lived(NETWORKS[name], data), about), about))
+            written = FORMATS[fmt].write(deployed(lived(NETWORKS[name], data), about), about)
+            calibrate = FORMATS[fmt].calibrate
+            path.write_bytes(written if calibrate is None else calibrate(written, data.train.images[:60].numpy()))
         return path
 
     return file
@@ -94,7 +97,7 @@ def files(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Files
 first, *others = NETWORKS
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", [fmt for fmt, each in FORMATS.items() if each.calibrate is None])
 @pytest.mark.parametrize("name", [first, *(pytest.param(name, marks=pytest.mark.long) for name in others)])
 def test_a_file_gives_the_logits_of_the_network_that_was_trained(
     name: str, fmt: FormatName, files: Files, data: TrainingData, capfd: pytest.CaptureFixture[str]
@@ -160,6 +163,50 @@ def test_an_onnx_file_says_what_it_takes_and_gives(files: Files, data: TrainingD
     assert Description.from_metadata(entries).mean == data.mean
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_int8_file_computes_with_integers(name: str, files: Files, data: TrainingData) -> None:
+    """Each convolution and matrix product takes and gives integers; no batch norm is left."""
+    model = onnx.load(files("onnx-int8", name))
+    onnx.checker.check_model(model, full_check=True)
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
+    maker = {output: node for node in model.graph.node for output in node.output}
+    takers: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        for each in node.input:
+            takers.setdefault(each, []).append(node.op_type)
+    types = [node.op_type for node in model.graph.node]
+    assert types.count("Conv") >= 6
+    assert "BatchNormalization" not in types
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            assert {maker[each].op_type for each in node.input} == {"DequantizeLinear"}, node
+        if node.op_type == "Conv":
+            assert set(takers[node.output[0]]) <= {"QuantizeLinear"}, node
+    weights = {each.data_type for each in model.graph.initializer if len(each.dims) == 4}
+    assert weights == {onnx.TensorProto.INT8}
+    images = as_input(data.val.images[:80])
+    expected = logits_of(lived(NETWORKS[name], data), data.val.images[:80], data)
+    answers = read(files("onnx-int8", name)).logits(images)
+    assert 0 < (answers - expected).abs().max() < 0.1 * (expected.max() - expected.min())
+    assert read(files("onnx-int8", name)).about == described(NETWORKS[name], data)
+    assert str(Path.cwd()).encode() not in files("onnx-int8", name).read_bytes()
+
+
+def test_the_same_images_give_the_same_int8_file(files: Files, data: TrainingData) -> None:
+    calibrate = FORMATS["onnx-int8"].calibrate
+    assert calibrate is not None
+    again = calibrate(files("onnx").read_bytes(), data.train.images[:60].numpy())
+    assert again == files("onnx-int8").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "fmt"),
+    [("a.onnx", "onnx"), ("a.int8.onnx", "onnx-int8"), ("A.INT8.ONNX", "onnx-int8"), ("a.v2.pt2", "pt2")],
+)
+def test_the_name_of_a_file_says_its_format(name: str, fmt: FormatName) -> None:
+    assert format_of(Path(name)) == fmt
+
+
 def test_a_name_that_is_no_text_becomes_one(data: TrainingData) -> None:
     odd = replace(data, classes=("caf\udce9", *data.classes[1:]))
     about = described(NETWORKS["basic"], odd)
@@ -191,7 +238,7 @@ def assert_refused(path: Path) -> None:
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_a_pickle_under_another_name_is_refused_and_not_run(fmt: FormatName) -> None:
-    path = Path(f"model.{fmt}")
+    path = Path(f"model{suffix_of(fmt)}")
     path.write_bytes(pickle.dumps(Bomb()))
     assert_refused(path)
     torch.save(Bomb(), path)
@@ -200,7 +247,7 @@ def test_a_pickle_under_another_name_is_refused_and_not_run(fmt: FormatName) -> 
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_a_damaged_file_is_refused(fmt: FormatName, files: Files) -> None:
-    path = Path(f"model.{fmt}")
+    path = Path(f"model{suffix_of(fmt)}")
     content = files(fmt).read_bytes()
     for damaged in (b"", b"\0" * 64, content[: len(content) // 2]):
         path.write_bytes(damaged)
@@ -287,7 +334,10 @@ def test_an_onnx_model_of_somebody_else_is_refused(files: Files) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("model.pth", "model.pth is not a model file: give one that ends in one of .onnx, .pt2, .safetensors"),
+        (
+            "model.pth",
+            "model.pth is not a model file: give one that ends in one of .onnx, .int8.onnx, .pt2, .safetensors",
+        ),
         ("folder.onnx", "cannot read the model folder.onnx (Is a directory): check the path"),
         ("gone.pt2", "cannot read the model gone.pt2 (No such file or directory): check the path"),
     ],
@@ -308,5 +358,7 @@ def test_missing_packages_are_named_with_the_extra_that_has_them(monkeypatch: py
         check_installed("onnx")
     with pytest.raises(ModelError, match=r"^onnx files need onnxruntime: "):
         read(Path("model.onnx"))
+    with pytest.raises(ModelError, match=r"^onnx-int8 files need .*: pip install '\.\[int8\]' in the checkout$"):
+        check_installed("onnx-int8")
     check_installed("pt2")
     check_installed("safetensors")

@@ -1,0 +1,126 @@
+"""What a model loses when it is written in int8: both files answer the same validation images."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from search.errors import ModelError, SpecError
+from search.formatting import count, percent
+from train_core.data import Split, TrainingData
+from train_core.model_files import Logits, onnx_network
+
+CALIBRATION = 300  # training images, if the user asks for no other number
+ACCEPTED = 0.005  # a loss of accuracy above it is warned of
+BATCH = 200  # images at a time
+WARM_UP, TIMED = 10, 50  # answers for the latency
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A file, as onnxruntime computes it on the CPU of this machine."""
+
+    size: int  # in bytes
+    accuracy: float  # on the validation images
+    latency: float  # seconds from one image to its logits: the median, on one thread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """A file in int8, and the one in float32 that it was made from."""
+
+    floats: Measured
+    int8: Measured
+    calibrated_on: int  # training images
+    images: int  # validation images
+
+    @property
+    def lost(self) -> float:
+        """Of the validation accuracy; negative if the int8 file is right more often."""
+        return self.floats.accuracy - self.int8.accuracy
+
+    @property
+    def warning(self) -> str | None:
+        """What to do about a loss that is too large, in a line; none: it is small."""
+        if self.lost <= ACCEPTED:
+            return None
+        return (
+            f"the int8 file loses {100 * self.lost:.2f} points of validation accuracy, more than {100 * ACCEPTED:g}: "
+            f"calibrate it on more images (--calibration {max(1000, 2 * self.calibrated_on)}), promote and export "
+            "another trial (--trial), or use the float file (--format onnx)"
+        )
+
+    def __str__(self) -> str:
+        """As in `12,345 bytes (float: 45,678), 96.50 % right on 287 validation images (float: 96.86 %)`."""
+        return (
+            f"{self.int8.size:,} bytes (float: {self.floats.size:,}), {percent(self.int8.accuracy)} right on "
+            f"{count(self.images, 'validation image')} (float: {percent(self.floats.accuracy)})"
+        )
+
+
+def quantise(
+    written: bytes, calibrate: Callable[[bytes, NDArray[np.uint8]], bytes], data: TrainingData, number: int
+) -> tuple[bytes, Quantised]:
+    """The file in int8, made from one in float32 on about `number` training images, and how both do on validation.
+
+    Of each class the calibration images are the same share, but at least one. They are the same in each call.
+
+    Raises:
+        ModelError: the file in int8 is not half as often right as the other one.
+
+    """
+    chosen = data.train.subset(min(1.0, number / len(data.train)), seed=0)
+    quantised = calibrate(written, data.train.images[chosen].cpu().numpy())
+    found = Quantised(
+        floats=measured(written, data.val),
+        int8=measured(quantised, data.val),
+        calibrated_on=len(chosen),
+        images=len(data.val),
+    )
+    if found.int8.accuracy < found.floats.accuracy / 2:
+        raise ModelError(
+            f"the int8 file would be right on {percent(found.int8.accuracy)} of the validation images, the float file "
+            f"is on {percent(found.floats.accuracy)}; it was not written: take --format onnx, or another --trial"
+        )
+    return quantised, found
+
+
+def measured(written: bytes, split: Split) -> Measured:
+    """The size, the accuracy on a split, and the latency of an ONNX file."""
+    _, network = onnx_network(written, torch.get_num_threads())
+    right = 0
+    for start in range(0, len(split), BATCH):
+        answers = network(_as_input(split.images[start : start + BATCH]))
+        right += int((answers.argmax(axis=1) == split.labels[start : start + BATCH].cpu().numpy()).sum())
+    _, alone = onnx_network(written, 1)
+    latency = _latency(alone, _as_input(split.images[:1]))
+    return Measured(size=len(written), accuracy=right / len(split), latency=latency)
+
+
+def check_calibration(fmt: str, is_calibrated: bool, number: int | None) -> None:
+    """Check that calibration images are only asked for where the format takes some.
+
+    Raises:
+        SpecError: they are not.
+
+    """
+    if number is not None and not is_calibrated:
+        raise SpecError(f"--calibration does not belong to --format {fmt}: leave it out, or take --format onnx-int8")
+
+
+def _as_input(images: torch.Tensor) -> NDArray[np.float32]:
+    """Images uint8 [N, H, W, C] as the network takes them: float32 [N, C, H, W]."""
+    return np.ascontiguousarray(images.permute(0, 3, 1, 2).cpu().numpy(), dtype=np.float32)
+
+
+def _latency(network: Logits, image: NDArray[np.float32]) -> float:
+    seconds = []
+    for _ in range(WARM_UP + TIMED):
+        started = time.perf_counter()
+        network(image)
+        seconds.append(time.perf_counter() - started)
+    return median(seconds[WARM_UP:])
