@@ -36,6 +36,7 @@ from search.spec import StudySpec, load_study
 from search.tables import promotion_table
 from search.terminal import draw, program, say
 from search.trials import finished_trials, records
+from train_core.examples import FormatName
 from train_core.formats import FORMATS, check_installed
 
 SAVED = 0.3  # share of the epochs of short runs that pruning is expected to save
@@ -220,7 +221,7 @@ def _model(folder: RunFolder) -> Path:
     return folder.exported(folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit), _format())
 
 
-def _format() -> str:
+def _format() -> FormatName:
     """The first format that can be written here."""
     for name in FORMATS:
         try:
