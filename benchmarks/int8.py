@@ -5,7 +5,7 @@
 prints a line for each full run: the validation accuracy in float32, the points that int8 loses, sizes and latencies.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from search.export import trained
@@ -20,10 +20,12 @@ from train_core.formats import FORMATS
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run that has full runs")
     form = FORMATS["onnx-int8"]
     assert form.calibrate is not None
-    for root in sys.argv[1:]:
-        folder = RunFolder(Path(root))
+    for root in parser.parse_args().runs:
+        folder = RunFolder(root)
         data = load(load_study(str(folder.study_file), {}))
         for run in finished(folder):
             promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit)
