@@ -87,7 +87,7 @@ def export_model(
             f"{fmt} files are calibrated on training images: say where they are with --data, or take --format onnx"
         )
     promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit)
-    state = _trained(run, promotion)
+    state = trained(run, promotion)
     if isinstance(data, Listing):
         kind, images = "random image", _random_images(data)
         data = seen = blank(data, refit=run.refit)
@@ -153,7 +153,7 @@ def _mistakes(folder: RunFolder, run: Promotion) -> list[Mistakes]:
     return found
 
 
-def _trained(run: Promotion, folder: PromotionFolder) -> TrainState:
+def trained(run: Promotion, folder: PromotionFolder) -> TrainState:
     """The trained network of a finished run."""
     if not checkpoint.exists(folder.checkpoint):
         raise RunError(

@@ -38,6 +38,7 @@ from search.tables import promotion_table
 from search.terminal import draw, program, say
 from search.trials import finished_trials, records
 from train_core import checkpoint
+from train_core.examples import FormatName
 from train_core.formats import FORMATS, check_installed
 
 SAVED = 0.3  # share of the epochs of short runs that pruning is expected to save
@@ -221,7 +222,7 @@ def _best(study: optuna.Study) -> int:
     return max(complete, key=lambda trial: trial.score or 0.0).number if complete else 0
 
 
-def _format() -> str:
+def _format() -> FormatName:
     """The first format that can be written here."""
     for name in FORMATS:
         try:
@@ -345,8 +346,7 @@ class _Work:
             best = chosen(folder, None)
             trials = len(results.trials)
             try:
-                for_export = next(name for name in FORMATS if name == _format())
-                exported = export_model(folder, best, self.run.spec, self.run.session.data, for_export, trials=trials)
+                exported = export_model(folder, best, self.run.spec, self.run.session.data, _format(), trials=trials)
             except UserError as error:  # what was trained is kept; `search export` can be tried again
                 say(f"warning: no model was written: {error}")
             else:

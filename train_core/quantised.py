@@ -1,7 +1,7 @@
 """An ONNX file whose network computes with integers of 8 bits: onnxruntime's static quantisation.
 
 Weights are int8, with one scale for each output channel; activations are uint8, with one scale for each tensor, which
-follows from the lowest and the highest value that calibration images give.
+covers all values that calibration images give.
 """
 
 from collections.abc import Iterator
@@ -39,8 +39,11 @@ def quantised(written: bytes, images: NDArray[np.uint8]) -> bytes:
             weight_type=QuantType.QInt8,
             reduce_range=True,  # 7 bits: on x86 without VNNI, sums of products of 8 bits would overflow
             nodes_to_exclude=_normalisation(model),
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+            calibrate_method=CalibrationMethod.MinMax,  # percentiles changed the logits more: docs/benchmarks.md
+            extra_options={
+                "CalibStridedMinMax": 1,  # one batch at a time is in memory
+                "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],  # logits of 8 bits would often be equal
+            },
         )
         made = onnx.load(file)
     made.producer_name, made.producer_version, made.doc_string = "budget-search", "", floats.doc_string
@@ -69,15 +72,22 @@ def _shorten(model: "ModelProto") -> None:
 
 
 class _Batches:
-    """Calibration images as onnxruntime asks for them."""
+    """Calibration images as onnxruntime asks for them: by the numbers of batches, one after another."""
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
-        starts = range(0, len(images), BATCH)
-        self.batches: Iterator[NDArray[np.uint8]] = (images[start : start + BATCH] for start in starts)
+        self.batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        self.next: Iterator[NDArray[np.uint8]] = iter(())
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Give these batches next, the one at `end_index` excluded."""
+        self.next = iter(self.batches[start_index:end_index])
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         """The next batch as the network takes it; none after the last."""
-        batch = next(self.batches, None)
+        batch = next(self.next, None)
         if batch is None:
             return None
         return {"images": np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype=np.float32)}
