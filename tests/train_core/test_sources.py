@@ -724,3 +724,24 @@ def test_svhn_files_are_read() -> None:
 def test_another_file_is_refused_with_what_can_be_read(name: str) -> None:
     Path(name).write_bytes(b"something")
     assert "is no source of images that can be read: give a folder of images" in refusal(name)
+
+
+def test_hidden_images_are_counted() -> None:
+    put("photos/cat/1.png", "photos/cat/3.png", "photos/dog/1.png", "photos/dog/3.png")
+    put("photos/cat/.2.png", "photos/cat/._1.png", "photos/.old/3.png", first=50)
+    found = load("photos")
+    assert left_out(found) == {
+        "hidden, by a dot before their name or that of their folder": [".old/3.png", "cat/.2.png"]
+    }
+
+
+def test_where_all_classes_have_the_same_folders_these_may_be_the_classes() -> None:
+    put(*(f"photos/{year}/{kind}/{i}.png" for year in (2023, 2024) for kind in ("a", "b") for i in range(2)))
+    assert any("exchange the two levels" in note for note in load("photos").notes)
+    put(*(f"others/{kind}/{place}/1.png" for kind, place in (("a", "x"), ("a", "y"), ("b", "x"), ("b", "z"))))
+    assert not any("exchange the two levels" in note for note in load("others").notes)
+
+
+def test_images_beside_no_folders_are_counted() -> None:
+    put("photos/cat_0.png", "photos/dog_0.png", first=50)
+    assert "; the 2 that lie in it directly have no class" in refusal("photos")

@@ -29,6 +29,7 @@ HEAPS = frozenset(["images", "image", "img", "imgs", "photos", "unlabeled", "unl
 """Names of folders inside a split that say nothing of a class."""
 
 WITHOUT_A_CLASS = "without a class"
+HIDDEN = "hidden, by a dot before their name or that of their folder"
 SET_ASIDE = "without a class, set aside for `search predict`"
 
 
@@ -71,6 +72,22 @@ def visible(folder: Path) -> list[Path]:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is not the user's."""
     return name.startswith(".") or name.casefold() in JUNK
+
+
+def hidden_images(folder: Path) -> list[Path]:
+    """Images whose name, or that of a folder around them, begins with a dot, sorted; not what systems leave behind."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name.casefold() not in JUNK]
+        is_inside = any(part.startswith(".") for part in Path(place).relative_to(folder).parts)
+        found += [
+            Path(place, name)
+            for name in files
+            if Path(name).suffix.lower() in SUFFIXES
+            and not name.startswith("._")  # what macOS writes beside each file
+            and (is_inside or name.startswith("."))
+        ]
+    return sorted(found)
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -138,6 +155,8 @@ class _Layout:
         else:
             items += self._without_train(others)
         self._loose(self.root)
+        self._leave_out(HIDDEN, hidden_images(self.root))
+        self._note_levels([*splits.values()] or others)
         classes = list(dict.fromkeys(item.label for item in items))
         if len(classes) < 2:  # would be found later too, but only when all images are read
             raise one_class(splits.get("train", self.root), classes[0], sorted_out(self.left_out))
@@ -201,11 +220,24 @@ class _Layout:
         """The images of a folder with classes and no `train`."""
         items = self._classes("train", folders)
         if not items:
+            loose = sum(each.suffix.lower() in SUFFIXES for each in visible(self.root))
+            beside = f"; the {loose:,} that lie in it directly have no class" if loose else ""
             raise data_error(
                 f"{self.asked} holds no images in folders: put them into train/<class>/, or into a folder for each "
-                "class"
+                f"class{beside}"
             )
         return items
+
+    def _note_levels(self, around: Sequence[Path]) -> None:
+        """Note where all classes have the same folders inside: perhaps these are the classes."""
+        train = next((each for each in around if split_named(each.name) == "train"), None)
+        classes = [each for each in (visible(train) if train else around) if each.is_dir()]
+        inside = [{each.name for each in visible(folder) if each.is_dir()} for folder in classes]
+        if len(inside) > 1 and len(inside[0]) > 1 and all(each == inside[0] for each in inside):
+            self.notes.append(
+                f"each class has the same folders inside ({some(sorted(inside[0]))}), whose images are taken together: "
+                "if these are the classes, exchange the two levels"
+            )
 
     def _classes(self, split: SplitName, folders: Iterable[Path]) -> list[Item]:
         """The files in a folder for each class."""
