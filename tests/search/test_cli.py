@@ -127,7 +127,7 @@ MISTAKES = [
     ("export --trial -1", "Invalid value for '--trial'"),
     (
         "predict model.pth 1.png",
-        "model.pth is not a model file: give one that ends in one of .onnx, .pt2, .safetensors",
+        "model.pth is not a model file: give one that ends in one of .onnx, .int8.onnx, .pt2, .safetensors",
     ),
     ("predict missing.onnx 1.png", "cannot read the model missing.onnx (No such file or directory): check the path"),
     ("predict a-file 1.png", "a-file is not a model file"),

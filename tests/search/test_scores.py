@@ -183,7 +183,7 @@ def test_a_search_of_unequal_classes_says_by_what_it_compares_and_keeps_it(
     out = said(f"{run} --trials 2")
     why = "because class cat has 41 training images and ship 6"
     assert f"score balanced accuracy, {why} (always the largest class: 33.33 %)" in out
-    assert " trial balanced size time left network " in out  # the heading of the trials' lines
+    assert " trial balanced size time left " in out  # the heading of the trials' lines
     assert "Best trials (score: balanced validation accuracy after the short run)" in out
     assert load_study("runs/animals-20k/study.toml", {}).score == "balanced"
     assert f"score balanced accuracy, {why}" in said(f"{run} --trials 3")

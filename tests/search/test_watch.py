@@ -87,7 +87,7 @@ def test_the_page_has_progress_plan_best_network_and_the_end_of_the_log(url: str
     assert '<progress max="2" value="2">' in page
     assert "left of the night" in page
     assert f"<dt>plan</dt><dd>{PLAN}</dd>" in page
-    assert "search auto is ready by" in page
+    assert "the same `search auto` goes on until" in page
     assert "trial 1  &lt;b&gt;39&lt;/b&gt;" in page
     assert "&lt;b&gt;28&lt;/b&gt;" in page
     assert "&lt;b&gt;27&lt;/b&gt;" not in page
