@@ -122,7 +122,7 @@ def shrunk(command: str) -> str:
     """What is run in place of a command of ours; it may be the same for several."""
     verb, *words = command.split()[1:]
     if verb == "auto":
-        words = re.sub("--(hours|minutes|until) [0-9:]+", "--minutes 0.25", " ".join(words)).split()
+        words = re.sub("--(hours|minutes|until) [0-9:]+", "--minutes 1", " ".join(words)).split()
     words = [*filter(None, (NAMES.get(word, word) for word in words)), *SHORT.get(verb, "").split()]
     if verb in ("run", "auto"):  # all that are of one study go on with one run
         study = "cifar10" if words[0].startswith("--") else words[0]
