@@ -163,7 +163,8 @@ class ExportedFile:
 
 def exported_files(folder: RunFolder, promotion: PromotionFolder | None = None) -> Iterator[ExportedFile]:
     """The exported models of the run, or of one full run."""
-    for path in sorted((folder.root / "exported").glob("*")):
+    # A float model first, then those that are made from it, as `.int8.onnx` is.
+    for path in sorted((folder.root / "exported").glob("*"), key=lambda path: (len(path.suffixes), path.name)):
         if path.name.startswith(".") or path.suffix == ".md" or not path.is_file():
             continue
         if promotion is not None and path.name.partition(".")[0] != promotion.root.name:

@@ -1,6 +1,6 @@
 """Compares two groups of runs, for example one group for each of two methods, with a run for each seed."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -32,8 +32,8 @@ def compare_groups(labels: tuple[str, str], groups: tuple[Sequence[Reader], Sequ
     seeds = [[run.spec.seed for run in group] for group in groups]
     is_paired = sorted(seeds[0]) == sorted(seeds[1]) and all(len(set(each)) == len(each) for each in seeds)
     if is_paired:
-        groups = tuple(sorted(group, key=lambda run: run.spec.seed) for group in groups)  # type: ignore[assignment]
-    sides = tuple(_group(label, group) for label, group in zip(labels, groups, strict=True))
+        groups = _by_seed(groups[0]), _by_seed(groups[1])
+    sides = _group(labels[0], groups[0]), _group(labels[1], groups[1])
     measures = tuple(
         _measure(name, [[score(run) for run in side.runs] for side in sides], is_paired)
         for name, score in MEASURES.items()
@@ -45,9 +45,9 @@ def compare_groups(labels: tuple[str, str], groups: tuple[Sequence[Reader], Sequ
         for name, each in settings.items()
         if _values(each[:cut]) != _values(each[cut:]) and not (name == SEED and is_paired)
     }
-    words, better = _verdict(sides, measures[1], is_paired, settings)  # type: ignore[arg-type]
+    words, better = _verdict(sides, measures[1], is_paired, settings)
     return GroupComparison(
-        groups=sides,  # type: ignore[arg-type]
+        groups=sides,
         paired=is_paired,
         differences=differences,
         measures=measures,
@@ -62,6 +62,10 @@ MEASURES: dict[str, Callable[[Compared], float | None]] = {
     "full run, test": lambda run: run.best_full.test if run.best_full else None,
 }
 """What is compared, of the best network of each run by the run's score; a share of 1."""
+
+
+def _by_seed(group: Sequence[Reader]) -> list[Reader]:
+    return sorted(group, key=lambda run: run.spec.seed)
 
 
 def _group(label: str, group: Sequence[Reader]) -> Group:
@@ -107,7 +111,7 @@ def _mean_and_deviation(values: Sequence[float | None]) -> tuple[float | None, f
 
 
 def _verdict(
-    sides: tuple[Group, Group], full: Measure, is_paired: bool, settings: dict[str, Sequence[Any]]
+    sides: tuple[Group, Group], full: Measure, is_paired: bool, settings: Mapping[str, Sequence[Any]]
 ) -> tuple[str, str | None]:
     """Which group is better, if any, in words and by name."""
     runs = [run for side in sides for run in side.runs]

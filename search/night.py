@@ -9,7 +9,7 @@ order it, so several are trained longer. Few full runs are better spent on what 
 short runs, so a short night has few of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import floor
@@ -189,6 +189,10 @@ class Known:
     begun: Mapping[FullRun, int] = field(default_factory=dict)  # runs that were interrupted: the epochs that they have
 
 
+Left = Callable[[], float]
+"""How many seconds are left for short runs; asked before each of them."""
+
+
 class Work(Protocol):
     """What can be done in a night, and what is known of it."""
 
@@ -198,7 +202,7 @@ class Work(Protocol):
     def known(self) -> Known:
         """What is done so far."""
 
-    def search(self, plan: Plan, left: "Left") -> None:
+    def search(self, plan: Plan, left: Left) -> None:
         """Do short runs while `left` says that there is time."""
 
     def train(self, run: FullRun, until: float) -> bool:
@@ -215,12 +219,6 @@ class Work(Protocol):
 
     def say(self, line: str) -> None:
         """Tell the user."""
-
-
-class Left(Protocol):
-    """How many seconds are left for short runs; asked before each of them and between its epochs."""
-
-    def __call__(self) -> float: ...  # noqa: D102  # the class says it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,6 @@ from train_core.formats import FORMATS, check_installed
 
 SAVED = 0.3  # share of the epochs of short runs that pruning is expected to save
 LONGEST_S = 31 * 24 * 3600.0
-LOOK_S = 0.5  # between two looks at the clock while a network trains
 MOST_CANDIDATES = 50  # that are ranked for the full runs
 
 

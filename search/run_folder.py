@@ -478,8 +478,8 @@ def check_trainable(folder: RunFolder) -> None:
     facts = read_facts(folder)
     if facts is not None and facts.archived:
         raise RunError(
-            f"run {folder.name!r} is archived: it can be read, but it has no checkpoints and no models; search anew "
-            f"with `search run {folder.study_file}`, another --name, and --data if the images are elsewhere"
+            f"run {folder.name!r} is archived: it can be read, but it has no checkpoints and no models; start a "
+            f"new search with `search run {folder.study_file}`, another --name, and --data if the images are elsewhere"
         )
 
 

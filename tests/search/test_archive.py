@@ -137,7 +137,8 @@ def test_an_archive_is_not_trained_on(
 ) -> None:
     open_archive(write_archive(folder), Path("elsewhere"))
     said = (
-        "run 'one' is archived: it can be read, but it has no checkpoints and no models; search anew with `search run"
+        "run 'one' is archived: it can be read, but it has no checkpoints and no models; start a new search with "
+        "`search run"
     )
     for command in ("promote one", "fidelity one", "run digits --name one", "export one --format safetensors"):
         code, out, err = search(f"{command} --runs elsewhere", capsys, monkeypatch)

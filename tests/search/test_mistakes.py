@@ -397,7 +397,7 @@ def test_errors_needs_no_torch(monkeypatch: pytest.MonkeyPatch, folder: RunFolde
 
 
 def right(images: int, wrong: range) -> Any:
-    """Predictions of two classes that are right but for these images."""
+    """Predictions of two classes that are right except for these images."""
     logits = [[1.0, 0.0] if i in wrong else [0.0, 1.0] for i in range(images)]
     return predictions([1] * images, logits)
 
