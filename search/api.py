@@ -1,73 +1,48 @@
-"""The commands as functions; those that train full runs are in `full_runs`."""
+"""The commands as functions: what `search` does for each is said here, and done elsewhere.
+
+The commands that train full runs are in `full_runs`, and `search auto` is in `overnight`.
+"""
 
 import math
-import platform
-import re
-import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 
-from search import scores
-from search import study as studies
-from search.between import Watcher
 from search.card import Exported
-from search.completion import run_folders, shipped_studies
-from search.console import Plan, StudyProgress, loading_bars, logged_to, say_outcome, say_plan
+from search.completion import shipped_studies
+from search.console import loading_bars, say_outcome, say_plan
 from search.dashboard import listening, open_browser
 from search.data_shape import DataShape, data_shape_of, shape_of_named, with_data_shape
-from search.drawing import Setting
 from search.errors import DataError, RunError, SpecError
 from search.export import chosen, export_model
-from search.forecast import Span, Speedup
-from search.heartbeat import Worker
-from search.identity import agreed_precision, check, join, open_study
-from search.interrupt import stop_requested
-from search.learning import learned, runs_to_learn_from
-from search.listing import Listing, is_missing, keep_listing, moved, read_listing
-from search.live_report import FULL_RUNS, LiveReport, ReportedEvents
-from search.loggers import LoggedEvents, check_loggers, logging_to
-from search.notes import NotedEvents, publish
-from search.plan import SAMPLES, Estimate, Survey, estimate, fastest_precision, survey
+from search.identity import check, open_study
+from search.listing import Listing, read_listing
+from search.live_report import FULL_RUNS
+from search.notes import publish
+from search.opening import Opened, opened
+from search.plan import SAMPLES, survey
 from search.predict import Predictions, classify
 from search.quantisation import CALIBRATION, check_calibration
-from search.ray_workers import run_workers
 from search.report import write_report
 from search.results import read_results
-from search.run_folder import (
-    DataFacts,
-    RunFacts,
-    RunFolder,
-    RunRef,
-    check_trainable,
-    control_name,
-    new_run,
-    read_facts,
-    write_facts,
-)
-from search.session import Placement, Session, census_of, load, open_session, with_images_at
-from search.spec import CONTROLS, StudySpec, load_study, short_count
+from search.run_folder import RunFolder, RunRef, check_trainable
+from search.searching import expected, search_on, working
+from search.session import Placement, census_of, load, with_images_at
+from search.spec import StudySpec, load_study
 from search.storage import address_of, is_loopback, serve
-from search.terminal import console, is_live, say
-from search.trainer import Trainer
-from search.trials import TrialRecord, finished_trials, has_begun
-from search.version import version
-from space import Space, dimensions_in_words
+from search.terminal import say
+from search.trials import TrialRecord, finished_trials
+from space import dimensions_in_words
 from train_core import checkpoint
 from train_core.census import Census
-from train_core.classes import images_of_classes
-from train_core.data import NAMED, Split, TrainingData
-from train_core.device import describe, gpu_index, release_memory
+from train_core.data import TrainingData
 from train_core.formats import FORMATS, check_installed
-from train_core.specs import Precision, ResNetSpec, num_madds, num_params
+from train_core.specs import ResNetSpec, num_madds, num_params
 
 
 def run(
@@ -90,284 +65,18 @@ def run(
 
     """
     until = time.time() + hours * 3600 if hours is not None else float("inf")
-    with opened(study, flags, ref, placement, control=control) as run, run.working(until) as search:
+    with opened(study, flags, ref, placement, control=control) as run, working(run, until) as search:
         finished = finished_trials(run.study)
         _tidy(run.folder, finished)
         is_complete = len(finished) >= run.spec.trials
-        expected = None if is_complete else estimate(run.spec, run.survey, run.session.data, run.session.precision)
+        estimate = None if is_complete else expected(run.spec, run.survey, run.session)
         others = len(search.setting.worker.others())
-        plan = run.plan(placement.speedup(run.session), expected=expected, hours=hours, others=others)
+        plan = run.plan(placement.speedup(run.session), expected=estimate, hours=hours, others=others)
         say_plan(plan)
         if not is_complete:
             search_on(search, run.session, placement, finished, plan.span)
         _conclude(run)
     return run.folder
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A run whose study is open: made now, or continued."""
-
-    folder: RunFolder
-    spec: StudySpec
-    session: Session
-    survey: Survey
-    study: optuna.Study
-    baselines: Mapping[str, bool]  # by name: whether budget and space allow it
-    starts: Sequence[str]  # where each configuration that did best on other images comes from
-    follows_size: Mapping[str, Any]  # dimensions that the study leaves to the size of the images, with their values
-    why_score: str  # why its networks are compared by this score; empty: nothing to say
-    relative: str  # what a new run has to do with one that exists; empty: nothing to say
-    precision_seconds: Mapping[Precision, float]  # of a step in each precision that was measured
-
-    @contextmanager
-    def working(self, until: float = float("inf")) -> Iterator["Search"]:
-        """Be one of the run's workers; `until`, in seconds since the epoch, ends the search."""
-        with Worker(self.folder, self.study) as worker:
-            setting = Setting(self.study, self.spec, self.session.shape, self.session.precision, worker)
-            yield Search(self.folder, setting, until)
-
-    def plan(
-        self, speedup: Speedup, *, expected: Estimate | None = None, hours: float | None = None, others: int = 0
-    ) -> Plan:
-        """What the search is about to do, beside `others`; without `expected`, its time is said elsewhere."""
-        return Plan(
-            folder=self.folder,
-            spec=self.spec,
-            session=self.session,
-            follows_size=self.follows_size,
-            survey=self.survey,
-            baselines=self.baselines,
-            starts=self.starts,
-            begun=has_begun(self.study),
-            done=len(finished_trials(self.study)),
-            expected=expected,
-            speedup=speedup,
-            hours=hours,
-            others=others,
-            precision_seconds=self.precision_seconds,
-            relative=self.relative,
-            why_score=self.why_score,
-        )
-
-
-def as_it_is(spec: StudySpec, _folder: RunFolder, _session: Session, _survey: Survey) -> StudySpec:
-    """The spec of a study, not changed."""
-    return spec
-
-
-@contextmanager
-def opened(
-    study: str,
-    flags: Mapping[str, Any],
-    ref: RunRef,
-    placement: Placement,
-    *,
-    control: str | None = None,
-    adapt: Callable[[StudySpec, RunFolder, Session, Survey], StudySpec] = as_it_is,
-) -> Iterator[Opened]:
-    """Open the run of a study, made if there is none; what is printed meanwhile is also written to its log.
-
-    `adapt` may change the spec before the study is made or continued.
-
-    Raises:
-        UserError: the user can fix it; the message says how.
-
-    """
-    placement.check()
-    check_loggers(placement.log)
-    spec, folder = _named(study, flags, ref, placement, control)
-    with loading_bars() as progress:
-        session = open_session(spec, placement.device_here, progress)
-    relative = ""
-    if ref.name is None and "data" in flags and not folder.study_file.exists():
-        relative = _relative(folder, study, spec, flags, session.data)
-        if same := _with_same_images(folder, study, spec, flags, session.data.fingerprint):
-            folder, relative = same, ""
-    sized = spec.for_size(session.shape.size)
-    follows_size = _changed(spec, sized)
-    spec, why_score = _with_score(sized, session)
-    space_survey = survey(spec, session.shape)
-    spec = adapt(spec, folder, session, space_survey)
-    folder.create()
-    with logged_to(folder):
-        optuna_study, baselines, starts = join(
-            folder, spec, session.shape, partial(learned, spec, folder), session.listing
-        )
-        keep_listing(folder, session.data)
-        session, seconds = _in_agreed_precision(optuna_study, spec, session, space_survey)
-        write_facts(folder, _facts(spec, session, folder))
-        yield Opened(
-            folder=folder,
-            spec=spec,
-            session=session,
-            survey=space_survey,
-            study=optuna_study,
-            baselines=baselines,
-            starts=starts,
-            follows_size=follows_size,
-            why_score=why_score,
-            relative=relative,
-            precision_seconds=seconds,
-        )
-
-
-@dataclass(frozen=True)
-class Search:
-    """A search that goes on: where it is kept, what its trials depend on, and until when it may run."""
-
-    folder: RunFolder
-    setting: Setting
-    until: float  # seconds since the epoch
-    left: Callable[[], float] | None = None  # seconds that a search in this process has; none: those until the end
-
-    def run(self, session: Session, events: studies.Events, watcher: Watcher, stop: Callable[[], bool]) -> None:
-        """Run trials in this process."""
-        studies.run(
-            self.setting,
-            Trainer(self.folder, session.data, session.device, watcher),
-            NotedEvents(self.setting.study, self.setting.spec.budget, events),
-            left=self.left or (lambda: self.until - time.time()),
-            stop=stop,
-        )
-
-
-def _named(
-    study: str, flags: Mapping[str, Any], ref: RunRef, placement: Placement, control: str | None
-) -> tuple[StudySpec, RunFolder]:
-    """The spec of the study with the flags, and the folder of its run."""
-    spec = load_study(study, flags)
-    name = _default_name(study, spec, flags) if ref.name is None else ref.name
-    if control is not None:
-        if control not in CONTROLS:
-            raise SpecError(f"--control {control!r} is unknown: give one of {', '.join(CONTROLS)}")
-        spec = load_study(study, {**flags, **CONTROLS[control], "control": control})
-        name = control_name(name, control)
-    if spec.data not in NAMED and Path(spec.data).exists():
-        spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
-    folder = new_run(ref.runs.absolute() if placement.ray_address else ref.runs, name, address_of(ref.storage))
-    check_trainable(folder)
-    if spec.data not in NAMED and is_missing(spec.data) and folder.study_file.exists():
-        facts = read_facts(folder)
-        last = facts.data.source if facts and facts.data.source else spec.data
-        if is_missing(last):
-            raise DataError(moved(last))
-        spec = spec.model_copy(update={"data": last})  # where a command with --data has found them
-    spec = spec.model_copy(update={"learn_from": runs_to_learn_from(spec, folder)})
-    if placement.ray_address and not folder.address.is_shared:
-        raise SpecError("--ray-address places workers on several machines: give a --storage that they share")
-    return spec, folder
-
-
-def _changed(asked: StudySpec, spec: StudySpec) -> dict[str, Any]:
-    """The dimensions of a study that follow the size of its images, with their values."""
-    held = {name: getattr(spec.space, name) for name in Space.model_fields}
-    return {name: value for name, value in held.items() if value != getattr(asked.space, name)}
-
-
-def _with_score(spec: StudySpec, session: Session) -> tuple[StudySpec, str]:
-    """The spec with the score that its networks are compared by, and why it is this one; empty: nothing to say.
-
-    `auto` follows from the training images alone, so a study that is continued keeps its score.
-    """
-    if spec.score != "auto":
-        return spec.for_score(spec.score), ""
-    images = _images_of_classes(session.data.train, session)
-    return spec.for_score(scores.chosen(images)), scores.reason(images, session.data.classes)
-
-
-def _images_of_classes(split: Split, session: Session) -> tuple[int, ...]:
-    return tuple(int(count) for count in images_of_classes(split.labels, session.data.num_classes).tolist())
-
-
-def _in_agreed_precision(
-    study: optuna.Study, spec: StudySpec, session: Session, space_survey: Survey
-) -> tuple[Session, Mapping[Precision, float]]:
-    """The session in the study's precision, and the seconds of a step in each that was measured for it."""
-    if spec.precision != "auto":
-        return session, {}
-    seconds: dict[Precision, float] = {}
-
-    def measure() -> Precision:
-        fastest, measured = fastest_precision(space_survey, session.data)
-        seconds.update(measured)
-        return fastest
-
-    return session.with_precision(agreed_precision(study, measure)), seconds
-
-
-def search_on(
-    search: Search,
-    session: Session,
-    placement: Placement,
-    finished: Sequence[TrialRecord],
-    planned: Span | None = None,
-) -> None:
-    """Run trials here, or in the processes that Ray places, until the study is complete or stopped."""
-    study, spec = search.setting.study, search.setting.spec
-    with (
-        stop_requested(is_live) as stop,
-        StudyProgress(
-            finished, spec.trials, score=spec.scored_by, logs=not placement.uses_ray, stop=stop, planned=planned
-        ) as progress,
-        LiveReport(search.folder, study) as report,
-    ):
-        events = ReportedEvents(report, progress)
-        if placement.uses_ray:
-            _search_on_ray(search, session, placement, partial(_catch_up, progress, report, study, stop), stop)
-        else:
-            watcher = Watcher(stop=stop, moved=progress.moved, say=say)
-            with logging_to(placement.log, search.folder) as loggers:
-                search.run(session, LoggedEvents(loggers, events), watcher, stop)
-        if stop() and len(finished_trials(study)) < spec.trials:
-            report.write_last()
-            raise KeyboardInterrupt
-
-
-def _catch_up(progress: StudyProgress, report: LiveReport, study: optuna.Study, stop: Callable[[], bool]) -> None:
-    """Show what the workers have done since, in the terminal and in the report: they write none."""
-    if stop():
-        progress.workers_stop()
-    before = progress.count
-    progress.catch_up(study)
-    if progress.count > before:
-        report.something_ended()
-
-
-def _search_on_ray(
-    search: Search, session: Session, placement: Placement, poll: Callable[[], None], stop: Callable[[], bool]
-) -> None:
-    """Run trials in several processes, on this machine or a cluster."""
-    release_memory(session.device)  # of the estimate
-    device = placement.device_of_workers(session)
-    study = search.setting.study
-    studies.stop_retrying_when(study, stop)
-    run_workers(
-        placement.workers,
-        partial(_work, search.folder.absolute(), search.setting.spec, device, search.until, placement.log),
-        gpus_each=placement.gpus_per_worker if device in {"cuda", "auto"} else 0,
-        poll=poll,
-        stop=stop,
-        gpu=gpu_index(session.device),
-        address=placement.ray_address,
-    )
-
-
-def _work(folder: RunFolder, spec: StudySpec, device: str, until: float, log: Sequence[str]) -> None:
-    """What one of several workers does. It writes to the log alone: the command that started it prints."""
-    console.quiet = True
-    session = open_session(spec, device)
-    folder.create()
-    with logged_to(folder), stop_requested() as stop:
-        study = open_study(folder)
-        if spec.precision == "auto":
-            session = session.with_precision(agreed_precision(study, lambda: session.precision))
-        progress = StudyProgress(finished_trials(study), spec.trials, score=spec.scored_by)
-        with Worker(folder, study) as worker, logging_to(log, folder) as loggers:
-            setting = Setting(study, spec, session.shape, session.precision, worker)
-            Search(folder, setting, until).run(
-                session, LoggedEvents(loggers, progress), Watcher(stop=stop, moved=progress.moved, say=say), stop
-            )
 
 
 def _conclude(run: Opened) -> None:
@@ -548,96 +257,3 @@ def _check_sheet(sheet: Path) -> None:
 def _counted(name: str, network: ResNetSpec, shape: DataShape) -> str:
     madds = num_madds(network, shape.size)
     return f"{name:<22} {num_params(network):>12,} parameters {madds:>14,} multiply-adds  {network}"
-
-
-def _default_name(study: str, spec: StudySpec, flags: Mapping[str, Any]) -> str:
-    """The study (or the data, where a flag names other data), the budget and a limit: `cifar10-5M`."""
-    return _named_after(spec.data if "data" in flags else study, spec, _usual_madds(study))
-
-
-def _usual_madds(study: str) -> int | None:
-    """The limit on multiply-adds that a shipped study has by itself, which no name repeats."""
-    return load_study(study, {}).max_madds if study in shipped_studies() else None
-
-
-def _named_after(source: str, spec: StudySpec, usual_madds: int | None) -> str:
-    plain = re.sub(r"[^\w.+-]+", "-", Path(source).stem).strip(".-")
-    limit = f"-{short_count(spec.max_madds)}-madds" if spec.max_madds not in (None, usual_madds) else ""
-    return f"{plain}-{short_count(spec.budget)}{limit}"
-
-
-def _with_same_images(
-    folder: RunFolder, study: str, spec: StudySpec, flags: Mapping[str, Any], fingerprint: str
-) -> RunFolder | None:
-    """The run that this command means if its images were moved: it has the name that their old place gave it."""
-    for name, facts in _named_alike(folder, study, spec, flags):
-        source = facts.source
-        if facts.fingerprint == fingerprint and source and source not in NAMED and is_missing(source):
-            return new_run(folder.root.parent, name, folder.storage)
-    return None
-
-
-def _relative(folder: RunFolder, study: str, spec: StudySpec, flags: Mapping[str, Any], data: TrainingData) -> str:
-    """Why this command begins a run though one of the study exists, in a sentence without an end; empty: none exists.
-
-    A run that is named after its own images is one of these if its classes are the same.
-    """
-    others = []
-    for name, facts in _named_alike(folder, study, spec, flags):
-        if facts.fingerprint == data.fingerprint:
-            return f"a new run, though run {name} has the same images: --name {name} continues it"
-        if name.startswith(_default_name(study, spec, {})) or facts.classes == data.classes:
-            others.append(name)
-    if not others:
-        return ""
-    return f"a new run, because its images are others than those of run {others[0]}; --name gives it another name"
-
-
-def _named_alike(
-    folder: RunFolder, study: str, spec: StudySpec, flags: Mapping[str, Any]
-) -> Iterator[tuple[str, DataFacts]]:
-    """The runs beside `folder`, with their images, that are named as the study or their images would name them."""
-    control = folder.name.removeprefix(_default_name(study, spec, flags))
-    for root in run_folders(folder.root.parent).values():
-        facts = read_facts(RunFolder(root))
-        if facts is not None and facts.data.fingerprint:
-            names = {_named_after(each, spec, _usual_madds(study)) for each in (study, facts.data.source) if each}
-            if root.name in {f"{name}{control}" for name in names}:
-                yield root.name, facts.data
-
-
-def _facts(spec: StudySpec, session: Session, folder: RunFolder) -> RunFacts:
-    """What is needed to run it again, besides the spec."""
-    data = session.data
-    return RunFacts(
-        versions={
-            "python": platform.python_version(),
-            "budget-search": version(),
-            "torch": str(torch.__version__),  # with the build: CPU or CUDA
-            "optuna": optuna.__version__,
-        },
-        commit=_commit(),
-        storage=folder.address.kind,
-        device=describe(session.device),
-        precision=session.precision,
-        data=DataFacts(
-            source=spec.data,
-            fingerprint=data.fingerprint,
-            training_images=len(data.train),
-            validation_images=len(data.val),
-            validation_images_of_classes=_images_of_classes(data.val, session),
-            test_split=data.has_test,
-            classes=data.classes,
-            size=data.size,
-        ),
-    )
-
-
-def _commit() -> str | None:
-    """The commit of this tool's checkout; none where it was installed from a package, or where there is no git."""
-    here = Path(__file__).parents[1]
-    git = shutil.which("git")
-    if git is None or not (here / ".git").exists():
-        return None
-    answer = subprocess.run([git, "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None

@@ -5,7 +5,7 @@ the same command goes on with what is left of it, however it was interrupted.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -16,7 +16,6 @@ import optuna
 import torch
 
 from search import full_runs, night
-from search.api import Opened, opened, search_on
 from search.console import say_plan, say_winner
 from search.drawing import is_used_up
 from search.errors import RunError, SpecError, UserError
@@ -27,11 +26,13 @@ from search.formatting import count, duration
 from search.ladder import choose
 from search.night import FullRun, Kept, Known, Left, Lengths, Night, Pace, Plan, TooShortError, Tried, clock, read_night
 from search.notes import publish
-from search.plan import Survey, estimate
-from search.promotions import finished, winner
+from search.opening import Opened, opened
+from search.plan import Survey
+from search.promotions import Promotion, finished, winner
 from search.report import write_report
 from search.results import read_results
 from search.run_folder import RunFolder, RunRef, write_text
+from search.searching import expected, search_on, working
 from search.session import Placement, Session
 from search.spec import StudySpec, load_study
 from search.tables import promotion_table
@@ -169,9 +170,8 @@ class _Adapted:
 
 
 def _expected(spec: StudySpec, session: Session, survey: Survey) -> Pace:
-    """What an epoch costs, from a few steps that are timed."""
-    found = estimate(spec, survey, session.data, session.precision)
-    epoch_s = found.trial_s / spec.epochs
+    """What an epoch takes, from a few steps that are timed."""
+    epoch_s = expected(spec, survey, session).trial_s / spec.epochs
     return Pace(epoch_s=epoch_s, full_epoch_s=night.HEAVIER * epoch_s, saved=SAVED)
 
 
@@ -252,14 +252,15 @@ class _Work:
     def known(self) -> Known:
         """What study and run folder hold."""
         ended = finished_trials(self.run.study)
-        done = [run for run in finished(self.run.folder) if not run.refit]
+        runs = finished(self.run.folder)
+        done = [run for run in runs if not run.refit]
         first_seed = self.run.spec.seed
         return Known(
             short_epochs=self.run.spec.epochs,
             ended=len(ended),
             epochs=sum(len(trial.curve) for trial in ended),
             seconds=sum(trial.seconds or 0.0 for trial in ended),
-            candidates=self._candidates(),
+            candidates=self._candidates(runs),
             finished=[FullRun(trial=run.trial, epochs=run.recipe.epochs, seed=run.seed - first_seed) for run in done],
             finished_s=sum(run.seconds for run in done),
             begun=self._begun(),
@@ -277,9 +278,8 @@ class _Work:
                 begun[FullRun(trial=trial, epochs=epochs, seed=seed - self.run.spec.seed)] = trained
         return begun
 
-    def _candidates(self) -> list[Tried]:
+    def _candidates(self, runs: Sequence[Promotion]) -> list[Tried]:
         """Complete trials: by their longest runs, then as they are promoted. One that diverged is none."""
-        runs = finished(self.run.folder)
         lost = {run.trial for run in runs if run.diverged}
         scored = [
             (trial, trial.score)
@@ -301,7 +301,7 @@ class _Work:
             self.run = run = replace(run, spec=run.spec.model_copy(update={"trials": trials}))
             write_text(run.folder.study_file, run.spec.as_toml())
             until = time.time() + seconds
-            with run.working(until) as search:
+            with working(run, until) as search:
                 search_on(replace(search, left=left), run.session, self.placement, ended)
             if len(finished_trials(run.study)) == len(ended):
                 return  # the last trial was stopped in time

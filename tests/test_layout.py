@@ -152,7 +152,7 @@ LAYERS = {
     "view": "terminal bars answers trial_lines colours results cautions records rows inspection elsewhere comparison "
     "groups plot tables figures parameter_charts mistake_charts charts diagram first_screen trials_table "
     "mistakes_section report live_report notes dashboard watch console data_view",
-    "entry": "removal archive ray_workers api full_runs overnight notebook cli __init__ __main__",
+    "entry": "removal archive ray_workers opening searching api full_runs overnight notebook cli __init__ __main__",
 }
 """The modules of search/, the lowest layer first: each imports from its own layer and those below alone."""
 

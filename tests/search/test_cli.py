@@ -14,7 +14,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from search import api, storage
+from search import api, opening, storage
 from search.checkpoints import save_checkpoint
 from search.promotions import finished
 from search.run_folder import RunRef, read_facts
@@ -252,11 +252,11 @@ def test_a_promotion_with_sharpness_aware_steps_says_so_and_fidelity_goes_on_wit
 
 def test_a_control_has_a_name_and_random_draws_of_its_own_and_the_seed_of_the_search() -> None:
     for name, changes in CONTROLS.items():
-        spec, folder = api._named("digits", {"seed": 3}, RunRef(), Placement(), name)
+        spec, folder = opening._named("digits", {"seed": 3}, RunRef(), Placement(), name)
         assert folder.name.endswith(f"-{name}")
         assert (spec.control, spec.seed) == (name, 3)
         assert spec.portfolio is changes["portfolio"]
-    assert api._named("digits", {}, RunRef(), Placement(), None)[0].control == ""
+    assert opening._named("digits", {}, RunRef(), Placement(), None)[0].control == ""
 
 
 def test_promoting_more_than_there_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

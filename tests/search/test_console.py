@@ -15,7 +15,7 @@ from rich.console import Console
 
 import search.console
 import search.terminal
-from search import api, full_runs
+from search import api, full_runs, searching
 from search.console import EpochBar, StudyProgress, epoch_bar, say_winner
 from search.forecast import Span
 from search.identity import open_study
@@ -86,7 +86,7 @@ def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         soft_wrap=True,
         _environ={"TERM": "xterm-256color", **wish},
     )
-    for module in (search.terminal, search.console, api):
+    for module in (search.terminal, search.console, searching):
         monkeypatch.setattr(module, "console", console)
     yield Terminal(console, written)
     coloured = re.search(r"\x1b\[[\d;]*(?:3[0-7]|38;5;\d+)(?:;\d+)*m", written.getvalue())
@@ -122,8 +122,8 @@ report: runs/digits-20k/report.html
 
 @pytest.mark.parametrize("terminal", ["NO_COLOR"], indirect=True)
 def test_what_run_promote_and_fidelity_leave_behind(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "Trainer", lambda *_: FakeTrainer())
-    monkeypatch.setattr(api, "estimate", lambda *_: Estimate(images_per_second=1234.5, trial_s=225))
+    monkeypatch.setattr(searching, "Trainer", lambda *_: FakeTrainer())
+    monkeypatch.setattr(searching, "estimate", lambda *_: Estimate(images_per_second=1234.5, trial_s=225))
     monkeypatch.setattr(search.console, "datetime", HalfPastSix)
     folder = api.run("digits", {"trials": 4, "epochs": 2}, RunRef(), Placement())
     assert terminal.shown == RUN.strip("\n")
@@ -267,8 +267,8 @@ def test_a_live_view_shows_at_once_that_it_stops(terminal: Terminal, capfd: pyte
 
 
 def test_hours_say_how_many_trials_fit(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "Trainer", lambda *_: FakeTrainer())
-    monkeypatch.setattr(api, "estimate", lambda *_: Estimate(images_per_second=1234.5, trial_s=360))
+    monkeypatch.setattr(searching, "Trainer", lambda *_: FakeTrainer())
+    monkeypatch.setattr(searching, "estimate", lambda *_: Estimate(images_per_second=1234.5, trial_s=360))
     monkeypatch.setattr(search.console, "datetime", HalfPastSix)
     api.run("digits", {"trials": 3, "epochs": 2}, RunRef(), Placement(), hours=0.2)
     shown = " ".join(terminal.shown.split())

@@ -12,7 +12,7 @@ from tests.support.runs import ended
 
 DEADLY = """
 import ctypes, os, signal
-from search import api
+from search import searching
 from tests.support.trainers import FakeTrainer
 
 class Deadly(FakeTrainer):
@@ -21,8 +21,8 @@ class Deadly(FakeTrainer):
             DIE
         yield from super().__call__(network, recipe, root)
 
-api.Trainer = lambda *_: Deadly()
-api.estimate = lambda *_: None
+searching.Trainer = lambda *_: Deadly()
+searching.estimate = lambda *_: None
 """
 
 

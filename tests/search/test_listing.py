@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.api import _with_same_images
 from search.listing import Listing, blank, changes, keep_listing, read_listing
+from search.opening import _with_same_images
 from search.run_folder import DataFacts, RunFacts, RunFolder, write_facts, write_text
 from tests.support.commands import search
 from tests.support.runs import study_spec

@@ -12,7 +12,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from search import api, full_runs, ray_workers
+from search import full_runs, opening, ray_workers, searching
 from search.errors import RunError, SpecError, UserError
 from search.identity import open_study
 from search.ray_workers import run_workers
@@ -187,9 +187,9 @@ def second_gpu(monkeypatch: pytest.MonkeyPatch) -> GpuRay:
         assert device == "cuda:1"
         return Session(device=torch.device(device), precision="fp32", data=load(spec))
 
-    for module in (api, full_runs):
+    for module in (opening, full_runs):
         monkeypatch.setattr(module, "open_session", session)
-    monkeypatch.setattr(api, "estimate", lambda *_: None)
+    monkeypatch.setattr(searching, "estimate", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

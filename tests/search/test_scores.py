@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search import api, scores
+from search import scores, searching
 from search.cautions import cautions
 from search.fidelity import effective_images, measured_on, standard_error
 from search.identity import open_study
@@ -170,8 +170,8 @@ def unequal(path: Path) -> None:
 def test_a_search_of_unequal_classes_says_by_what_it_compares_and_keeps_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "Trainer", lambda *_: FakeTrainer(balanced=lambda accuracy: accuracy / 2))
-    monkeypatch.setattr(api, "estimate", lambda *_: Estimate(images_per_second=1234.5, trial_s=22.5))
+    monkeypatch.setattr(searching, "Trainer", lambda *_: FakeTrainer(balanced=lambda accuracy: accuracy / 2))
+    monkeypatch.setattr(searching, "estimate", lambda *_: Estimate(images_per_second=1234.5, trial_s=22.5))
     unequal(Path("animals.npz"))
     run = "run digits --data animals.npz --budget 20k --epochs 2"
 
