@@ -19,7 +19,7 @@ trial lacks it or has it with other bounds):
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, islice, product
@@ -29,6 +29,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Proto
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from train_core.blocks import BlockName
+from train_core.limits import Bound, Limits
 from train_core.mix import MixName
 from train_core.optimizers import OPTIMIZERS, OptimizerName
 from train_core.specs import (
@@ -51,7 +52,6 @@ from train_core.specs import (
     Stride,
     TrainSpec,
     block_shapes,
-    num_madds,
     num_params,
     unused,
     width_step,
@@ -574,26 +574,33 @@ class Task(NamedTuple):
     size: tuple[int, int] = (32, 32)  # height and width of the images, in pixels
 
 
-def network(draw: Draw, space: Space, budget: int, task: Task, *, max_madds: int | None = None) -> ResNetSpec:
-    """The widest network of the drawn shape within the drawn `budget_fraction` of `budget` and of `max_madds`.
+def network(draw: Draw, space: Space, limits: Limits | int, task: Task) -> ResNetSpec:
+    """The widest network of the drawn shape within the limits; of parameters and multiply-adds, `budget_fraction`.
 
-    A shape whose narrowest network takes more than that fraction is built as that narrowest network, if `budget` and
-    `max_madds` allow it; if not, the shape is made smaller by `_smaller` until they do. Stages and kernels that the
-    images are too small for are left out and limited (`_fitted`).
+    A number in place of the limits is one of parameters. A shape whose narrowest network takes more than that fraction
+    is built as that narrowest network, if the limits allow it; if not, the shape is made smaller by `_smaller` until
+    they do. Stages and kernels that the images are too small for are left out and limited (`_fitted`).
 
     Raises:
-        ValueError: budget or `max_madds` is less than the smallest network of the space takes.
+        ValueError: a limit is less than the smallest network of the space takes.
 
     """
-    costs = _costs(budget, max_madds, task.size)
-    for smaller in _smaller(draw, space):
+    limits = Limits.of(limits)
+    bounds = limits.bounds(task.size)
+    for smaller in _smaller(draw, space, keeps_depth=_depth_is_free(draw, space, bounds, task)):
         shape = _fitted(smaller, space, task.size)
         narrowest = _build(shape, WIDTH_STEP, task)
-        if all(cost(narrowest) <= most for cost, most in costs):
-            limits = [(cost, max(shape["budget_fraction"] * most, cost(narrowest))) for cost, most in costs]
-            return _checked(_build(shape, _widest(shape, limits, task), task))
-    most = f"{budget:,} parameters" + (f" and {max_madds:,} multiply-adds" if max_madds else "")
-    raise ValueError(f"no network of this space has at most {most}")
+        if all(each.holds(narrowest) for each in bounds):
+            shares = [each.share(shape["budget_fraction"], narrowest) for each in bounds]
+            return _checked(_build(shape, _widest(shape, shares, task), task))
+    raise ValueError(f"no network of this space has at most {limits}")
+
+
+def _depth_is_free(draw: Draw, space: Space, bounds: Sequence[Bound], task: Task) -> bool:
+    """Whether the narrowest network of a shape takes too much, but of nothing that fewer blocks would take less of."""
+    narrowest = _build(_fitted(draw, space, task.size), WIDTH_STEP, task)
+    exceeded = [each for each in bounds if not each.holds(narrowest)]
+    return bool(exceeded) and not any(each.limit.grows_with_depth for each in exceeded)
 
 
 def _fitted(draw: Draw, space: Space, size: tuple[int, int]) -> Draw:
@@ -616,15 +623,6 @@ def _map_sides(shape: Draw, size: tuple[int, int]) -> list[int]:
     """The shorter side, in pixels, of the feature maps of each stage."""
     stem = shape["stem_stride"] * (2 if shape["stem_pool"] else 1)
     return [math.ceil(min(size) / (stem * 2**stage)) for stage in range(shape["stages"])]
-
-
-Costs = Sequence[tuple[Callable[[ResNetSpec], int], float]]
-"""What a network costs, each with the most that it may."""
-
-
-def _costs(budget: int, max_madds: int | None, size: tuple[int, int]) -> Costs:
-    costs: list[tuple[Callable[[ResNetSpec], int], float]] = [(num_params, budget)]
-    return costs if max_madds is None else [*costs, (lambda spec: num_madds(spec, size), max_madds)]
 
 
 def smallest(space: Space, task: Task) -> ResNetSpec:
@@ -652,15 +650,14 @@ def as_parameters(
     wanted: ResNetSpec,
     recipe_values: Draw,
     space: Space,
-    budget: int,
+    limits: Limits | int,
     *,
     size: tuple[int, int] = Task().size,
-    max_madds: int | None = None,
 ) -> dict[str, Any] | None:
     """The parameters that make a draw the network `wanted` with `recipe_values`: the inverse of `network`.
 
-    None where the space, the budget or `max_madds` does not hold that network for images of this size, or the space a
-    value of its recipe.
+    None where the space or a limit does not hold that network for images of this size, or the space a value of its
+    recipe. A number in place of the limits is one of parameters.
     """
     dimensions = all_dimensions(space)
     stages = len(wanted.blocks)
@@ -683,8 +680,8 @@ def as_parameters(
     values |= {name: nearest(dimensions[name], value) if by_block else value for name, value in growth.items()}
     values |= {"widening": "blocks" if by_block else "stages"}
     # Half a parameter more than it has: the widest network within that is this one.
-    costs = _costs(budget, max_madds, size)
-    share = max((cost(wanted) + 0.5) / most for cost, most in costs)
+    bounds = Limits.of(limits).bounds(size)
+    share = max((each.cost(wanted) + 0.5) / each.most for each in bounds if each.limit.is_shared)
     values["budget_fraction"] = min(
         max(share, bounds_of(space.budget_fraction)[0]), bounds_of(space.budget_fraction)[1]
     )
@@ -696,19 +693,22 @@ def as_parameters(
     draw = {**lowest(space), **values}
     task = Task(wanted.in_channels, wanted.num_classes, size)
     settings = {name: draw[name] for name in _SETTINGS}
-    if any(cost(wanted) > most for cost, most in costs):
+    if not all(each.holds(wanted) for each in bounds):
         return None
-    if network(draw, space, budget, task, max_madds=max_madds) != wanted.model_copy(update=settings):
+    if network(draw, space, limits, task) != wanted.model_copy(update=settings):
         return None
     return {name: values[name] for name in parameters(space) if name in values}
 
 
-def _smaller(draw: Draw, space: Space) -> Iterator[Draw]:
+def _smaller(draw: Draw, space: Space, *, keeps_depth: bool = False) -> Iterator[Draw]:
     """The drawn shape, then ever smaller ones, down to the smallest of the space.
 
     First depth: the stage that has most blocks (of several, the last) takes the next lower number. Then stages, growth,
-    and the rest in the order of `Space`, each down to what the smallest network of the space has.
+    and the rest in the order of `Space`, each down to what the smallest network of the space has. With `keeps_depth`
+    the rest comes before all of these.
     """
+    if keeps_depth:
+        yield from _simpler(dict(draw), space)
     shape = dict(draw)
     yield shape
     while True:
@@ -722,6 +722,12 @@ def _smaller(draw: Draw, space: Space) -> Iterator[Draw]:
     while (fewer := _below(space.stages, shape["stages"])) is not None:
         shape["stages"] = fewer
         yield shape
+    yield from _simpler(shape, space)
+
+
+def _simpler(shape: Draw, space: Space) -> Iterator[Draw]:
+    """The same shape with more and more of what the smallest network of the space has, depth apart."""
+    shape = dict(shape)
     for name, value in _smallest(space).items():
         if name in _SHRINKS or name.startswith("growth"):
             shape[name] = value
@@ -734,12 +740,12 @@ _SHRINKS = (frozenset(ResNetSpec.model_fields) | {"widening"}) - _SETTINGS
 """What `_smaller` may change of a network, apart from its stages, blocks and growth."""
 
 
-def _widest(shape: Draw, limits: Costs, task: Task) -> float:
-    """The largest base width whose network is within the limits; `WIDTH_STEP` at least."""
+def _widest(shape: Draw, bounds: Sequence[Bound], task: Task) -> float:
+    """The largest base width whose network is within the bounds; `WIDTH_STEP` at least."""
 
     def fits(steps: int) -> bool:
         spec = _build(shape, steps * BASE_STEP, task)
-        return all(cost(spec) <= most for cost, most in limits)
+        return all(each.holds(spec) for each in bounds)
 
     low = round(WIDTH_STEP / BASE_STEP)
     high = 2 * low

@@ -97,9 +97,8 @@ def train_draws(case: Case) -> None:
         network = search_space.network(
             draw,
             spec.space,
-            spec.budget if case.side == 32 else min(spec.budget, SMALL),
+            spec.limits if case.side == 32 else spec.limits._replace(parameters=min(spec.budget, SMALL)),
             task.task,
-            max_madds=spec.max_madds,
         )
         most = max(2, int(MADDS_A_STEP / (3 * num_madds(network, case.side))))
         batch = min(case.batch, most - (most + case.batch) % 2)  # as even or odd as it was

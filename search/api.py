@@ -3,7 +3,6 @@
 The commands that train full runs are in `full_runs`, and `search auto` is in `overnight`.
 """
 
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -216,11 +215,10 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
             shape = data_shape_of(load(spec, progress))
     spec = spec.for_size(shape.size)
     space_survey = survey(spec, shape)
-    limit = f", at most {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
-    lines = [f"{study}: {spec.data} ({shape}), budget {spec.budget:,} parameters{limit}"]
+    lines = [f"{study}: {spec.data} ({shape}), budget {spec.limits}"]
     for name, network in spec.baselines.items():
         shaped = with_data_shape(network, shape)
-        within = num_params(shaped) <= spec.budget and num_madds(shaped, shape.size) <= (spec.max_madds or math.inf)
+        within = spec.limits.fits(shaped, shape.size)
         lines.append(_counted(name, shaped, shape) + ("" if within else "  (over the limit)"))
     lines.append(_counted("smallest of the space", space_survey.smallest, shape))
     lines.append(_counted(f"largest of {SAMPLES} draws", space_survey.largest, shape))

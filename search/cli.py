@@ -51,6 +51,17 @@ TheseRuns = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6, 5M, 5_000_000.")]
 Madds = Annotated[str | None, typer.Option(help="Most multiply-adds of one forward pass: 300M.")]
+Memory = Annotated[
+    str | None, typer.Option("--max-memory", help="Most memory of a network's activations, in the format: 100kB.")
+]
+FileSize = Annotated[str | None, typer.Option("--max-file", help="Largest model file, in the format: 250kB.")]
+Latency = Annotated[
+    str | None, typer.Option("--max-latency", help="Longest time for one image on this device, in fp32: 20ms.")
+]
+DeployedAs = Annotated[
+    str | None,
+    typer.Option("--format", help=f"Format that memory and file are counted for: {', '.join(FORMAT_NAMES)}."),
+]
 Data = Annotated[
     str | None, typer.Option(help=f"{', '.join(DATASETS)}, or a folder, table, archive or .npz file of images.")
 ]
@@ -109,6 +120,10 @@ def run(
     study: Study = "cifar10",
     budget: Budget = None,
     max_madds: Madds = None,
+    max_memory: Memory = None,
+    max_file: FileSize = None,
+    max_latency: Latency = None,
+    deployed_as: DeployedAs = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a short run.")] = None,
     images: Annotated[
@@ -163,8 +178,7 @@ def run(
     from search.session import Placement
 
     flags = _given(
-        budget=_number(budget),
-        max_madds=_number(max_madds, "--max-madds"),
+        **_limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as),
         trials=trials,
         epochs=epochs,
         short_run_images=images,
@@ -191,6 +205,10 @@ def auto(
     until: Annotated[str | None, typer.Option(help="When it must be ready: 08:00, or '2026-12-24 08:00'.")] = None,
     budget: Budget = None,
     max_madds: Madds = None,
+    max_memory: Memory = None,
+    max_file: FileSize = None,
+    max_latency: Latency = None,
+    deployed_as: DeployedAs = None,
     data: Data = None,
     size: Sized = None,
     fit: Fitted = None,
@@ -220,8 +238,7 @@ def auto(
     from search.session import Placement
 
     flags = _given(
-        budget=_number(budget),
-        max_madds=_number(max_madds, "--max-madds"),
+        **_limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as),
         data=data,
         **_data_flags(size, fit, group, skip_broken, no_test),
         seed=seed,
@@ -644,6 +661,10 @@ def count(
     study: Study = "cifar10",
     budget: Budget = None,
     max_madds: Madds = None,
+    max_memory: Memory = None,
+    max_file: FileSize = None,
+    max_latency: Latency = None,
+    deployed_as: DeployedAs = None,
     data: Data = None,
     size: Sized = None,
 ) -> None:
@@ -651,7 +672,7 @@ def count(
     from search import api
     from search.terminal import tell
 
-    limits = _given(budget=_number(budget), max_madds=_number(max_madds, "--max-madds"), data=data)
+    limits = _limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as) | _given(data=data)
     for line in api.count(study, limits | _given(reading=_given(size=size) or None)):
         tell(line)
 
@@ -768,10 +789,23 @@ def _outside_trouble(error: Exception) -> str | None:
     return None
 
 
-def _number(text: str | None, what: str = "--budget") -> int | None:
-    from search.spec import parse_budget
+def _limit_flags(
+    budget: str | None, madds: str | None, memory: str | None, file: str | None, latency: str | None, fmt: str | None
+) -> dict[str, Any]:
+    """The flags that were given of what a network may cost, and where."""
+    from search.spec import parse_budget, parse_bytes, parse_seconds
 
-    return None if text is None else parse_budget(text, what)
+    def parsed(text: str | None, parse: Callable[[str, str], float], flag: str) -> float | None:
+        return None if text is None else parse(text, flag)
+
+    return _given(
+        budget=parsed(budget, parse_budget, "--budget"),
+        max_madds=parsed(madds, parse_budget, "--max-madds"),
+        max_memory=parsed(memory, parse_bytes, "--max-memory"),
+        max_file=parsed(file, parse_bytes, "--max-file"),
+        max_latency=parsed(latency, parse_seconds, "--max-latency"),
+        format=fmt,
+    )
 
 
 def _data_flags(

@@ -157,8 +157,7 @@ def say_plan(plan: Plan) -> None:
         say(f"warning  {leak_warning(split, number)} `search data` names them")
     say(f"score    {_score_words(plan)}")
     say(f"device   {describe(plan.session.device)}, {_precision_words(plan)}")
-    limit = f", {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
-    say(f"budget   {spec.budget:,} parameters{limit}")
+    say(f"budget   {spec.limits}")
     survey = plan.survey
     for what, network in (("smallest", survey.smallest), (f"largest of {SAMPLES} draws", survey.largest)):
         madds = num_madds(network, data.size)

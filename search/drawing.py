@@ -194,7 +194,7 @@ def _design(trial: Trial, setting: Setting) -> tuple[ResNetSpec, TrainSpec]:
     # Everything is suggested before anything can end the trial: a trial that lacks a parameter would take that
     # parameter out of the sampler's joint model for good.
     draw = search_space.suggest(trial, spec.space)
-    network = search_space.network(draw, spec.space, spec.budget, shape.task, max_madds=spec.max_madds)
+    network = search_space.network(draw, spec.space, spec.limits, shape.task)
     recipe = search_space.recipe(
         draw, epochs=spec.epochs, seed=spec.seed, precision=setting.precision, data_fraction=spec.data_fraction
     )

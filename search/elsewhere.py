@@ -12,7 +12,7 @@ from search.drawing import is_used_up
 from search.errors import RunError, StorageError
 from search.identity import identity
 from search.inspection import OUTCOMES, Reader, best_short, read_run, running_trials, waiting_trials
-from search.records import FINISHED, SEARCHING, Run, Status
+from search.records import FINISHED, SEARCHING, Run, Status, limits_of
 from search.storage import STORAGE_ERRORS, Address, address_of, connect, reason_of
 from search.trials import different_networks, finished_trials, records
 
@@ -40,8 +40,7 @@ class Elsewhere:
             state=FINISHED if used_up else SEARCHING if running else None,
             workers=len({trial.worker for trial in running}),
             score=values.get("score"),
-            budget=values.get("budget"),
-            max_madds=values.get("max_madds"),
+            **limits_of(values),
             trials=len(done),
             best_short=best_short(done),
             epochs=values.get("epochs", 0),

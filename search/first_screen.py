@@ -13,8 +13,10 @@ from search.recipe_words import recipe_in_words
 from search.results import Results, is_complete, seconds_of
 from search.run_folder import PromotionFolder, RunFacts, RunFolder, card_of
 from search.scores import named
+from search.spec import StudySpec
 from search.trials import score_of
 from search.uncertainty import accuracy_interval
+from train_core.footprint import FOOTPRINTS, peak_activations
 from train_core.specs import ResNetSpec, TrainSpec
 
 BYTES = 4  # of a parameter in an exported model
@@ -82,16 +84,31 @@ def cards(folder: RunFolder, facts: RunFacts | None, results: Results) -> Iterat
     """The answer in numbers."""
     if best := Best.of(results):
         yield from _accuracies(results, facts, best)
-        share = f"{percent(best.parameters / results.spec.budget)} of {results.spec.budget:,}"
-        yield Card(name="Parameters", value=f"{best.parameters:,}", note=share)
-        limit, madds = results.spec.max_madds, best.multiply_adds
-        note = f"{percent(madds / limit)} of {limit:,}" if limit is not None else "for one image"
-        yield Card(name="Multiply-adds", value=f"{madds:,}", note=note)
-        yield _file_size(folder, best)
-        if latencies := [run.latency_s for run in best.runs if run.latency_s is not None]:
-            note = f"one image at a time, fp32, {best.runs[0].device}"
-            yield Card(name="Latency", value=f"{1000 * min(latencies):.3g} ms", note=note)
+        yield from _costs(folder, facts, results.spec, best)
     yield from _times(results)
+
+
+def _costs(folder: RunFolder, facts: RunFacts | None, spec: StudySpec, best: Best) -> Iterator[Card]:
+    """What the network costs, and of what was limited its share."""
+
+    def note(cost: float, most: float | None, otherwise: str) -> str:
+        return otherwise if most is None else f"{percent(cost / most)} of {most:,}"
+
+    share = note(best.parameters, spec.budget, "")
+    yield Card(name="Parameters", value=f"{best.parameters:,}", note=share)
+    share = note(best.multiply_adds, spec.max_madds, "for one image")
+    yield Card(name="Multiply-adds", value=f"{best.multiply_adds:,}", note=share)
+    if facts is not None and facts.data.size is not None:
+        numbers = FOOTPRINTS[spec.format].number
+        memory = numbers * peak_activations(best.network, facts.data.size)
+        share = f", {note(memory, spec.max_memory, '')}" if spec.max_memory is not None else ""
+        words = f"activations at their peak, {count(numbers, 'byte')} a number, computed{share}"
+        yield Card(name="Memory", value=_bytes(memory), note=words)
+    yield _file_size(folder, best, spec)
+    if latencies := [run.latency_s for run in best.runs if run.latency_s is not None]:
+        most = f", limit {1000 * spec.max_latency:g} ms" if spec.max_latency is not None else ""
+        words = f"measured, one image at a time, fp32, {best.runs[0].device}{most}"
+        yield Card(name="Latency", value=f"{1000 * min(latencies):.3g} ms", note=words)
 
 
 def _accuracies(results: Results, facts: RunFacts | None, best: Best) -> Iterator[Card]:
@@ -122,14 +139,15 @@ def _accuracy(name: str, shares: Sequence[float], images: int | None, note: str)
     return Card(name=name, value=percent(estimate.value), note=f"95 %: {bounds(estimate)} ({holds}); {note}")
 
 
-def _file_size(folder: RunFolder, best: Best) -> Card:
+def _file_size(folder: RunFolder, best: Best, spec: StudySpec) -> Card:
     """The size of an exported model if there is one, otherwise an estimate."""
+    limit = f", limit {_bytes(spec.max_file)}" if spec.max_file is not None else ""
     for run in best.runs:
         for refit in (True, False):
             promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=refit)
             for file in exported_files(folder, promotion):
-                return Card(name="Model file", value=_bytes(file.size), note=f"`{file.name}`")
-    note = f"{BYTES} bytes a parameter; a model file, which is not exported yet, is larger"
+                return Card(name="Model file", value=_bytes(file.size), note=f"`{file.name}`{limit}")
+    note = f"{BYTES} bytes a parameter; a model file, which is not exported yet, is larger{limit}"
     return Card(name="Weights", value=_bytes(BYTES * best.parameters), note=note)
 
 

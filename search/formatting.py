@@ -59,12 +59,6 @@ def mean_and_deviation(shares: list[float]) -> str:
     return points(fmean(shares), stdev(shares) if len(shares) > 1 else None)
 
 
-def limits(spec: StudySpec) -> str:
-    """What a network may cost: `5,000,000 parameters and 300,000,000 multiply-adds`."""
-    madds = f" and {spec.max_madds:,} multiply-adds" if spec.max_madds is not None else ""
-    return f"{spec.budget:,} parameters{madds}"
-
-
 def short_run(spec: StudySpec) -> str:
     """How long a short run is, as in `30 epochs`, and on what."""
     epochs = count(spec.epochs, "epoch")

@@ -178,6 +178,8 @@ def _identity(spec: StudySpec, shape: DataShape) -> dict[str, Any]:
     values = spec.model_dump(mode="json", exclude=others)
     dimensions = values.pop("space")
     del values["short_run_images"]
+    if spec.max_memory is None and spec.max_file is None:
+        del values["format"]  # no limit depends on it
     values["score"] = spec.scored_by
     values["control"] = spec.control or None
     if spec.phases.architecture:
@@ -211,9 +213,8 @@ def enqueue_baselines(study: optuna.Study, spec: StudySpec, shape: DataShape) ->
             with_data_shape(network, shape),
             spec.baseline_recipe,
             spec.space,
-            spec.budget,
+            spec.limits,
             size=shape.size,
-            max_madds=spec.max_madds,
         )
         allowed[name] = parameters is not None
         if parameters is not None and name not in enqueued:

@@ -36,6 +36,7 @@ from search.records import (
     Status,
     Trial,
     WaitingTrial,
+    limits_of,
 )
 from search.rows import Rows, curve_rows, full_run_rows, trial_rows
 from search.run_folder import RunFolder, as_kept, find_run_to_read, kind_of_storage, read_facts
@@ -100,8 +101,7 @@ class Reader:
             workers=workers,
             data=spec.data,
             score=spec.scored_by,
-            budget=spec.budget,
-            max_madds=spec.max_madds,
+            **limits_of(spec.model_dump()),
             trials=len(done),
             trials_wanted=spec.trials,
             best_short=best_short(done),
@@ -155,8 +155,7 @@ def list_runs(runs: Path, storage: str | None) -> list[Run]:
                     state=state,
                     data=spec.data,
                     score=spec.scored_by,
-                    budget=spec.budget,
-                    max_madds=spec.max_madds,
+                    **limits_of(spec.model_dump()),
                     trials_wanted=spec.trials,
                     best_full=best_full(finished(folder)),
                 )

@@ -39,14 +39,17 @@ from search.run_folder import (
     write_facts,
 )
 from search.session import Placement, Session, open_session
-from search.spec import CONTROLS, StudySpec, load_study, short_count
+from search.spec import CONTROLS, StudySpec, load_study
 from search.storage import address_of
+from search.terminal import say
+from search.timing import with_timing
 from search.trials import finished_trials, has_begun
 from search.version import version
 from space import Space
 from train_core.classes import images_of_classes
 from train_core.data import NAMED, Split, TrainingData
 from train_core.device import describe
+from train_core.limits import LIMITS, short_count
 from train_core.specs import Precision
 
 
@@ -126,6 +129,7 @@ def opened(
     sized = spec.for_size(session.shape.size)
     follows_size = _changed(spec, sized)
     spec, why_score = _with_score(sized, session)
+    spec = with_timing(spec, folder, session.shape, session.device, say)
     space_survey = survey(spec, session.shape)
     spec = adapt(spec, folder, session, space_survey)
     folder.create()
@@ -217,18 +221,23 @@ def _in_agreed_precision(
 
 def _default_name(study: str, spec: StudySpec, flags: Mapping[str, Any]) -> str:
     """The study (or the data, where a flag names other data), the budget and a limit: `cifar10-5M`."""
-    return _named_after(spec.data if "data" in flags else study, spec, _usual_madds(study))
+    return _named_after(spec.data if "data" in flags else study, spec, _usual(study))
 
 
-def _usual_madds(study: str) -> int | None:
-    """The limit on multiply-adds that a shipped study has by itself, which no name repeats."""
-    return load_study(study, {}).max_madds if study in shipped_studies() else None
+def _usual(study: str) -> StudySpec | None:
+    """A shipped study as it is by itself: its limits are in no name."""
+    return load_study(study, {}) if study in shipped_studies() else None
 
 
-def _named_after(source: str, spec: StudySpec, usual_madds: int | None) -> str:
+def _named_after(source: str, spec: StudySpec, usual: StudySpec | None) -> str:
     plain = re.sub(r"[^\w.+-]+", "-", Path(source).stem).strip(".-")
-    limit = f"-{short_count(spec.max_madds)}-madds" if spec.max_madds not in (None, usual_madds) else ""
-    return f"{plain}-{short_count(spec.budget)}{limit}"
+    given = {name: (limit, getattr(spec, limit.key)) for name, limit in LIMITS.items() if name != "parameters"}
+    own = (
+        f"-{limit.short(most)}"
+        for limit, most in given.values()
+        if most is not None and (usual is None or most != getattr(usual, limit.key))
+    )
+    return f"{plain}-{short_count(spec.budget)}{''.join(own)}"
 
 
 def _with_same_images(
@@ -266,7 +275,7 @@ def _named_alike(
     for root in run_folders(folder.root.parent).values():
         facts = read_facts(RunFolder(root))
         if facts is not None and facts.data.fingerprint:
-            names = {_named_after(each, spec, _usual_madds(study)) for each in (study, facts.data.source) if each}
+            names = {_named_after(each, spec, _usual(study)) for each in (study, facts.data.source) if each}
             if root.name in {f"{name}{control}" for name in names}:
                 yield root.name, facts.data
 

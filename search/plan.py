@@ -55,28 +55,21 @@ def survey(spec: StudySpec, shape: DataShape) -> Survey:
     """Draw networks of the study's space to see what it holds.
 
     Raises:
-        SpecError: the budget is less than the smallest network, or the limit on multiply-adds less than it takes; the
-            message names how much that is. Or the space mixes images in a way that they are too small for.
+        SpecError: a limit is less than the smallest network takes; the message names how much that is. Or the space
+            mixes images in a way that they are too small for.
 
     """
     _check_mixes(spec, shape)
     smallest = search_space.smallest(spec.space, shape.task)
-    if num_params(smallest) > spec.budget:
-        raise SpecError(
-            f"a budget of {spec.budget:,} is less than the smallest network of this space, {smallest}, "
-            f"which has {num_params(smallest):,} parameters: give at least --budget {num_params(smallest)}"
-        )
-    madds = num_madds(smallest, shape.size)
-    if spec.max_madds is not None and madds > spec.max_madds:
-        raise SpecError(
-            f"a limit of {spec.max_madds:,} multiply-adds is less than the smallest network of this space, {smallest}, "
-            f"takes: give at least --max-madds {madds}"
-        )
+    for limit, cost, most in spec.limits.costs(smallest, shape.size):
+        if cost > most:
+            raise SpecError(
+                f"a limit of {limit.words(most)} is less than the smallest network of this space, {smallest}, takes "
+                f"({limit.words(cost)}): give at least {limit.flag} {limit.asked(cost)}"
+            )
     trial = search_space.RandomTrial(random.Random(0), spec.space)
     draws = [search_space.suggest(trial, spec.space) for _ in range(SAMPLES)]
-    networks = [
-        search_space.network(draw, spec.space, spec.budget, shape.task, max_madds=spec.max_madds) for draw in draws
-    ]
+    networks = [search_space.network(draw, spec.space, spec.limits, shape.task) for draw in draws]
     recipes = [search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision="fp32") for draw in draws]
     by_madds = sorted(zip(networks, recipes, strict=True), key=lambda drawn: num_madds(drawn[0], shape.size))
     return Survey(

@@ -5,14 +5,21 @@ That of `errors` is in `search.mistakes`.
 Accuracies are shares of 1, times are seconds or ISO 8601. Imports no torch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from search.mistakes import Paired
+from train_core.limits import LIMITS
 from train_core.results import Score
 
 SEARCHING, PROMOTING, UNFINISHED, FINISHED, PROMOTED = "searching", "promoting", "unfinished", "finished", "promoted"
 ARCHIVED = "archived"  # opened from an archive: it can be read, and nothing more is done in it
+
+
+def limits_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The limits of a study, by their keys, from all its values; none where there is none, or it is not known."""
+    return {limit.key: values.get(limit.key) for limit in LIMITS.values()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +66,10 @@ class Run:
     data: str | None = None
     score: Score | None = None  # what its networks are compared by
     budget: int | None = None
-    max_madds: int | None = None  # the limit on multiply-adds; none: also where there is none
+    max_madds: int | None = None  # the limit on multiply-adds; none, here and below: also where there is none
+    max_memory: int | None = None  # bytes
+    max_file: int | None = None  # bytes
+    max_latency: float | None = None  # seconds
     trials: int | None = None  # that have ended
     trials_wanted: int | None = None
     best_short: ShortRun | None = None

@@ -35,6 +35,7 @@ from search.spec import CONTROLS
 from search.trials import TrialRecord, score_of
 from search.trials_table import trials_json
 from train_core.errors import UserError
+from train_core.limits import LIMITS
 from train_core.results import Score
 
 REFRESH_S = 60  # after which a page that is not finished loads itself again
@@ -256,7 +257,7 @@ def _comparable(one: Results, other: Results) -> bool:
     return identities[0] == identities[1]
 
 
-_SAME = ("budget", "max_madds", "data fingerprint", "score", "space.")
+_SAME = (*(limit.key for limit in LIMITS.values()), "data fingerprint", "score", "space.")
 
 
 @cache

@@ -14,7 +14,7 @@ import optuna
 import space as search_space
 from search.drawing import is_used_up
 from search.fidelity import Fidelity, measure, measured_on, standard_error
-from search.formatting import Interval, are, count, duration, limits, mean_and_deviation, percent, short_run
+from search.formatting import Interval, are, count, duration, mean_and_deviation, percent, short_run
 from search.identity import open_study
 from search.promotions import Promotion, diverged_of, finalists, finished, mean_score, refit_of, winner
 from search.run_folder import RunFolder, read_facts
@@ -165,9 +165,9 @@ def headline(results: Results) -> str:
     spec, runs, trials = results.spec, winner(results.promotions), results.complete
     if not runs and not trials:
         stage = "No trial is complete yet" if results.trials else "No trial has ended yet"
-        return f"{stage}: for {spec.data_name} within {limits(spec)}, no network is known so far."
+        return f"{stage}: for {spec.data_name} within {spec.limits}, no network is known so far."
     network = str(runs[0].network) if runs else trials[0].network_words
-    text = f"The best network found for {spec.data_name} within {limits(spec)} is {network}. "
+    text = f"The best network found for {spec.data_name} within {spec.limits} is {network}. "
     if runs:
         return text + _of_full_runs(results, runs)
     reached = scored(percent(score_of(trials[0])), spec.scored_by)

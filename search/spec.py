@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 import tomli_w
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from search.completion import shipped_studies
 from search.errors import SpecError
@@ -18,6 +18,10 @@ from search.published import Published, unknown_network
 from search.scores import UNEQUAL
 from space import Space, bounds_of, choices_of, drawn_regularisers, not_held, parameter_names
 from train_core.datasets import DATASETS
+from train_core.examples import FormatName
+from train_core.footprint import FOOTPRINTS
+from train_core.latency import LatencyModel
+from train_core.limits import LIMITS, Limits
 from train_core.reading import Reading
 from train_core.results import Score
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
@@ -28,6 +32,14 @@ T = TypeVar("T")
 
 def _as_budget(value: object) -> object:
     return _value_error(parse_budget)(value) if isinstance(value, str) else value
+
+
+def _as_bytes(value: object) -> object:
+    return _value_error(parse_bytes)(value) if isinstance(value, str) else value
+
+
+def _as_seconds(value: object) -> object:
+    return _value_error(parse_seconds)(value) if isinstance(value, str) else value
 
 
 def _value_error(parse: Callable[[str], T]) -> Callable[[str], T]:
@@ -143,6 +155,29 @@ class StudySpec(Frozen):
     max_madds: Annotated[int, Field(ge=1, le=10**15), BeforeValidator(_as_budget)] | None = Field(
         default=None, description="largest number of multiply-adds of one forward pass; none: no limit"
     )
+    max_memory: Annotated[int, Field(ge=1, le=10**15), BeforeValidator(_as_bytes)] | None = Field(
+        default=None,
+        description="largest number of bytes of memory that a network's activations take for one image, at its peak, "
+        "in the exported `format`: a text such as 100kB, or a number; none: no limit",
+    )
+    max_file: Annotated[int, Field(ge=1, le=10**15), BeforeValidator(_as_bytes)] | None = Field(
+        default=None,
+        description="largest number of bytes of the model file in the exported `format`: a text such as 250kB, or a "
+        "number; none: no limit",
+    )
+    max_latency: Annotated[float, Field(gt=0, le=3600), BeforeValidator(_as_seconds)] | None = Field(
+        default=None,
+        description="longest time that a network takes for one image on the device that the search trains on, in fp32: "
+        "a text such as 20ms, or a number of seconds; none: no limit",
+    )
+    format: FormatName = Field(
+        default="onnx", description="format of the exported model, for which `max_memory` and `max_file` count"
+    )
+    timed: LatencyModel | None = Field(
+        default=None,
+        description="how long networks take, which `search run` measures once where there is a `max_latency`; in a "
+        "study file of your own: leave it out",
+    )
     trials: Positive = Field(
         default=200, description="total number of trials; run again with a larger number to continue"
     )
@@ -214,6 +249,21 @@ class StudySpec(Frozen):
     published: Published | None = Field(
         default=None, description="what a report printed of the baselines, for `search reproduce`"
     )
+
+    @model_validator(mode="after")
+    def _file_is_known(self) -> Self:
+        if self.max_file is not None and FOOTPRINTS[self.format].file is None:
+            known = ", ".join(name for name, each in FOOTPRINTS.items() if each.file is not None)
+            raise ValueError(
+                f"max_file: how large a {self.format} file is can only be seen from the file: set format to {known}"
+            )
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """The most that a network may cost."""
+        most = {name: getattr(self, limit.key) for name, limit in LIMITS.items()}
+        return Limits(**most, format=self.format, timed=self.timed)
 
     @property
     def data_name(self) -> str:
@@ -389,12 +439,42 @@ def parse_budget(text: str, what: str = "budget") -> int:
     return int(value)
 
 
-def short_count(count: int) -> str:
-    """A count as a short name: 5_000_000 is 5M, 200_000 is 200k, 4_976_426 stays as it is."""
-    for unit, suffix in ((1_000_000, "M"), (1_000, "k")):
-        if count >= unit and count * 10 % unit == 0:
-            return f"{count / unit:g}{suffix}"
-    return str(count)
+BYTES = {"": 1, "b": 1, "k": 1000, "kb": 1000, "kib": 1024, "m": 1000**2, "mb": 1000**2, "mib": 1024**2}
+SECONDS = {"s": Decimal(1), "ms": Decimal("0.001"), "us": Decimal("0.000001")}
+
+
+def parse_bytes(text: str, what: str = "size") -> int:
+    """A number of bytes: `100kB` (1,000 bytes each), `64KiB` (1,024 each), `1.5MB`, `65536`.
+
+    Raises:
+        SpecError: not a positive whole number of bytes.
+
+    """
+    value = _amount(text, BYTES)
+    if value < 1 or value != int(value):
+        raise SpecError(f"{what} {text!r} is no size: write it as 100kB (100,000 bytes), 64KiB (65,536) or 1.5MB")
+    return int(value)
+
+
+def parse_seconds(text: str, what: str = "latency") -> float:
+    """A short time in seconds: `20ms`, `0.5s`, `800us`.
+
+    Raises:
+        SpecError: not a positive time.
+
+    """
+    value = _amount(text, SECONDS)
+    if value <= 0:
+        raise SpecError(f"{what} {text!r} is no time: write it as 20ms, 0.5s or 800us")
+    return float(value)
+
+
+def _amount(text: str, units: Mapping[str, Decimal | int]) -> Decimal:
+    """The number in front of a unit, in units of 1; 0 where there is none."""
+    match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([a-z]*)\s*", text, flags=re.IGNORECASE)
+    if match is None or match[2].lower() not in units:
+        return Decimal(0)
+    return Decimal(match[1].replace("_", "")) * units[match[2].lower()]
 
 
 def _check_annealed(spec: StudySpec, study: str) -> None:

@@ -174,5 +174,5 @@ def enqueue_starts(
 def _made(parameters: Mapping[str, Any], spec: StudySpec, shape: DataShape) -> tuple[ResNetSpec, TrainSpec]:
     """The network and the recipe of a draw; what it lacks is the least of its dimension."""
     draw = search_space.lowest(spec.space) | dict(parameters)
-    network = search_space.network(draw, spec.space, spec.budget, shape.task, max_madds=spec.max_madds)
+    network = search_space.network(draw, spec.space, spec.limits, shape.task)
     return network, search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision="fp32")

@@ -32,6 +32,7 @@ from search.records import (
 )
 from search.scores import marked, named
 from search.trials import TrialRecord, score_of
+from train_core.limits import LIMITS
 from train_core.printable import printable
 from train_core.results import Score
 from train_core.specs import ResNetSpec
@@ -267,8 +268,9 @@ def status_rows(status: Status) -> list[tuple[str, str | Text]]:
     if status.seconds_left is not None:
         by = "" if status.state == "searching" else " of training"
         trials += f"; about {duration(status.seconds_left)}{by} left"
-    limit = f", {status.max_madds:,} multiply-adds" if status.max_madds is not None else ""
-    within = f"budget {status.budget:,} parameters{limit}" if status.budget else "budget not known"
+    most = ((limit, getattr(status, limit.key)) for limit in LIMITS.values())
+    costs = [limit.words(each) for limit, each in most if each is not None]
+    within = f"budget {', '.join(costs)}" if costs else "budget not known"
     source = f"{status.data}, " if status.data else ""
     rows: list[tuple[str, str | Text]] = [
         ("state", Text.assemble(_state(status), f", last touched {ago(_idle(status))}")),

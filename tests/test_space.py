@@ -33,6 +33,7 @@ from space import (
 )
 from tests.support.networks import pyramidnet, wide_resnet
 from train_core.blocks import BlockName
+from train_core.limits import Limits
 from train_core.optimizers import OPTIMIZERS
 from train_core.specs import ResNetSpec, num_madds, num_params
 
@@ -76,7 +77,7 @@ def test_every_draw_fits_every_budget_from_the_smallest_network_up(seed: int, bu
 def test_every_draw_fits_a_limit_on_multiply_adds_too(seed: int, budget: int, share: float) -> None:
     least = num_madds(smallest(Space(), TASK), (32, 32))
     limit = least + int(share * 500_000_000)
-    found = network(suggest(RecordingTrial(seed), Space()), Space(), budget, TASK, max_madds=limit)
+    found = network(suggest(RecordingTrial(seed), Space()), Space(), Limits(budget, madds=limit), TASK)
     assert num_params(found) <= budget
     assert num_madds(found, (32, 32)) <= limit
 
@@ -85,12 +86,12 @@ def test_a_limit_on_multiply_adds_makes_the_network_the_widest_within_it() -> No
     drawn = {**suggest(RecordingTrial(1), Space()), "budget_fraction": 1.0}
     free = network(drawn, Space(), 5_000_000, TASK)
     madds = num_madds(free, (32, 32))
-    assert network(drawn, Space(), 5_000_000, TASK, max_madds=madds) == free
-    limited = network(drawn, Space(), 5_000_000, TASK, max_madds=madds // 2)
+    assert network(drawn, Space(), Limits(5_000_000, madds=madds), TASK) == free
+    limited = network(drawn, Space(), Limits(5_000_000, madds=madds // 2), TASK)
     assert num_params(limited) < num_params(free)
     assert 0.7 * (madds // 2) < num_madds(limited, (32, 32)) <= madds // 2
     with pytest.raises(ValueError, match="at most 5,000,000 parameters and 100 multiply-adds"):
-        network(drawn, Space(), 5_000_000, TASK, max_madds=100)
+        network(drawn, Space(), Limits(5_000_000, madds=100), TASK)
 
 
 @settings(max_examples=40, deadline=None)
@@ -188,7 +189,7 @@ def test_most_draws_are_networks_that_an_engineer_would_try(study: str | None, l
     space, most = (spec.space, spec.max_madds) if spec else (Space(), None)
     trial = RandomTrial(random.Random(0), space)
     draws = [suggest(trial, space) for _ in range(400)]
-    networks = [network(draw, space, 5_000_000, TASK, max_madds=most) for draw in draws]
+    networks = [network(draw, space, Limits(5_000_000, madds=most), TASK) for draw in draws]
     assert sum(map(is_textbook, networks)) / len(networks) >= least
     costs = sorted(num_madds(each, 32) for each in networks)
     assert costs[380] < 6 * costs[20]  # of a hundred draws, the fifth dearest and the fifth cheapest
@@ -411,12 +412,12 @@ def test_a_network_outside_the_space_or_the_budget_has_no_parameters() -> None:
     assert as_parameters(a1, {"sgd_lr": 3.0}, spec.space, spec.budget) is None
     assert as_parameters(a1, {"batch_size": 48}, spec.space, spec.budget) is None
     madds = num_madds(a1, (32, 32))
-    assert as_parameters(a1, {}, spec.space, spec.budget, max_madds=madds - 1) is None
+    assert as_parameters(a1, {}, spec.space, Limits(spec.budget, madds=madds - 1)) is None
     for limit in (madds, 3 * madds):
-        found = as_parameters(a1, {}, spec.space, spec.budget, max_madds=limit)
+        found = as_parameters(a1, {}, spec.space, Limits(spec.budget, madds=limit))
         assert found is not None
         drawn = {**suggest(RecordingTrial(0), spec.space), **found}
-        assert network(drawn, spec.space, spec.budget, TASK, max_madds=limit) == a1
+        assert network(drawn, spec.space, Limits(spec.budget, madds=limit), TASK) == a1
 
 
 def test_each_optimizer_has_its_own_rate_and_decay() -> None:

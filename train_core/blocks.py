@@ -21,6 +21,9 @@ BlockName = Literal[
 ]
 
 
+Opening = Literal["nothing", "norm", "norm-relu"]
+
+
 @dataclass(frozen=True)
 class Convolution:
     """A convolution of a block's branch."""
@@ -56,8 +59,9 @@ class Block:
     convolutions: Callable[[ResNetSpec, int, int], Sequence[Convolution]]  # of the branch, in their order
     norms: Callable[[ResNetSpec, int, int], Sequence[int]]  # channels of each norm of the branch
     uses: frozenset[str]  # the fields of the spec that have an effect in this kind, among those that `OPTIONAL` names
-    excited: Callable[[ResNetSpec, int, int], int] = lambda _spec, _inputs, width: width
-    """Channels that squeeze-and-excitation scales."""
+    opens: Opening = "nothing"  # what the branch does to its input before the first convolution
+    activations: int  # activation functions of the branch and behind the sum, in each block
+    excites: int = -1  # the convolution whose output squeeze-and-excitation scales, by its place in `convolutions`
     narrows: bool = False  # the channels inside are those of the output divided by `expansion`, in `groups`
 
     def build(self, spec: ResNetSpec, inputs: int, width: int, stride: int) -> ResidualBlock:
@@ -104,6 +108,7 @@ BLOCKS: dict[BlockName, Block] = table(
         "basic": Block(
             description="conv-norm-ReLU-conv-norm, add, ReLU",
             module="BasicBlock",
+            activations=2,
             convolutions=_two,
             norms=lambda _spec, _inputs, width: (width, width),
             uses=frozenset({"k2"}),
@@ -111,6 +116,8 @@ BLOCKS: dict[BlockName, Block] = table(
         "preact": Block(
             description="norm and ReLU before each conv",
             module="PreActBlock",
+            activations=2,
+            opens="norm-relu",
             convolutions=_two,
             norms=lambda _spec, inputs, width: (inputs, width),
             uses=_PREACTIVATES | {"k2"},
@@ -118,6 +125,7 @@ BLOCKS: dict[BlockName, Block] = table(
         "bottleneck": Block(
             description="like basic, with three convs: 1x1 to fewer channels, k1 (with the stride), 1x1",
             module="BottleneckBlock",
+            activations=3,
             convolutions=_bottleneck,
             norms=lambda spec, _inputs, width: (width // spec.expansion, width // spec.expansion, width),
             uses=frozenset({"expansion", "groups"}),
@@ -126,6 +134,8 @@ BLOCKS: dict[BlockName, Block] = table(
         "preact-bottleneck": Block(
             description="the same three convs, with norm and ReLU before each",
             module="PreActBottleneckBlock",
+            activations=3,
+            opens="norm-relu",
             convolutions=_bottleneck,
             norms=lambda spec, inputs, width: (inputs, width // spec.expansion, width // spec.expansion),
             uses=_PREACTIVATES | {"expansion", "groups"},
@@ -134,6 +144,8 @@ BLOCKS: dict[BlockName, Block] = table(
         "pyramid": Block(
             description="norm-conv-norm-ReLU-conv-norm, add (Han et al. 2017, arXiv:1610.02915)",
             module="PyramidBlock",
+            activations=1,
+            opens="norm",
             convolutions=_two,
             norms=lambda _spec, inputs, width: (inputs, width, width),
             uses=_NO_LAST_RELU | {"k2"},
@@ -141,6 +153,8 @@ BLOCKS: dict[BlockName, Block] = table(
         "pyramid-bottleneck": Block(
             description="the same with the three convs of a bottleneck",
             module="PyramidBottleneckBlock",
+            activations=2,
+            opens="norm",
             convolutions=_bottleneck,
             norms=lambda spec, inputs, width: (inputs, width // spec.expansion, width // spec.expansion, width),
             uses=_NO_LAST_RELU | {"expansion", "groups"},
@@ -150,10 +164,11 @@ BLOCKS: dict[BlockName, Block] = table(
             description="1x1 conv to more channels, depthwise conv k1 (with the stride), 1x1 conv, add "
             "(Sandler et al. 2018, arXiv:1801.04381)",
             module="InvertedResidualBlock",
+            activations=2,
             convolutions=_inverted,
             norms=lambda spec, inputs, width: (inputs * spec.expansion, inputs * spec.expansion, width),
             uses=frozenset({"final_norm", "expansion"}),
-            excited=lambda spec, inputs, _width: inputs * spec.expansion,
+            excites=1,
         ),
     },
 )

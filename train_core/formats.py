@@ -29,7 +29,7 @@ from train_core.description import Description
 from train_core.device import is_out_of_memory
 from train_core.examples import FormatName
 from train_core.images import draft_side, fit_code
-from train_core.model_files import content_of, damaged, format_of, onnx_network, require
+from train_core.model_files import content_of, damaged, format_of, onnx_network, require, shorten
 from train_core.models import ResNet
 from train_core.quantised import quantised
 from train_core.specs import num_params
@@ -107,6 +107,7 @@ def _as_onnx(model: Deployed, about: Description) -> bytes:
     proto.doc_string = "images: float32 [N, C, H, W], 0 to 255; logits: float32 [N, classes]"
     for node in proto.graph.node:  # where in the source code each came from, with this machine's paths
         del node.metadata_props[:]
+    shorten(proto)
     onnx.helper.set_model_props(proto, about.metadata())
     content: bytes = proto.SerializeToString()
     return content

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from train_core.description import Description
 from train_core.errors import ModelError
 from train_core.examples import FormatName
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From images [N, C, H, W], 0 to 255, to logits [N, classes]."""
@@ -109,3 +112,16 @@ def threads() -> int:
     if wanted.isdecimal() and int(wanted):
         return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def shorten(model: "ModelProto") -> None:
+    """Leave out what is only for readers of the graph: in a small network the names take more than the weights."""
+    graph = model.graph
+    del graph.value_info[:]
+    short = {name: name for name in ("", "images", "logits")}
+    for node in graph.node:
+        node.name = ""
+        for names in (node.input, node.output):
+            names[:] = [short.setdefault(name, str(len(short))) for name in names]
+    for each in graph.initializer:
+        each.name = short.setdefault(each.name, str(len(short)))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from train_core.model_files import shorten
+
 if TYPE_CHECKING:
     from onnx import ModelProto
 
@@ -25,6 +27,8 @@ def quantised(written: bytes, images: NDArray[np.uint8]) -> bytes:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     floats = onnx.load_from_string(written)
+    for number, node in enumerate(floats.graph.node):
+        node.name = str(number)  # nodes are named to leave them out
     with TemporaryDirectory() as folder:
         prepared, file = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
         quant_pre_process(_without_norms(floats), prepared)
@@ -49,26 +53,13 @@ def quantised(written: bytes, images: NDArray[np.uint8]) -> bytes:
     made.producer_name, made.producer_version, made.doc_string = "budget-search", "", floats.doc_string
     del made.metadata_props[:]
     made.metadata_props.extend(floats.metadata_props)
-    _shorten(made)
+    shorten(made)
     domains = {node.domain for node in made.graph.node}
     used = [each for each in made.opset_import if each.domain in domains]
     del made.opset_import[:]
     made.opset_import.extend(used)
     content: bytes = made.SerializeToString()
     return content
-
-
-def _shorten(model: "ModelProto") -> None:
-    """Leave out what is only for readers of the graph: in a small network the names take more than the weights."""
-    graph = model.graph
-    del graph.value_info[:]
-    short = {name: name for name in ("", "images", "logits")}
-    for node in graph.node:
-        node.name = ""
-        for names in (node.input, node.output):
-            names[:] = [short.setdefault(name, str(len(short))) for name in names]
-    for each in graph.initializer:
-        each.name = short.setdefault(each.name, str(len(short)))
 
 
 class _Batches:

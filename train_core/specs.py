@@ -569,7 +569,7 @@ def num_madds(spec: ResNetSpec, side: int | tuple[int, int]) -> int:
 
 def madds_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[int]:
     """Multiply-adds of the stem, of each stage, and of the head."""
-    before_pool = math.prod(_after(each, spec.stem_stride) for each in _height_and_width(side))
+    before_pool = math.prod(_after(each, spec.stem_stride) for each in height_and_width(side))
     parts = [before_pool * spec.in_channels * spec.stem_channels * spec.stem_kernel**2]
     kind = BLOCKS[spec.block]
     sizes = pairwise(sizes_by_part(spec, side))
@@ -606,7 +606,7 @@ def convolves(spec: ResNetSpec, shape: BlockShape) -> bool:
 
 def sizes_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[tuple[int, int]]:
     """Height and width, in pixels, of what the stem and each stage give."""
-    height, width = _height_and_width(side)
+    height, width = height_and_width(side)
     sizes = []
     for stride in (spec.stem_stride * (2 if spec.stem_pool else 1), *spec.strides):
         height, width = _after(height, stride), _after(width, stride)
@@ -614,13 +614,15 @@ def sizes_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[tuple[i
     return sizes
 
 
-def _height_and_width(side: int | tuple[int, int]) -> tuple[int, int]:
+def height_and_width(side: int | tuple[int, int]) -> tuple[int, int]:
+    """Of an image, in pixels: of a square one, both are its side."""
     return (side, side) if isinstance(side, int) else side
 
 
 def _excitation(spec: ResNetSpec, shape: BlockShape) -> int:
     """Parameters of a block's squeeze-and-excitation, and its multiply-adds."""
-    channels = BLOCKS[spec.block].excited(spec, shape.inputs, shape.width)
+    kind = BLOCKS[spec.block]
+    channels = kind.convolutions(spec, shape.inputs, shape.width)[kind.excites].outputs
     return 2 * channels * squeezed(channels, spec.se_reduction)
 
 

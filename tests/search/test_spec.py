@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from search.errors import SpecError
-from search.spec import StudySpec, known_results, load_study, parse_budget, short_count
+from search.spec import StudySpec, known_results, load_study, parse_budget
 from space import Range, Space, as_parameters
+from train_core.limits import short_count
 
 SHIPPED = ("cifar10", "cifar100", "cifar10-small", "digits")
 
@@ -57,7 +58,7 @@ def test_the_default_studies_begin_with_known_networks_of_different_shapes() -> 
     shapes = {(network.widths, network.blocks) for network in spec.baselines.values()}
     assert len(shapes) == len(spec.baselines) == 12
     for name, network in spec.baselines.items():
-        drawn = as_parameters(network, spec.baseline_recipe, spec.space, spec.budget, max_madds=spec.max_madds)
+        drawn = as_parameters(network, spec.baseline_recipe, spec.space, spec.limits)
         assert drawn is not None, name
 
 

@@ -1,0 +1,202 @@
+"""How much memory a network needs for its activations, and how large its file is, in closed form; no torch.
+
+Memory.
+Counted is one image, computed one operation after another in the order of the network's code. A tensor takes memory
+from the operation that makes it to the last one that reads it. Norms and activation functions that follow a convolution
+are a part of it, as in every exported file. The other norms, activation functions, additions and scalings write over
+their first input if nothing else reads it. Weights are not counted (`num_params`), nor is what a runtime takes besides:
+working memory of a convolution, alignment, descriptions of tensors.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from train_core.blocks import BLOCKS, Convolution
+from train_core.examples import FormatName
+from train_core.specs import (
+    BlockShape,
+    ResNetSpec,
+    block_shapes,
+    convolves,
+    height_and_width,
+    in_stage,
+    sizes_by_part,
+    squeezed,
+)
+from train_core.tables import table
+
+
+def peak_activations(spec: ResNetSpec, side: int | tuple[int, int]) -> int:
+    """The most numbers that are in memory at once when the network computes one image, its pixels included.
+
+    `side` is the side of a square image in pixels, or its height and width.
+    """
+    return max(peaks_by_part(spec, side))
+
+
+def peaks_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[int]:
+    """The same of the stem, of each stage, and of the head."""
+    height, width = height_and_width(side)
+    stem_height, stem_width = (math.ceil(each / spec.stem_stride) for each in (height, width))
+    image = spec.in_channels * height * width
+    stem = spec.stem_channels * stem_height * stem_width
+    sizes = sizes_by_part(spec, side)
+    pooled = spec.stem_channels * math.prod(sizes[0]) if spec.stem_pool else 0
+    parts = [max(image + stem, stem + pooled)]
+    for number, (stage, (before, after)) in enumerate(zip(block_shapes(spec), pairwise(sizes), strict=True)):
+        here, peak = in_stage(spec, number), 0
+        places = [(shape, number == place == 0) for place, shape in enumerate(stage)]
+        for shape, is_first in dict.fromkeys(places):
+            entering = math.prod(after if shape.stride == 1 else before)
+            peak = max(peak, *_in_block(here, shape, entering, math.prod(after), is_first))
+        parts.append(peak)
+    features, channels = spec.widths[-1] * math.prod(sizes[-1]), spec.widths[-1]
+    return [*parts, max(features + channels, channels + spec.num_classes)]
+
+
+def _in_block(spec: ResNetSpec, shape: BlockShape, before: int, after: int, is_first: bool) -> Iterator[int]:
+    """Numbers in memory at each operation of a block; pixels `before` and `after` it; `is_first` of the network."""
+    kind, is_identity = BLOCKS[spec.block], shape.inputs == shape.width and shape.stride == 1
+    is_added = is_identity or spec.shortcut != "none"
+    source = shape.inputs * before  # what the shortcut reads
+    kept = source if is_added else 0  # of it, while the branch is computed
+    now = source  # what the branch reads next
+    shares = True  # whether that is the same tensor
+    if kind.opens == "norm-relu" or (kind.opens == "norm" and spec.norm == "batch"):
+        is_shared = kind.opens == "norm-relu" and spec.shortcut_input == "activated" and (is_first or not is_identity)
+        shares = is_shared or not is_added
+        yield source if shares else 2 * source
+    convolutions = kind.convolutions(spec, shape.inputs, shape.width)
+    for place, each in enumerate(convolutions):
+        made = each.outputs * (before if each.before_stride else after)
+        yield now + made + (0 if shares else kept)
+        now, shares = made, not kept
+        if spec.se_reduction and place == range(len(convolutions))[kind.excites]:
+            yield from (kept + now + gate for gate in _gate(spec, each))
+    if is_added and not is_identity:
+        yield from (now + each for each in _in_shortcut(spec, shape, source, after))
+
+
+def _gate(spec: ResNetSpec, excited: Convolution) -> tuple[int, int]:
+    """Numbers of squeeze-and-excitation: the means of the channels and the hidden units, these and the factors."""
+    hidden = squeezed(excited.outputs, spec.se_reduction)
+    return excited.outputs + hidden, hidden + excited.outputs
+
+
+def _in_shortcut(spec: ResNetSpec, shape: BlockShape, source: int, after: int) -> Iterator[int]:
+    """Numbers of the shortcut at each of its operations, the branch's not counted."""
+    made = shape.width * after
+    pools = shape.stride != 1 and (spec.shortcut == "pad" or (spec.shortcut == "max-pool" and shape.stride == 2))
+    if pools:
+        pooled = shape.inputs * after
+        yield source + pooled
+        if convolves(spec, shape) or shape.inputs != shape.width:
+            yield pooled + made
+    else:
+        yield source + made
+
+
+# ------------------------------------------------------------------------------------------------- the exported file
+
+
+CONTENTS = (
+    *("files", "weights", "biases", "norm numbers", "outputs", "excited", "description"),
+    *("convolutions", "with bias", "activations", "norms", "excitations", "additions", "pools", "paddings"),
+)
+"""What is counted of a network to know how large its file is: numbers, then operations."""
+
+
+def contents(spec: ResNetSpec) -> dict[str, int]:
+    """How many of each of `CONTENTS` an exported file of the network holds; norms behind convolutions are in these."""
+    kind, has_norms = BLOCKS[spec.block], spec.norm == "batch"
+    found = dict.fromkeys(CONTENTS, 0)
+
+    def add(**numbers: int) -> None:
+        for name, number in numbers.items():
+            found[name.replace("_", " ")] += number
+
+    def convolution(each: Convolution, has_bias: bool) -> None:
+        bias = each.outputs if has_bias else 0
+        add(convolutions=1, weights=each.parameters, outputs=each.outputs, biases=bias, with_bias=int(has_bias))
+
+    def norm(channels: int) -> None:
+        add(norms=int(has_norms), norm_numbers=channels if has_norms else 0)
+
+    add(files=1, description=_description(spec), pools=int(spec.stem_pool), activations=spec.stem_end == "norm-relu")
+    stem = Convolution(spec.in_channels, spec.stem_channels, spec.stem_kernel)
+    convolution(stem, has_norms and spec.stem_end != "none")
+    for number, stage in enumerate(block_shapes(spec)):
+        here = in_stage(spec, number)
+        for shape in stage:
+            inputs, width, stride = shape
+            convolutions = kind.convolutions(here, inputs, width)
+            behind = len(kind.norms(here, inputs, width)) - (kind.opens != "nothing")
+            for place, each in enumerate(convolutions):
+                convolution(each, has_norms and place < behind)
+            add(activations=kind.activations)
+            if kind.opens != "nothing":
+                norm(inputs)
+            if spec.se_reduction:
+                channels = convolutions[kind.excites].outputs
+                hidden = squeezed(channels, spec.se_reduction)
+                add(excitations=1, weights=2 * channels * hidden, excited=channels + hidden)
+            if convolves(spec, shape):
+                convolution(
+                    Convolution(inputs, width, here.shortcut_kernel), has_norms and spec.shortcut_norm == "after"
+                )
+                if spec.shortcut_norm == "before":
+                    norm(inputs)
+                add(pools=spec.shortcut == "max-pool" and stride == 2)
+            is_identity = inputs == width and stride == 1
+            add(additions=is_identity or spec.shortcut != "none")
+            if spec.shortcut == "pad" and not is_identity:
+                add(pools=stride != 1, paddings=inputs != width)
+    if spec.final_norm:
+        add(activations=1)
+        norm(spec.widths[-1])
+    add(weights=spec.widths[-1] * spec.num_classes, biases=spec.num_classes, outputs=spec.num_classes)
+    return found
+
+
+def _description(spec: ResNetSpec) -> int:
+    """Bytes that a file takes to say what its network is, and which classes it knows, with names of usual length."""
+    return len(spec.model_dump_json()) + 12 * spec.num_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a format makes of a network."""
+
+    number: int  # bytes of an activation
+    file: Mapping[str, float] | None  # bytes of the file for each of `CONTENTS`; none: not known in closed form
+
+
+FOOTPRINTS: dict[FormatName, Footprint] = table(
+    "format",
+    FormatName,
+    {
+        "onnx": Footprint(number=4, file={}),
+        "onnx-int8": Footprint(number=1, file={}),
+        "pt2": Footprint(number=4, file=None),
+        "safetensors": Footprint(number=4, file=None),
+    },
+)
+"""By format, without torch. The bytes of the operations are fitted to files: `python -m benchmarks.file_sizes`."""
+
+FILE_ERROR = 0.02
+"""No file is larger than the closed form says by more than this share of it."""
+
+
+def file_size(spec: ResNetSpec, fmt: FormatName) -> float:
+    """Bytes of the exported file, within `FILE_ERROR`.
+
+    Raises:
+        ValueError: of this format it is not known before the file is written.
+
+    """
+    file = FOOTPRINTS[fmt].file
+    if file is None:
+        raise ValueError(f"how large a {fmt} file is can only be seen from the file")
+    return sum(file.get(name, 0) * number for name, number in contents(spec).items())

@@ -1,0 +1,168 @@
+"""What a network may cost where it will run: one record for each limit. No torch.
+
+A limit has a closed form, so `space.network` solves the width that stays within all of them. To add one, name it in
+`LimitName`, give it a record here, a field in `Limits` and a key in the study file.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from train_core.examples import FormatName
+from train_core.footprint import FILE_ERROR, FOOTPRINTS, file_size, peak_activations
+from train_core.latency import LatencyModel
+from train_core.specs import ResNetSpec, num_madds, num_params
+from train_core.tables import table
+
+LimitName = Literal["parameters", "madds", "memory", "file", "latency"]
+Size = tuple[int, int]
+Cost = Callable[[ResNetSpec], float]
+
+
+class Limits(NamedTuple):
+    """The most that a network may cost, and what of its place decides that; none: no limit."""
+
+    parameters: int
+    madds: int | None = None
+    memory: int | None = None  # bytes
+    file: int | None = None  # bytes
+    latency: float | None = None  # seconds
+    format: FormatName = "onnx"  # of the exported file: it says how large numbers are
+    timed: LatencyModel | None = None  # how long networks take on this machine; needed where there is a latency
+
+    @classmethod
+    def of(cls, budget: "int | Limits") -> "Limits":
+        """A number alone is one of parameters."""
+        return budget if isinstance(budget, Limits) else cls(budget)
+
+    def bounds(self, size: Size) -> list["Bound"]:
+        """Each limit, for images of this size (height, width)."""
+        return [Bound(limit.of(self, size), most, limit) for limit, most in self._set()]
+
+    def fits(self, network: ResNetSpec, size: Size) -> bool:
+        """Whether a network is within all of them."""
+        return all(each.holds(network) for each in self.bounds(size))
+
+    def over(self, network: ResNetSpec, size: Size) -> "Limit | None":
+        """The first of them that a network is not within."""
+        return next((limit for limit, most in self._set() if limit.of(self, size)(network) > most), None)
+
+    def costs(self, network: ResNetSpec, size: Size) -> Iterator[tuple["Limit", float, float]]:
+        """Each limit, what the network costs by it, and the most that it may."""
+        return ((limit, limit.of(self, size)(network), most) for limit, most in self._set())
+
+    def _set(self) -> list[tuple["Limit", float]]:
+        given = ((limit, getattr(self, name)) for name, limit in LIMITS.items())
+        return [(limit, most) for limit, most in given if most is not None]
+
+    def __str__(self) -> str:
+        """In words: `5,000,000 parameters, 300,000,000 multiply-adds and 100 kB of memory`."""
+        words = [limit.words(most) for limit, most in self._set()]
+        return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+class Bound(NamedTuple):
+    """What a network costs, and the most that it may."""
+
+    cost: Cost
+    most: float
+    limit: "Limit"
+
+    def holds(self, network: ResNetSpec) -> bool:
+        """Whether the network costs no more."""
+        return self.cost(network) <= self.most
+
+    def share(self, fraction: float, least: ResNetSpec) -> "Bound":
+        """The bound on a network that takes this share of it, but at least what `least` costs."""
+        return self._replace(most=max(fraction * self.most, self.cost(least))) if self.limit.is_shared else self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """One kind of limit."""
+
+    key: str  # in study files
+    flag: str  # of `search run`
+    of: Callable[[Limits, Size], Cost]  # how a network's cost is computed
+    words: Callable[[float], str]  # an amount
+    short: Callable[[float], str]  # an amount in the name of a run
+    asked: Callable[[float], str]  # the least amount that a flag would have to give
+    is_shared: bool = False
+    """`budget_fraction` takes a share of it. Not so where networks of many widths cost the same: a drawn share would
+    then not say which network it is."""
+    grows_with_depth: bool = True  # each block adds to it
+
+
+def _predicted(limits: Limits, size: Size) -> Cost:
+    timed = limits.timed
+    if timed is None:
+        raise ValueError("a limit on latency needs a model of this machine's latency")
+    return lambda spec: timed.at_most(spec, size)
+
+
+def short_count(count: float) -> str:
+    """A count as a short name: 5_000_000 is 5M, 200_000 is 200k, 4_976_426 stays as it is."""
+    for unit, suffix in ((1_000_000, "M"), (1_000, "k")):
+        if count >= unit and count * 10 % unit == 0:
+            return f"{count / unit:g}{suffix}"
+    return str(count)
+
+
+def bytes_in_words(number: float) -> str:
+    """As in `100 kB`, of 1,000 bytes each, or `1.5 MB`."""
+    for unit, name in ((1e6, "MB"), (1e3, "kB")):
+        if number >= unit:
+            return f"{number / unit:.4g} {name}"
+    return f"{math.ceil(number)} bytes"
+
+
+LIMITS: dict[LimitName, Limit] = table(
+    "limit",
+    LimitName,
+    {
+        "parameters": Limit(
+            key="budget",
+            flag="--budget",
+            of=lambda _limits, _size: num_params,
+            words=lambda most: f"{most:,} parameters",
+            short=short_count,
+            is_shared=True,
+            asked=lambda most: str(math.ceil(most)),
+        ),
+        "madds": Limit(
+            key="max_madds",
+            flag="--max-madds",
+            of=lambda _limits, size: lambda spec: num_madds(spec, size),
+            words=lambda most: f"{most:,} multiply-adds",
+            short=lambda most: f"{short_count(most)}-madds",
+            is_shared=True,
+            asked=lambda most: str(math.ceil(most)),
+        ),
+        "memory": Limit(
+            key="max_memory",
+            flag="--max-memory",
+            of=lambda limits, size: lambda spec: FOOTPRINTS[limits.format].number * peak_activations(spec, size),
+            words=lambda most: f"{bytes_in_words(most)} of memory",
+            short=lambda most: f"{bytes_in_words(most).replace(' ', '')}-memory",
+            grows_with_depth=False,
+            asked=lambda most: str(math.ceil(most)),
+        ),
+        "file": Limit(
+            key="max_file",
+            flag="--max-file",
+            of=lambda limits, _size: lambda spec: (1 + FILE_ERROR) * file_size(spec, limits.format),
+            words=lambda most: f"{bytes_in_words(most)} of model file",
+            short=lambda most: f"{bytes_in_words(most).replace(' ', '')}-file",
+            asked=lambda most: str(math.ceil(most)),
+        ),
+        "latency": Limit(
+            key="max_latency",
+            flag="--max-latency",
+            of=_predicted,
+            words=lambda most: f"{1000 * most:.3g} ms an image",
+            short=lambda most: f"{1000 * most:g}ms",
+            asked=lambda most: f"{math.ceil(1e5 * most) / 100:g}ms",
+        ),
+    },
+)
