@@ -62,6 +62,9 @@ DeployedAs = Annotated[
     str | None,
     typer.Option("--format", help=f"Format that memory and file are counted for: {', '.join(FORMAT_NAMES)}."),
 ]
+Target = Annotated[
+    str | None, typer.Option(help="Device that sets limits: arduino-nano-33-ble, esp32-s3, ..., or a .toml file.")
+]
 Data = Annotated[
     str | None, typer.Option(help=f"{', '.join(DATASETS)}, or a folder, table, archive or .npz file of images.")
 ]
@@ -124,6 +127,7 @@ def run(
     max_file: FileSize = None,
     max_latency: Latency = None,
     deployed_as: DeployedAs = None,
+    target: Target = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a short run.")] = None,
     images: Annotated[
@@ -178,7 +182,7 @@ def run(
     from search.session import Placement
 
     flags = _given(
-        **_limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as),
+        **_limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as, target),
         trials=trials,
         epochs=epochs,
         short_run_images=images,
@@ -209,6 +213,7 @@ def auto(
     max_file: FileSize = None,
     max_latency: Latency = None,
     deployed_as: DeployedAs = None,
+    target: Target = None,
     data: Data = None,
     size: Sized = None,
     fit: Fitted = None,
@@ -238,7 +243,7 @@ def auto(
     from search.session import Placement
 
     flags = _given(
-        **_limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as),
+        **_limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as, target),
         data=data,
         **_data_flags(size, fit, group, skip_broken, no_test),
         seed=seed,
@@ -665,6 +670,7 @@ def count(
     max_file: FileSize = None,
     max_latency: Latency = None,
     deployed_as: DeployedAs = None,
+    target: Target = None,
     data: Data = None,
     size: Sized = None,
 ) -> None:
@@ -672,7 +678,7 @@ def count(
     from search import api
     from search.terminal import tell
 
-    limits = _limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as) | _given(data=data)
+    limits = _limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as, target) | _given(data=data)
     for line in api.count(study, limits | _given(reading=_given(size=size) or None)):
         tell(line)
 
@@ -790,7 +796,13 @@ def _outside_trouble(error: Exception) -> str | None:
 
 
 def _limit_flags(
-    budget: str | None, madds: str | None, memory: str | None, file: str | None, latency: str | None, fmt: str | None
+    budget: str | None,
+    madds: str | None,
+    memory: str | None,
+    file: str | None,
+    latency: str | None,
+    fmt: str | None,
+    target: str | None,
 ) -> dict[str, Any]:
     """The flags that were given of what a network may cost, and where."""
     from search.spec import parse_budget, parse_bytes, parse_seconds
@@ -805,6 +817,7 @@ def _limit_flags(
         max_file=parsed(file, parse_bytes, "--max-file"),
         max_latency=parsed(latency, parse_seconds, "--max-latency"),
         format=fmt,
+        target=target,
     )
 
 

@@ -174,7 +174,17 @@ def agreed_precision(study: optuna.Study, measure: Callable[[], Precision]) -> P
 
 def _identity(spec: StudySpec, shape: DataShape) -> dict[str, Any]:
     """All that makes two trials of a study comparable; the space by its dimensions."""
-    others = {"trials", "promote", "baselines", "baseline_recipe", "portfolio", "learn_from", "data", "published"}
+    others = {
+        "trials",
+        "promote",
+        "baselines",
+        "baseline_recipe",
+        "portfolio",
+        "learn_from",
+        "data",
+        "published",
+        "target",
+    }
     values = spec.model_dump(mode="json", exclude=others)
     dimensions = values.pop("space")
     del values["short_run_images"]

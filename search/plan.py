@@ -64,8 +64,8 @@ def survey(spec: StudySpec, shape: DataShape) -> Survey:
     for limit, cost, most in spec.limits.costs(smallest, shape.size):
         if cost > most:
             raise SpecError(
-                f"a limit of {limit.words(most)} is less than the smallest network of this space, {smallest}, takes "
-                f"({limit.words(cost)}): give at least {limit.flag} {limit.asked(cost)}"
+                f"a limit of {limit.words(most)} is less than the smallest network of this space, {smallest}, takes: "
+                f"{limit.words(cost)}; give at least {limit.flag} {limit.asked(cost)}"
             )
     trial = search_space.RandomTrial(random.Random(0), spec.space)
     draws = [search_space.suggest(trial, spec.space) for _ in range(SAMPLES)]

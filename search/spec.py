@@ -16,6 +16,7 @@ from search.errors import SpecError
 from search.ladder import FAMILIES, Rung, parse_ladder
 from search.published import Published, unknown_network
 from search.scores import UNEQUAL
+from search.targets import limits_at
 from space import Space, bounds_of, choices_of, drawn_regularisers, not_held, parameter_names
 from train_core.datasets import DATASETS
 from train_core.examples import FormatName
@@ -170,6 +171,11 @@ class StudySpec(Frozen):
         description="longest time that a network takes for one image on the device that the search trains on, in fp32: "
         "a text such as 20ms, or a number of seconds; none: no limit",
     )
+    target: str = Field(
+        default="",
+        description="device that the model is for, by its name or as a .toml file: it sets those of these limits, and "
+        "`format`, that the study file leaves out ([devices](devices.md#targets)); empty: none",
+    )
     format: FormatName = Field(
         default="onnx", description="format of the exported model, for which `max_memory` and `max_file` count"
     )
@@ -317,7 +323,7 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
         SpecError: no such study, not TOML, an unknown key, a value out of range.
 
     """
-    values = _read(study_path(study))
+    values = _with_target(_read(study_path(study)), flags)
     for key, value in flags.items():
         table = values.get(key)
         values[key] = table | value if isinstance(value, dict) and isinstance(table, dict) else value
@@ -342,6 +348,13 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
     if spec.phases.architecture and (outside := not_held(spec.baseline_recipe, spec.space)):
         raise SpecError(f"study {study}: space.{outside} does not hold the baseline recipe's: widen it, or change that")
     return spec
+
+
+def _with_target(values: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a study file with what its target allows; a target among the flags goes before the file's keys."""
+    if "target" in flags:
+        return {**values, **limits_at(flags["target"])}
+    return {**limits_at(values["target"]), **values} if values.get("target") else values
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def test_imports_run_one_way(room: str) -> None:
 def test_the_space_takes_only_the_specs_from_the_trainer() -> None:
     """The specs, and the tables that they are made of; none of them needs torch."""
     ours = {name.rsplit(".", 1)[0] for name in imported(ROOT / "space.py") if name.startswith("train_core")}
-    assert ours == {"train_core.specs", "train_core.blocks", "train_core.mix", "train_core.optimizers"}
+    assert ours == {f"train_core.{name}" for name in ("specs", "blocks", "limits", "mix", "optimizers")}
 
 
 def test_only_the_space_suggests() -> None:
@@ -144,9 +144,9 @@ def test_no_test_imports_another() -> None:
 
 LAYERS = {
     "foundations": "errors streams version completion interrupt storage run_folder optuna_access trials ladder "
-    "published scores spec data_shape formatting citation uncertainty recipe_words markup",
+    "published scores spec targets data_shape formatting citation uncertainty recipe_words markup",
     "study": "checkpoints between forecast heartbeat retries pruner sampling drawing starts listing identity study "
-    "trainer plan session night",
+    "trainer plan session night timing",
     "full runs": "loggers long_run promotions promoter reproducer fidelity learning mistakes",
     "export": "quantisation card export predict",
     "view": "terminal bars answers trial_lines colours results cautions records rows inspection elsewhere comparison "

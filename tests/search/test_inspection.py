@@ -189,6 +189,9 @@ def test_status_of_a_search_that_died(search: Search) -> None:
         "always_largest": 0.75,
         "budget": 20000,
         "max_madds": 1_000_000,
+        "max_memory": None,
+        "max_file": None,
+        "max_latency": None,
         "trials": 5,
         "trials_wanted": 6,
         "best_short": {

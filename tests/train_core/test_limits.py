@@ -30,7 +30,7 @@ def test_every_draw_is_within_every_limit_and_no_wider_network_is(name: str) -> 
     generator, space, limits = random.Random(0), Space(), TIGHT[name]
     used = []
     for _ in range(30):
-        draw = suggest(RandomTrial(generator, space), space) | {"budget_fraction": 1.0}
+        draw = {**suggest(RandomTrial(generator, space), space), "budget_fraction": 1.0}
         found = network(draw, space, limits, TASK)
         assert limits.fits(found, TASK.size)
         shares = [cost / most for _, cost, most in limits.costs(found, TASK.size)]
