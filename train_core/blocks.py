@@ -60,7 +60,8 @@ class Block:
     norms: Callable[[ResNetSpec, int, int], Sequence[int]]  # channels of each norm of the branch
     uses: frozenset[str]  # the fields of the spec that have an effect in this kind, among those that `OPTIONAL` names
     opens: Opening = "nothing"  # what the branch does to its input before the first convolution
-    activations: int  # activation functions of the branch and behind the sum, in each block
+    activations: int  # ReLUs of the branch and behind the sum, in each block
+    clips: int = 0  # ReLU6s
     excites: int = -1  # the convolution whose output squeeze-and-excitation scales, by its place in `convolutions`
     narrows: bool = False  # the channels inside are those of the output divided by `expansion`, in `groups`
 
@@ -164,7 +165,8 @@ BLOCKS: dict[BlockName, Block] = table(
             description="1x1 conv to more channels, depthwise conv k1 (with the stride), 1x1 conv, add "
             "(Sandler et al. 2018, arXiv:1801.04381)",
             module="InvertedResidualBlock",
-            activations=2,
+            activations=0,
+            clips=2,
             convolutions=_inverted,
             norms=lambda spec, inputs, width: (inputs * spec.expansion, inputs * spec.expansion, width),
             uses=frozenset({"final_norm", "expansion"}),

@@ -2,9 +2,12 @@ import random
 
 import pytest
 
+from benchmarks.file_sizes import drawn, exported
 from search.spec import StudySpec
 from space import RandomTrial, Space, Task, network, suggest
-from train_core.footprint import FILE_ERROR, file_size, peak_activations
+from train_core.examples import FormatName
+from train_core.footprint import FILE_ERROR, FOOTPRINTS, file_size, peak_activations
+from train_core.formats import check_installed
 from train_core.latency import WORKLOAD, LatencyModel, fitted, workload
 from train_core.limits import LIMITS, Limits
 from train_core.specs import ResNetSpec, num_madds, num_params
@@ -136,3 +139,11 @@ def test_workload_counts_all_multiply_adds_of_convolutions() -> None:
 def test_a_wider_network_never_takes_less() -> None:
     spec = ResNetSpec(widths=(16, 32), blocks=(2, 2))
     assert TIMED.predict(spec, 32) < TIMED.predict(spec.model_copy(update={"widths": (24, 32)}), 32)
+
+
+@pytest.mark.parametrize("fmt", [fmt for fmt, each in FOOTPRINTS.items() if each.file is not None])
+@pytest.mark.parametrize("seed", [100, 101, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(102, 120))])
+def test_files_are_as_large_as_the_closed_form_says(fmt: FormatName, seed: int) -> None:
+    check_installed(fmt)
+    spec, side = drawn(seed)
+    assert len(exported(spec, side, fmt)) == pytest.approx(file_size(spec, fmt), rel=FILE_ERROR)
