@@ -1,6 +1,6 @@
-"""What the networks of runs lose in int8: each full run is quantised as `search export --format onnx-int8` does it.
+"""What the networks of runs lose in int8: each full run is quantised as `search export` does it.
 
-    python -m benchmarks.int8 runs/digits-20k runs/photos
+    python -m benchmarks.int8 runs/digits-20k runs/photos --format tflite-int8
 
 prints a line for each full run: the validation accuracy in float32, the points that int8 loses, sizes and latencies.
 """
@@ -22,16 +22,17 @@ from train_core.formats import FORMATS
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run that has full runs")
-    form = FORMATS["onnx-int8"]
-    assert form.calibrate is not None
-    for root in parser.parse_args().runs:
+    parser.add_argument("--format", default="onnx-int8", choices=[name for name, each in FORMATS.items() if each.int8])
+    arguments = parser.parse_args()
+    form = FORMATS[arguments.format]
+    for root in arguments.runs:
         folder = RunFolder(root)
         data = load(load_study(str(folder.study_file), {}))
         for run in finished(folder):
             promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit)
             about = Description.of(run.network, data, "a benchmark")
             written = form.write(deployed(trained(run, promotion).final_model, about), about)
-            _, found = quantise(written, form.calibrate, data, CALIBRATION)
+            _, found = quantise(written, arguments.format, data, CALIBRATION)
             print(
                 f"{folder.name}  {run.network}  {run.parameters:,} parameters, seed {run.seed}: "
                 f"{100 * found.floats.accuracy:.2f} % of {found.images}, loses {100 * found.lost:+.2f} points, "

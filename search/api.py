@@ -121,7 +121,7 @@ def export(
     known = next((name for name in FORMATS if name == fmt), None)
     if known is None:
         raise SpecError(f"--format {fmt!r} is unknown: give one of {', '.join(FORMATS)}")
-    check_calibration(known, FORMATS[known].calibrate is not None, calibration)
+    check_calibration(known, calibration)
     check_installed(known)
     folder = ref.find()
     check_trainable(folder)
@@ -133,7 +133,7 @@ def export(
     try:
         images = _images_of(folder, spec, study, data)
     except (DataError, RunError) as error:
-        if listing is None or data is not None or FORMATS[known].calibrate is not None:
+        if listing is None or data is not None or FORMATS[known].int8 is not None:
             raise
         check(study, spec, listing.shape, folder)  # all but the images
         say(f"the file is tried on random pixels, not on validation images: {error}")

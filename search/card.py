@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -44,6 +44,7 @@ class Exported:
     images: int  # that they were compared on
     kind: str = "validation image"  # what each of these is
     quantised: Quantised | None = None  # of a file in int8: what it loses
+    facts: Mapping[str, str] = field(default_factory=dict)  # more rows about the file
     mistakes: Sequence[Mistakes] = ()  # what this model gets wrong, on validation and on test, as far as it is stored
 
     @property
@@ -90,16 +91,18 @@ def _use(exported: Exported) -> str:
 
 def _model(exported: Exported) -> Iterator[tuple[str, str]]:
     about, run = exported.about, exported.run
-    shape = f"[N, {about.channels}, {about.height}, {about.width}]"
+    form = FORMATS[exported.format]
+    sizes = {"channels": about.channels, "height": about.height, "width": about.width, "classes": len(about.classes)}
     yield "file", f"`{exported.file.name}`, {exported.size:,} bytes"
-    yield "input", f"`images`, float32 {shape}, 0 to 255, any N; the normalisation is inside"
-    yield "output", f"`logits`, float32 [N, {len(about.classes)}]; their softmax are probabilities"
+    yield from exported.facts.items()
+    yield "input", form.takes.format(**sizes)
+    yield "output", form.gives.format(**sizes)
     yield "network", str(run.network)
     yield "parameters", f"{run.parameters:,}, all trainable; the budget was {exported.spec.budget:,}"
     yield "multiply-adds", f"{run.multiply_adds:,} for an image"
     averaged = f"the average over the run (decay {run.recipe.ema_decay:g} a step)"
     yield "weights", averaged if run.recipe.ema_decay else "those after the last step"
-    arithmetic = "fp32" if exported.quantised is None else "int8 weights, uint8 activations; logits in fp32"
+    arithmetic = "fp32" if form.int8 is None else form.int8.arithmetic
     yield "arithmetic", f"{arithmetic}; trained and scored in {run.recipe.precision}"
     images = f"{count(exported.images, exported.kind)} in fp32"
     whose = "logits" if exported.quantised is None else "before it was quantised, its logits"
@@ -166,8 +169,8 @@ def _words(exported: Exported) -> str:
 
 def _quantised(exported: Exported) -> str:
     """What a file in int8 loses."""
-    found = exported.quantised
-    if found is None:
+    found, form = exported.quantised, FORMATS[exported.format]
+    if found is None or form.int8 is None or form.runtime is None:
         return ""
     rows = (
         (name, f"{each.size:,} bytes", percent(each.accuracy), f"{1000 * each.latency:.3f} ms")
@@ -175,9 +178,9 @@ def _quantised(exported: Exported) -> str:
     )
     heads = ("file", "size", f"right on {count(found.images, 'validation image')}", "latency")
     text = (
-        "## What int8 loses\n\nAll other numbers in this card are those of the float32 model. Its weights were rounded "
-        "to int8, with one scale for each output channel, and its activations to uint8, with ranges from "
-        f"{count(found.calibrated_on, 'training image')}. Both files, computed by onnxruntime on the CPU:\n\n"
+        "## What int8 loses\n\nAll other numbers in this card are those of the float32 model. "
+        f"{form.int8.rounding}, with ranges from {count(found.calibrated_on, 'training image')}. Both files, computed "
+        f"by {form.runtime.name} on the CPU:\n\n"
         f"{_table(iter(rows), *heads)}\n"
         f"The int8 file loses {100 * found.lost:.2f} points on validation; on test it was not measured. The latency is "
         "that of one image on one thread of the machine that exported it: the median of 50, after 10 others.\n\n"

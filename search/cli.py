@@ -365,7 +365,7 @@ def export(
     ] = None,
     format: Annotated[str, typer.Option(help=", ".join(FORMAT_NAMES))] = "onnx",  # noqa: A002  # the flag
     calibration: Annotated[
-        int | None, typer.Option(min=1, help="Training images that onnx-int8 is calibrated on; default: 300.")
+        int | None, typer.Option(min=1, help="Training images that an int8 file is calibrated on; default: 300.")
     ] = None,
     data: MovedData = None,
     storage: Storage = None,

@@ -25,6 +25,7 @@ from train_core.examples import FormatName
 from train_core.files import written_whole
 from train_core.formats import FORMATS, example
 from train_core.model_files import suffix_of
+from train_core.runtimes import without_native_messages
 from train_core.state import TrainState
 
 COMPARED = 100  # validation images, at most, that a new file is tried on
@@ -81,10 +82,11 @@ def export_model(
         ModelError: the file would compute something else, or its format needs images and there are none.
 
     """
-    calibrate = FORMATS[fmt].calibrate
-    if calibrate is not None and isinstance(data, Listing):
+    form = FORMATS[fmt]
+    if form.int8 is not None and isinstance(data, Listing):
         raise ModelError(
-            f"{fmt} files are calibrated on training images: say where they are with --data, or take --format onnx"
+            f"{fmt} files are calibrated on training images: say where they are with --data, or take --format "
+            f"{form.int8.float_format}"
         )
     promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit)
     state = trained(run, promotion)
@@ -95,13 +97,13 @@ def export_model(
         kind, images = "validation image", data.val.images[:COMPARED]
         seen = data.with_validation_in_training() if run.refit else data
     about = Description.of(run.network, seen, _origin(folder, run))
-    written = FORMATS[fmt].write(deployed(state.final_model, about), about)
+    written = form.write(deployed(state.final_model, about), about)
     logits = _logits(state, seen, images)
-    difference = _difference(logits, written, fmt, images)
+    difference = _difference(logits, written, fmt if form.int8 is None else form.int8.float_format, images)
     quantised: Quantised | None = None
-    if calibrate is not None:
-        written, quantised = quantise(written, calibrate, data, calibration)
-        logits = FORMATS[fmt].load_elsewhere(written)(images.permute(0, 3, 1, 2).float().contiguous())
+    if form.int8 is not None:
+        written, quantised = quantise(written, fmt, data, calibration)
+        logits = form.load_elsewhere(written)(images.permute(0, 3, 1, 2).float().contiguous())
     _check_example(about, written, fmt, images[0], logits[0].softmax(dim=0))
 
     file = folder.exported(promotion, fmt)
@@ -126,6 +128,7 @@ def export_model(
         images=len(images),
         kind=kind,
         quantised=quantised,
+        facts=form.facts(written),
         mistakes=_mistakes(folder, run),
     )
     write_text(exported.card, model_card(exported))
@@ -212,7 +215,7 @@ def _check_example(
         file.write_bytes(written)
         Image.fromarray(image.squeeze(-1).numpy()).save(picture)
         printed = StringIO()
-        with redirect_stdout(printed):
+        with redirect_stdout(printed), without_native_messages():
             exec(example(fmt, about, str(file), str(picture)), {"__name__": "example"})
     first, _, share = (printed.getvalue().splitlines() or [""])[0].rpartition(" ")
     best = probabilities.max().item()

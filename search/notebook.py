@@ -120,7 +120,7 @@ class SearchResult:
         """Write the best model, or that of a trial, as one file, and its card beside it; returns the file's path.
 
         `data` is where the images of the run are now, if they were moved; `calibration`, how many of
-        them onnx-int8 is calibrated on.
+        them a file in int8 is calibrated on.
 
         Raises:
             UserError: the user can fix it, such as a missing package; the message says how.

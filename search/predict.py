@@ -25,7 +25,7 @@ from pydantic import Field
 from search.errors import DataError
 from train_core.description import Description
 from train_core.images import SUFFIXES, decode, read_header, why, with_channels
-from train_core.model_files import format_of, read_onnx
+from train_core.model_files import RUNTIMES, format_of, read_without_torch
 from train_core.printable import printable
 from train_core.specs import Frozen
 
@@ -78,14 +78,15 @@ class Model:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The model in a file; one in ONNX is read and used without torch, which takes seconds to import.
+        """The model in a file; where its runtime needs no torch, none is imported, which takes seconds.
 
         Raises:
             ModelError: it cannot be read.
 
         """
-        if format_of(path) in ("onnx", "onnx-int8"):
-            about, logits = read_onnx(path)
+        fmt = format_of(path)
+        if fmt in RUNTIMES:
+            about, logits = read_without_torch(path, *RUNTIMES[fmt])
 
             def probabilities(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
                 answers = logits(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32))

@@ -1,7 +1,6 @@
 """What a model loses when it is written in int8: both files answer the same validation images."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
@@ -12,7 +11,9 @@ from numpy.typing import NDArray
 from search.errors import ModelError, SpecError
 from search.formatting import count, percent
 from train_core.data import Split, TrainingData
-from train_core.model_files import Logits, onnx_network
+from train_core.examples import FormatName
+from train_core.formats import FORMATS
+from train_core.runtimes import Logits
 
 CALIBRATION = 300  # training images, if the user asks for no other number
 ACCEPTED = 0.005  # a loss of accuracy above it is warned of
@@ -22,9 +23,9 @@ WARM_UP, TIMED = 10, 50  # answers for the latency
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A file, as onnxruntime computes it on the CPU of this machine."""
+    """A file, as its runtime computes it on the CPU of this machine."""
 
-    size: int  # in bytes
+    size: int  # in bytes, of what a device stores
     accuracy: float  # on the validation images
     latency: float  # seconds from one image to its logits: the median, on one thread
 
@@ -37,6 +38,7 @@ class Quantised:
     int8: Measured
     calibrated_on: int  # training images
     images: int  # validation images
+    float_format: FormatName = "onnx"
 
     @property
     def lost(self) -> float:
@@ -51,7 +53,7 @@ class Quantised:
         return (
             f"the int8 file loses {100 * self.lost:.2f} points of validation accuracy, more than {100 * ACCEPTED:g}: "
             f"calibrate it on more images (--calibration {max(1000, 2 * self.calibrated_on)}), promote and export "
-            "another trial (--trial), or use the float file (--format onnx)"
+            f"another trial (--trial), or use the float file (--format {self.float_format})"
         )
 
     def __str__(self) -> str:
@@ -62,54 +64,60 @@ class Quantised:
         )
 
 
-def quantise(
-    written: bytes, calibrate: Callable[[bytes, NDArray[np.uint8]], bytes], data: TrainingData, number: int
-) -> tuple[bytes, Quantised]:
-    """The file in int8, made from one in float32 on about `number` training images, and how both do on validation.
+def quantise(written: bytes, fmt: FormatName, data: TrainingData, number: int) -> tuple[bytes, Quantised]:
+    """The file of a format in int8, made from one in float32 on about `number` training images, and how both do.
 
-    Of each class the calibration images are the same share, but at least one. They are the same in each call.
+    Of each class the calibration images are the same share, but at least one. They are the same in each call. Both
+    files are measured on the validation images.
 
     Raises:
         ModelError: the file in int8 is not half as often right as the other one.
 
     """
+    how = FORMATS[fmt].int8
+    assert how is not None
     chosen = data.train.subset(min(1.0, number / len(data.train)), seed=0)
-    quantised = calibrate(written, data.train.images[chosen].cpu().numpy())
+    quantised = how.calibrate(written, data.train.images[chosen].cpu().numpy())
     found = Quantised(
-        floats=measured(written, data.val),
-        int8=measured(quantised, data.val),
+        floats=measured(written, how.float_format, data.val),
+        int8=measured(quantised, fmt, data.val),
         calibrated_on=len(chosen),
         images=len(data.val),
+        float_format=how.float_format,
     )
     if found.int8.accuracy < found.floats.accuracy / 2:
         raise ModelError(
             f"the int8 file would be right on {percent(found.int8.accuracy)} of the validation images, the float file "
-            f"is on {percent(found.floats.accuracy)}; it was not written: take --format onnx, or another --trial"
+            f"is on {percent(found.floats.accuracy)}; it was not written: take --format {how.float_format}, or another "
+            "--trial"
         )
     return quantised, found
 
 
-def measured(written: bytes, split: Split) -> Measured:
-    """The size, the accuracy on a split, and the latency of an ONNX file."""
-    _, network = onnx_network(written, torch.get_num_threads())
+def measured(written: bytes, fmt: FormatName, split: Split) -> Measured:
+    """The size, the accuracy on a split, and the latency of a file that its runtime computes without torch."""
+    runtime = FORMATS[fmt].runtime
+    assert runtime is not None
+    _, network = runtime.network(written, torch.get_num_threads())
     right = 0
     for start in range(0, len(split), BATCH):
         answers = network(_as_input(split.images[start : start + BATCH]))
         right += int((answers.argmax(axis=1) == split.labels[start : start + BATCH].cpu().numpy()).sum())
-    _, alone = onnx_network(written, 1)
+    _, alone = runtime.network(written, 1)
     latency = _latency(alone, _as_input(split.images[:1]))
-    return Measured(size=len(written), accuracy=right / len(split), latency=latency)
+    return Measured(size=len(runtime.stored(written)), accuracy=right / len(split), latency=latency)
 
 
-def check_calibration(fmt: str, is_calibrated: bool, number: int | None) -> None:
+def check_calibration(fmt: FormatName, number: int | None) -> None:
     """Check that calibration images are only asked for where the format takes some.
 
     Raises:
         SpecError: they are not.
 
     """
-    if number is not None and not is_calibrated:
-        raise SpecError(f"--calibration does not belong to --format {fmt}: leave it out, or take --format onnx-int8")
+    if number is not None and FORMATS[fmt].int8 is None:
+        names = " or ".join(name for name, each in FORMATS.items() if each.int8 is not None)
+        raise SpecError(f"--calibration does not belong to --format {fmt}: leave it out, or take --format {names}")
 
 
 def _as_input(images: torch.Tensor) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Literal
 
-FormatName = Literal["onnx", "onnx-int8", "pt2", "safetensors"]
+FormatName = Literal["onnx", "onnx-int8", "pt2", "safetensors", "tflite", "tflite-int8", "tflite-header"]
 
 _IMAGE = """\
 # One image as the model wants it: float32 [1, $channels, $height, $width], 0 to 255.
@@ -52,6 +52,68 @@ probabilities /= probabilities.sum()
 for label in (-probabilities).argsort()[:3]:
     print(f"{{classes[label]}} {{probabilities[label]:.4f}}")
 """
+
+_BY_ROWS = _IMAGE.replace("float32 [1, $channels, $height, $width]", "[1, $height, $width, $channels]").replace(
+    "np.asarray(image, np.float32).reshape(1, $height, $width, $channels).transpose(0, 3, 1, 2)",
+    "np.asarray(image).reshape(1, $height, $width, $channels)",
+)
+
+_TFLITE_END = """\
+probabilities = np.exp(logits - logits.max())
+probabilities /= probabilities.sum()
+for label in (-probabilities).argsort()[:3]:
+    print(f"{classes[label]} {probabilities[label]:.4f}")
+"""
+
+_FROM_TFLITE = """\
+import json
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.schema_py_generated import Model
+from PIL import Image, ImageOps
+
+with open("$file", "rb") as file:
+    content = file.read()
+model = Model.GetRootAs(content)
+notes = {model.Metadata(i).Name(): model.Buffers(model.Metadata(i).Buffer()) for i in range(model.MetadataLength())}
+classes = json.loads(bytes(notes[b"classes"].DataAsNumpy()))
+"""
+
+_FLOATS = """\
+interpreter = Interpreter(model_content=content)
+network = interpreter.get_signature_runner()
+logits = network(images=pixels.astype(np.float32))["logits"][0]
+"""
+
+_BYTES = """\
+interpreter = Interpreter(model_content=content)
+interpreter.allocate_tensors()
+(taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+interpreter.set_tensor(taken["index"], (pixels.astype(np.int16) - 128).astype(np.int8))
+interpreter.invoke()
+scale, zero = given["quantization"]
+logits = (interpreter.get_tensor(given["index"])[0].astype(np.float32) - zero) * scale
+"""
+
+TFLITE = f"{_FROM_TFLITE}\n{_BY_ROWS}\n{_FLOATS}{_TFLITE_END}"
+TFLITE_INT8 = f"{_FROM_TFLITE}\n{_BY_ROWS}\n{_BYTES}{_TFLITE_END}"
+
+HEADER = f"""\
+import json
+import re
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image, ImageOps
+
+with open("$file", encoding="ascii") as file:
+    header = file.read()
+classes = json.loads(json.loads(re.search(r"^// (\\{{.*\\}})$$", header, re.MULTILINE)[1])["classes"])
+content = bytes(int(byte, 16) for byte in re.findall(r"0x([0-9a-f]{{2}})\\b", header.split("model_data[")[1]))
+
+{_BY_ROWS}
+{_BYTES}{_TFLITE_END}"""
 
 PT2 = f"""\
 import json

@@ -12,7 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from tempfile import TemporaryDirectory
@@ -23,19 +23,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_core import examples
+from train_core import examples, tflite
+from train_core.arena import arena_of
+from train_core.c_header import array_of, header_of
 from train_core.deploy import Classifier, Deployed, Network
 from train_core.description import Description
 from train_core.device import is_out_of_memory
+from train_core.errors import ModelError
 from train_core.examples import FormatName
 from train_core.images import draft_side, fit_code
-from train_core.model_files import content_of, damaged, format_of, onnx_network, require, shorten
+from train_core.model_files import content_of, damaged, format_of, require, shorten
 from train_core.models import ResNet
 from train_core.quantised import quantised
+from train_core.runtimes import HEADER, ONNX, TFLITE, Runtime, without_native_messages
 from train_core.specs import num_params
 from train_core.tables import table
+from train_core.tflite import graph_of
 
 OPSET = 18  # of ONNX: what torch writes by itself, and what onnxruntime reads since 1.14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8:
+    """How a file that computes with integers of 8 bits is made from one in float32."""
+
+    float_format: FormatName  # of the file in float32
+    calibrate: Callable[[bytes, NDArray[np.uint8]], bytes]  # from that file and from training images [N, H, W, C]
+    arithmetic: str  # in a few words, for the model card
+    rounding: str  # a sentence for the model card: what was rounded to what
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +58,15 @@ class Format:
     """A file format of exported models."""
 
     write: Callable[[Deployed, Description], bytes]
-    calibrate: Callable[[bytes, NDArray[np.uint8]], bytes] | None = None
-    """Makes the file from what `write` gives and from training images [N, H, W, C]; none: `write` gives the file."""
+    """Makes the file; if `int8` says how that is calibrated, the one in float32 before it."""
+    int8: Int8 | None = None
+    runtime: Runtime | None = None  # computes the file without torch
     read: Callable[[bytes], Classifier]  # raises whatever it likes for what is no such file
     load_elsewhere: Callable[[bytes], Network]
     """As the format's own library loads what this process has written; it may run code in it."""
+    takes: str = "`images`, float32 [N, {channels}, {height}, {width}], 0 to 255, any N; the normalisation is inside"
+    gives: str = "`logits`, float32 [N, {classes}]; their softmax are probabilities"
+    facts: Callable[[bytes], dict[str, str]] = lambda _written: {}  # more rows for the model card, of a written file
     example: str  # code that uses such a file without this package: see `train_core.examples`
     example_packages: str  # what that code needs, for pip
     warning: str = ""  # a sentence for the model card
@@ -156,9 +175,33 @@ def _without_messages() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _as_int8(written: bytes, images: NDArray[np.uint8]) -> bytes:
+def _as_onnx_int8(written: bytes, images: NDArray[np.uint8]) -> bytes:
     with _without_messages():
         return quantised(written, images)
+
+
+def _as_tflite(model: Deployed, about: Description) -> bytes:
+    with _without_messages(), without_native_messages():
+        from train_core.litert import converted
+
+        try:
+            return converted(model, about)
+        except Exception as error:  # whatever the converter makes of an operator that it does not know
+            if is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"this network cannot be converted to TFLite ({type(error).__name__}: {reason}): take --format onnx"
+            ) from error
+
+
+def _as_tflite_int8(written: bytes, images: NDArray[np.uint8]) -> bytes:
+    with _without_messages(), without_native_messages():
+        return tflite.quantised(written, images)
+
+
+def _as_header(written: bytes, images: NDArray[np.uint8]) -> bytes:
+    return header_of(_as_tflite_int8(written, images))
 
 
 # -------------------------------------------------------------------------------------------------------- reading
@@ -186,9 +229,14 @@ def read(path: Path) -> Classifier:
     return model
 
 
-def _read_onnx(written: bytes) -> Classifier:
-    about, network = onnx_network(written, torch.get_num_threads())
-    return Classifier(about, lambda images: torch.from_numpy(network(images.numpy())))
+def _reader(runtime: Runtime) -> Callable[[bytes], Classifier]:
+    """What reads files that a runtime computes."""
+
+    def read(written: bytes) -> Classifier:
+        about, network = runtime.network(written, torch.get_num_threads())
+        return Classifier(about, lambda images: torch.from_numpy(network(images.numpy())))
+
+    return read
 
 
 def _read_pt2(written: bytes) -> Classifier:
@@ -265,29 +313,78 @@ def _load_safetensors(written: bytes) -> Network:
     return _inferring(cast(nn.Module, namespace["model"]))
 
 
+def _facts_of_header(written: bytes) -> dict[str, str]:
+    """What a microcontroller has to have for the network in a header."""
+    _, array = array_of(written)
+    arena = arena_of(graph_of(array))
+    return {
+        "flash": f"{len(array):,} bytes for the array, which is the TFLite file without the description",
+        "RAM": (
+            f"{arena.tensors:,} bytes for tensors, computed from the file and not measured; with an estimate of what "
+            f"TensorFlow Lite Micro stores beside them, {arena.total:,} bytes"
+        ),
+    }
+
+
+_ONNX = Format(
+    write=_as_onnx,
+    runtime=ONNX,
+    read=_reader(ONNX),
+    load_elsewhere=lambda written: _reader(ONNX)(written).logits,
+    example=examples.ONNX,
+    example_packages="onnxruntime numpy pillow",
+    packages_to_write=("onnx", "onnxscript", "onnxruntime"),
+    packages_to_read=("onnxruntime",),
+    extra="onnx",
+)
+_TFLITE = Format(
+    write=_as_tflite,
+    runtime=TFLITE,
+    read=_reader(TFLITE),
+    load_elsewhere=lambda written: _reader(TFLITE)(written).logits,
+    takes="`images`, float32 [1, {height}, {width}, {channels}], 0 to 255; the normalisation is inside",
+    gives="`logits`, float32 [1, {classes}]; their softmax are probabilities",
+    example=examples.TFLITE,
+    example_packages="ai-edge-litert numpy pillow",
+    packages_to_write=("litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
+    packages_to_read=("ai_edge_litert",),
+    extra="tflite",
+)
+_INT8 = Int8(
+    float_format="tflite",
+    calibrate=_as_tflite_int8,
+    arithmetic="int8 weights, activations and logits",
+    rounding=(
+        "Its weights were rounded to int8, with one scale for each output channel of a convolution and one for "
+        "each matrix product, and its activations and logits to int8"
+    ),
+)
+_TFLITE_INT8 = replace(
+    _TFLITE,
+    int8=_INT8,
+    takes=(
+        "`images`, int8 [1, {height}, {width}, {channels}]: each pixel (0 to 255) minus 128; normalisation is inside"
+    ),
+    gives="`logits`, int8 [1, {classes}]; the file has the scale and the zero point that make logits of them",
+    example=examples.TFLITE_INT8,
+)
+
 FORMATS: dict[FormatName, Format] = table(
     "format",
     FormatName,
     {
-        "onnx": Format(
-            write=_as_onnx,
-            read=_read_onnx,
-            load_elsewhere=lambda written: _read_onnx(written).logits,
-            example=examples.ONNX,
-            example_packages="onnxruntime numpy pillow",
-            packages_to_write=("onnx", "onnxscript", "onnxruntime"),
-            packages_to_read=("onnxruntime",),
-            extra="onnx",
-        ),
-        "onnx-int8": Format(
-            write=_as_onnx,
-            calibrate=_as_int8,
-            read=_read_onnx,
-            load_elsewhere=lambda written: _read_onnx(written).logits,
-            example=examples.ONNX,
-            example_packages="onnxruntime numpy pillow",
-            packages_to_write=("onnx", "onnxscript", "onnxruntime"),
-            packages_to_read=("onnxruntime",),
+        "onnx": _ONNX,
+        "onnx-int8": replace(
+            _ONNX,
+            int8=Int8(
+                float_format="onnx",
+                calibrate=_as_onnx_int8,
+                arithmetic="int8 weights, uint8 activations; logits in fp32",
+                rounding=(
+                    "Its weights were rounded to int8, with one scale for each output channel, and its activations to "
+                    "uint8"
+                ),
+            ),
             extra="int8",
         ),
         "pt2": Format(
@@ -305,6 +402,21 @@ FORMATS: dict[FormatName, Format] = table(
             example=examples.SAFETENSORS,
             example_packages="safetensors torch numpy pillow",
             warning="The file holds the weights alone: the classes above are the network.",
+        ),
+        "tflite": _TFLITE,
+        "tflite-int8": _TFLITE_INT8,
+        "tflite-header": replace(
+            _TFLITE_INT8,
+            int8=replace(_INT8, calibrate=_as_header),
+            runtime=HEADER,
+            read=_reader(HEADER),
+            load_elsewhere=lambda written: _reader(HEADER)(written).logits,
+            facts=_facts_of_header,
+            example=examples.HEADER,
+            warning=(
+                "The code above runs the array on a computer, to try it. On a microcontroller, include the file and "
+                "hand `model_data` to TensorFlow Lite Micro; its first lines say which operators to register."
+            ),
         ),
     },
 )

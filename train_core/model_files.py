@@ -1,23 +1,29 @@
-"""Files of exported models, and those in ONNX read. Imports no torch, so that one image is answered in a moment."""
+"""Files of exported models, and those read that need no torch: so one image is answered in a moment."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from train_core.description import Description
 from train_core.errors import ModelError
 from train_core.examples import FormatName
+from train_core.runtimes import HEADER, ONNX, TFLITE, Logits, Runtime
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""From images [N, C, H, W], 0 to 255, to logits [N, classes]."""
+RUNTIMES: dict[FormatName, tuple[Runtime, str]] = {
+    "onnx": (ONNX, "onnx"),
+    "onnx-int8": (ONNX, "onnx"),
+    "tflite": (TFLITE, "litert"),
+    "tflite-int8": (TFLITE, "litert"),
+    "tflite-header": (HEADER, "litert"),
+}
+"""What computes a format without torch, and which extra installs it."""
 
 
 def format_of(path: Path) -> FormatName:
@@ -35,7 +41,9 @@ def format_of(path: Path) -> FormatName:
 
 
 def suffix_of(fmt: FormatName) -> str:
-    """How the name of a file of this format ends: `.onnx`, or `.int8.onnx` for onnx-int8."""
+    """How the name of a file of this format ends: `.onnx`, `.int8.onnx` for onnx-int8, or `.h` for a header."""
+    if fmt == "tflite-header":
+        return ".h"
     return "." + ".".join(reversed(fmt.split("-")))
 
 
@@ -69,41 +77,25 @@ def damaged(path: Path) -> ModelError:
     return ModelError(f"{path} is damaged, or no model that `search export` wrote: export it again")
 
 
-def read_onnx(path: Path) -> tuple[Description, Logits]:
-    """The description and the network of an ONNX file. Nothing that is in the file is executed.
+def read_without_torch(path: Path, runtime: Runtime, extra: str) -> tuple[Description, Logits]:
+    """The description and the network of a model file. Nothing that is in the file is executed.
 
     Raises:
-        ModelError: it cannot be read, or onnxruntime is missing.
+        ModelError: it cannot be read, or the runtime is missing, which `extra` of this package installs.
 
     """
-    require("onnx", ("onnxruntime",), "onnx")
+    require(format_of(path), (runtime.package,), extra)
     written = content_of(path)
     try:
-        about, logits = onnx_network(written, threads())
+        about, logits = runtime.network(written, threads())
         blank = np.zeros((1, about.channels, about.height, about.width), np.float32)
         if logits(blank).shape != (1, len(about.classes)):
             raise ValueError("it gives something else than it says")
     except MemoryError:
         raise
-    except Exception as error:  # whatever onnxruntime makes of a file that is none of ours
+    except Exception as error:  # whatever the runtimes make of a file that is none of ours
         raise damaged(path) from error
     return about, logits
-
-
-def onnx_network(written: bytes, threads: int) -> tuple[Description, Logits]:
-    """By onnxruntime, which computes with the operators of the ONNX standard and has no others to call."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # an error is raised, too
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
-
-    def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        answers: NDArray[np.float32] = session.run(["logits"], {"images": images})[0]
-        return answers
-
-    return Description.from_metadata(session.get_modelmeta().custom_metadata_map), logits
 
 
 def threads() -> int:

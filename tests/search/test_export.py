@@ -39,6 +39,7 @@ from search.run_folder import RunFolder, RunRef
 from search.spec import load_study
 from search.trials import TrialRecord, records
 from tests.support.commands import search
+from tests.support.formats import installed
 from tests.support.predicted import drawn, store
 from tests.support.runs import add_trial, make_run, study_spec
 from tests.support.tiny import tiny_data
@@ -50,7 +51,7 @@ from train_core.deploy import deployed
 from train_core.description import Description
 from train_core.examples import FormatName, network_code
 from train_core.formats import FORMATS, read
-from train_core.model_files import suffix_of
+from train_core.model_files import RUNTIMES, suffix_of
 from train_core.models import ResNet
 from train_core.specs import ResNetSpec, TrainSpec
 
@@ -145,7 +146,7 @@ def python_of(card: str) -> str:
     return str(code)
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", installed())
 def test_the_example_in_the_card_runs_without_this_package_and_says_what_predict_says(
     fmt: FormatName, folder: RunFolder, data: TrainingData
 ) -> None:
@@ -699,11 +700,10 @@ def test_a_run_whose_data_has_changed_is_not_exported(folder: RunFolder) -> None
         api.export(RunRef(NAME, folder.root.parent), fmt="safetensors")
 
 
-@pytest.mark.parametrize("fmt", ["onnx", "onnx-int8"])
-def test_an_onnx_model_answers_without_torch_as_with_it(
-    fmt: str, promoted: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fmt", installed(RUNTIMES))
+def test_a_model_answers_without_torch_as_with_it(
+    fmt: FormatName, promoted: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnxruntime")
     runs = Path(shutil.copytree(promoted, tmp_path / "runs"))
     file = api.export(RunRef(NAME, runs), fmt=fmt).file
     write_digit(data, "a.png", 0)

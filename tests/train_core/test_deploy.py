@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
+from tests.support.formats import installed
 from tests.train_core.strategies import resnet_specs
 from train_core.augment import normalise
 from train_core.data import TrainingData, load_training
@@ -24,7 +25,7 @@ from train_core.description import Description
 from train_core.errors import ModelError
 from train_core.examples import FormatName
 from train_core.formats import FORMATS, OPSET, check_installed, read
-from train_core.model_files import format_of, suffix_of
+from train_core.model_files import RUNTIMES, format_of, read_without_torch, suffix_of
 from train_core.models import ResNet
 from train_core.specs import ResNetSpec
 
@@ -87,8 +88,8 @@ def files(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Files
         if not path.exists():
             about = described(NETWORKS[name], data)
             written = FORMATS[fmt].write(deployed(lived(NETWORKS[name], data), about), about)
-            calibrate = FORMATS[fmt].calibrate
-            path.write_bytes(written if calibrate is None else calibrate(written, data.train.images[:60].numpy()))
+            int8 = FORMATS[fmt].int8
+            path.write_bytes(written if int8 is None else int8.calibrate(written, data.train.images[:60].numpy()))
         return path
 
     return file
@@ -97,7 +98,7 @@ def files(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Files
 first, *others = NETWORKS
 
 
-@pytest.mark.parametrize("fmt", [fmt for fmt, each in FORMATS.items() if each.calibrate is None])
+@pytest.mark.parametrize("fmt", installed(fmt for fmt, each in FORMATS.items() if each.int8 is None))
 @pytest.mark.parametrize("name", [first, *(pytest.param(name, marks=pytest.mark.long) for name in others)])
 def test_a_file_gives_the_logits_of_the_network_that_was_trained(
     name: str, fmt: FormatName, files: Files, data: TrainingData, capfd: pytest.CaptureFixture[str]
@@ -193,15 +194,23 @@ def test_an_int8_file_computes_with_integers(name: str, files: Files, data: Trai
 
 
 def test_the_same_images_give_the_same_int8_file(files: Files, data: TrainingData) -> None:
-    calibrate = FORMATS["onnx-int8"].calibrate
-    assert calibrate is not None
-    again = calibrate(files("onnx").read_bytes(), data.train.images[:60].numpy())
+    int8 = FORMATS["onnx-int8"].int8
+    assert int8 is not None
+    again = int8.calibrate(files("onnx").read_bytes(), data.train.images[:60].numpy())
     assert again == files("onnx-int8").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("name", "fmt"),
-    [("a.onnx", "onnx"), ("a.int8.onnx", "onnx-int8"), ("A.INT8.ONNX", "onnx-int8"), ("a.v2.pt2", "pt2")],
+    [
+        ("a.onnx", "onnx"),
+        ("a.int8.onnx", "onnx-int8"),
+        ("A.INT8.ONNX", "onnx-int8"),
+        ("a.v2.pt2", "pt2"),
+        ("a.tflite", "tflite"),
+        ("a.int8.tflite", "tflite-int8"),
+        ("a.h", "tflite-header"),
+    ],
 )
 def test_the_name_of_a_file_says_its_format(name: str, fmt: FormatName) -> None:
     assert format_of(Path(name)) == fmt
@@ -236,7 +245,7 @@ def assert_refused(path: Path) -> None:
     assert not Path("boom").exists()
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", installed())
 def test_a_pickle_under_another_name_is_refused_and_not_run(fmt: FormatName) -> None:
     path = Path(f"model{suffix_of(fmt)}")
     path.write_bytes(pickle.dumps(Bomb()))
@@ -245,7 +254,7 @@ def test_a_pickle_under_another_name_is_refused_and_not_run(fmt: FormatName) -> 
     assert_refused(path)
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", installed())
 def test_a_damaged_file_is_refused(fmt: FormatName, files: Files) -> None:
     path = Path(f"model{suffix_of(fmt)}")
     content = files(fmt).read_bytes()
@@ -336,7 +345,8 @@ def test_an_onnx_model_of_somebody_else_is_refused(files: Files) -> None:
     [
         (
             "model.pth",
-            "model.pth is not a model file: give one that ends in one of .onnx, .int8.onnx, .pt2, .safetensors",
+            "model.pth is not a model file: give one that ends in one of .onnx, .int8.onnx, .pt2, .safetensors, "
+            ".tflite, .int8.tflite, .h",
         ),
         ("folder.onnx", "cannot read the model folder.onnx (Is a directory): check the path"),
         ("gone.pt2", "cannot read the model gone.pt2 (No such file or directory): check the path"),
@@ -360,5 +370,17 @@ def test_missing_packages_are_named_with_the_extra_that_has_them(monkeypatch: py
         read(Path("model.onnx"))
     with pytest.raises(ModelError, match=r"^onnx-int8 files need .*: pip install '\.\[int8\]' in the checkout$"):
         check_installed("onnx-int8")
+    for name in ("litert_torch", "ai_edge_quantizer", "ai_edge_litert"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        ModelError,
+        match=r"^tflite-int8 files need litert_torch and ai_edge_quantizer and ai_edge_litert: pip install "
+        r"'\.\[tflite\]' in the checkout$",
+    ):
+        check_installed("tflite-int8")
+    with pytest.raises(ModelError, match=r"^tflite files need ai_edge_litert: pip install '\.\[tflite\]' in the"):
+        read(Path("model.tflite"))
+    with pytest.raises(ModelError, match=r"^tflite-header files need ai_edge_litert: pip install '\.\[litert\]' in"):
+        read_without_torch(Path("model.h"), *RUNTIMES["tflite-header"])
     check_installed("pt2")
     check_installed("safetensors")

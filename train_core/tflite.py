@@ -1,0 +1,193 @@
+"""TFLite files (LiteRT): their description, and the same network in int8. Imports no torch.
+
+A file takes one image as its pixels lie in memory: [1, height, width, channels]. In float32 the values are 0 to 255. In
+int8 they are the same minus 128, so a byte of a camera needs one subtraction and no normalisation.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train_core.description import Description
+
+SIGNATURE = "serving_default"
+ALIGNED = 16  # bytes: the schema asks it of all constants, and a microcontroller may read them where they are stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """What an operator takes or gives."""
+
+    shape: tuple[int, ...]
+    size: int  # in bytes
+    is_constant: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """A step of the network."""
+
+    name: str  # as the schema has it: `CONV_2D`
+    inputs: tuple[int, ...]  # numbers of tensors; -1: it is left out
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """The network of a file."""
+
+    tensors: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]  # in the order in which they are computed
+    input: int
+    output: int
+    scale: float  # of the output in int8: a logit is (value - zero) * scale
+    zero: int
+
+
+def graph_of(written: bytes) -> Graph:
+    """The network of a file."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator, TensorType
+
+    names = {value: name for name, value in vars(BuiltinOperator).items() if isinstance(value, int)}
+    types = {value: name for name, value in vars(TensorType).items() if isinstance(value, int)}
+    model = _parsed(written)
+    (graph,) = model.subgraphs
+
+    def operator(each: Any) -> Operator:
+        code = model.operatorCodes[each.opcodeIndex]
+        name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        return Operator(name=name, inputs=tuple(map(int, each.inputs)), outputs=tuple(map(int, each.outputs)))
+
+    def tensor(each: Any) -> Tensor:
+        shape = tuple(map(int, each.shape)) if each.shape is not None else ()
+        content = model.buffers[each.buffer].data
+        return Tensor(
+            shape=shape,
+            size=prod(shape) * BYTES[types[each.type]],
+            is_constant=content is not None and len(content) > 0,
+        )
+
+    (taken,), (given,) = graph.inputs, graph.outputs
+    how = graph.tensors[given].quantization
+    is_int8 = how is not None and how.scale is not None
+    return Graph(
+        tensors=tuple(map(tensor, graph.tensors)),
+        operators=tuple(map(operator, graph.operators)),
+        input=int(taken),
+        output=int(given),
+        scale=float(how.scale[0]) if is_int8 else 1.0,
+        zero=int(how.zeroPoint[0]) if is_int8 else 0,
+    )
+
+
+BYTES = {"INT8": 1, "UINT8": 1, "BOOL": 1, "INT16": 2, "FLOAT16": 2, "INT32": 4, "FLOAT32": 4, "INT64": 8}
+
+
+def described(written: bytes, about: Description) -> bytes:
+    """The file with its description among its metadata, and with short names.
+
+    The names of tensors that the converter gives take more than the weights of a small network.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = _parsed(written)
+    (graph,) = model.subgraphs
+    for number, tensor in enumerate(graph.tensors):
+        tensor.name = str(number)
+    graph.tensors[graph.inputs[0]].name, graph.tensors[graph.outputs[0]].name = "images", "logits"
+    graph.name = "main"
+    (signature,) = model.signatureDefs
+    signature.inputs[0].name, signature.outputs[0].name = "images", "logits"
+    signature.signatureKey = SIGNATURE
+    model.description = "budget-search"
+    model.metadata = [each for each in model.metadata or () if each.name == b"min_runtime_version"]
+    for name, value in about.metadata().items():
+        model.buffers.append(schema.BufferT(data=np.frombuffer(value.encode(), np.uint8)))
+        model.metadata.append(schema.MetadataT(name=name, buffer=len(model.buffers) - 1))
+    return _packed(model)
+
+
+def without_description(written: bytes) -> bytes:
+    """The file without what a microcontroller does not read: the description, and the names of tensors."""
+    model = _parsed(written)
+    kept = [each for each in model.metadata or () if each.name == b"min_runtime_version"]
+    for each in model.metadata or ():
+        if each not in kept:
+            model.buffers[each.buffer].data = None  # their numbers stay: the tensors have the others
+    model.metadata = kept
+    for tensor in model.subgraphs[0].tensors:
+        tensor.name = None
+    return _packed(model)
+
+
+def description_of(written: bytes) -> Description:
+    """What the file says of itself."""
+    from ai_edge_litert.schema_py_generated import Model
+
+    model = Model.GetRootAs(written)
+    entries = {}
+    for number in range(model.MetadataLength()):
+        each = model.Metadata(number)
+        if each.Name().decode() in Description.model_fields:
+            entries[each.Name().decode()] = bytes(model.Buffers(each.Buffer()).DataAsNumpy()).decode()
+    return Description.from_metadata(entries)
+
+
+def quantised(written: bytes, images: NDArray[np.uint8]) -> bytes:
+    """The file in int8, made from one in float32 and from calibration images [N, H, W, C].
+
+    Weights have one scale for each output channel, those of matrix products one for all. Activations are int8, with one
+    scale for each tensor, from a moving average of the least and the largest values that the images give.
+    """
+    from ai_edge_quantizer import qtyping, recipe
+    from ai_edge_quantizer.quantizer import Quantizer
+
+    about = description_of(written)
+    maker = Quantizer(bytearray(written), recipe.static_wi8_ai8())
+    # One scale for all: older releases of TensorFlow Lite Micro read no other in a matrix product, and do not say so.
+    maker.add_static_config(
+        ".*", qtyping.TFLOperationName.FULLY_CONNECTED, 8, 8, weight_granularity=qtyping.QuantGranularity.TENSORWISE
+    )
+    pixels = [{"images": image[None].astype(np.float32)} for image in images]
+    ranges = maker.calibrate({SIGNATURE: pixels}, num_threads=1)
+    # All pixels that there can be: the scale is 1, and what is stored is the pixel minus 128.
+    ranges["images"] = {name: np.full_like(ranges["images"][name], value) for name, value in PIXELS.items()}
+    made = maker.quantize(ranges, enable_progress_report=False).quantized_model
+    return described(bytes(made), about)
+
+
+PIXELS = {"min": 0, "max": 255}
+
+
+def _parsed(written: bytes) -> Any:
+    from ai_edge_litert.schema_py_generated import Model, ModelT
+
+    return ModelT.InitFromObj(Model.GetRootAs(written))
+
+
+def _packed(model: Any) -> bytes:
+    """The file of this model, its constants at addresses that `ALIGNED` divides."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    class Aligned(schema.BufferT):  # type: ignore[misc]  # the library has no types
+        def Pack(self, builder: Any) -> int:  # noqa: N802  # the library's name
+            data = None
+            if self.data is not None and len(self.data):
+                content = np.asarray(self.data, np.uint8).tobytes()
+                builder.StartVector(1, len(content), ALIGNED)
+                builder.head -= len(content)
+                builder.Bytes[builder.head : builder.head + len(content)] = content
+                data = builder.EndVector()
+            schema.BufferStart(builder)
+            if data is not None:
+                schema.BufferAddData(builder, data)
+            return int(schema.BufferEnd(builder))
+
+    model.buffers = [Aligned(data=each.data) for each in model.buffers]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
