@@ -73,10 +73,10 @@ def exported(spec: ResNetSpec, side: int, fmt: FormatName, seed: int = 0) -> byt
     )
     record = FORMATS[fmt]
     written = record.write(deployed(model, about), about)
-    if record.calibrate is None:
+    if record.int8 is None:
         return written
     images = np.random.default_rng(seed).integers(0, 256, (20, side, side, channels), dtype=np.uint8)
-    return record.calibrate(written, images)
+    return record.int8.calibrate(written, images)
 
 
 def fit(specs: list[ResNetSpec], sizes: list[int]) -> dict[str, float]:

@@ -105,9 +105,14 @@ def report(ref: RunRef) -> Path:
 
 
 def export(
-    ref: RunRef, *, trial: int | None = None, fmt: str, data: str | None = None, calibration: int | None = None
+    ref: RunRef,
+    *,
+    trial: int | None = None,
+    fmt: str | None = None,
+    data: str | None = None,
+    calibration: int | None = None,
 ) -> Exported:
-    """Write the model of a run as one file of the format `fmt`, and its card beside it.
+    """Write the model of a run as one file of the format `fmt` (default: the study's), and its card beside it.
 
     The model is that of the best full run, the refit if there is one, or of the longest full run of `trial`. `data` is
     where the images of the run are now, if they were moved. They are only needed to try the file on; if they are gone
@@ -118,14 +123,14 @@ def export(
         UserError: the user can fix it; the message says how.
 
     """
-    known = next((name for name in FORMATS if name == fmt), None)
-    if known is None:
+    if fmt not in (None, *FORMATS):
         raise SpecError(f"--format {fmt!r} is unknown: give one of {', '.join(FORMATS)}")
-    check_calibration(known, calibration)
-    check_installed(known)
     folder = ref.find()
     check_trainable(folder)
     spec = load_study(str(folder.study_file), {})
+    known = next((name for name in FORMATS if name == fmt), spec.format)
+    check_calibration(known, calibration)
+    check_installed(known)
     full_run = chosen(folder, trial)
     study = open_study(folder)
     listing = read_listing(folder)
@@ -142,6 +147,8 @@ def export(
     exported = export_model(folder, full_run, spec, images, known, trials=trials, calibration=number)
     if exported.quantised is not None and exported.quantised.warning:
         say(f"warning: {exported.quantised.warning}")
+    if exported.over_limit:
+        say(f"warning: {exported.over_limit}")
     return exported
 
 

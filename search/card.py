@@ -20,6 +20,7 @@ from train_core.data import TrainingData
 from train_core.datasets import DATASETS, DatasetName
 from train_core.description import Description
 from train_core.examples import FormatName
+from train_core.footprint import FOOTPRINTS, peak_activations
 from train_core.formats import FORMATS, example
 from train_core.specs import AugmentSpec, TrainSpec
 
@@ -31,6 +32,7 @@ class Exported:
     file: Path
     format: FormatName
     size: int  # of the file, in bytes
+    stored: int  # bytes of it that the device stores: of a C array, not the text
     run: Promotion
     is_winner: bool  # whether it is the one that the validation images choose
     sibling_runs: Sequence[Promotion]  # all runs of this network and length on the training images, one for each seed
@@ -52,6 +54,22 @@ class Exported:
         """Where the card is."""
         return card_of(self.file)
 
+    @property
+    def over_limit(self) -> str:
+        """What the study limits and this file exceeds, in a line; empty: nothing."""
+        spec, run = self.spec, self.run
+        if spec.max_file is not None and self.stored > spec.max_file:
+            return (
+                f"the {self.format} file takes {self.stored:,} bytes, more than the limit of {spec.max_file:,}: search "
+                f"with a smaller --max-file, or with --format {self.format}"
+            )
+        if spec.max_latency is not None and run.latency_s is not None and run.latency_s > spec.max_latency:
+            return (
+                f"an image took {1000 * run.latency_s:.3g} ms, measured on {run.device}, more than the limit of "
+                f"{1000 * spec.max_latency:g} ms: search with a smaller --max-latency"
+            )
+        return ""
+
     def __str__(self) -> str:
         """The file, and how well it agrees, or what it loses, in a line."""
         if self.quantised is not None:
@@ -65,11 +83,12 @@ def model_card(exported: Exported) -> str:
     about, run = exported.about, exported.run
     classes = json.dumps(about.classes, ensure_ascii=False)
     kind = f"{about.width}x{about.height} {'grey' if about.channels == 1 else 'RGB'} images"
+    over = f"**Over its limit:** {exported.over_limit}.\n\n" if exported.over_limit else ""
     return (
         f"# An image classifier of {run.parameters:,} parameters\n\n"
         f"It tells {len(about.classes)} classes of {kind} apart. It is {about.origin}; exported by budget-search "
         f"{version()} with PyTorch {torch.__version__}.\n\n"
-        f"## Use\n\n{_use(exported)}\n"
+        f"{over}## Use\n\n{_use(exported)}\n"
         f"## The model\n\n{_table(_model(exported))}\n"
         f"The classes, in the order of the outputs:\n\n```json\n{classes}\n```\n\n"
         f"## Its numbers\n\n{_table(_numbers(exported), 'measured on', named(run.score), 'conditions')}\n"
@@ -100,6 +119,8 @@ def _model(exported: Exported) -> Iterator[tuple[str, str]]:
     yield "network", str(run.network)
     yield "parameters", f"{run.parameters:,}, all trainable; the budget was {exported.spec.budget:,}"
     yield "multiply-adds", f"{run.multiply_adds:,} for an image"
+    numbers, peak = FOOTPRINTS[exported.format].number, peak_activations(run.network, (about.height, about.width))
+    yield "activations", f"{numbers * peak:,} bytes at their peak, {count(numbers, 'byte')} a number; computed"
     averaged = f"the average over the run (decay {run.recipe.ema_decay:g} a step)"
     yield "weights", averaged if run.recipe.ema_decay else "those after the last step"
     arithmetic = "fp32" if form.int8 is None else form.int8.arithmetic

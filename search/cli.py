@@ -363,7 +363,9 @@ def export(
     trial: Annotated[
         int | None, typer.Option(min=0, help="A trial's longest full run; default: the best model.")
     ] = None,
-    format: Annotated[str, typer.Option(help=", ".join(FORMAT_NAMES))] = "onnx",  # noqa: A002  # the flag
+    format: Annotated[  # noqa: A002  # the flag
+        str | None, typer.Option(help=f"{', '.join(FORMAT_NAMES)}; default: the study's, which is onnx by itself.")
+    ] = None,
     calibration: Annotated[
         int | None, typer.Option(min=1, help="Training images that an int8 file is calibrated on; default: 300.")
     ] = None,

@@ -115,6 +115,7 @@ def export_model(
         file=file,
         format=fmt,
         size=len(written),
+        stored=len(form.runtime.stored(written)) if form.runtime is not None else len(written),
         run=run,
         is_winner=run == chosen(folder, None),
         sibling_runs=[other for other in full_runs if _same_but_seed(other, run)],

@@ -113,14 +113,14 @@ class SearchResult:
         self,
         *,
         trial: int | None = None,
-        format: str = "onnx",  # noqa: A002  # as on the command line
+        format: str | None = None,  # noqa: A002  # as on the command line
         data: str | None = None,
         calibration: int | None = None,
     ) -> Path:
         """Write the best model, or that of a trial, as one file, and its card beside it; returns the file's path.
 
-        `data` is where the images of the run are now, if they were moved; `calibration`, how many of
-        them a file in int8 is calibrated on.
+        `format` is the study's by default; `data` is where the images of the run are now, if they were moved;
+        `calibration`, how many of them a file in int8 is calibrated on.
 
         Raises:
             UserError: the user can fix it, such as a missing package; the message says how.

@@ -221,9 +221,9 @@ def _best(study: optuna.Study) -> int:
     return max(complete, key=lambda trial: trial.score or 0.0).number if complete else 0
 
 
-def _format() -> FormatName:
-    """The first format that can be written here."""
-    for name in FORMATS:
+def _format(wanted: FormatName) -> FormatName:
+    """The study's format if it can be written here, otherwise the first one that can."""
+    for name in (wanted, *FORMATS):
         try:
             check_installed(name)
         except UserError:
@@ -345,7 +345,9 @@ class _Work:
             best = chosen(folder, None)
             trials = len(results.trials)
             try:
-                exported = export_model(folder, best, self.run.spec, self.run.session.data, _format(), trials=trials)
+                exported = export_model(
+                    folder, best, self.run.spec, self.run.session.data, _format(self.run.spec.format), trials=trials
+                )
             except UserError as error:  # what was trained is kept; `search export` can be tried again
                 say(f"warning: no model was written: {error}")
             else:
