@@ -1,11 +1,9 @@
 """How much memory a network needs for its activations, and how large its file is, in closed form; no torch.
 
-Memory.
-Counted is one image, computed one operation after another in the order of the network's code. A tensor takes memory
-from the operation that makes it to the last one that reads it. Norms and activation functions that follow a convolution
-are a part of it, as in every exported file. The other norms, activation functions, additions and scalings write over
-their first input if nothing else reads it. Weights are not counted (`num_params`), nor is what a runtime takes besides:
-working memory of a convolution, alignment, descriptions of tensors.
+Memory is that of one image, computed one operation after another in the order of the network's code. A tensor takes
+memory from the operation that makes it to the last one that reads it. Norms and activation functions that follow a
+convolution are a part of it, as in every exported file. What writes over its input depends on the runtime (`Schedule`).
+Weights are not counted (`num_params`), nor the working memory inside an operation.
 """
 
 import math
@@ -28,74 +26,120 @@ from train_core.specs import (
 from train_core.tables import table
 
 
-def peak_activations(spec: ResNetSpec, side: int | tuple[int, int]) -> int:
+@dataclass(frozen=True)
+class Schedule:
+    """How a runtime uses memory."""
+
+    overwrites: bool
+    """Norms, activation functions, additions and scalings write over their first input if nothing else reads it."""
+    pads: bool
+    """A convolution with a stride first copies its input with a border, if its kernel is larger than a pixel."""
+
+    def padded(self, channels: int, size: tuple[int, int], kernel: int, stride: int) -> int:
+        """Numbers of that copy of `channels` maps of this height and width; 0: there is none."""
+        if not self.pads or stride == 1 or kernel == 1:
+            return 0
+        return channels * math.prod(each + 2 * (kernel // 2) for each in size)
+
+
+IN_PLACE = Schedule(overwrites=True, pads=False)
+"""As little as is possible in the order of the network's code."""
+TENSORFLOW_LITE = Schedule(overwrites=False, pads=True)
+
+
+def peak_activations(spec: ResNetSpec, side: int | tuple[int, int], schedule: Schedule = IN_PLACE) -> int:
     """The most numbers that are in memory at once when the network computes one image, its pixels included.
 
     `side` is the side of a square image in pixels, or its height and width.
     """
-    return max(peaks_by_part(spec, side))
+    return max(peaks_by_part(spec, side, schedule))
 
 
-def peaks_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[int]:
+def peaks_by_part(spec: ResNetSpec, side: int | tuple[int, int], schedule: Schedule = IN_PLACE) -> list[int]:
     """The same of the stem, of each stage, and of the head."""
     height, width = height_and_width(side)
-    stem_height, stem_width = (math.ceil(each / spec.stem_stride) for each in (height, width))
-    image = spec.in_channels * height * width
-    stem = spec.stem_channels * stem_height * stem_width
     sizes = sizes_by_part(spec, side)
-    pooled = spec.stem_channels * math.prod(sizes[0]) if spec.stem_pool else 0
-    parts = [max(image + stem, stem + pooled)]
+    before_pool = math.ceil(height / spec.stem_stride), math.ceil(width / spec.stem_stride)
+    image, stem = spec.in_channels * height * width, spec.stem_channels * math.prod(before_pool)
+    padded = schedule.padded(spec.in_channels, (height, width), spec.stem_kernel, spec.stem_stride)
+    pooled = stem + spec.stem_channels * math.prod(sizes[0]) if spec.stem_pool else 0
+    parts = [max(image + padded, (padded or image) + stem, pooled)]
     for number, (stage, (before, after)) in enumerate(zip(block_shapes(spec), pairwise(sizes), strict=True)):
         here, peak = in_stage(spec, number), 0
         places = [(shape, number == place == 0) for place, shape in enumerate(stage)]
         for shape, is_first in dict.fromkeys(places):
-            entering = math.prod(after if shape.stride == 1 else before)
-            peak = max(peak, *_in_block(here, shape, entering, math.prod(after), is_first))
+            block = _Block(here, shape, after if shape.stride == 1 else before, after, is_first, schedule)
+            peak = max(peak, *block.peaks())
         parts.append(peak)
     features, channels = spec.widths[-1] * math.prod(sizes[-1]), spec.widths[-1]
     return [*parts, max(features + channels, channels + spec.num_classes)]
 
 
-def _in_block(spec: ResNetSpec, shape: BlockShape, before: int, after: int, is_first: bool) -> Iterator[int]:
-    """Numbers in memory at each operation of a block; pixels `before` and `after` it; `is_first` of the network."""
-    kind, is_identity = BLOCKS[spec.block], shape.inputs == shape.width and shape.stride == 1
-    is_added = is_identity or spec.shortcut != "none"
-    source = shape.inputs * before  # what the shortcut reads
-    kept = source if is_added else 0  # of it, while the branch is computed
-    now = source  # what the branch reads next
-    shares = True  # whether that is the same tensor
-    if kind.opens == "norm-relu" or (kind.opens == "norm" and spec.norm == "batch"):
-        is_shared = kind.opens == "norm-relu" and spec.shortcut_input == "activated" and (is_first or not is_identity)
-        shares = is_shared or not is_added
-        yield source if shares else 2 * source
-    convolutions = kind.convolutions(spec, shape.inputs, shape.width)
-    for place, each in enumerate(convolutions):
-        made = each.outputs * (before if each.before_stride else after)
-        yield now + made + (0 if shares else kept)
-        now, shares = made, not kept
-        if spec.se_reduction and place == range(len(convolutions))[kind.excites]:
-            yield from (kept + now + gate for gate in _gate(spec, each))
-    if is_added and not is_identity:
-        yield from (now + each for each in _in_shortcut(spec, shape, source, after))
+@dataclass(frozen=True)
+class _Block:
+    """A block, and the height and width of what it takes and gives."""
 
+    spec: ResNetSpec
+    shape: BlockShape
+    before: tuple[int, int]
+    after: tuple[int, int]
+    is_first: bool  # of the network
+    schedule: Schedule
 
-def _gate(spec: ResNetSpec, excited: Convolution) -> tuple[int, int]:
-    """Numbers of squeeze-and-excitation: the means of the channels and the hidden units, these and the factors."""
-    hidden = squeezed(excited.outputs, spec.se_reduction)
-    return excited.outputs + hidden, hidden + excited.outputs
+    def peaks(self) -> Iterator[int]:
+        """Numbers in memory at each operation."""
+        spec, shape, kind = self.spec, self.shape, BLOCKS[self.spec.block]
+        is_identity = shape.inputs == shape.width and shape.stride == 1
+        is_added = is_identity or spec.shortcut != "none"
+        source = shape.inputs * math.prod(self.before)  # what the shortcut reads
+        kept = source if is_added else 0  # of it, while the branch is computed
+        now = source  # what the branch reads next
+        shares = True  # whether that is the same tensor
+        if kind.opens == "norm-relu" or (kind.opens == "norm" and spec.norm == "batch"):
+            of_both = spec.shortcut_input == "activated" and (self.is_first or not is_identity)
+            shares = (kind.opens == "norm-relu" and of_both) or not is_added
+            yield source if shares and self.schedule.overwrites else 2 * source
+        convolutions = kind.convolutions(spec, shape.inputs, shape.width)
+        size, strided = self.before, False
+        for place, each in enumerate(convolutions):
+            stride = 1 if each.before_stride or strided else shape.stride
+            strided = strided or not each.before_stride
+            others = 0 if shares else kept
+            if padded := self.schedule.padded(each.inputs, size, each.kernel, stride):
+                yield now + padded + others
+                now, others = padded, kept
+            size = self.before if each.before_stride else self.after
+            made = each.outputs * math.prod(size)
+            yield now + made + others
+            now, shares = made, not kept
+            if spec.se_reduction and place == range(len(convolutions))[kind.excites]:
+                yield from (kept + now + gate for gate in self._gate(each, now))
+        if is_added and not is_identity:
+            yield from (now + each for each in self._shortcut(source))
+        if is_added and not self.schedule.overwrites:
+            yield (source if is_identity else now) + 2 * now
 
+    def _gate(self, excited: Convolution, scaled: int) -> Iterator[int]:
+        """Numbers of squeeze-and-excitation at each of its operations, those that it scales not counted."""
+        hidden = squeezed(excited.outputs, self.spec.se_reduction)
+        yield excited.outputs + hidden
+        yield hidden + excited.outputs
+        if not self.schedule.overwrites:
+            yield excited.outputs + scaled
 
-def _in_shortcut(spec: ResNetSpec, shape: BlockShape, source: int, after: int) -> Iterator[int]:
-    """Numbers of the shortcut at each of its operations, the branch's not counted."""
-    made = shape.width * after
-    pools = shape.stride != 1 and (spec.shortcut == "pad" or (spec.shortcut == "max-pool" and shape.stride == 2))
-    if pools:
-        pooled = shape.inputs * after
-        yield source + pooled
-        if convolves(spec, shape) or shape.inputs != shape.width:
-            yield pooled + made
-    else:
-        yield source + made
+    def _shortcut(self, source: int) -> Iterator[int]:
+        """Numbers of the shortcut at each of its operations, the branch's not counted."""
+        spec, shape = self.spec, self.shape
+        made, pooled = shape.width * math.prod(self.after), shape.inputs * math.prod(self.after)
+        if shape.stride != 1 and (spec.shortcut == "pad" or (spec.shortcut == "max-pool" and shape.stride == 2)):
+            yield source + pooled
+            if convolves(spec, shape) or shape.inputs != shape.width:
+                yield pooled + made
+            return
+        kernel = spec.shortcut_kernel if convolves(spec, shape) else 1
+        padded = self.schedule.padded(shape.inputs, self.before, kernel, shape.stride)
+        yield source + padded
+        yield (padded or source) + made
 
 
 # ------------------------------------------------------------------------------------------------- the exported file
