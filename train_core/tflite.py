@@ -153,12 +153,16 @@ def quantised(written: bytes, images: NDArray[np.uint8]) -> bytes:
     )
     pixels = [{"images": image[None].astype(np.float32)} for image in images]
     ranges = maker.calibrate({SIGNATURE: pixels}, num_threads=1)
+    for each in ranges.values():
+        if "max" in each and np.size(each["max"]) == 1 and max(abs(each["min"]), abs(each["max"])) < DEAD:
+            each["max"] = np.ones_like(each["max"])  # such as a gate that is off: LiteRT refuses a scale of nearly 0
     # All pixels that there can be: the scale is 1, and what is stored is the pixel minus 128.
     ranges["images"] = {name: np.full_like(ranges["images"][name], value) for name, value in PIXELS.items()}
     made = maker.quantize(ranges, enable_progress_report=False).quantized_model
     return described(bytes(made), about)
 
 
+DEAD = 1e-4  # a tensor whose values are all below it
 PIXELS = {"min": 0, "max": 255}
 
 
