@@ -15,7 +15,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # small tensors; and tests run side by side
 
 
-LONGEST = ("test_e2e", "test_shared_storage", "test_ray_workers", "test_interruptions", "test_commands", "test_study")
+LONGEST = (
+    "test_e2e",
+    "test_export",
+    "test_interruptions",
+    "test_report_page",
+    "test_shared_storage",
+    "test_study",
+    "test_ray_workers",
+    "test_report",
+    "test_data_command",
+    "test_inspection",
+    "test_deploy",
+    "test_dashboard",
+)
 """The files that take longest. Begun first, none of them is the last, which the other processors would wait for."""
 
 

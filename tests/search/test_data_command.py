@@ -211,14 +211,22 @@ def test_a_name_that_is_not_utf8_can_be_used_again(photos: Path, command: Comman
     folder = tmp_path / "some"
     folder.mkdir()
     shutil.copy(image, folder)
-    code = "import sys; from search.cli import main; main()"
-    form = {}
-    for flag in ("", "--csv", "--json"):
-        predict = [sys.executable, "-c", code, "predict", str(model), "some", *flag.split()]
-        form[flag] = subprocess.run(predict, capture_output=True, check=True).stdout
-    assert form[""].startswith(b"some/" + name + b"  ")
-    assert b'\n"some/' + name + b'",' in form["--csv"]
-    (answer,) = json.loads(form["--json"])
+    code = f"""
+import sys
+from search.cli import main
+for flag in ([], ["--csv"], ["--json"]):
+    sys.argv = ["search", "predict", {str(model)!r}, "some", *flag]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, flag
+    print("end of this form")
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    plain, table, record, _ = printed.split(b"end of this form\n")
+    assert plain.startswith(b"some/" + name + b"  ")
+    assert b'\n"some/' + name + b'",' in table
+    (answer,) = json.loads(record)
     assert os.fsencode(answer["image"]) == b"some/" + name
 
 

@@ -38,6 +38,7 @@ from tests.support.processes import (
 from train_core import checkpoint
 
 EPOCHS = 10
+IMAGES = 200  # enough for each class to be drawn in the matrix of what is taken for what
 FULL = f"promote --top 1 --epochs {EPOCHS}"
 THREADS = r"CPU, \d+ threads?"
 
@@ -45,7 +46,7 @@ THREADS = r"CPU, \d+ threads?"
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a short search of a few digits has run."""
-    folder = with_few(tmp_path_factory.mktemp("searched"))
+    folder = with_few(tmp_path_factory.mktemp("searched"), IMAGES)
     process = start_anew(SHORT, folder)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
@@ -102,7 +103,7 @@ def test_every_trial_stayed_within_the_budget(searched: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_study_in_another_process(searched: Path, tmp_path: Path) -> None:
-    search(SHORT, with_few(tmp_path))
+    search(SHORT, with_few(tmp_path, IMAGES))
     first, second = (open_study(run_folder(folder)).trials for folder in (searched, tmp_path))
     assert [trial.params for trial in first] == [trial.params for trial in second]
     assert [trial.intermediate_values for trial in first] == [trial.intermediate_values for trial in second]
@@ -188,12 +189,11 @@ def test_a_browser_shows_its_report_and_its_dashboard_light_and_dark(
     results = read_results(run_folder(promoted))
     charts = sum(len(make(results).figures) for make in ALL_CHARTS) + 3  # what the full run gets wrong has three
     check(page, charts, width, dark=dark)
-    page.turn(dark=not dark)
-    check(page, charts, width, dark=not dark)
+    if width == DESKTOP:  # its reader wants the other colours now
+        page.turn(dark=not dark)
+        check(page, charts, width, dark=not dark)
     page = browser.load(f"{dashboard}/dashboard/studies/1", width=width, dark=dark)
     check_plots(page, dark=dark)
-    page.turn(dark=not dark)
-    check_plots(page, dark=not dark)
 
 
 def test_a_finished_promotion_is_not_done_again(promoted: Path) -> None:

@@ -584,12 +584,24 @@ def test_runs_in_a_shared_storage_without_a_folder_here(
 
 
 AS_INSTALLED = "import sys; sys.argv[0] = 'search'; from search.cli import main; main()"
+ONE_BY_ONE = """
+import sys
+from search.cli import main
+for command in sys.argv[1:]:
+    sys.argv = ["search", *command.split()]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, command
+    print("end of the answer")
+"""
+"""Each argument is a command."""
 
 
-def as_a_process(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`search <command>`; on standard error, what it imported."""
+def as_a_process(*words: str, code: str = AS_INSTALLED, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The code with these words, `search <words>` by default; on standard error, what it imported."""
     return subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", AS_INSTALLED, *command.split()],
+        [sys.executable, "-X", "importtime", "-c", code, *words],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -600,11 +612,13 @@ def as_a_process(command: str, **environment: str) -> subprocess.CompletedProces
 def test_looking_needs_no_torch_and_old_terminals_get_plain_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "connect", storage.connect)  # a database, which other processes read
     made_up("good")
-    for command in ("list", "status", "trials", "trials --csv", "show 2", "compare good good"):
-        answer = as_a_process(command, PYTHONIOENCODING="ascii")
-        assert "torch" not in answer.stderr
-        assert answer.stdout.isascii()
-        assert answer.stdout
+    commands = ("list", "status", "trials", "trials --csv", "show 2", "compare good good")
+    answer = as_a_process(*commands, code=ONE_BY_ONE, PYTHONIOENCODING="ascii")
+    assert "torch" not in answer.stderr
+    assert answer.stdout.isascii()
+    *answers, rest = answer.stdout.split("end of the answer\n")
+    assert (len(answers), rest) == (len(commands), "")
+    assert all(answers)
 
 
 COMPLETIONS = [
@@ -622,7 +636,7 @@ def test_the_shell_completes_names_in_a_moment(typed: str, offered: str) -> None
     for name in ("good", "other"):
         write_text(Path("runs") / name / "study.toml", "")
     words = typed.split(" ")
-    answer = as_a_process("", _SEARCH_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(words) - 1))
+    answer = as_a_process(_SEARCH_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(words) - 1))
     assert answer.stdout.split() == offered.split()
     assert "torch" not in answer.stderr
     assert "optuna" not in answer.stderr
@@ -631,7 +645,7 @@ def test_the_shell_completes_names_in_a_moment(typed: str, offered: str) -> None
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_can_be_installed(shell: str, tmp_path: Path) -> None:
     environment = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "HOME": str(tmp_path)}
-    shown = as_a_process(f"--show-completion {shell}", **environment)
+    shown = as_a_process("--show-completion", shell, **environment)
     assert "_SEARCH_COMPLETE" in shown.stdout
-    as_a_process(f"--install-completion {shell}", **environment)
+    as_a_process("--install-completion", shell, **environment)
     assert any("_SEARCH_COMPLETE" in path.read_text() for path in tmp_path.rglob("*search*") if path.is_file())

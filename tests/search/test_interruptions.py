@@ -4,6 +4,7 @@ import json
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,15 @@ from search.identity import open_study
 from search.interrupt import NOTICE
 from search.run_folder import RunFolder
 from search.trainer import Trainer
-from tests.support.processes import ALWAYS_SAVES, FEW, SHORT, run_folder, search, start, wait_for, with_few
+from tests.support import processes
+from tests.support.processes import ALWAYS_SAVES, FEW, SHORT, run_folder, wait_for, with_few
 from tests.support.runs import ended
 from tests.support.tiny import NETWORK, tiny_data, tiny_recipe
 from train_core import checkpoint
+
+# What is shown here does not depend on the number of threads, and one takes the least time.
+start = partial(processes.start, OMP_NUM_THREADS="1")
+search = partial(processes.search, OMP_NUM_THREADS="1")
 
 
 def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: Path) -> None:

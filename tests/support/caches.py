@@ -1,6 +1,7 @@
 """A plugin that saves time: results that stay the same are computed once, and tests do not wait for the disk."""
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from typing import Any
@@ -33,21 +34,26 @@ def _migrations_are_read_once() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _sqlite_does_not_wait_for_the_disk() -> Iterator[None]:
-    """SQLite leaves the writing to the system, which a quarter of a study's time is spent waiting for.
+def do_not_wait_for_the_disk(patch: pytest.MonkeyPatch) -> None:
+    """SQLite and `os.fsync` leave the writing to the system: the waits are a third of a short search.
 
     What is written is kept when the process is killed, though not when the machine fails.
     """
 
-    def do_not_wait(connection: object, record: object) -> None:
+    def leave_it(connection: object, record: object) -> None:
         if isinstance(connection, sqlite3.Connection):
             with contextlib.suppress(sqlite3.DatabaseError):  # no database: the reader of the file reports that
                 connection.execute("PRAGMA synchronous = OFF")
 
-    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", do_not_wait)
-    yield
-    sqlalchemy.event.remove(sqlalchemy.Engine, "connect", do_not_wait)
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", leave_it)
+    patch.setattr(os, "fsync", lambda file: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_waits_for_the_disk() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        do_not_wait_for_the_disk(patch)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -74,15 +74,15 @@ def _environment(folder: Path, more: dict[str, str]) -> dict[str, str]:
     return {**ours, "SEARCH_CACHE": str(folder / "cache"), **more}
 
 
-def with_few(folder: Path) -> Path:
-    """The folder, with 200 training and 200 test images of the digits in it, as `few.npz`."""
-    np.savez(folder / "few.npz", **_few_digits())
+def with_few(folder: Path, images: int = 100) -> Path:
+    """The folder, with so many training and as many test images of the digits in it, as `few.npz`."""
+    np.savez(folder / "few.npz", **_few_digits(images))
     return folder
 
 
 @cache
-def _few_digits() -> dict[str, Any]:
-    return {name: values[:200] for name, values in digits().arrays.items()}
+def _few_digits(images: int) -> dict[str, Any]:
+    return {name: values[:images] for name, values in digits().arrays.items()}
 
 
 def search(command: str, folder: Path, code: int = 0, **environment: str) -> str:

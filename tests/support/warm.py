@@ -16,7 +16,7 @@ import pytest
 import search
 import train_core
 from search.report import _packed_plotly
-from tests.support.caches import read_migrations_once
+from tests.support.caches import do_not_wait_for_the_disk, read_migrations_once
 
 OURS = {"search", "train_core", "space", "studies", "tests"}
 
@@ -35,6 +35,7 @@ for package in (search, train_core):
 for name in ("torch._dynamo", "torch.onnx", "optuna_dashboard", "sklearn.datasets", "scipy.io"):
     importlib.import_module(name)
 read_migrations_once(pytest.MonkeyPatch())
+do_not_wait_for_the_disk(pytest.MonkeyPatch())
 optuna.storages.RDBStorage("sqlite://").engine.dispose()
 go.Figure(go.Scatter(x=[0]))  # reads what Plotly knows of its charts
 _packed_plotly()
