@@ -44,7 +44,7 @@ def allocated(written: bytes, shape: tuple[int, int, int], batches: tuple[int, i
         file.write_bytes(written)
         command = [sys.executable, "-c", MEASURE, str(file), json.dumps(shape), json.dumps(batches)]
         small, large = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return (large - small) / (batches[1] - batches[0])
+    return float(large - small) / (batches[1] - batches[0])
 
 
 def main() -> None:

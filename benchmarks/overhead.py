@@ -6,13 +6,16 @@
     python -m benchmarks.overhead share        share of wall time not spent training, of 200 trials of the digits (or
                                                of another --study and --data), one worker, SQLite
     python -m benchmarks.overhead report       time to read 10,000 finished trials from SQLite and to write their
-                                               report, and the page's size
+                                               report, the page's size, and how long Chromium takes to open it
+    python -m benchmarks.overhead page --page report.html
+                                               how long Chromium takes to open a page that exists
 
 Prints a line of JSON for each measurement.
 """
 
 import argparse
 import json
+import os
 import random
 import statistics
 import sys
@@ -43,6 +46,7 @@ from search.spec import StudySpec, load_study
 from search.terminal import console
 from search.trainer import Trainer
 from search.trials import finished_trials, records
+from tests.support.browser import Browser, browser
 from tests.support.runs import distributions_of, finished_trial
 from tests.support.trainers import FakeTrainer, Silent
 from train_core.results import EpochResult
@@ -52,6 +56,7 @@ SIZES = (100, 1000, 10_000)  # finished trials
 ASKED = 20  # trials at each size
 MADE = 1000  # trials; more are copies
 EPOCHS = 30
+OPENED = 5  # times that a page is opened
 
 
 class Clock(FakeTrainer):
@@ -138,6 +143,33 @@ def report() -> None:
             "page, MB": round(page.stat().st_size / 1e6, 2),
         }
         print(json.dumps(line))
+        opened(page)
+
+
+def opened(page: Path) -> None:
+    """Measure how long Chromium takes to open a report, `OPENED` times; a warm-up is not counted."""
+    with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as chromium:
+        rows = [_opened(chromium, page) for _ in range(1 + OPENED)][1:]
+    line: dict[str, object] = {"page, MB": round(page.stat().st_size / 1e6, 2), "n": OPENED}
+    line |= {name: summary([row[name] for row in rows]) for name in rows[0]}
+    print(json.dumps(line | {"load average": round(os.getloadavg()[0], 1), "processors": os.cpu_count()}))
+
+
+def _opened(chromium: Browser, path: Path) -> dict[str, float]:
+    """Seconds since the page was asked for, and the processor seconds of the process that draws it."""
+    page = chromium.load(path, seconds=300)
+    drawn = page.evaluate("ready.then(() => performance.now())")
+    entry = "performance.getEntriesByType('navigation')[0]"
+    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN")
+    processes = chromium.tell("SystemInfo.getProcessInfo")["processInfo"]
+    return {
+        "first paint, s": paint / 1000,
+        "DOM content loaded, s": page.evaluate(f"{entry}.domContentLoadedEventEnd") / 1000,
+        "all charts drawn, s": drawn / 1000,
+        "processor time of the renderer, s": max(
+            each["cpuTime"] for each in processes if each["type"].lower() == "renderer"
+        ),
+    }
 
 
 def copy_trials(url: str, count: int) -> None:
@@ -236,18 +268,19 @@ def share(study_name: str, data_name: str, trials: int, before: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["storage", "share", "report"])
+    parser.add_argument("what", choices=["storage", "share", "report", "page"])
     parser.add_argument("--kind", nargs="+", default=["sqlite", "postgresql"])
     parser.add_argument("--study", default="digits", help="whose share is measured")
     parser.add_argument("--data", default="", help="other data for it")
+    parser.add_argument("--page", type=Path, default=Path("report.html"), help="the report that is opened")
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--before", type=int, default=0, help="finished trials that the study has before")
     given = parser.parse_args()
     if given.what == "share":
         share(given.study, given.data, given.trials, given.before)
         return
-    if given.what == "report":
-        report()
+    if given.what in {"report", "page"}:
+        report() if given.what == "report" else opened(given.page)
         return
     for kind in given.kind:
         storage(kind)

@@ -3,6 +3,7 @@
 The commands that train full runs are in `full_runs`, and `search auto` is in `overnight`.
 """
 
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import Any
 
 import optuna
 
+from search.archive import open_archive
 from search.card import Exported
 from search.completion import shipped_studies
 from search.console import loading_bars, say_outcome, say_plan
@@ -29,7 +31,7 @@ from search.predict import Predictions, classify
 from search.quantisation import CALIBRATION, check_calibration
 from search.report import write_report
 from search.results import read_results
-from search.run_folder import RunFolder, RunRef, check_trainable
+from search.run_folder import RunFolder, RunRef, check_trainable, write_text
 from search.searching import expected, search_on, working
 from search.session import Placement, census_of, load, with_images_at
 from search.spec import StudySpec, load_study
@@ -94,14 +96,25 @@ def _tidy(folder: RunFolder, finished: Sequence[TrialRecord]) -> None:
 
 
 def report(ref: RunRef) -> Path:
-    """Write a run's report; returns its path.
+    """Write a run's report; returns its path. `ref` may name an archive of a run: the report is written beside it.
 
     Raises:
         UserError: the user can fix it; the message says how.
 
     """
+    if ref.name is not None and ref.name.endswith(".zip"):
+        return _report_of_archive(Path(ref.name))
     folder = ref.find()
     return write_report(folder, going_on=FULL_RUNS if folder.is_promoting else "")
+
+
+def _report_of_archive(archive: Path) -> Path:
+    """Write the report of an archive, from a copy that is deleted again: `NAME.html` beside `NAME.zip`."""
+    page = archive.with_suffix(".html")
+    with tempfile.TemporaryDirectory() as runs:
+        written = write_report(open_archive(archive, Path(runs)))
+        write_text(page, written.read_text(encoding="utf-8"))
+    return page
 
 
 def export(

@@ -68,7 +68,7 @@ class BetweenSteps:
         left = max(self._last_s - spent, spent / share * (1 - share))
         if left <= FINISH_S:
             self._is_finishing = True
-            self._watcher.say(f"stopping at the end of this epoch, in about {max(1, round(left))} s")
+            self._watcher.say(f"stopping when this epoch ends, in about {max(1, round(left))} s")
             return
         unsaved = time.monotonic() - self._checkpoints.saved_at
         if unsaved <= spent + NOTHING_ELSE_S:

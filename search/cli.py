@@ -20,6 +20,7 @@ from train_core.examples import FormatName
 from train_core.printable import printable
 
 FORMAT_NAMES = get_args(FormatName)
+COMPARED = 100  # columns of a comparison in a file or a pipe, where other tables have a line for each row
 
 app = typer.Typer(
     add_completion=True,
@@ -47,6 +48,9 @@ TheseRuns = Annotated[
         help="A run's name; or for a group of runs a quoted pattern as 'tpe-*', or names with commas between them.",
         autocompletion=complete_run,
     ),
+]
+OtherRuns = Annotated[
+    str | None, typer.Argument(help="The run or the group to compare with.", autocompletion=complete_run)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 Budget = Annotated[str | None, typer.Option(help="Most trainable parameters: 5e6, 5M, 5_000_000.")]
@@ -81,6 +85,13 @@ Grouped = Annotated[
 SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out image files that cannot be read.")]
 NoTest = Annotated[bool, typer.Option("--no-test", help="Hold out no test split where the data bring none.")]
 Runs = Annotated[Path, typer.Option(envvar="SEARCH_RUNS", help="Folder of all runs.")]
+NewName = Annotated[str | None, typer.Option(help="Name of the run; default: study and budget.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Random seed of the split, the sampler and the training.")]
+LearnFrom = Annotated[
+    list[str] | None,
+    typer.Option(help="A run whose best trials are tried first; auto: all runs here that have the same space."),
+]
+PrecisionName = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 GpusPerWorker = Annotated[
     float | None,
@@ -140,10 +151,8 @@ def run(
     group: Grouped = None,
     skip_broken: SkipBroken = False,
     no_test: NoTest = False,
-    name: Annotated[str | None, typer.Option(help="Name of the run; default: study and budget.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Random seed of the split, the sampler and the training.")
-    ] = None,
+    name: NewName = None,
+    seed: Seed = None,
     score: Annotated[
         str | None,
         typer.Option(help="What networks are compared by: accuracy, balanced (the mean over the classes), or auto."),
@@ -153,10 +162,7 @@ def run(
         bool | None,
         typer.Option("--portfolio/--no-portfolio", help="Begin with configurations that did best on other images."),
     ] = None,
-    learn_from: Annotated[
-        list[str] | None,
-        typer.Option(help="A run whose best trials are tried first; auto: all runs here that have the same space."),
-    ] = None,
+    learn_from: LearnFrom = None,
     control: Annotated[
         str | None,
         typer.Option(help="random, one-epoch or no-portfolio: a simpler search, which the report then compares."),
@@ -173,7 +179,7 @@ def run(
     log: Log = None,
     storage: Storage = None,
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    precision: PrecisionName = None,
     runs: Runs = RUNS,
 ) -> None:
     """Search: short, pruned runs of networks within the budget. Run again to continue."""
@@ -220,20 +226,15 @@ def auto(
     group: Grouped = None,
     skip_broken: SkipBroken = False,
     no_test: NoTest = False,
-    name: Annotated[str | None, typer.Option(help="Name of the run; default: study and budget.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Random seed of the split, the sampler and the training.")
-    ] = None,
-    learn_from: Annotated[
-        list[str] | None,
-        typer.Option(help="A run whose best trials are tried first; auto: all runs here that have the same space."),
-    ] = None,
+    name: NewName = None,
+    seed: Seed = None,
+    learn_from: LearnFrom = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes of the search, placed by Ray if more than 1.")] = 1,
     gpus_per_worker: GpusPerWorker = None,
     log: Log = None,
     storage: Storage = None,
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    precision: PrecisionName = None,
     runs: Runs = RUNS,
 ) -> None:
     """Do all of it before the time is over: search, full runs, report, model. Run again to continue."""
@@ -328,7 +329,7 @@ def reproduce(
     data: Data = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed of the split and the training.")] = None,
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    precision: PrecisionName = None,
     as_json: AsJson = False,
     runs: Runs = RUNS,
 ) -> None:
@@ -349,8 +350,18 @@ def reproduce(
 
 
 @app.command()
-def report(run: Run = None, storage: Storage = None, runs: Runs = RUNS) -> None:
-    """Write a run's report as one HTML file."""
+def report(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            help="A run's name, or a .zip file of `search archive`; default: the run used last.",
+            autocompletion=complete_run,
+        ),
+    ] = None,
+    storage: Storage = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Write the report of a run, or of an archive, as one HTML file."""
     from search import api
     from search.run_folder import RunRef
 
@@ -556,7 +567,7 @@ def errors(
 @app.command()
 def compare(
     one: TheseRuns,
-    other: TheseRuns,
+    other: OtherRuns = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown, for a paper.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print the table in LaTeX, for a paper.")] = False,
     storage: Storage = None,
@@ -570,16 +581,18 @@ def compare(
 
     if markdown + latex + as_json > 1:
         raise SpecError("--markdown, --latex and --json are forms of one output: give one of them")
+    if other is None:
+        raise comparison.other_needed(runs, one)
     names = [named_runs(runs, [word]) for word in (one, other)]
     first, second = ([inspection.read_run(runs, name, storage) for name in side] for side in names)
     if len(first) == len(second) == 1 and not (markdown or latex):
-        _show(comparison.compare(first[0], second[0]), tables.comparison_view, as_json)
+        _show(comparison.compare(first[0], second[0]), tables.comparison_view, as_json, columns=COMPARED)
         return
     compared = groups.compare_groups((one, other), (first, second))
     if markdown or latex:
         typer.echo((groups.as_latex if latex else groups.as_markdown)(groups.table_of(compared)))
     else:
-        _show(compared, lambda each: tables.groups_view(each, groups.table_of(each)), as_json)
+        _show(compared, lambda each: tables.groups_view(each, groups.table_of(each)), as_json, columns=COMPARED)
 
 
 @app.command()
@@ -759,14 +772,14 @@ def _main() -> None:
     sys.exit(code)
 
 
-def _show(what: Any, draw: Callable[[Any], Any], as_json: bool) -> None:
-    """Print what was asked for: as it is drawn for people, or as JSON."""
+def _show(what: Any, draw: Callable[[Any], Any], as_json: bool, columns: int | None = None) -> None:
+    """Print what was asked for: as it is drawn for people, or as JSON; in a pipe in at most so many columns."""
     from search import terminal
 
     if as_json:
         typer.echo(json.dumps(what, indent=2, default=_jsonable))
     else:
-        terminal.draw(draw(what))
+        terminal.draw(draw(what), columns)
 
 
 def _jsonable(what: Any) -> Any:

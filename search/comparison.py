@@ -3,10 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from search.errors import RunError
+from search.completion import run_folders
+from search.errors import RunError, SpecError
 from search.fidelity import measured_on, standard_error
 from search.formatting import p_value
 from search.identity import identity
@@ -14,6 +16,7 @@ from search.inspection import Reader
 from search.mistakes import Paired, paired, stored
 from search.promotions import finished, winner
 from search.records import Compared, Comparison, FullRun, Run
+from search.run_folder import named_runs
 from search.spec import StudySpec
 from search.trials import finished_trials
 from search.uncertainty import Z, error_of_means, half_width
@@ -45,6 +48,19 @@ def compare(one: Reader, other: Reader) -> Comparison:
         better=verdict.better,
         verdict=verdict.words,
     )
+
+
+def other_needed(runs: Path, one: str) -> SpecError:
+    """The error of a comparison without a second side: it names the runs that can be the second side.
+
+    Raises:
+        RunError: there is no run of the name `one` in the folder `runs`.
+
+    """
+    others = sorted(run_folders(runs).keys() - set(named_runs(runs, [one])))
+    if not others:
+        return SpecError(f"compare {one!r} with a second run: {runs} has no other, make one with `search run`")
+    return SpecError(f"compare {one!r} with a second run: give one of {', '.join(others)}")
 
 
 def _paired(one: Reader, other: Reader) -> Paired | None:
@@ -123,8 +139,9 @@ def _verdict(
     if sides[0].score != sides[1].score:
         return _Verdict(words="not to be compared: one chose by accuracy, the other by balanced accuracy")
     if one is None or other is None:
-        without = " and ".join(side.name for side in sides if side.best_full is None)
-        return _Verdict(words=f"no verdict: no full run of {without} yet, and short runs alone decide nothing")
+        without = [side.name for side in sides if side.best_full is None]
+        which = "neither run has" if len(without) == 2 else f"{without[0]} does not have"
+        return _Verdict(words=f"no verdict: {which} a full run yet, and short runs alone decide nothing")
     difference = other.validation - one.validation
     if one.epochs != other.epochs:
         words = f"no verdict: full runs of {one.epochs} and {other.epochs} epochs cannot be compared"

@@ -198,7 +198,7 @@ def _say_trials(plan: Plan) -> None:
     refused = [name for name in plan.baselines if not plan.baselines[name]]
     first = f", first {count(len(allowed), 'baseline')} ({', '.join(allowed)})" if allowed and not plan.done else ""
     done = f", {plan.done} done" if plan.done else ""
-    say(f"trials   {plan.spec.trials} of {short_run(plan.spec)}{done}{first}")
+    say(f"trials   {count(plan.spec.trials, 'short run')} of {short_run(plan.spec)}{done}{first}")
     if plan.starts and not plan.done:
         say(f"         then {sources_of(plan.starts)}, which did best on other images (--no-portfolio: none)")
     if refused and not plan.done:
@@ -215,7 +215,7 @@ def _say_time(plan: Plan, expected: Estimate, span: Span) -> None:
         fewest, most = trials_within(plan.spec, span, plan.done, plan.hours * 3600)
         which = f"{fewest:,} to {most:,}" if fewest < most else f"{most:,}"
         end = clock(now + timedelta(hours=plan.hours), now)
-        say(f"         in {plan.hours:g} hours, until {end}: about {which} of the {plan.spec.trials:,} trials")
+        say(f"         in {plan.hours:g} hours, until {end}: about {which} of the {count(plan.spec.trials, 'trial')}")
     elif span.high > TOO_LONG_S:
         say(
             "         That is long: use a GPU. On this device, `search run cifar10-small` searches networks of 100,000 "

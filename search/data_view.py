@@ -52,7 +52,7 @@ def _about(census: Census, most: int | None) -> Iterator[str]:
         yield f"  {note}"
     for why, names in census.left_out.items():
         if names:
-            yield f"  left out, {len(names):,} {why}: {_listed(names, most)}"
+            yield f"  left out: {count(len(names), 'file')} {why}: {_listed(names, most)}"
     if census.file_sizes:
         yield f"files    {census.file_sizes}"
     means, deviations = (" ".join(f"{value:.3f}" for value in values) for values in (census.mean, census.std))

@@ -64,7 +64,8 @@ def short_run(spec: StudySpec) -> str:
     epochs = count(spec.epochs, "epoch")
     if spec.data_fraction == 1:
         return epochs
-    return f"{epochs} on {spec.data_fraction:.0%} of the images, each seen {spec.epochs / spec.data_fraction:.0f} times"
+    seen = count(round(spec.epochs / spec.data_fraction), "time")
+    return f"{epochs} on {spec.data_fraction:.0%} of the images, each seen {seen}"
 
 
 def points(share: float, deviation: float | None) -> str:
@@ -124,8 +125,8 @@ def interval(estimate: Interval) -> str:
 
 
 def left_out_in_words(left_out: Mapping[str, Sequence[str]]) -> str:
-    """How many files were left out, and why: `24 in .HEIC (...), 3 that are no images`; empty for none."""
-    return ", ".join(f"{len(names):,} {why}" for why, names in left_out.items() if names)
+    """How many files were left out, and why: `2 files in .HEIC, 1 file not in an image format`; empty for none."""
+    return ", ".join(f"{count(len(names), 'file')} {why}" for why, names in left_out.items() if names)
 
 
 def share_interval(estimate: Interval | None) -> str:

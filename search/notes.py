@@ -166,6 +166,11 @@ def trial_note(
     return "\n\n".join(lines)
 
 
+def _titled(run: Promotion) -> str:
+    """The title of a full run's learning curve: a trial can have several full runs, of other lengths or seeds."""
+    return f"Trial {run.trial}, seed {run.seed}, {count(run.recipe.epochs, 'epoch')}"
+
+
 def _outcome(run: Promotion) -> str:
     """A full run's outcome, in a line."""
     how = "diverged"
@@ -253,7 +258,7 @@ def _pictures(runs: Sequence[Promotion], size: tuple[int, int]) -> Iterator[tupl
             name = f"trial-{run.trial}-epochs-{run.recipe.epochs}-seed-{run.seed}-learning-curve.svg"
             points = list(enumerate(run.curve, start=1))
             measure = named(run.score, "validation accuracy")
-            yield name, partial(curve, points, f"Trial {run.trial}, seed {run.seed}", measure, standalone=True)
+            yield name, partial(curve, points, _titled(run), measure, standalone=True)
     yield f"trial-{runs[0].trial}-network.svg", partial(diagram, runs[0].network, size, standalone=True)
 
 

@@ -94,13 +94,16 @@ def estimate(spec: StudySpec, found: Survey, data: TrainingData, precision: Prec
     """Time a few training batches of networks that the space draws, and work out how long a short run takes.
 
     What a trial costs before its steps run at full speed is counted once for each trial: on CUDA, trying algorithms and
-    capturing. Small batches are slower by the image, on CUDA much slower, so that the typical network is timed with two
-    sizes and those that the space draws are interpolated. How the cost grows with a network's multiply-adds is
-    interpolated between a few draws, each timed with its own optimizer and augmentation, for at most `PATIENCE_S`.
+    capturing. What is loaded once in a process, such as the parts of PyTorch that its first optimizer step imports, is
+    not counted: the smallest network is trained first, to have that behind. Small batches are slower by the image, on
+    CUDA much slower, so that the typical network is timed with two sizes and those that the space draws are
+    interpolated. How the cost grows with a network's multiply-adds is interpolated between a few draws, each timed with
+    its own optimizer and augmentation, for at most `PATIENCE_S`.
     """
-    started = time.perf_counter()
     batches = sorted(min(batch, len(data.train)) for batch in found.batch_sizes)
     middle = batches[len(batches) // 2]
+    time_steps(found.smallest, data, precision, middle)
+    started = time.perf_counter()
     pace = {middle: time_steps(found.typical, data, precision, middle)}
     evaluation_s = time_evaluation(found.typical, data, precision)
     on_cuda = data.train.images.device.type == "cuda"

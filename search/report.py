@@ -122,7 +122,7 @@ def _reproduction(folder: RunFolder, facts: RunFacts | None, results: Results) -
     rows = "".join(f"<tr><th>{escape(name)}<td>{escape(value)}" for name, value in _facts(folder, facts, results))
     commands = escape("\n".join(_commands(facts, results)))
     return (
-        f"<p>The study as run is <code>study.toml</code>, beside this page, and below. "
+        f"<p>The study as run is <code>study.toml</code> in the run's folder, and below. "
         f"{escape(_reproducibility_note(facts, results))}</p><pre>{commands}</pre>"
         f"<div class=wide><table class=facts>{rows}</table></div><details><summary>study.toml</summary>"
         f"<pre>{escape(folder.study_file.read_text(encoding='utf-8'))}</pre></details>"

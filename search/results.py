@@ -202,7 +202,7 @@ def remarks(results: Results) -> list[str]:
         said.append(f"{diverged}Short runs find the good third of the networks but cannot order it: full runs decide.")
     elif diverged_seeds := len(diverged_of(results.promotions, runs)):
         all_seeds = count(diverged_seeds + len(runs), "seed")
-        said.append(f"{diverged_seeds} of {all_seeds} diverged, and is not in these numbers.")
+        said.append(f"{diverged_seeds} of {all_seeds} diverged, and {are(diverged_seeds)} not in these numbers.")
     if runs and (refit := refit_of(results.promotions, runs)) and refit.test_score is not None:
         on_test = scored(percent(refit.test_score), results.spec.scored_by)
         said.append(f"Trained once more, also on the validation images, it reaches {on_test} on test.")

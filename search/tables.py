@@ -344,7 +344,9 @@ def trial_view(trial: Trial) -> RenderableType:
     if trial.full_runs:
         longest = max(trial.full_runs, key=lambda run: len(run.curve))
         if len(longest.curve) > 1:
-            parts += [Text(), Curve(f"{measure} of the longest full run, seed {longest.seed}", longest.curve)]
+            alike = sum(len(run.curve) == len(longest.curve) for run in trial.full_runs)
+            which = "the longest full run" if alike == 1 else f"a full run of {count(len(longest.curve), 'epoch')}"
+            parts += [Text(), Curve(f"{measure} of {which}, seed {longest.seed}", longest.curve)]
         parts += [Text(), _full_run_table(trial.full_runs, trial.score)]
     return Group(*parts)
 

@@ -116,13 +116,16 @@ def say(line: str) -> None:
     log.info("%s", printable(line))
 
 
-def draw(what: RenderableType) -> None:
-    """Print a table or the like; in a file or a pipe, as lines without the spaces that fill its width."""
+def draw(what: RenderableType, columns: int | None = None) -> None:
+    """Print a table or the like; in a file or a pipe, as lines without the spaces that fill its width.
+
+    In a file or a pipe, it has at most so many columns; none: each row is a line, however long.
+    """
     if is_drawn_on():
         console.print(what, soft_wrap=False)
         return
     with console.capture() as captured:
-        console.print(what, soft_wrap=False)
+        console.print(what, soft_wrap=False, width=columns)
     console.print(Text("\n".join(line.rstrip() for line in captured.get().splitlines())))
 
 

@@ -378,7 +378,7 @@ def test_photos_become_a_model_within_the_limits_as_the_page_says(
         code, out, err = search(command.removeprefix("search ") + short.get(verb, ""), capsys, monkeypatch)
         assert (command, code, err) == (command, 0, "")
         assert verb != "run" or ("64x64 RGB, 2 classes" in out or "96x64 RGB, 2 classes" in out)
-        assert verb != "run" or "left out: 1 that are no images" in out
+        assert verb != "run" or "left out: 1 file not in an image format" in out
     assert out.startswith("some-photo.jpg  ")
     assert "(resized from 90x120)" in out  # it lies on its side in the file
     (result,) = (json.loads(path.read_text()) for path in made.glob("promoted/*/result.json"))

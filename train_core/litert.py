@@ -60,8 +60,8 @@ def _prepared(model: Deployed, about: Description) -> torch.fx.GraphModule:
     """The network as operators that TFLite has for pixels by rows, and that can be quantised.
 
     Batch norms become part of the convolution before them; one that follows none, as in pre-activation blocks, becomes
-    a convolution of one pixel with as many groups as channels. Means of pixels are taken where the pixels lie, or the
-    converter would transpose all features before them.
+    a convolution of one pixel with as many groups as channels. Means of pixels and channels of zeros are made where the
+    pixels lie, or the converter would transpose all features before them.
     """
     images = torch.zeros(1, about.channels, about.height, about.width)
     program = torch.export.export(_Normalised(model).eval(), (images,)).module()
@@ -74,6 +74,10 @@ def _prepared(model: Deployed, about: Description) -> torch.fx.GraphModule:
             elif node.target is _aten.mean.dim and cast(list[int], node.args[1]) == [2, 3]:
                 rows = program.graph.call_function(_aten.permute.default, (node.args[0], [0, 2, 3, 1]))
                 _replace(node, program.graph.call_function(_aten.mean.dim, (rows, [1, 2])))
+            elif node.target is _aten.pad.default and len(cast(list[int], node.args[1])) == 6:  # more channels
+                rows = program.graph.call_function(_aten.permute.default, (node.args[0], [0, 2, 3, 1]))
+                more = program.graph.call_function(_aten.pad.default, (rows, cast(list[int], node.args[1])[4:]))
+                _replace(node, program.graph.call_function(_aten.permute.default, (more, [0, 3, 1, 2])))
     program.graph.eliminate_dead_code()
     program.graph.lint()
     program.recompile()

@@ -67,29 +67,67 @@ def train(state: TrainState, data: TrainingData, between: Between = lambda epoch
         DivergedError: the loss is not finite; `state` then is of no use.
 
     """
-    recipe = state.recipe
-    train_split = _copied(data.train, recipe) if recipe.copies else data.train
-    device = train_split.images.device
-    batch_size = min(recipe.batch_size, len(train_split))
-    steps_per_epoch = len(train_split) // batch_size
-    steps = steps_per_epoch * recipe.epochs
-    part = train_split.subset(recipe.data_fraction, recipe.seed) if recipe.data_fraction < 1 else None
-    weights = None
-    if recipe.class_weights == "balanced":
-        trained_on = train_split.labels if part is None else train_split.labels[part]
-        weights = balanced_weights(trained_on, state.network.num_classes)
-    stepper = Stepper.of(state, train_split, data.mean, data.std, batch_size, class_weights=weights)
-    ema_updater = EmaUpdater(state)
-    val_images = images_of_classes(data.val.labels, state.network.num_classes)
-    step_share = batch_size / (steps_per_epoch * batch_size + EVALUATION * len(data.val))
-
-    for epoch in range(len(state.history) + 1, recipe.epochs + 1):
+    training = _Training.of(state, data)
+    for epoch in range(len(state.history) + 1, state.recipe.epochs + 1):
         started = time.perf_counter()
+        last_lr = training.train_epoch(epoch, between)
+        result = training.measure(epoch, last_lr, started)
+        state.add(result)
+        yield result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """What is the same in all epochs of a run."""
+
+    state: TrainState
+    split: Split  # the training images, with their copies
+    part: Tensor | None  # the indices of the images that are trained on; none: all of them
+    val: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    val_images: Tensor  # of each class
+    stepper: Stepper
+    ema_updater: "EmaUpdater"
+    batch_size: int
+
+    @classmethod
+    def of(cls, state: TrainState, data: TrainingData) -> Self:
+        recipe, classes = state.recipe, state.network.num_classes
+        split = _copied(data.train, recipe) if recipe.copies else data.train
+        part = split.subset(recipe.data_fraction, recipe.seed) if recipe.data_fraction < 1 else None
+        weights = None
+        if recipe.class_weights == "balanced":
+            weights = balanced_weights(split.labels if part is None else split.labels[part], classes)
+        batch_size = min(recipe.batch_size, len(split))
+        return cls(
+            state=state,
+            split=split,
+            part=part,
+            val=data.val,
+            mean=data.mean,
+            std=data.std,
+            val_images=images_of_classes(data.val.labels, classes),
+            stepper=Stepper.of(state, split, data.mean, data.std, batch_size, class_weights=weights),
+            ema_updater=EmaUpdater(state),
+            batch_size=batch_size,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.split) // self.batch_size
+
+    def train_epoch(self, epoch: int, between: Between) -> float:
+        """Take the epoch's steps; returns the learning rate of the last one."""
+        recipe, stepper, batch_size = self.state.recipe, self.stepper, self.batch_size
+        steps_per_epoch = self.steps_per_epoch
+        steps = steps_per_epoch * recipe.epochs
+        step_share = batch_size / (steps_per_epoch * batch_size + EVALUATION * len(self.val))
         seed_epoch(recipe, epoch)
-        state.model.train()
-        order = _shuffled(len(train_split), device) if part is None else _passes(part, len(train_split))
-        images_a_pass = len(train_split) if part is None else len(part)
-        passes = math.ceil(len(train_split) / images_a_pass)  # in an epoch
+        self.state.model.train()
+        order = self._order()
+        images_a_pass = len(self.split) if self.part is None else len(self.part)
+        passes = math.ceil(len(self.split) / images_a_pass)  # in an epoch
         stepper.sums.zero_()
         for i in range(steps_per_epoch):
             step = (epoch - 1) * steps_per_epoch + i
@@ -97,18 +135,28 @@ def train(state: TrainState, data: TrainingData, between: Between = lambda epoch
             # The batch's first image decides which pass it is of.
             stepper.prepare(step, steps, (epoch - 1) * passes + i * batch_size // images_a_pass)
             stepper.step(order[i * batch_size : (i + 1) * batch_size], lr)
-            ema_updater.follow(step)
+            self.ema_updater.follow(step)
             # Most of what diverges does so in its first steps: no need to wait for the epoch's end.
             if step == steps_per_epoch // 8 and not math.isfinite(sum_so_far := stepper.sums[0].item()):
                 raise DivergedError(f"the training loss was {sum_so_far} after {step + 1} steps of epoch 1")
             between(epoch, (i + 1) * step_share)
-        val_sums = _evaluate(state.eval_model, data.val, data.mean, data.std, recipe.precision)
+        return lr
 
-        # The epoch's one wait for the device.
-        train_loss, train_correct, *val = torch.cat([stepper.sums, val_sums, val_images]).tolist()
+    def _order(self) -> Tensor:
+        """The indices of an epoch's images, in the order of its steps."""
+        images = len(self.split)
+        return _shuffled(images, self.split.images.device) if self.part is None else _passes(self.part, images)
+
+    def measure(self, epoch: int, lr: float, started: float) -> EpochResult:
+        """Evaluate after the epoch, which began at `started`; the epoch's one wait for the device is here."""
+        val_sums = _evaluate(self.state.eval_model, self.val, self.mean, self.std, self.state.recipe.precision)
+        train_loss, train_correct, *val = torch.cat([self.stepper.sums, val_sums, self.val_images]).tolist()
         validation = Evaluation.of(val[: len(val_sums)], val[len(val_sums) :])
-        images = steps_per_epoch * batch_size
-        result = EpochResult(
+        for split, loss in (("training", train_loss), ("validation", val[0])):
+            if not math.isfinite(loss):
+                raise DivergedError(f"the {split} loss was {loss} in epoch {epoch}")
+        images = self.steps_per_epoch * self.batch_size
+        return EpochResult(
             epoch=epoch,
             train_loss=train_loss / images,
             train_accuracy=train_correct / images,
@@ -118,13 +166,8 @@ def train(state: TrainState, data: TrainingData, between: Between = lambda epoch
             lr=lr,
             seconds=time.perf_counter() - started,
             images=images,
-            accumulation_steps=state.accumulation_steps,
+            accumulation_steps=self.state.accumulation_steps,
         )
-        for split, loss in (("training", train_loss), ("validation", val[0])):
-            if not math.isfinite(loss):
-                raise DivergedError(f"the {split} loss was {loss} in epoch {epoch}")
-        state.add(result)
-        yield result
 
 
 def _copied(split: Split, recipe: TrainSpec) -> Split:

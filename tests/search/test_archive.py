@@ -132,6 +132,27 @@ def test_an_opened_archive_is_the_run_and_its_report_has_the_same_numbers(
     assert Reader(again).status().running == ()
 
 
+def test_the_report_of_an_archive_is_written_beside_it(
+    folder: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = tmp_path / "published"
+    packed.mkdir()
+    write_archive(folder, packed / "one.zip")
+    with zipfile.ZipFile(packed / "one.zip") as archive:
+        archive.extract("one/report.html", tmp_path)
+    before = sorted(Path.cwd().rglob("*"))
+    code, out, err = search(f"report {packed / 'one.zip'}", capsys, monkeypatch)
+    assert (code, out, err) == (0, f"{packed / 'one.html'}\n", "")
+    assert numbers_of(packed / "one.html") == numbers_of(tmp_path / "one" / "report.html")
+    assert {*Path.cwd().rglob("*")} - {*before} == {packed / "one.html"}
+    code, out, err = search("report nothing.zip", capsys, monkeypatch)
+    assert (code, out, err) == (2, "", "search: there is no file nothing.zip: check the path\n")
+    Path("damaged.zip").write_bytes(b"damaged")
+    code, out, err = search("report damaged.zip", capsys, monkeypatch)
+    assert code == 2
+    assert err.startswith("search: damaged.zip is no archive that `search archive` has written")
+
+
 def test_an_archive_is_not_trained_on(
     folder: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,7 @@ def test_an_epoch_that_ends_soon_is_finished(training: Training) -> None:
     training.train(1, 100, 0.1, last=80)
     training.is_asked = True
     training.train(1, 100, 0.1, first=81)
-    assert training.said == ["stopping at the end of this epoch, in about 2 s"]
+    assert training.said == ["stopping when this epoch ends, in about 2 s"]
 
 
 def test_a_longer_epoch_ends_at_the_next_step(training: Training) -> None:

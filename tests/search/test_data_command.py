@@ -48,7 +48,7 @@ def test_all_that_a_folder_holds_is_printed(photos: Path, command: Command) -> N
     assert lines[:2] == [
         "data     photos: 22 training and 2 validation images, 16x16 RGB, 2 classes, a test split that only `promote` "
         "reads",
-        "  left out, 7 that are no images: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 2 more",
+        "  left out: 7 files not in an image format: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 2 more",
     ]
     assert lines[2] == "files    16x16 pixels"
     table = [line.split() for line in lines[4:9] if "─" not in line]
@@ -84,7 +84,7 @@ def test_json_has_all_of_it_and_nothing_else(photos: Path, command: Command) -> 
     assert census["counts"]["cat"] == {"train": 11, "val": 1, "test": 8}
     assert census["held_out"] == ["val"]
     assert census["file_sizes"]["median"] == [16, 16]
-    assert census["left_out"] == {"that are no images": [f"{number}.txt" for number in range(7)]}
+    assert census["left_out"] == {"not in an image format": [f"{number}.txt" for number in range(7)]}
     for group in census["equal"]:
         _, copy = group["pictures"]
         assert copy == {"name": copy["name"], "split": "test", "label": copy["name"].split("/")[1]}
@@ -142,7 +142,7 @@ def test_a_mistake_is_one_line(photos: Path, command: Command, words: str, messa
 
 def test_broken_images_are_left_out_on_request(photos: Path, command: Command) -> None:
     (photos / "train" / "cat" / "broken.png").write_text("no image")
-    assert "left out, 1 that cannot be read: train/cat/broken.png" in command("data photos --skip-broken")[1]
+    assert "left out: 1 file that cannot be read: train/cat/broken.png" in command("data photos --skip-broken")[1]
 
 
 def test_classes_without_validation_or_test_images_are_warned_of(

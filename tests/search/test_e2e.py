@@ -66,7 +66,7 @@ def test_the_search_says_what_it_will_do_and_what_it_did(searched: Path) -> None
         "160 training and 40 validation images, 32x32 grey, 10 classes, a test split that only `promote` reads",
         "budget   20,000 parameters",
         "smallest: 514 parameters",
-        "trials   3 of 2 epochs, first 1 baseline (lenet-sized)",
+        "trials   3 short runs of 2 epochs, first 1 baseline (lenet-sized)",
         "measured: ",
         "1/3  trial 0 (lenet-sized)",
         "3/3  trial 2",
@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_study_in_another_process(searched: Path, t
 
 def test_running_again_continues_to_a_larger_total(copy: Path) -> None:
     out = search(f"{SHORT} --trials 4", copy)
-    assert "trials   4 of 2 epochs, 3 done" in out
+    assert "trials   4 short runs of 2 epochs, 3 done" in out
     assert "4 of 4 trials" in out
     assert len(open_study(run_folder(copy)).trials) == 4
 

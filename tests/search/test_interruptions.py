@@ -113,7 +113,7 @@ def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_the
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert err == NOTICE.decode() + "search: interrupted; run the same command to continue\n"
-        assert out.splitlines()[-1].startswith("stopping at the end of this epoch, in about ")
+        assert out.splitlines()[-1].startswith("stopping when this epoch ends, in about ")
         study = open_study(folder)
         assert {trial.state.is_finished() for trial in study.trials} == {True}
         (root,) = folder.trials_with_checkpoints()

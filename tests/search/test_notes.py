@@ -180,6 +180,8 @@ def test_promoted_trials_have_curves_and_networks_once(tmp_path: Path) -> None:
     made = artifacts_of(folder, 1)
     assert sorted(made) == ["trial-1-epochs-5-seed-0-learning-curve.svg", "trial-1-network.svg"]
     assert {path.name for path in folder.artifacts.iterdir()} == set(made.values())
+    curve = made["trial-1-epochs-5-seed-0-learning-curve.svg"]
+    assert "Trial 1, seed 0, 5 epochs" in (folder.artifacts / curve).read_text()
     assert artifacts_of(folder, 0) == {}
     study = open_study(folder)
     note = notes_of(study)[1]

@@ -1,6 +1,7 @@
 """What a study will do, and how long it takes, worked out before it starts."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -87,7 +88,7 @@ def test_an_estimate_counts_all_images_the_batches_drawn_and_each_trials_start(m
     monkeypatch.setattr(plan, "time_evaluation", lambda *_: 0.1)
     spec = study_spec(trials=10, epochs=3)
     found = estimate(spec, FOUND, cast(TrainingData, OnCuda(monkeypatch)), "bf16")
-    assert sorted(timed) == [8, 16, 32]
+    assert sorted(timed) == [8, 16, 16, 32]
     image_s = 1e-5 + 0.001 * (1 / 8 + 2 / 16 + 1 / 32) / 4
     assert found.images_per_second == pytest.approx(1 / image_s)
     epoch_s = (1000 * image_s + 0.1) / num_madds(NETWORK, DATA.size)
@@ -95,7 +96,27 @@ def test_an_estimate_counts_all_images_the_batches_drawn_and_each_trials_start(m
     timed.clear()
     monkeypatch.setattr(plan, "PATIENCE_S", 0.0)
     estimate(spec, FOUND, DATA, "fp32")
-    assert timed == [16]
+    assert timed == [16, 16]
+
+
+def test_what_a_process_loads_once_is_not_counted_for_each_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in a trial's time nor in the patience with which others are timed."""
+    spec = study_spec(trials=10, epochs=2, space={"stages": {"low": 2, "high": 3}, "batch_size": 16})
+    now, timed = 0.0, 0
+
+    def pace(*_: object) -> Pace:
+        nonlocal now, timed
+        timed += 1
+        took = 2 * plan.PATIENCE_S if timed == 1 else 0.1
+        now += took
+        return Pace(step_s=1e-9, start_up_s=took)
+
+    monkeypatch.setattr(plan, "time_steps", pace)
+    monkeypatch.setattr(plan, "time_evaluation", lambda *_: 0.0)
+    monkeypatch.setattr(plan, "time", SimpleNamespace(perf_counter=lambda: now))
+    found = survey(spec, data_shape_of(DATA))
+    assert estimate(spec, found, DATA, "fp32").trial_s == pytest.approx(0.1 + plan.DRAW_S, abs=1e-3)
+    assert timed == 6
 
 
 def test_an_estimate_times_some_of_the_draws_with_their_own_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +134,8 @@ def test_an_estimate_times_some_of_the_draws_with_their_own_recipes(monkeypatch:
     monkeypatch.setattr(plan, "PATIENCE_S", 60.0)
     expected = len(DATA.train) * 2 * 1e-9 * found.mean_madds / 16
     assert estimate(spec, found, DATA, "fp32").trial_s == pytest.approx(plan.DRAW_S + 1.01 * expected, rel=1e-6)
-    assert len(recipes) == 5
-    assert [recipe in [drawn for _, drawn in found.draws] for recipe in recipes] == [False, True, True, True, True]
+    assert len(recipes) == 6
+    assert [recipe in [drawn for _, drawn in found.draws] for recipe in recipes] == [False, False, *[True] * 4]
 
 
 def test_the_cost_grows_in_proportion_beyond_what_was_timed() -> None:

@@ -538,6 +538,9 @@ def test_a_diverged_seed_counts_nothing_in_the_choice_and_is_told(mixed: RunFold
     assert "diverged" not in " ".join(remarks(made))
     made = replace(made, promotions=[run for run in made.promotions if run.trial == 1])
     assert "1 of 3 seeds diverged, and is not in these numbers." in remarks(made)
+    promoted(mixed, 1, seed=3, val_accuracy=None, diverged="the loss was nan", **untested)
+    both = [run for run in read_results(mixed).promotions if run.trial == 1]
+    assert "2 of 4 seeds diverged, and are not in these numbers." in remarks(replace(made, promotions=both))
 
 
 def test_a_limit_on_multiply_adds_is_told_beside_the_budget(tmp_path: Path) -> None:

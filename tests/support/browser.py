@@ -113,8 +113,10 @@ class Browser:
         self._number = 0
         self._pages: dict[str, Page] = {}
 
-    def load(self, where: str | Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> Page:
-        """Show a page, or a file, in a window of this size, and wait until it is loaded."""
+    def load(
+        self, where: str | Path, *, width: int = 1280, height: int = 900, dark: bool = False, seconds: float = 20
+    ) -> Page:
+        """Show a page, or a file, in a window of this size, and wait until it is loaded, for at most `seconds`."""
         url = where.absolute().as_uri() if isinstance(where, Path) else where
         for session in self._pages:  # one at a time
             self.tell("Page.close", session)
@@ -130,7 +132,7 @@ class Browser:
         page.tell("Emulation.setTouchEmulationEnabled", enabled=width < 600)
         page.turn(dark=dark)
         page.tell("Page.navigate", url=url)
-        page.wait_for("location.href != 'about:blank' && document.readyState == 'complete'")
+        page.wait_for("location.href != 'about:blank' && document.readyState == 'complete'", seconds)
         return page
 
     def tell(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ budget   20,000 parameters
 and 1, 1x1/2 stem
   largest of 100 draws: 19,826 parameters, 772,416 multiply-adds: [8,16,32] x
 [1,1,1] preact, 3x3/2 stem, final norm
-trials   4 of 2 epochs, first 1 baseline (lenet-sized)
+trials   4 short runs of 2 epochs, first 1 baseline (lenet-sized)
          then 1 from the portfolio, which did best on other images
 (--no-portfolio: none)
 time     about 13 to 17 min, done between 18:42 and 18:47

@@ -167,7 +167,7 @@ def test_what_is_counted_is_what_a_search_cuts(pets: Path, tmp_path: Path) -> No
     }
     assert census.held_out == ("val", "test")
     assert (census.mean, census.std, census.size) == (data.mean, data.std, data.size)
-    assert (census.notes, census.left_out) == (data.notes, {"that are no images": ["cat/readme.txt"]})
+    assert (census.notes, census.left_out) == (data.notes, {"not in an image format": ["cat/readme.txt"]})
     assert census.file_sizes == FileSizes(smallest=(40, 40), median=(40, 40), largest=(64, 64))
     assert not any((census.equal, census.almost_equal, census.constant, census.warnings))
 

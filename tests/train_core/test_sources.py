@@ -152,7 +152,7 @@ def test_the_layout_of_tiny_imagenet_is_read() -> None:
     assert classes_of(found.val, found.classes) == {"val/images/5.png": "dog", "val/images/6.png": "cat"}
     assert left_out(found) == {
         "without a class, set aside for `search predict`": ["test/images/7.png"],
-        "that are no images": ["train/cat/cat_boxes.txt", "val/val_annotations.txt"],
+        "not in an image format": ["train/cat/cat_boxes.txt", "val/val_annotations.txt"],
     }
 
 
@@ -163,7 +163,7 @@ def test_what_is_left_out_is_counted_by_why() -> None:
     assert left_out(load("pets")) == {
         "without a class": ["train/5.png"],
         "outside of train, val and test": ["extra/cat/6.png"],
-        "that are no images": ["README.md", "train/cat/notes"],
+        "not in an image format": ["README.md", "train/cat/notes"],
     }
 
 
@@ -313,7 +313,9 @@ def test_sixteen_bits_are_scaled_by_what_all_files_hold() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4), 1000 * number, np.uint16)).save(path)
     found = load("pets")
-    assert found.notes == ("4 images of 16 bits, of which 12 are used, scaled to 8",)
+    assert found.notes == (
+        "4 images have 16 bits for each value, of which 12 bits are used; they are scaled to 8 bits",
+    )
     values = {*found.train.images[:, 0, 0, 0].tolist(), *found.val.images[:, 0, 0, 0].tolist()}
     assert values == {0, 1000 // 16, 2000 // 16, 3000 // 16}
 
@@ -354,7 +356,7 @@ def test_a_table_says_the_classes(suffix: str, as_file: bool) -> None:
     found = load(f"pets/labels.{suffix}" if as_file else "pets")
     assert everything(found) == {f"photos/{row['file']}": row["label"] for row in ROWS}
     assert found.notes == (f"labels.{suffix} says the classes (column label)",)
-    assert left_out(found) == {"that no table names": ["photos/77.png"]}
+    assert left_out(found) == {"not named in any table": ["photos/77.png"]}
 
 
 @pytest.mark.parametrize(
@@ -389,7 +391,7 @@ def test_a_column_says_the_split_and_rows_without_a_label_are_counted() -> None:
         ("5.png", "4.png"),
         ("7.png", "6.png"),
     )
-    assert left_out(found) == {"without a label": ["8.png"], "that no table names": ["9.png"]}
+    assert left_out(found) == {"without a label": ["8.png"], "not named in any table": ["9.png"]}
 
 
 def test_a_hugging_face_folder_is_read() -> None:
@@ -478,7 +480,7 @@ def test_classes_that_are_numbers_are_in_their_order() -> None:
         ([{**row, "label": "cat"} for row in ROWS], "one class only"),
         (
             [*({**row, "label": "cat"} for row in ROWS[:6]), *({**row, "label": ""} for row in ROWS[6:])],
-            "has one class only, 'cat' (left out: 2 without a label): a classifier needs two or more",
+            "has one class only, 'cat' (left out: 2 files without a label): a classifier needs two or more",
         ),
     ],
 )
@@ -582,7 +584,7 @@ def test_what_would_lie_outside_of_an_archive_is_counted_and_not_written() -> No
     assert left_out(zipped) == {OUT_OF_IT: ["../9.png", "/9.png", "cat/../../9.png"]}
     assert set(everything(zipped)) == {*CATS_AND_DOGS, "cat/a..b.png"}
     tarred = load("pets.tar")
-    assert left_out(tarred) == {OUT_OF_IT: ["../9.png"], "that are devices, not files": ["cat/pipe.png"]}
+    assert left_out(tarred) == {OUT_OF_IT: ["../9.png"], "of a special kind, such as a device": ["cat/pipe.png"]}
     assert set(everything(tarred)) == {*CATS_AND_DOGS, "cat/absolute.png"}
     assert sorted(Path("cache").rglob("9.png")) == []
 
@@ -591,7 +593,7 @@ def test_a_broken_archive_or_one_that_holds_nothing_inside_is_refused() -> None:
     Path("evil.txt").write_text("evil")
     with tarfile.open("evil.tar", "w") as tar:
         tar.add("evil.txt", arcname="../../evil.png")
-    assert refusal("evil.tar").endswith(f"for each class (left out: 1 {OUT_OF_IT})")
+    assert refusal("evil.tar").endswith(f"for each class (left out: 1 file {OUT_OF_IT})")
     Path("broken.zip").write_bytes(b"PK\3\4 no more")
     assert "cannot unpack broken.zip" in refusal("broken.zip")
 

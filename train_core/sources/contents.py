@@ -18,7 +18,9 @@ SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 Progress = Callable[[str, int, int], None]  # (what, done, total); total is 0 where it is not known
 Arrays = dict[str, NDArray[Any]]
 LeftOut = Mapping[str, Sequence[str]]
-"""Files that were left out, by why: the reason follows their number, as in `12 without a label`."""
+"""Files that were left out, by why: the reason follows their number, one or many, as in `12 files without a label`."""
+
+NO_IMAGE = "not in an image format"  # why a file is left out that was not even meant as an image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +97,8 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 
 def counts_in_words(left_out: LeftOut) -> str:
-    """How many files were left out, and why: `12 without a label, 3 that are no images`; empty for none."""
-    return ", ".join(f"{len(names):,} {why}" for why, names in left_out.items() if names)
+    """How many files were left out, and why: `2 files without a label, 1 file in .HEIC`; empty for none."""
+    return ", ".join(f"{counted(len(names), 'file')} {why}" for why, names in left_out.items() if names)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

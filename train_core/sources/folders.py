@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from train_core.images import SUFFIXES, Header, decode, highest_value, read_header, reads_heif, why
 from train_core.reading import Preparation, Reading
 from train_core.sources.contents import (
+    NO_IMAGE,
     Arrays,
     Contents,
     FileSizes,
@@ -114,7 +115,7 @@ def _headers(
         elif suffix.lower() in SUFFIXES:
             broken[item.name] = why(header)
         else:
-            left_out.setdefault("that are no images", []).append(item.name)
+            left_out.setdefault(NO_IMAGE, []).append(item.name)
     return found
 
 
@@ -130,7 +131,8 @@ def _is_heif(path: Path) -> bool:
 def _counts(left_out: Mapping[str, Sequence[str]], broken: Mapping[str, str]) -> str:
     counts = [counts_in_words(left_out)]
     if broken:
-        counts.append(f"{len(broken):,} that cannot be read, as {some([f'{n} ({r})' for n, r in broken.items()], 1)}")
+        example = some([f"{name} ({reason})" for name, reason in broken.items()], 1)
+        counts.append(f"{counted(len(broken), 'file')} that cannot be read, such as {example}")
     return ", ".join(filter(None, counts)) or "it is empty"
 
 
@@ -157,7 +159,9 @@ def _prepared_how(
             else 65535
         )
         bits = min(max(most.bit_length(), 8), 16)
-        notes.append(f"{counted(len(deep), 'image')} of 16 bits, of which {bits} are used, scaled to 8")
+        have = "has" if len(deep) == 1 else "have"
+        used = f", of which {bits} bits are used" if bits < 16 else ""
+        notes.append(f"{counted(len(deep), 'image')} {have} 16 bits for each value{used}; they are scaled to 8 bits")
     made = Preparation(width=width, height=height, fit=reading.fit, background=reading.background, bits=bits)
     return made, notes
 
@@ -228,7 +232,7 @@ def _without_empty_classes(
             continue
         lost = [item.name for item in listing.of("train") if item.label == label]
         why_not = [reason for reason, names in left_out.items() if set(lost) & set(names)]
-        is_meant = listing.has_stated_classes or why_not != ["that are no images"]
+        is_meant = listing.has_stated_classes or why_not != [NO_IMAGE]
         if is_meant:
             reasons = ", ".join(why_not)
             raise data_error(

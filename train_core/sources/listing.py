@@ -16,7 +16,7 @@ from pathlib import Path
 
 from train_core.errors import DataError
 from train_core.images import SUFFIXES
-from train_core.sources.contents import SPLITS, LeftOut, SplitName, counts_in_words, data_error, some
+from train_core.sources.contents import NO_IMAGE, SPLITS, LeftOut, SplitName, counts_in_words, data_error, some
 
 NAMES_OF_SPLITS: Mapping[str, SplitName] = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -327,7 +327,7 @@ def sorted_out(left_out: LeftOut) -> dict[str, list[str]]:
     for reason, names in left_out.items():
         for name in names:
             meant = Path(name).suffix.lower() in SUFFIXES
-            found[reason if meant or reason.startswith("in ") else "that are no images"].append(name)
+            found[reason if meant or reason.startswith("in ") else NO_IMAGE].append(name)
     return dict(found)
 
 

@@ -143,7 +143,7 @@ def listed_by(sheets: Sequence[Sheet], root: Path, group: str, folder: Path | No
     items = without_double_names(items)
     listed = {item.path for item in items} | {root / name for names in left_out.values() for name in names}
     unlisted = [path for path in places.files if path not in listed and path.suffix.lower() not in SUFFIXES]
-    left_out["that no table names"] = [places.name(path) for path in unlisted]
+    left_out["not named in any table"] = [places.name(path) for path in unlisted]
     return Listing(
         root=root,
         items=tuple(sorted(items, key=lambda item: (SPLITS.index(item.split), item.label, item.name))),

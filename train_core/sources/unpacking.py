@@ -20,7 +20,7 @@ def is_archive(path: Path) -> bool:
 
 
 OUTSIDE = "with a path that leads out of the archive"
-NO_FILES = "that are devices, not files"
+NO_FILES = "of a special kind, such as a device"
 
 
 def unpack(archive: Path, folder: Path, origin: str, progress: Progress | None) -> LeftOut:
