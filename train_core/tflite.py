@@ -169,7 +169,12 @@ PIXELS = {"min": 0, "max": 255}
 def _parsed(written: bytes) -> Any:
     from ai_edge_litert.schema_py_generated import Model, ModelT
 
-    return ModelT.InitFromObj(Model.GetRootAs(written))
+    model = ModelT.InitFromObj(Model.GetRootAs(written))
+    for buffer in model.buffers:
+        if buffer.size:  # in a larger file, the quantiser puts constants behind the model
+            buffer.data = np.frombuffer(written, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def _packed(model: Any) -> bytes:

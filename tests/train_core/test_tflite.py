@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
+from benchmarks.file_sizes import drawn, exported
 from train_core import litert
 from train_core.arena import Buffer, arena_of, buffers_of, planned
 from train_core.blocks import BlockName
@@ -26,7 +27,7 @@ from train_core.errors import ModelError
 from train_core.examples import FormatName
 from train_core.formats import FORMATS, read
 from train_core.models import ResNet
-from train_core.specs import ResNetSpec
+from train_core.specs import ResNetSpec, num_params
 from train_core.tflite import description_of, graph_of
 
 SMALL: dict[str, Any] = {"widths": (8, 16), "blocks": (1, 1), "in_channels": 3, "num_classes": 10}
@@ -188,6 +189,14 @@ KNOWN = {
 @conversion
 def test_the_same_images_give_the_same_int8_file(files: Files) -> None:
     assert calibrated(files("basic"), pictures(NETWORKS["basic"])) == files("basic", "tflite-int8")
+
+
+@conversion
+def test_a_larger_network_keeps_all_its_weights() -> None:
+    """The quantiser stores large constants behind the model, in a file of more than some hundred kilobytes."""
+    spec, side = drawn(20)
+    assert num_params(spec) > 250_000
+    assert len(exported(spec, side, "tflite-int8", 20)) > num_params(spec)
 
 
 @conversion
