@@ -1,6 +1,6 @@
 """What a runtime allocates for a network's activations, and what the closed form of `train_core.footprint` says.
 
-    python -m benchmarks.memory --networks 12
+    python -m benchmarks.memory onnx --networks 12
 
 exports random networks, and lets onnxruntime compute a batch of images with each, in a process of its own. The growth
 of the process from a small batch to a large one, for each image, is what the runtime allocates: its working memory and
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 from benchmarks.file_sizes import drawn, exported
 from train_core.examples import FormatName
@@ -50,9 +51,10 @@ def allocated(written: bytes, shape: tuple[int, int, int], batches: tuple[int, i
 def main() -> None:
     """Parse the command line, measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("format", choices=("onnx", "onnx-int8"))
     parser.add_argument("--networks", type=int, default=12)
     options = parser.parse_args()
-    fmt: FormatName = "onnx"
+    fmt = cast(FormatName, options.format)
     for seed in range(options.networks):
         spec, side = drawn(seed)
         said = FOOTPRINTS[fmt].number * peak_activations(spec, side)

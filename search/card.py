@@ -20,7 +20,7 @@ from train_core.data import TrainingData
 from train_core.datasets import DATASETS, DatasetName
 from train_core.description import Description
 from train_core.examples import FormatName
-from train_core.footprint import FOOTPRINTS, peak_activations
+from train_core.footprint import FOOTPRINTS, IN_PLACE, memory, peak_activations
 from train_core.formats import FORMATS, example
 from train_core.specs import AugmentSpec, TrainSpec
 
@@ -119,8 +119,12 @@ def _model(exported: Exported) -> Iterator[tuple[str, str]]:
     yield "network", str(run.network)
     yield "parameters", f"{run.parameters:,}, all trainable; the budget was {exported.spec.budget:,}"
     yield "multiply-adds", f"{run.multiply_adds:,} for an image"
-    numbers, peak = FOOTPRINTS[exported.format].number, peak_activations(run.network, (about.height, about.width))
-    yield "activations", f"{numbers * peak:,} bytes at their peak, {count(numbers, 'byte')} a number; computed"
+    footprint, size = FOOTPRINTS[exported.format], (about.height, about.width)
+    peak = footprint.number * peak_activations(run.network, size, footprint.schedule or IN_PLACE)
+    words = f"{peak:,} bytes at their peak, {count(footprint.number, 'byte')} a number; computed"
+    if footprint.schedule is not None:
+        words += f"; with what its runtime takes besides, at most {memory(run.network, size, exported.format):,.0f}"
+    yield "activations", words
     averaged = f"the average over the run (decay {run.recipe.ema_decay:g} a step)"
     yield "weights", averaged if run.recipe.ema_decay else "those after the last step"
     arithmetic = "fp32" if form.int8 is None else form.int8.arithmetic

@@ -16,7 +16,7 @@ from search.scores import named
 from search.spec import StudySpec
 from search.trials import score_of
 from search.uncertainty import accuracy_interval
-from train_core.footprint import FOOTPRINTS, peak_activations
+from train_core.footprint import FOOTPRINTS, IN_PLACE, memory, peak_activations
 from train_core.specs import ResNetSpec, TrainSpec
 
 BYTES = 4  # of a parameter in an exported model
@@ -99,11 +99,13 @@ def _costs(folder: RunFolder, facts: RunFacts | None, spec: StudySpec, best: Bes
     share = note(best.multiply_adds, spec.max_madds, "for one image")
     yield Card(name="Multiply-adds", value=f"{best.multiply_adds:,}", note=share)
     if facts is not None and facts.data.size is not None:
-        numbers = FOOTPRINTS[spec.format].number
-        memory = numbers * peak_activations(best.network, facts.data.size)
-        share = f", {note(memory, spec.max_memory, '')}" if spec.max_memory is not None else ""
-        words = f"activations at their peak, {count(numbers, 'byte')} a number, computed{share}"
-        yield Card(name="Memory", value=_bytes(memory), note=words)
+        form = FOOTPRINTS[spec.format]
+        numbers = form.number * peak_activations(best.network, facts.data.size, form.schedule or IN_PLACE)
+        words = f"activations at their peak, {count(form.number, 'byte')} a number, computed"
+        if spec.max_memory is not None:
+            whole = round(memory(best.network, facts.data.size, spec.format))
+            words += f"; at most {_bytes(whole)} in {spec.format}, limit {_bytes(spec.max_memory)}"
+        yield Card(name="Memory", value=_bytes(numbers), note=words)
     yield _file_size(folder, best, spec)
     if latencies := [run.latency_s for run in best.runs if run.latency_s is not None]:
         most = f", limit {1000 * spec.max_latency:g} ms" if spec.max_latency is not None else ""

@@ -257,6 +257,13 @@ class StudySpec(Frozen):
     )
 
     @model_validator(mode="after")
+    def _memory_is_known(self) -> Self:
+        if self.max_memory is not None and FOOTPRINTS[self.format].schedule is None:
+            known = ", ".join(name for name, each in FOOTPRINTS.items() if each.schedule is not None)
+            raise ValueError(f"max_memory: how much a {self.format} file takes is not known: set format to {known}")
+        return self
+
+    @model_validator(mode="after")
     def _file_is_known(self) -> Self:
         if self.max_file is not None and FOOTPRINTS[self.format].file is None:
             known = ", ".join(name for name, each in FOOTPRINTS.items() if each.file is not None)

@@ -8,7 +8,7 @@ Weights are not counted (`num_params`), nor the working memory inside an operati
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from train_core.blocks import BLOCKS, Convolution
@@ -214,8 +214,90 @@ class Footprint:
     """What a format makes of a network."""
 
     number: int  # bytes of an activation
-    file: Mapping[str, float] | None  # bytes of the file for each of `CONTENTS`; none: not known in closed form
+    schedule: Schedule | None  # of its runtime; none: how much memory that takes is not known
+    slack: float = 0.0  # what the runtime takes more than the peak of the schedule, at most, as a share of it
+    records: Mapping[str, float] = field(default_factory=dict)
+    """Bytes of memory that it takes besides, for each of `CONTENTS`."""
+    file: Mapping[str, float] | None = None  # bytes of the file for each of `CONTENTS`; none: not known in closed form
 
+
+_TFLITE = Footprint(
+    number=4,
+    schedule=TENSORFLOW_LITE,
+    slack=0.5,
+    file={
+        "weights": 4,
+        "biases": 4,
+        "outputs": 0.4,
+        "norm numbers": 7.2,
+        "excited": 0.7,
+        "description": 1,
+        "files": 2646,
+        "convolutions": 276,
+        "with bias": 26,
+        "activations": -37,
+        "clips": -56,
+        "norms": 299,
+        "excitations": 645,
+        "additions": 193,
+        "pools": 152,
+        "paddings": 479,
+    },
+)
+_TFLITE_INT8 = Footprint(
+    number=1,
+    schedule=TENSORFLOW_LITE,
+    slack=0.5,
+    records={
+        "outputs": 7.9,
+        "norm numbers": 14.8,
+        "files": 1934,
+        "convolutions": 183,
+        "with bias": -27,
+        "activations": 63,
+        "clips": 86,
+        "norms": 7,
+        "excitations": 1145,
+        "additions": 495,
+        "pools": 226,
+        "paddings": 715,
+    },
+    file={
+        "weights": 1,
+        "biases": 1.5,
+        "outputs": 27.7,
+        "norm numbers": 31.7,
+        "excited": -0.6,
+        "description": 1,
+        "files": 3450,
+        "convolutions": 417,
+        "with bias": -59,
+        "activations": 9,
+        "clips": -48,
+        "norms": 178,
+        "excitations": 930,
+        "additions": 34,
+        "pools": 240,
+        "paddings": 465,
+    },
+)
+_ARRAY = {
+    "weights": 1,
+    "biases": 1.5,
+    "outputs": 27.6,
+    "norm numbers": 31,
+    "excited": -0.3,
+    "files": 2751,
+    "convolutions": 387,
+    "with bias": -50,
+    "activations": 1,
+    "clips": -54,
+    "norms": 169,
+    "excitations": 827,
+    "additions": -16,
+    "pools": 203,
+    "paddings": 424,
+}
 
 FOOTPRINTS: dict[FormatName, Footprint] = table(
     "format",
@@ -223,6 +305,8 @@ FOOTPRINTS: dict[FormatName, Footprint] = table(
     {
         "onnx": Footprint(
             number=4,
+            schedule=IN_PLACE,
+            slack=1.4,
             file={
                 "weights": 4,
                 "biases": 4,
@@ -242,6 +326,8 @@ FOOTPRINTS: dict[FormatName, Footprint] = table(
         ),
         "onnx-int8": Footprint(
             number=1,
+            schedule=IN_PLACE,
+            slack=1.4,
             file={
                 "weights": 1,
                 "outputs": 4.5,
@@ -261,17 +347,33 @@ FOOTPRINTS: dict[FormatName, Footprint] = table(
                 "paddings": 96,
             },
         ),
-        "pt2": Footprint(number=4, file=None),
-        "safetensors": Footprint(number=4, file=None),
-        "tflite": Footprint(number=4, file=None),
-        "tflite-int8": Footprint(number=1, file=None),
-        "tflite-header": Footprint(number=1, file=None),
+        "pt2": Footprint(number=4, schedule=None),
+        "safetensors": Footprint(number=4, schedule=None),
+        "tflite": _TFLITE,
+        "tflite-int8": _TFLITE_INT8,
+        "tflite-header": replace(_TFLITE_INT8, file=_ARRAY),
     },
 )
-"""By format, without torch. The bytes of the operations are fitted to files: `python -m benchmarks.file_sizes`."""
+"""By format, without torch. The bytes of the operations are fitted to files (`python -m benchmarks.file_sizes`), what a
+runtime takes more is measured (`python -m benchmarks.memory`)."""
 
 FILE_ERROR = 0.02
 """No file is larger than the closed form says by more than this share of it."""
+
+
+def memory(spec: ResNetSpec, side: int | tuple[int, int], fmt: FormatName) -> float:
+    """Bytes that the runtime of a format takes at most for one image; the weights, which may be in flash, not counted.
+
+    Raises:
+        ValueError: of this format it is not known.
+
+    """
+    form = FOOTPRINTS[fmt]
+    if form.schedule is None:
+        raise ValueError(f"how much memory a {fmt} file takes is not known")
+    counted = contents(spec) if form.records else {}
+    records = sum(each * counted[name] for name, each in form.records.items())
+    return (1 + form.slack) * form.number * peak_activations(spec, side, form.schedule) + records
 
 
 def file_size(spec: ResNetSpec, fmt: FormatName) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from train_core.examples import FormatName
-from train_core.footprint import FILE_ERROR, FOOTPRINTS, file_size, peak_activations
+from train_core.footprint import FILE_ERROR, file_size, memory
 from train_core.latency import LatencyModel
 from train_core.specs import ResNetSpec, num_madds, num_params
 from train_core.tables import table
@@ -142,7 +142,7 @@ LIMITS: dict[LimitName, Limit] = table(
         "memory": Limit(
             key="max_memory",
             flag="--max-memory",
-            of=lambda limits, size: lambda spec: FOOTPRINTS[limits.format].number * peak_activations(spec, size),
+            of=lambda limits, size: lambda spec: memory(spec, size, limits.format),
             words=lambda most: f"{bytes_in_words(most)} of memory",
             short=lambda most: f"{bytes_in_words(most).replace(' ', '')}-memory",
             grows_with_depth=False,
