@@ -19,6 +19,7 @@ from search.dashboard import listening, open_browser
 from search.data_shape import DataShape, data_shape_of, shape_of_named, with_data_shape
 from search.errors import DataError, RunError, SpecError
 from search.export import chosen, export_model
+from search.front import with_sizes
 from search.identity import check, open_study
 from search.listing import Listing, read_listing
 from search.live_report import FULL_RUNS
@@ -213,7 +214,7 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
     if shape is None:
         with loading_bars() as progress:
             shape = data_shape_of(load(spec, progress))
-    spec = spec.for_size(shape.size)
+    spec = with_sizes(spec.for_size(shape.size), shape)
     space_survey = survey(spec, shape)
     lines = [f"{study}: {spec.data} ({shape}), budget {spec.limits}"]
     for name, network in spec.baselines.items():

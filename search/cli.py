@@ -124,6 +124,10 @@ def run(
     max_file: FileSize = None,
     max_latency: Latency = None,
     deployed_as: DeployedAs = None,
+    front: Annotated[
+        list[str] | None,
+        typer.Option(help="Search networks of every size along this cost: params, madds, memory, file or latency."),
+    ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a short run.")] = None,
     images: Annotated[
@@ -179,6 +183,7 @@ def run(
 
     flags = _given(
         **_limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as),
+        front=tuple(front) if front else None,
         trials=trials,
         epochs=epochs,
         short_run_images=images,

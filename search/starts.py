@@ -172,7 +172,11 @@ def enqueue_starts(
 
 
 def _made(parameters: Mapping[str, Any], spec: StudySpec, shape: DataShape) -> tuple[ResNetSpec, TrainSpec]:
-    """The network and the recipe of a draw; what it lacks is the least of its dimension."""
-    draw = search_space.lowest(spec.space) | dict(parameters)
+    """The network and the recipe of a draw; what it lacks is the least of its dimension, and of a front's sizes the most.
+
+    Shapes that differ are the same network where it is small enough.
+    """
+    largest = {"budget_fraction": search_space.bounds_of(spec.space.budget_fraction)[1]} if spec.front else {}
+    draw = search_space.lowest(spec.space) | largest | dict(parameters)
     network = search_space.network(draw, spec.space, spec.limits, shape.task)
     return network, search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision="fp32")

@@ -144,7 +144,7 @@ def test_no_test_imports_another() -> None:
 
 LAYERS = {
     "foundations": "errors streams version completion interrupt storage run_folder optuna_access trials ladder "
-    "published scores spec data_shape formatting citation uncertainty recipe_words markup",
+    "published scores spec data_shape formatting citation uncertainty recipe_words markup front",
     "study": "checkpoints between forecast heartbeat retries pruner sampling drawing starts listing identity study "
     "trainer plan session night",
     "full runs": "loggers long_run promotions promoter reproducer fidelity learning mistakes",
