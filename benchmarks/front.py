@@ -104,7 +104,9 @@ def main() -> None:
     for seed in range(first, last):
         for data in options.data:
             for share in (None, *SHARES):
-                lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+                lines = (
+                    [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+                )
                 key = {"data": Path(data).stem, "seed": seed, "share": share}
                 if any(key.items() <= line.items() for line in lines):
                     continue
@@ -125,9 +127,7 @@ def searched(data: str, seed: int, share: float | None) -> dict[str, Any]:
     spec = StudySpec.model_validate({**spec.model_dump(exclude_unset=True), **changes})
     images = load(spec)
     shape = data_shape_of(images)
-    test = load_test(
-        spec.data, fingerprint=images.fingerprint, cache=default_cache(), test_fraction=spec.test_fraction
-    )
+    test = load_test(spec.data, fingerprint=images.fingerprint, cache=default_cache(), test_fraction=spec.test_fraction)
     assert test is not None, f"{data} has no test split"
     spec = with_sizes(spec.for_size(shape.size), shape)
     trainer = _Trainer(images, test)
@@ -145,7 +145,7 @@ def searched(data: str, seed: int, share: float | None) -> dict[str, Any]:
 
 
 def recommended(found: Sequence[Found], by: int, least: float, most: float) -> float:
-    """The mean over sizes of what counts (1: validation, 2: test) of the best network on validation at most that large."""
+    """The mean over sizes of what counts (1: validation, 2: test) of the best on validation that is no larger."""
     area, best, before = 0.0, (0.0, 0.0, 0.0), math.log(least)
     for each in sorted(found):
         place = min(max(math.log(each[0]), math.log(least)), math.log(most))

@@ -128,7 +128,9 @@ def point(
     return Point(costs, size, score(of), of)
 
 
-def points_of_trials(spec: StudySpec, image: tuple[int, int], trials: Iterable[TrialRecord]) -> list[Point[TrialRecord]]:
+def points_of_trials(
+    spec: StudySpec, image: tuple[int, int], trials: Iterable[TrialRecord]
+) -> list[Point[TrialRecord]]:
     """Where the complete trials stand, for images of this height and width."""
     return [point(spec, image, _network, score_of, trial) for trial in ranked(trials)]
 

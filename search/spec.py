@@ -42,8 +42,10 @@ def _as_seconds(value: object) -> object:
     return _value_error(parse_seconds)(value) if isinstance(value, str) else value
 
 
-def _as_cost(value: object) -> object:
-    return "parameters" if value == "params" else value
+def _as_costs(value: object) -> object:
+    """One cost as a list of one, and `params` for parameters."""
+    given = [value] if isinstance(value, str) else value
+    return ["parameters" if each == "params" else each for each in given] if isinstance(given, list | tuple) else given
 
 
 def _value_error(parse: Callable[[str], T]) -> Callable[[str], T]:
@@ -117,6 +119,12 @@ class PromoteSpec(Frozen):
         _value_error(parse_ladder)(text or "1x1")
         return text
 
+    @model_validator(mode="after")
+    def _front_or_ladder(self) -> Self:
+        if self.front and self.ladder:
+            raise ValueError("a front is trained in one rung: leave out promote.front or promote.ladder")
+        return self
+
     @field_validator("family")
     @classmethod
     def _a_family(cls, key: str) -> str:
@@ -126,7 +134,9 @@ class PromoteSpec(Frozen):
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
-        """The ladder; `top` and `epochs` are one of a single rung."""
+        """The ladder; `top` and `epochs` are one of a single rung, and so is a front."""
+        if self.front:
+            return (Rung(top=self.front, epochs=self.epochs),)
         return parse_ladder(self.ladder) if self.ladder else (Rung(top=self.top, epochs=self.epochs),)
 
     @property
@@ -188,7 +198,7 @@ class StudySpec(Frozen):
         description="how long networks take, which `search run` measures once where there is a `max_latency`; in a "
         "study file of your own: leave it out",
     )
-    front: Annotated[tuple[Annotated[LimitName, BeforeValidator(_as_cost)], ...], Field(max_length=2)] = Field(
+    front: Annotated[tuple[LimitName, ...], Field(max_length=2), BeforeValidator(_as_costs)] = Field(
         default=(),
         description="costs, at most two, along which one search looks for the best network of every size: `params`, "
         "`madds`, `memory`, `file`, `latency`; each needs its limit, the largest size; none: networks of the "

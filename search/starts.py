@@ -172,9 +172,9 @@ def enqueue_starts(
 
 
 def _made(parameters: Mapping[str, Any], spec: StudySpec, shape: DataShape) -> tuple[ResNetSpec, TrainSpec]:
-    """The network and the recipe of a draw; what it lacks is the least of its dimension, and of a front's sizes the most.
+    """The network and the recipe of a draw; what it lacks is its dimension's least, of a front's sizes the most.
 
-    Shapes that differ are the same network where it is small enough.
+    Where networks are small enough, different shapes give the same one.
     """
     largest = {"budget_fraction": search_space.bounds_of(spec.space.budget_fraction)[1]} if spec.front else {}
     draw = search_space.lowest(spec.space) | largest | dict(parameters)

@@ -30,7 +30,9 @@ class Limits(NamedTuple):
     latency: float | None = None  # seconds
     format: FormatName = "onnx"  # of the exported file: it says how large numbers are
     timed: LatencyModel | None = None  # how long networks take on this machine; needed where there is a latency
-    front: tuple[LimitName, ...] = ()  # costs along which networks of every size are searched; none: of the limit's size
+    front: tuple[
+        LimitName, ...
+    ] = ()  # costs along which networks of every size are searched; none: of the limit's size
 
     @classmethod
     def of(cls, budget: "int | Limits") -> "Limits":
@@ -83,7 +85,7 @@ class Bound(NamedTuple):
         return self._replace(most=max(fraction * self.most, self.cost(least))) if self.is_shared else self
 
     def part(self, fraction: float) -> "Bound":
-        """This share of the bound, whatever networks cost: a size that was drawn along a front."""
+        """The bound with a share of it as the most: a size that was drawn along a front."""
         return self._replace(most=fraction * self.most) if self.is_shared else self
 
 
@@ -98,8 +100,8 @@ class Limit:
     short: Callable[[float], str]  # an amount in the name of a run
     asked: Callable[[float], str]  # the least amount that a flag would have to give
     is_shared: bool = False
-    """`budget_fraction` takes a share of it, where the study has no front. Not so where networks of many widths cost the same: a drawn share would
-    then not say which network it is."""
+    """`budget_fraction` takes a share of it, where the study has no front. Not so where networks of many widths cost
+    the same: a drawn share would then not say which network it is."""
     grows_with_depth: bool = True  # each block adds to it
 
 
