@@ -80,7 +80,8 @@ def rows_of_front(
     (`fidelity.measured_on`); none: not known. Two neighbours on the front are not told apart if they differ by at most
     two standard errors of their difference.
     """
-    points = [point(spec, image, _network, mean_score, runs) for runs in finalists(promotions)]
+    networks: list[Networks] = list(finalists(promotions))
+    points = [point(spec, image, _network, mean_score, runs) for runs in networks]
     front = front_of(points)
     at_knee = knee(front)
     rows = []

@@ -131,7 +131,7 @@ def _front(run: Reader, trials: Sequence[TrialRecord]) -> Iterable[FrontNetwork]
     image = facts.data.size if facts is not None else None
     if not run.spec.front or image is None:
         return
-    names = [name for name in LIMITS if name in run.spec.front]
+    names: list[str] = [name for name in LIMITS if name in run.spec.front]
     for each in front_of(points_of_trials(run.spec, image, trials)):
         costs = dict(zip(names, each.costs, strict=True))
         yield FrontNetwork(trial=each.of.number, costs=costs, validation=each.score)

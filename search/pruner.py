@@ -43,7 +43,8 @@ class MedianOfLike(optuna.pruners.BasePruner):
         kind = self._kind(trial)
         key = trial.number, kind
         if self._peers[0] != key:  # once a trial: thousands of trials take their time to look through
-            self._peers = key, self._ended(study, trial, kind)
+            peers = self._ended(study, kind)
+            self._peers = key, _of_size(trial, peers) if self.by_size and peers else peers
         peers = self._peers[1]
         if peers is None:
             return False
@@ -53,16 +54,18 @@ class MedianOfLike(optuna.pruners.BasePruner):
     def _kind(self, trial: FrozenTrial) -> list[Any]:
         return [trial.params.get(name) for name in self.like]
 
-    def _ended(self, study: optuna.Study, trial: FrozenTrial, kind: list[Any]) -> list[FrozenTrial] | None:
+    def _ended(self, study: optuna.Study, kind: list[Any]) -> list[FrozenTrial] | None:
         """The completed and stopped trials of this kind; none where too few of any kind are complete."""
         ended = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])
         if sum(other.state == TrialState.COMPLETE for other in ended) < self.startup_trials:
             return None
-        peers = [other for other in ended if self._kind(other) == kind]
-        if not self.by_size:
-            return peers
-        size = trial.params[SIZE]
-        return [other for other in peers if other.params[SIZE] <= size and are_alike(other.params[SIZE], size)]
+        return [other for other in ended if self._kind(other) == kind]
+
+
+def _of_size(trial: FrozenTrial, others: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those of the others that are of like size, and no larger."""
+    size = trial.params[SIZE]
+    return [other for other in others if other.params[SIZE] <= size and are_alike(other.params[SIZE], size)]
 
 
 def _score_at(trial: FrozenTrial, epoch: int) -> float | None:
