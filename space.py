@@ -579,7 +579,8 @@ def network(draw: Draw, space: Space, limits: Limits | int, task: Task) -> ResNe
 
     A number in place of the limits is one of parameters. A shape whose narrowest network takes more than that fraction
     is built as that narrowest network, if the limits allow it; if not, the shape is made smaller by `_smaller` until
-    they do. Stages and kernels that the images are too small for are left out and limited (`_fitted`).
+    they do. Along a front, that fraction is a limit itself, for which shapes are made smaller, too. Stages and kernels
+    that the images are too small for are left out and limited (`_fitted`).
 
     Raises:
         ValueError: a limit is less than the smallest network of the space takes.
@@ -587,12 +588,14 @@ def network(draw: Draw, space: Space, limits: Limits | int, task: Task) -> ResNe
     """
     limits = Limits.of(limits)
     bounds = limits.bounds(task.size)
+    if limits.front:
+        bounds = [each.part(draw["budget_fraction"]) for each in bounds]
     for smaller in _smaller(draw, space, keeps_depth=_depth_is_free(draw, space, bounds, task)):
         shape = _fitted(smaller, space, task.size)
         narrowest = _build(shape, WIDTH_STEP, task)
         if all(each.holds(narrowest) for each in bounds):
-            shares = [each.share(shape["budget_fraction"], narrowest) for each in bounds]
-            return _checked(_build(shape, _widest(shape, shares, task), task))
+            within = bounds if limits.front else [each.share(shape["budget_fraction"], narrowest) for each in bounds]
+            return _checked(_build(shape, _widest(shape, within, task), task))
     raise ValueError(f"no network of this space has at most {limits}")
 
 
@@ -679,9 +682,9 @@ def as_parameters(
     # Only the product of these counts where each block is wider than the one before: any that the space holds.
     values |= {name: nearest(dimensions[name], value) if by_block else value for name, value in growth.items()}
     values |= {"widening": "blocks" if by_block else "stages"}
-    # Half a parameter more than it has: the widest network within that is this one.
+    # A little more than it takes: the widest network within that is this one.
     bounds = Limits.of(limits).bounds(size)
-    share = max((each.cost(wanted) + 0.5) / each.most for each in bounds if each.limit.is_shared)
+    share = max(_just_above(each.cost(wanted)) / each.most for each in bounds if each.is_shared)
     values["budget_fraction"] = min(
         max(share, bounds_of(space.budget_fraction)[0]), bounds_of(space.budget_fraction)[1]
     )
@@ -698,6 +701,11 @@ def as_parameters(
     if network(draw, space, limits, task) != wanted.model_copy(update=settings):
         return None
     return {name: values[name] for name in parameters(space) if name in values}
+
+
+def _just_above(cost: float) -> float:
+    """A little more: half a parameter, or of a time, which is no whole number, a part in a million million."""
+    return cost + 0.5 if isinstance(cost, int) else cost * (1 + 1e-12)
 
 
 def _smaller(draw: Draw, space: Space, *, keeps_depth: bool = False) -> Iterator[Draw]:

@@ -5,7 +5,7 @@ The commands that train full runs are in `full_runs`, and `search auto` is in `o
 
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from search.dashboard import listening, open_browser
 from search.data_shape import DataShape, data_shape_of, shape_of_named, with_data_shape
 from search.errors import DataError, RunError, SpecError
 from search.export import chosen, export_model
+from search.front import with_sizes
+from search.full_front import runs_of_front
 from search.identity import check, open_study
 from search.listing import Listing, read_listing
 from search.live_report import FULL_RUNS
@@ -28,6 +30,7 @@ from search.notes import publish
 from search.opening import Opened, opened
 from search.plan import SAMPLES, survey
 from search.predict import Predictions, classify
+from search.promotions import Promotion
 from search.quantisation import CALIBRATION, check_calibration
 from search.report import write_report
 from search.results import read_results
@@ -136,6 +139,28 @@ def export(
         UserError: the user can fix it; the message says how.
 
     """
+    return _export(ref, lambda folder, _spec: [chosen(folder, trial)], fmt, data, calibration)[0]
+
+
+def export_front(
+    ref: RunRef, *, fmt: str | None = None, data: str | None = None, calibration: int | None = None
+) -> list[Exported]:
+    """Write the model of each network on the front of the full runs, the smallest first; all else as `export` does.
+
+    Raises:
+        UserError: the user can fix it; the message says how.
+
+    """
+    return _export(ref, runs_of_front, fmt, data, calibration)
+
+
+def _export(
+    ref: RunRef,
+    choose: Callable[[RunFolder, StudySpec], Sequence[Promotion]],
+    fmt: str | None,
+    data: str | None,
+    calibration: int | None,
+) -> list[Exported]:
     if fmt not in (None, *FORMATS):
         raise SpecError(f"--format {fmt!r} is unknown: give one of {', '.join(FORMATS)}")
     folder = ref.find()
@@ -144,7 +169,7 @@ def export(
     known = next((name for name in FORMATS if name == fmt), spec.format)
     check_calibration(known, calibration)
     check_installed(known)
-    full_run = chosen(folder, trial)
+    full_runs = choose(folder, spec)
     study = open_study(folder)
     listing = read_listing(folder)
     images: TrainingData | Listing
@@ -157,11 +182,13 @@ def export(
         say(f"the file is tried on random pixels, not on validation images: {error}")
         images = listing
     trials, number = len(finished_trials(study)), CALIBRATION if calibration is None else calibration
-    exported = export_model(folder, full_run, spec, images, known, trials=trials, calibration=number)
-    if exported.quantised is not None and exported.quantised.warning:
-        say(f"warning: {exported.quantised.warning}")
-    if exported.over_limit:
-        say(f"warning: {exported.over_limit}")
+    exported = []
+    for run in full_runs:
+        exported.append(export_model(folder, run, spec, images, known, trials=trials, calibration=number))
+        if exported[-1].quantised is not None and exported[-1].quantised.warning:
+            say(f"warning: {exported[-1].quantised.warning}")
+        if exported[-1].over_limit:
+            say(f"warning: {exported[-1].over_limit}")
     return exported
 
 
@@ -233,7 +260,7 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
     if shape is None:
         with loading_bars() as progress:
             shape = data_shape_of(load(spec, progress))
-    spec = spec.for_size(shape.size)
+    spec = with_sizes(spec.for_size(shape.size), shape)
     space_survey = survey(spec, shape)
     lines = [f"{study}: {spec.data} ({shape}), budget {spec.limits}"]
     for name, network in spec.baselines.items():

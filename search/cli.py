@@ -139,6 +139,10 @@ def run(
     max_latency: Latency = None,
     deployed_as: DeployedAs = None,
     target: Target = None,
+    front: Annotated[
+        list[str] | None,
+        typer.Option(help="Search networks of every size along this cost: params, madds, memory, file or latency."),
+    ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a short run.")] = None,
     images: Annotated[
@@ -189,6 +193,7 @@ def run(
 
     flags = _given(
         **_limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as, target),
+        front=tuple(front) if front else None,
         trials=trials,
         epochs=epochs,
         short_run_images=images,
@@ -259,6 +264,9 @@ def auto(
 def promote(
     run: Run = None,
     top: Annotated[int | None, typer.Option(min=1, help="Trials to promote.")] = None,
+    front: Annotated[
+        int | None, typer.Option(help="So many networks along the front instead, for a run with --front.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a full run.")] = None,
     ladder: Annotated[
         str | None, typer.Option(help="In place of both: 8x60,3x200 trains 8 for 60 epochs, then the best 3 for 200.")
@@ -288,7 +296,7 @@ def promote(
     from search.session import Placement
 
     flags = full_runs.PromoteFlags(
-        top=top, epochs=epochs, ladder=ladder, seeds=seeds, refit=refit, mirrored=mirrored, asam=asam
+        top=top, front=front, epochs=epochs, ladder=ladder, seeds=seeds, refit=refit, mirrored=mirrored, asam=asam
     )
     placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker, log=tuple(log or ()))
     full_runs.promote(RunRef(run, runs, storage), placement, flags, data=data)
@@ -374,6 +382,9 @@ def export(
     trial: Annotated[
         int | None, typer.Option(min=0, help="A trial's longest full run; default: the best model.")
     ] = None,
+    front: Annotated[
+        bool, typer.Option("--front", help="One model for each network on the front of the full runs.")
+    ] = False,
     format: Annotated[  # noqa: A002  # the flag
         str | None, typer.Option(help=f"{', '.join(FORMAT_NAMES)}; default: the study's, which is onnx by itself.")
     ] = None,
@@ -386,12 +397,20 @@ def export(
 ) -> None:
     """Write a run's best model as one file that needs nothing of this tool, and its card beside it."""
     from search import api
+    from search.errors import SpecError
     from search.run_folder import RunRef
     from search.terminal import tell
 
-    exported = api.export(RunRef(run, runs, storage), trial=trial, fmt=format, data=data, calibration=calibration)
-    tell(str(exported))
-    tell(str(exported.card))
+    if front and trial is not None:
+        raise SpecError("--front exports several networks, and --trial one: give one of them")
+    ref = RunRef(run, runs, storage)
+    if front:
+        written = api.export_front(ref, fmt=format, data=data, calibration=calibration)
+    else:
+        written = [api.export(ref, trial=trial, fmt=format, data=data, calibration=calibration)]
+    for exported in written:
+        tell(str(exported))
+        tell(str(exported.card))
 
 
 @app.command()

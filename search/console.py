@@ -249,7 +249,8 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
     if len(done) < spec.trials and not is_used_up(study):
         say(f"stopped in time; run the same command to continue {folder.name}")
     elif complete:
-        say(f"next: {program()} promote {folder.name}   or: {program()} dashboard {folder.name}")
+        front = " --front 5" if spec.front else ""
+        say(f"next: {program()} promote {folder.name}{front}   or: {program()} dashboard {folder.name}")
     say(f"report: {folder.report}")
 
 

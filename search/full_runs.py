@@ -23,6 +23,9 @@ from search.fidelity import MIN_PAIRS, Fidelity, advice, measured_on, pick
 from search.forecast import epoch_seconds
 from search.formatting import are
 from search.formatting import count as count_of
+from search.front import front_of, points_of_trials, spread
+from search.front_section import front_table
+from search.full_front import check_front
 from search.identity import check, open_study
 from search.interrupt import stop_requested
 from search.ladder import climb, parse_ladder
@@ -55,6 +58,7 @@ class PromoteFlags:
     """What a command gives over the study's promotion plan; None: as the study says."""
 
     top: int | None = None
+    front: int | None = None
     epochs: int | None = None
     ladder: str | None = None
     seeds: int | None = None
@@ -69,16 +73,21 @@ class PromoteFlags:
             SpecError: they contradict each other, or the ladder is none.
 
         """
+        if self.front is not None and (self.top or self.ladder is not None):
+            raise SpecError("--front says which trials, and how many: leave out --top and --ladder")
+        if self.front is not None and self.front < 2:
+            raise SpecError(f"--front {self.front} is no front: give the number of networks along it, 2 or more")
         if self.ladder is not None and (self.top or self.epochs):
             raise SpecError("--ladder says how many trials and epochs: leave out --top and --epochs")
         plain = {"seeds": self.seeds, "refit": self.refit, "mirrored": self.mirrored, "asam": self.asam}
         changes: dict[str, Any] = {name: value for name, value in plain.items() if value is not None}
         if self.ladder is not None:
             parse_ladder(self.ladder, "--ladder")
-            changes["ladder"] = self.ladder
-        elif self.top or self.epochs:
+            changes |= {"ladder": self.ladder, "front": 0}
+        elif self.top or self.epochs or self.front:
             last = plan.rungs[-1]
             changes |= {"ladder": "", "top": self.top or last.top, "epochs": self.epochs or last.epochs}
+            changes |= {"front": self.front or (0 if self.top else plan.front)}
         return plan.model_copy(update=changes)
 
 
@@ -98,6 +107,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
     check_trainable(folder)
     spec = load_study(str(folder.study_file), {})
     plan = flags.over(spec.promote)
+    image = check_front(folder, spec) if plan.front else None
     with folder.promoting(), logged_to(folder):
         study = open_study(folder)
         _check_complete(study, plan.rungs[0].top)
@@ -111,8 +121,9 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
             ) as full_runs,
         ):
             say(f"{folder.name}: {_in_words(plan)}, on {describe(session.device)}{_shared_by(placement, session)}")
-            say_full_runs_time(_planned(folder, plan, spec, records(study)), placement.speedup(session))
-            done = _climb(full_runs, plan, spec, records(study))
+            trials = _along(records(study), plan, spec, image)
+            say_full_runs_time(_planned(folder, plan, spec, trials), placement.speedup(session))
+            done = _climb(full_runs, plan, spec, trials)
             if best := best_run(finished(folder)):
                 full_runs.promoter.draw_batch(best)
         note_promoted(folder, _as_command(folder, plan))
@@ -126,12 +137,29 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
                 "the choice was made by, and flatter it."
             )
         results = read_results(folder)
+        if image is not None:
+            draw(front_table(results, image))
         write_report(folder, results)
         publish(folder, results, session.data.size)
         if winner(done):
-            say(f"next: {program()} errors {folder.name}   or: {program()} export {folder.name}")
+            front = " --front" if plan.front else ""
+            say(f"next: {program()} errors {folder.name}   or: {program()} export {folder.name}{front}")
         say(f"report: {folder.report}")
     return done
+
+
+def _along(
+    trials: Sequence[TrialRecord], plan: PromoteSpec, spec: StudySpec, image: tuple[int, int] | None
+) -> Sequence[TrialRecord]:
+    """The trials that a plan chooses from: along a front, those that it promotes, else all.
+
+    Raises:
+        RunError: the front has fewer.
+
+    """
+    if image is None:
+        return trials
+    return [each.of for each in spread(front_of(points_of_trials(spec, image, trials)), plan.front)]
 
 
 def _climb(
@@ -314,16 +342,19 @@ def _asam_in_words(asam: float) -> str:
 
 
 def _as_command(folder: RunFolder, plan: PromoteSpec) -> str:
-    ladder = ",".join(f"{rung.top}x{rung.epochs}" for rung in plan.rungs)
+    ladder = "--ladder " + ",".join(f"{rung.top}x{rung.epochs}" for rung in plan.rungs)
+    if plan.front:
+        ladder = f"--front {plan.front} --epochs {plan.rungs[-1].epochs}"
     also = (f" --seeds {plan.seeds}" if plan.seeds > 1 else "") + (" --refit" if plan.refit else "")
     also += (" --mirrored" if plan.mirrored else "") + (f" --asam {plan.asam:g}" if plan.asam else "")
-    return f"search promote {shlex.quote(folder.name)} --ladder {ladder}{also}"
+    return f"search promote {shlex.quote(folder.name)} {ladder}{also}"
 
 
 def _in_words(plan: PromoteSpec) -> str:
     """As in: the top 8 for 60 epochs, the best 3 of those for 200, with 3 seeds each, then the winner as a refit."""
     first, *others = plan.rungs
-    steps = [f"the top {first.top} for {count_of(first.epochs, 'epoch')}"]
+    which = f"{first.top} networks along the front" if plan.front else f"the top {first.top}"
+    steps = [f"{which} for {count_of(first.epochs, 'epoch')}"]
     steps += [f"the best {rung.top} of those for {rung.epochs}" for rung in others]
     steps.append("once each" if plan.seeds == 1 else f"with {plan.seeds} seeds each")
     refit = ["then the winner with the validation images in training"] if plan.refit else []

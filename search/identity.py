@@ -192,6 +192,7 @@ def _identity(spec: StudySpec, shape: DataShape) -> dict[str, Any]:
         del values["format"]  # no limit depends on it
     values["score"] = spec.scored_by
     values["control"] = spec.control or None
+    values["front"] = list(spec.front) or None
     if spec.phases.architecture:
         values["baseline_recipe"] = spec.baseline_recipe  # architectures are compared by it
     return {

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from search.completion import run_folders
 from search.drawing import is_used_up
 from search.errors import RunError, SpecError, StorageError
+from search.front import front_of, points_of_trials
 from search.identity import open_study
 from search.night import read_night
 from search.promotions import Promotion, finished, winner
@@ -28,6 +29,7 @@ from search.records import (
     UNFINISHED,
     Attempt,
     FinishedFullRun,
+    FrontNetwork,
     FullRun,
     PendingFullRun,
     Run,
@@ -54,6 +56,7 @@ from search.trials import (
     records,
     score_of,
 )
+from train_core.limits import LIMITS
 
 RECENT = 20  # trials that speed is taken from: it changes with the machines
 ORDERS = ("score", "number", "parameters")
@@ -118,7 +121,20 @@ class Reader:
             full_runs=len(promotions),
             full_runs_pending=tuple(_pending_full_runs(folder)),
             ready_by=_ready_by(folder),
+            front=tuple(_front(self, done)),
         )
+
+
+def _front(run: Reader, trials: Sequence[TrialRecord]) -> Iterable[FrontNetwork]:
+    """The front of these trials; nothing where the study has none, or the size of its images is not known."""
+    facts = read_facts(run.folder)
+    image = facts.data.size if facts is not None else None
+    if not run.spec.front or image is None:
+        return
+    names: list[str] = [name for name in LIMITS if name in run.spec.front]
+    for each in front_of(points_of_trials(run.spec, image, trials)):
+        costs = dict(zip(names, each.costs, strict=True))
+        yield FrontNetwork(trial=each.of.number, costs=costs, validation=each.score)
 
 
 def _ready_by(folder: RunFolder) -> str | None:
@@ -252,6 +268,7 @@ def show_trial(run: Reader, number: int) -> Trial:
             for result in finished(run.folder)
             if result.trial in {attempt.number for attempt in attempts}
         ),
+        on_front=number in {each.trial for each in _front(run, finished_trials(run.study))} if run.spec.front else None,
     )
 
 

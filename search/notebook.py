@@ -249,7 +249,7 @@ def promote(run: SearchResult | str | None = None, **options: Any) -> SearchResu
 
     `run` is what `run` returned, or a run's name (none: the run worked on last); `options` are runs, storage, device,
     workers, gpus_per_worker, data (where the images are now, if they were moved), and those of
-    `full_runs.PromoteFlags`: top, epochs, ladder, seeds, refit, mirrored, asam.
+    `full_runs.PromoteFlags`: top, front, epochs, ladder, seeds, refit, mirrored, asam.
 
     Raises:
         UserError: the user can fix it; the message says how.

@@ -22,6 +22,7 @@ from search.completion import run_folders, shipped_studies
 from search.console import Plan, loading_bars, logged_to
 from search.errors import DataError, SpecError
 from search.forecast import Speedup
+from search.front import with_sizes
 from search.identity import agreed_precision, join
 from search.learning import learned, runs_to_learn_from
 from search.listing import is_missing, keep_listing, moved
@@ -129,7 +130,7 @@ def opened(
     sized = spec.for_size(session.shape.size)
     follows_size = _changed(spec, sized)
     spec, why_score = _with_score(sized, session)
-    spec = with_timing(spec, folder, session.shape, session.device, say)
+    spec = with_sizes(with_timing(spec, folder, session.shape, session.device, say), session.shape)
     space_survey = survey(spec, session.shape)
     spec = adapt(spec, folder, session, space_survey)
     folder.create()
@@ -237,7 +238,7 @@ def _named_after(source: str, spec: StudySpec, usual: StudySpec | None) -> str:
         for limit, most in given.values()
         if most is not None and (usual is None or most != getattr(usual, limit.key))
     )
-    return f"{plain}-{short_count(spec.budget)}{''.join(own)}"
+    return f"{plain}-{short_count(spec.budget)}{''.join(own)}{'-front' if spec.front else ''}"
 
 
 def _with_same_images(

@@ -106,6 +106,11 @@ def auto(study: str, flags: Mapping[str, Any], ref: RunRef, placement: Placement
         UserError: the user can fix it; the message says how.
 
     """
+    if load_study(study, flags).front:
+        raise SpecError(
+            "`search auto` makes one model, not one of every size: leave out the front, or use `search run`, "
+            "`search promote --front 5` and `search export --front`"
+        )
     now = time.time()
     asked_end = how_long.end(now)
     adapted = _Adapted(now=now, asked=str(how_long), end=asked_end)

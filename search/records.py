@@ -114,6 +114,17 @@ class PendingFullRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrontNetwork:
+    """A trial that no other beats in score at no more cost."""
+
+    trial: int
+    costs: dict[
+        str, float
+    ]  # by the names of the costs: parameters, madds, memory and file in bytes, latency in seconds
+    validation: float  # by the run's score
+
+
+@dataclass(frozen=True, kw_only=True)
 class Status(Run):
     """The state of a run and of its trials."""
 
@@ -129,6 +140,7 @@ class Status(Run):
     full_runs: int  # finished
     full_runs_pending: tuple[PendingFullRun, ...]
     ready_by: str | None  # the time, as in ISO 8601, that `search auto` has; none: it is over, or was never given
+    front: tuple[FrontNetwork, ...] = ()  # of the short runs, the smallest first; empty where the study has none
 
     @property
     def is_going_on(self) -> bool:
@@ -199,6 +211,7 @@ class Trial:
     epochs: int | None  # that it was to have
     curve: tuple[float, ...]  # on validation, after each epoch
     full_runs: tuple[FinishedFullRun, ...]
+    on_front: bool | None = None  # whether no other short run beats it at no more cost; none: the study has no front
 
 
 @dataclass(frozen=True, kw_only=True)

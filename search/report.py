@@ -23,6 +23,7 @@ from search.charts import CHARTS, CHARTS_AFTER
 from search.colours import ORANGE
 from search.first_screen import Best, badge, cards, drawing, exports, recipe_table
 from search.formatting import count, mean_and_deviation, percent
+from search.front_section import front_section
 from search.identity import identity
 from search.markup import paragraph, prose, section
 from search.mistakes_section import mistakes_sections
@@ -78,6 +79,7 @@ def write_report(folder: RunFolder, results: Results | None = None, *, going_on:
 
 def _sections(folder: RunFolder, facts: RunFacts | None, results: Results) -> Iterator[str]:
     """All that comes after the first screen."""
+    yield front_section(folder, results)
     switch = "<p><label><input type=checkbox id=errors> Show errors on logarithmic axes instead of accuracies</label>"
     for i, chart in enumerate(make(results) for make in CHARTS):
         yield section(chart.title, (switch if i == 0 else "") + paragraph(chart.words) + chart.html)

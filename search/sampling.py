@@ -11,14 +11,16 @@ from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPE
 from optuna.trial import FrozenTrial, TrialState
 
 import space as search_space
+from search.front import SIZE, are_alike, drawn_size, standings
 from search.spec import SamplerName, StudySpec
-from search.trials import Attempts, ranked
+from search.trials import Attempts, TrialRecord, ranked
 from train_core.tables import table
 
 BEFORE_TPE = 10  # trials with a verdict, besides the baselines, before TPE has a model (Optuna's default)
 CHANGES = 2  # parameters in which a proposal must differ from each earlier trial, among those that have an effect
 DRAWN_AGAIN = 3  # parameters of a proposal that does not
 ATTEMPTS = 20  # at keeping a proposal apart: a small space may hold no other
+NEAREST = (30, 1 / 3, 300)  # trials that TPE learns from along a front: at least, the share of all, at most
 CANDIDATES = 24  # draws of TPE's model of good trials, of which it proposes the most promising (Optuna's default)
 
 
@@ -56,11 +58,17 @@ class Tpe(TPESampler):
     """
 
     def __init__(
-        self, space: search_space.Space, seed: int, earlier: Sequence[search_space.Draw], fixed: Mapping[str, Any]
+        self,
+        space: search_space.Space,
+        seed: int,
+        earlier: Sequence[search_space.Draw],
+        fixed: Mapping[str, Any],
+        *,
+        liar: bool = True,
     ) -> None:
         # Optuna has changed these defaults before: what decides the search is said here.
         super().__init__(
-            seed=seed, n_startup_trials=0, n_ei_candidates=CANDIDATES, multivariate=True, constant_liar=True
+            seed=seed, n_startup_trials=0, n_ei_candidates=CANDIDATES, multivariate=True, constant_liar=liar
         )
         self.space = space
         self.earlier = earlier
@@ -97,6 +105,52 @@ class Tpe(TPESampler):
         return list(self.prior.generator.permutation(names)[:DRAWN_AGAIN])
 
 
+class TpeAlongFront(Tpe):
+    """TPE for a study of networks of every size: the size is given, and TPE proposes all else.
+
+    It learns from the trials that are nearest in size. Each counts by how many of its like it beats (`standings`),
+    since by accuracy alone the largest networks would be the good ones. This needs no second objective, which would
+    take pruning away: Optuna prunes no trials of several objectives.
+    """
+
+    def __init__(
+        self,
+        space: search_space.Space,
+        seed: int,
+        earlier: Sequence[search_space.Draw],
+        fixed: Mapping[str, Any],
+        trials: Sequence[TrialRecord],
+    ) -> None:
+        like = [draw for draw in earlier if are_alike(draw[SIZE], fixed[SIZE])]
+        super().__init__(space, seed, like, fixed, liar=False)
+        self.learnt = _of_like_size(trials, fixed[SIZE])
+
+    def sample_relative(
+        self, _study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A value for each parameter of the search space."""
+        return super().sample_relative(self.learnt, trial, search_space)
+
+
+def _of_like_size(trials: Sequence[TrialRecord], size: float) -> optuna.Study:
+    """A study in memory of the trials that are nearest to a size, by how they stand among their like.
+
+    One that goes on, or diverged, stands last: where it is, another worker searches, or there is nothing to find.
+    """
+    nearest = sorted(trials, key=lambda trial: abs(np.log(trial.draw[SIZE] / size)))
+    least, share, most = NEAREST
+    nearest = nearest[: min(max(least, round(share * len(trials))), most)]
+    scores = [trial.last_score if trial.has_verdict and not trial.failed_or_diverged else None for trial in nearest]
+    study = optuna.create_study(direction="maximize")
+    for trial, standing in zip(nearest, standings([each.draw[SIZE] for each in nearest], scores), strict=True):
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=standing, params=trial.optuna.params, distributions=trial.optuna.distributions
+            )
+        )
+    return study
+
+
 SAMPLERS: dict[
     SamplerName, Callable[[search_space.Space, int, Sequence[search_space.Draw], Mapping[str, Any]], BaseSampler]
 ] = table(
@@ -120,18 +174,29 @@ def sampler_for(
     `first_phase` is the number of trials that draw the architecture alone; `random` overrides the study's sampler.
     """
     drawn = [attempts for attempts in before if not attempts.drew_nothing]
-    seed = int(np.random.SeedSequence((spec.seed, len(drawn), *spec.control.encode())).generate_state(1)[0])
+    seed = _seed(spec, len(drawn))
     # The baselines are much alike: a model made from them alone would look no further.
     verdicts = sum(attempts.last.has_verdict and attempts.last.baseline is None for attempts in drawn)
     name: SamplerName = "random" if random or verdicts < BEFORE_TPE else spec.sampler
     fixed = _fixed(spec, before, first_phase) if spec.phases.architecture else {}
-    earlier = [attempts.last.draw for attempts in drawn if attempts.last.is_decided]
-    sampler = SAMPLERS[name](spec.space, seed, earlier, fixed)
+    decided = [attempts.last for attempts in drawn if attempts.last.is_decided]
+    earlier = [trial.draw for trial in decided]
+    if spec.front:
+        fixed[SIZE] = drawn_size(spec, len(drawn), _seed(spec))
+    if spec.front and name == "tpe":
+        told = [trial for trial in decided if trial.has_verdict or not trial.ended]
+        sampler: BaseSampler = TpeAlongFront(spec.space, seed, earlier, fixed, told)
+    else:
+        sampler = SAMPLERS[name](spec.space, seed, earlier, fixed)
     if fixed:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = PartialFixedSampler(fixed, sampler)
     return sampler
+
+
+def _seed(spec: StudySpec, *numbers: int) -> int:
+    return int(np.random.SeedSequence((spec.seed, *numbers, *spec.control.encode())).generate_state(1)[0])
 
 
 def _fixed(spec: StudySpec, before: Sequence[Attempts], first_phase: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from train_core.datasets import DATASETS
 from train_core.examples import FormatName
 from train_core.footprint import FOOTPRINTS
 from train_core.latency import LatencyModel
-from train_core.limits import LIMITS, Limits
+from train_core.limits import LIMITS, LimitName, Limits
 from train_core.reading import Reading
 from train_core.results import Score
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
@@ -41,6 +41,12 @@ def _as_bytes(value: object) -> object:
 
 def _as_seconds(value: object) -> object:
     return _value_error(parse_seconds)(value) if isinstance(value, str) else value
+
+
+def _as_costs(value: object) -> object:
+    """One cost as a list of one, and `params` for parameters."""
+    given = [value] if isinstance(value, str) else value
+    return ["parameters" if each == "params" else each for each in given] if isinstance(given, list | tuple) else given
 
 
 def _value_error(parse: Callable[[str], T]) -> Callable[[str], T]:
@@ -79,6 +85,12 @@ class PromoteSpec(Frozen):
     """These keys say how the best trials are trained at full length."""
 
     top: Positive = Field(default=3, description="number of trials to promote")
+    front: int = Field(
+        default=0,
+        ge=0,
+        description="number of trials to promote along the front of a study that has one, in place of the best; 0: "
+        "the best, whatever their size",
+    )
     epochs: Positive = Field(default=200, description="number of epochs of a full run")
     ladder: str = Field(
         default="",
@@ -108,6 +120,12 @@ class PromoteSpec(Frozen):
         _value_error(parse_ladder)(text or "1x1")
         return text
 
+    @model_validator(mode="after")
+    def _front_or_ladder(self) -> Self:
+        if self.front and self.ladder:
+            raise ValueError("a front is trained in one rung: leave out promote.front or promote.ladder")
+        return self
+
     @field_validator("family")
     @classmethod
     def _a_family(cls, key: str) -> str:
@@ -117,7 +135,9 @@ class PromoteSpec(Frozen):
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
-        """The ladder; `top` and `epochs` are one of a single rung."""
+        """The ladder; `top` and `epochs` are one of a single rung, and so is a front."""
+        if self.front:
+            return (Rung(top=self.front, epochs=self.epochs),)
         return parse_ladder(self.ladder) if self.ladder else (Rung(top=self.top, epochs=self.epochs),)
 
     @property
@@ -183,6 +203,12 @@ class StudySpec(Frozen):
         default=None,
         description="how long networks take, which `search run` measures once where there is a `max_latency`; in a "
         "study file of your own: leave it out",
+    )
+    front: Annotated[tuple[LimitName, ...], Field(max_length=2), BeforeValidator(_as_costs)] = Field(
+        default=(),
+        description="costs, at most two, along which one search looks for the best network of every size: `params`, "
+        "`madds`, `memory`, `file`, `latency`; each needs its limit, the largest size; none: networks of the "
+        "limit's size",
     )
     trials: Positive = Field(
         default=200, description="total number of trials; run again with a larger number to continue"
@@ -272,11 +298,24 @@ class StudySpec(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _front_is_possible(self) -> Self:
+        if len(set(self.front)) < len(self.front):
+            raise ValueError("front: the same cost is named twice: name it once")
+        for limit in (LIMITS[name] for name in self.front):
+            if getattr(self, limit.key) is None:
+                raise ValueError(f"front: the largest size is not known: give {limit.flag}, or {limit.key} in the file")
+        if self.front and self.trials == 1:
+            raise ValueError("front: one trial has no front: give --trials 2 or more")
+        if self.front and self.phases.architecture:
+            raise ValueError("front: a study of two phases keeps a few networks, not one of every size: leave out one")
+        return self
+
     @property
     def limits(self) -> Limits:
         """The most that a network may cost."""
         most = {name: getattr(self, limit.key) for name, limit in LIMITS.items()}
-        return Limits(**most, format=self.format, timed=self.timed)
+        return Limits(**most, format=self.format, timed=self.timed, front=self.front)
 
     @property
     def data_name(self) -> str:

@@ -18,6 +18,7 @@ import optuna
 
 import space as search_space
 from search.data_shape import DataShape
+from search.front import SIZE
 from search.spec import StudySpec
 from search.trials import START, has_begun, records
 from train_core.specs import ResNetSpec, TrainSpec
@@ -159,7 +160,7 @@ def enqueue_starts(
     made = {_made(trial.retry_draw, spec, shape) for trial in before if trial.start is None}
     starts: list[str] = []
     for each in configurations:
-        parameters = fitted(each.draw, spec.space)
+        parameters = fitted(_sized(each.draw, spec), spec.space)
         if parameters is None or (what := _made(parameters, spec, shape)) in made:
             continue
         if len(starts) == math.floor(SHARE * spec.trials):
@@ -171,8 +172,17 @@ def enqueue_starts(
     return starts
 
 
+def _sized(draw: search_space.Draw, spec: StudySpec) -> search_space.Draw:
+    """The draw of a configuration; along a front without its size, which the search draws."""
+    return {name: value for name, value in draw.items() if name != SIZE or not spec.front}
+
+
 def _made(parameters: Mapping[str, Any], spec: StudySpec, shape: DataShape) -> tuple[ResNetSpec, TrainSpec]:
-    """The network and the recipe of a draw; what it lacks is the least of its dimension."""
-    draw = search_space.lowest(spec.space) | dict(parameters)
+    """The network and the recipe of a draw; what it lacks is its dimension's least, of a front's sizes the most.
+
+    Where networks are small enough, different shapes give the same one.
+    """
+    largest = {SIZE: search_space.bounds_of(spec.space.budget_fraction)[1]} if spec.front else {}
+    draw = search_space.lowest(spec.space) | largest | dict(parameters)
     network = search_space.network(draw, spec.space, spec.limits, shape.task)
     return network, search_space.recipe(draw, epochs=spec.epochs, seed=spec.seed, precision="fp32")

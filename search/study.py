@@ -142,6 +142,7 @@ def _pruner(spec: StudySpec) -> MedianOfLike:
         startup_trials=spec.pruner.startup_trials,
         warmup_epochs=round(spec.pruner.warmup * spec.epochs),
         min_values=spec.pruner.min_values,
+        by_size=bool(spec.front),
     )
 
 

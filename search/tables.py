@@ -22,6 +22,7 @@ from search.records import (
     Compared,
     Comparison,
     FinishedFullRun,
+    FrontNetwork,
     FullRun,
     GroupComparison,
     Run,
@@ -288,6 +289,10 @@ def status_rows(status: Status) -> list[tuple[str, str | Text]]:
     if status.images_per_second is not None:
         rows.append(("speed", f"{status.images_per_second:,.0f} images/s by a worker, in the last trials"))
     rows.append(("best", _short(status.best_short, status.score)))
+    if status.front:
+        ends = status.front[:: max(len(status.front) - 1, 1)]
+        words = " to ".join(f"{_costs(each)} ({percent(each.validation)})" for each in ends)
+        rows.append(("front", f"{count(len(status.front), 'network')}: {words}"))
     if status.best_full:
         rows.append(("full run", _full(status.best_full, status.score)))
     if status.full_runs:
@@ -308,6 +313,11 @@ def status_rows(status: Status) -> list[tuple[str, str | Text]]:
     return rows
 
 
+def _costs(network: FrontNetwork) -> str:
+    """What a network of the front costs, in words."""
+    return ", ".join(limit.words(network.costs[name]) for name, limit in LIMITS.items() if name in network.costs)
+
+
 def trial_view(trial: Trial) -> RenderableType:
     """All that is known of a trial."""
     place = ""
@@ -318,6 +328,8 @@ def trial_view(trial: Trial) -> RenderableType:
     ]
     if trial.reason:
         rows.append(("reason", trial.reason))
+    if trial.on_front:
+        rows.append(("front", "on the front of the short runs: no other beats it at no more cost"))
     if trial.baseline:
         rows.append(("baseline", trial.baseline))
     if trial.start:

@@ -64,7 +64,7 @@ def measured(
     generator = random.Random(0)
     trial = search_space.RandomTrial(generator, spec.space)
     least = num_params(search_space.smallest(spec.space, shape.task))
-    most, free = spec.budget, spec.limits._replace(latency=None)
+    most, free = spec.budget, spec.limits._replace(latency=None, front=())
     networks: list[ResNetSpec] = []
     seconds: list[float] = []
     for _ in range(NETWORKS):

@@ -144,14 +144,14 @@ def test_no_test_imports_another() -> None:
 
 LAYERS = {
     "foundations": "errors streams version completion interrupt storage run_folder optuna_access trials ladder "
-    "published scores spec targets data_shape formatting citation uncertainty recipe_words markup",
+    "published scores spec targets data_shape formatting citation uncertainty recipe_words markup front",
     "study": "checkpoints between forecast heartbeat retries pruner sampling drawing starts listing identity study "
     "trainer plan session night timing",
-    "full runs": "loggers long_run promotions promoter reproducer fidelity learning mistakes",
+    "full runs": "loggers long_run promotions promoter reproducer fidelity learning mistakes full_front",
     "export": "quantisation card export predict",
     "view": "terminal bars answers trial_lines colours results cautions records rows inspection elsewhere comparison "
     "groups plot tables figures parameter_charts mistake_charts charts diagram first_screen trials_table "
-    "mistakes_section report live_report notes dashboard watch console data_view",
+    "mistakes_section front_section report live_report notes dashboard watch console data_view",
     "entry": "removal archive ray_workers opening searching api full_runs overnight notebook cli __init__ __main__",
 }
 """The modules of search/, the lowest layer first: each imports from its own layer and those below alone."""

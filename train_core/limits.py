@@ -30,6 +30,9 @@ class Limits(NamedTuple):
     latency: float | None = None  # seconds
     format: FormatName = "onnx"  # of the exported file: it says how large numbers are
     timed: LatencyModel | None = None  # how long networks take on this machine; needed where there is a latency
+    front: tuple[
+        LimitName, ...
+    ] = ()  # costs along which networks of every size are searched; none: of the limit's size
 
     @classmethod
     def of(cls, budget: "int | Limits") -> "Limits":
@@ -38,7 +41,7 @@ class Limits(NamedTuple):
 
     def bounds(self, size: Size) -> list["Bound"]:
         """Each limit, for images of this size (height, width)."""
-        return [Bound(limit.of(self, size), most, limit) for limit, most in self._set()]
+        return [Bound(limit.of(self, size), most, limit, self._is_shared(limit)) for limit, most in self._set()]
 
     def fits(self, network: ResNetSpec, size: Size) -> bool:
         """Whether a network is within all of them."""
@@ -51,6 +54,9 @@ class Limits(NamedTuple):
     def costs(self, network: ResNetSpec, size: Size) -> Iterator[tuple["Limit", float, float]]:
         """Each limit, what the network costs by it, and the most that it may."""
         return ((limit, limit.of(self, size)(network), most) for limit, most in self._set())
+
+    def _is_shared(self, limit: "Limit") -> bool:
+        return limit in [LIMITS[name] for name in self.front] if self.front else limit.is_shared
 
     def _set(self) -> list[tuple["Limit", float]]:
         given = ((limit, getattr(self, name)) for name, limit in LIMITS.items())
@@ -68,6 +74,7 @@ class Bound(NamedTuple):
     cost: Cost
     most: float
     limit: "Limit"
+    is_shared: bool  # whether `budget_fraction` takes a share of it
 
     def holds(self, network: ResNetSpec) -> bool:
         """Whether the network costs no more."""
@@ -75,7 +82,11 @@ class Bound(NamedTuple):
 
     def share(self, fraction: float, least: ResNetSpec) -> "Bound":
         """The bound on a network that takes this share of it, but at least what `least` costs."""
-        return self._replace(most=max(fraction * self.most, self.cost(least))) if self.limit.is_shared else self
+        return self._replace(most=max(fraction * self.most, self.cost(least))) if self.is_shared else self
+
+    def part(self, fraction: float) -> "Bound":
+        """The bound with a share of it as the most: a size that was drawn along a front."""
+        return self._replace(most=fraction * self.most) if self.is_shared else self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +100,8 @@ class Limit:
     short: Callable[[float], str]  # an amount in the name of a run
     asked: Callable[[float], str]  # the least amount that a flag would have to give
     is_shared: bool = False
-    """`budget_fraction` takes a share of it. Not so where networks of many widths cost the same: a drawn share would
-    then not say which network it is."""
+    """`budget_fraction` takes a share of it, where the study has no front. Not so where networks of many widths cost
+    the same: a drawn share would then not say which network it is."""
     grows_with_depth: bool = True  # each block adds to it
 
 
