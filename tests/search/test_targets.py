@@ -23,14 +23,14 @@ def test_a_target_sets_what_the_study_file_and_the_flags_leave_open(tmp_path: Pa
     study = tmp_path / "photos.toml"
     study.write_text('data = "digits"\nbudget = "20k"\ntarget = "arduino-nano-33-ble"\nmax_file = "100kB"\n')
     spec = load_study(str(study), {})
-    assert (spec.max_memory, spec.max_file, spec.format) == (192 * 1024, 100_000, "onnx-int8")
+    assert (spec.max_memory, spec.max_file, spec.format) == (192 * 1024, 100_000, "tflite-header")
     other = load_study(str(study), {"target": "esp32-s3", "max_memory": 50_000})
     assert (other.max_memory, other.max_file) == (50_000, 2 * 1024**2)
 
 
 def test_a_device_of_ones_own_is_a_file(tmp_path: Path) -> None:
     board = tmp_path / "board.toml"
-    board.write_text('[my-board]\nmax_memory = "100kB"\nmax_file = "250kB"\nformat = "onnx-int8"\n')
+    board.write_text('[my-board]\nmax_memory = "100kB"\nmax_file = "250kB"\nformat = "tflite-header"\n')
     spec = load_study("digits", {"target": str(board)})
     assert (spec.max_memory, spec.max_file) == (100_000, 250_000)
 
