@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import optuna
 import pytest
+import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
@@ -21,6 +22,7 @@ from search.front import (
     LEAST,
     SIZE,
     Point,
+    along,
     drawn_size,
     front_of,
     hypervolume,
@@ -39,6 +41,7 @@ from search.results import read_results
 from search.run_folder import DataFacts, RunFacts, RunFolder, write_facts
 from search.spec import PromoteSpec, StudySpec, load_study
 from search.starts import enqueue_starts
+from search.timing import measured
 from search.trials import finished_trials, records
 from tests.support.commands import search
 from tests.support.runs import NEVER, TASK, make_run, network_of, promoted, run_study, study_spec
@@ -97,6 +100,29 @@ def test_along_multiply_adds_their_limit_is_shared_and_the_budget_is_a_limit() -
         assert num_params(network) <= spec.budget
     bounds = {each.limit.key: each.is_shared for each in spec.limits.bounds(TASK.size)}
     assert bounds == {"budget": False, "max_madds": True}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"front": "memory", "max_memory": "400kB"}, {"front": "file", "max_file": "150kB"}]
+)
+def test_along_what_the_network_takes_on_its_device_the_drawn_size_is_kept(changes: dict[str, Any]) -> None:
+    spec = front_spec(**changes, budget=200_000)
+    assert _largest_share(spec) <= 1 + 1e-9
+
+
+def test_along_latency_the_drawn_size_is_kept() -> None:
+    plain = study_spec(front=["latency"], max_latency="20ms", budget=200_000)
+    timed = measured(plain, TASK, torch.device("cpu"), lambda network: 1e-3 + 1e-9 * num_madds(network, TASK.size))
+    assert _largest_share(with_sizes(plain.model_copy(update={"timed": timed}), TASK)) <= 1 + 1e-9
+
+
+def _largest_share(spec: StudySpec) -> float:
+    """Of some draws, the largest share that a network takes of its drawn size."""
+    (bound,) = along(spec, TASK.size)
+    trial = space.RandomTrial(random.Random(0), spec.space)
+    draws = [space.suggest(trial, spec.space) for _ in range(8)]
+    networks = [space.network(draw, spec.space, spec.limits, TASK.task) for draw in draws]
+    return max(bound.cost(each) / (draw[SIZE] * bound.most) for draw, each in zip(draws, networks, strict=True))
 
 
 def test_a_network_of_the_front_is_found_again_as_parameters() -> None:
