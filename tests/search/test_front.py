@@ -122,7 +122,7 @@ def _largest_share(spec: StudySpec) -> float:
     trial = space.RandomTrial(random.Random(0), spec.space)
     draws = [space.suggest(trial, spec.space) for _ in range(8)]
     networks = [space.network(draw, spec.space, spec.limits, TASK.task) for draw in draws]
-    return max(bound.cost(each) / (draw[SIZE] * bound.most) for draw, each in zip(draws, networks, strict=True))
+    return max(bound.cost(each) / (float(draw[SIZE]) * bound.most) for draw, each in zip(draws, networks, strict=True))
 
 
 def test_a_network_of_the_front_is_found_again_as_parameters() -> None:
