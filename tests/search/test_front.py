@@ -177,7 +177,11 @@ def test_a_trial_stands_by_how_many_of_like_size_it_beats() -> None:
 def test_portfolio_starts_take_the_sizes_that_the_search_draws(tmp_path: Path) -> None:
     spec = front_spec(trials=12, space={"optimizer": ["sgd", "muon", "adamw"], "stages": 3})
     study = identity.open_study(RunFolder(tmp_path), create=True)
-    assert enqueue_starts(study, spec, TASK, list)
+    starts = enqueue_starts(study, spec, TASK, list)
+    assert len(starts) == len(set(starts)) == 4  # a third of the trials: one configuration at three sizes, and another
+    assert [start.startswith("portfolio: size ") for start in starts] == [False, True, True, False]
+    assert enqueue_starts(study, spec, TASK, list) == starts  # done again, as after a kill
+    assert len(records(study)) == 4
     assert all(SIZE not in trial.retry_draw for trial in records(study))
 
 
