@@ -24,6 +24,7 @@ from search.trials import START, has_begun, records
 from train_core.specs import ResNetSpec, TrainSpec
 
 PORTFOLIO = Path(__file__).with_name("portfolio.json")
+SIZES = 3  # at which a configuration is tried along a front
 SHARE = 1 / 3  # of a study's trials, at most: the others search
 
 Accuracies = Mapping[str, Sequence[float | None]]
@@ -166,10 +167,24 @@ def enqueue_starts(
         if len(starts) == math.floor(SHARE * spec.trials):
             break
         made.add(what)
-        starts.append(each.source)
-        if each.source not in known:  # a process that was killed here may have enqueued some
-            study.enqueue_trial(parameters, user_attrs={START: each.source})
+        for source in _at_sizes(each.source, spec)[: math.floor(SHARE * spec.trials) - len(starts)]:
+            starts.append(source)
+            if source not in known:  # a process that was killed here may have enqueued some
+                study.enqueue_trial(parameters, user_attrs={START: source})
     return starts
+
+
+def _at_sizes(source: str, spec: StudySpec) -> list[str]:
+    """The names under which a configuration is tried: one, or along a front one for each of `SIZES` sizes.
+
+    What is good at one size is so at others, too: separate searches at several budgets try it at each of them.
+    """
+    if not spec.front:
+        return [source]
+    place, name = (
+        ("portfolio: ", source.removeprefix("portfolio: ")) if source.startswith("portfolio:") else ("", source)
+    )
+    return [source, *(f"{place}size {number}, {name}" for number in range(2, SIZES + 1))]
 
 
 def _sized(draw: search_space.Draw, spec: StudySpec) -> search_space.Draw:

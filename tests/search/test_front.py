@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import optuna
 import pytest
+import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
@@ -21,6 +22,7 @@ from search.front import (
     LEAST,
     SIZE,
     Point,
+    along,
     drawn_size,
     front_of,
     hypervolume,
@@ -39,6 +41,7 @@ from search.results import read_results
 from search.run_folder import DataFacts, RunFacts, RunFolder, write_facts
 from search.spec import PromoteSpec, StudySpec, load_study
 from search.starts import enqueue_starts
+from search.timing import measured
 from search.trials import finished_trials, records
 from tests.support.commands import search
 from tests.support.runs import NEVER, TASK, make_run, network_of, promoted, run_study, study_spec
@@ -99,6 +102,29 @@ def test_along_multiply_adds_their_limit_is_shared_and_the_budget_is_a_limit() -
     assert bounds == {"budget": False, "max_madds": True}
 
 
+@pytest.mark.parametrize(
+    "changes", [{"front": "memory", "max_memory": "400kB"}, {"front": "file", "max_file": "150kB"}]
+)
+def test_along_what_the_network_takes_on_its_device_the_drawn_size_is_kept(changes: dict[str, Any]) -> None:
+    spec = front_spec(**changes, budget=200_000)
+    assert _largest_share(spec) <= 1 + 1e-9
+
+
+def test_along_latency_the_drawn_size_is_kept() -> None:
+    plain = study_spec(front=["latency"], max_latency="20ms", budget=200_000)
+    timed = measured(plain, TASK, torch.device("cpu"), lambda network: 1e-3 + 1e-9 * num_madds(network, TASK.size))
+    assert _largest_share(with_sizes(plain.model_copy(update={"timed": timed}), TASK)) <= 1 + 1e-9
+
+
+def _largest_share(spec: StudySpec) -> float:
+    """Of some draws, the largest share that a network takes of its drawn size."""
+    (bound,) = along(spec, TASK.size)
+    trial = space.RandomTrial(random.Random(0), spec.space)
+    draws = [space.suggest(trial, spec.space) for _ in range(8)]
+    networks = [space.network(draw, spec.space, spec.limits, TASK.task) for draw in draws]
+    return max(bound.cost(each) / (float(draw[SIZE]) * bound.most) for draw, each in zip(draws, networks, strict=True))
+
+
 def test_a_network_of_the_front_is_found_again_as_parameters() -> None:
     for changes in (
         {},
@@ -151,7 +177,11 @@ def test_a_trial_stands_by_how_many_of_like_size_it_beats() -> None:
 def test_portfolio_starts_take_the_sizes_that_the_search_draws(tmp_path: Path) -> None:
     spec = front_spec(trials=12, space={"optimizer": ["sgd", "muon", "adamw"], "stages": 3})
     study = identity.open_study(RunFolder(tmp_path), create=True)
-    assert enqueue_starts(study, spec, TASK, list)
+    starts = enqueue_starts(study, spec, TASK, list)
+    assert len(starts) == len(set(starts)) == 4  # a third of the trials: one configuration at three sizes, and another
+    assert [start.startswith("portfolio: size ") for start in starts] == [False, True, True, False]
+    assert enqueue_starts(study, spec, TASK, list) == starts  # done again, as after a kill
+    assert len(records(study)) == 4
     assert all(SIZE not in trial.retry_draw for trial in records(study))
 
 

@@ -242,6 +242,7 @@ def test_status_of_a_search_that_died(search: Search) -> None:
             {"trial": 0, "epochs": 8, "seed": 1, "refit": True, "seconds_since_epoch": pytest.approx(7260, abs=60)}
         ],
         "ready_by": None,
+        "front": [],
     }
 
 
