@@ -36,7 +36,7 @@ from search.report import write_report
 from search.results import read_results
 from search.run_folder import RunFolder, RunRef, check_trainable, write_text
 from search.searching import expected, search_on, working
-from search.session import Placement, census_of, load, with_images_at
+from search.session import Placement, census_of, load, test_of, with_images_at
 from search.spec import StudySpec, load_study
 from search.storage import address_of, is_loopback, serve
 from search.terminal import say
@@ -44,7 +44,7 @@ from search.trials import TrialRecord, finished_trials
 from space import dimensions_in_words
 from train_core import checkpoint
 from train_core.census import Census
-from train_core.data import TrainingData
+from train_core.data import Split, TrainingData
 from train_core.formats import FORMATS, check_installed
 from train_core.specs import ResNetSpec, num_madds, num_params
 
@@ -182,14 +182,21 @@ def _export(
         say(f"the file is tried on random pixels, not on validation images: {error}")
         images = listing
     trials, number = len(finished_trials(study)), CALIBRATION if calibration is None else calibration
-    exported = []
+    exported, load_test = [], _test_split(with_images_at(spec, data), images)
     for run in full_runs:
-        exported.append(export_model(folder, run, spec, images, known, trials=trials, calibration=number))
+        exported.append(
+            export_model(folder, run, spec, images, known, trials=trials, calibration=number, load_test=load_test)
+        )
         if exported[-1].quantised is not None and exported[-1].quantised.warning:
             say(f"warning: {exported[-1].quantised.warning}")
         if exported[-1].over_limit:
             say(f"warning: {exported[-1].over_limit}")
     return exported
+
+
+def _test_split(spec: StudySpec, images: TrainingData | Listing) -> Callable[[], Split | None]:
+    """Reads the test images, for what int8 loses on them."""
+    return test_of(spec, images) if isinstance(images, TrainingData) else lambda: None
 
 
 def _images_of(folder: RunFolder, spec: StudySpec, study: optuna.Study, data: str | None) -> TrainingData:

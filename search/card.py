@@ -192,6 +192,17 @@ def _words(exported: Exported) -> str:
     return text
 
 
+def _on_test(found: Quantised) -> str:
+    """What a file in int8 loses on test, as the end of a sentence."""
+    if found.test is None:
+        return "; on test it was not measured"
+    test = found.test
+    return (
+        f". On {count(test.images, 'test image')}, the int8 file is right on {percent(test.int8)}, the float32 file on "
+        f"{percent(test.floats)}: measured once more at export, after all was chosen"
+    )
+
+
 def _quantised(exported: Exported) -> str:
     """What a file in int8 loses."""
     found, form = exported.quantised, FORMATS[exported.format]
@@ -207,7 +218,7 @@ def _quantised(exported: Exported) -> str:
         f"{form.int8.rounding}, with ranges from {count(found.calibrated_on, 'training image')}. Both files, computed "
         f"by {form.runtime.name} on the CPU:\n\n"
         f"{_table(iter(rows), *heads)}\n"
-        f"The int8 file loses {100 * found.lost:.2f} points on validation; on test it was not measured. The latency is "
+        f"The int8 file loses {100 * found.lost:.2f} points on validation{_on_test(found)}. The latency is "
         "that of one image on one thread of the machine that exported it: the median of 50, after 10 others.\n\n"
     )
     if exported.run.refit:

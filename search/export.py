@@ -1,6 +1,8 @@
 """Writes the model of a run as one file that can be used without this package, and its card beside it."""
 
+from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,12 +15,12 @@ from search.errors import CheckpointError, ModelError, RunError
 from search.listing import Listing, blank
 from search.mistakes import Mistakes, examine
 from search.promotions import Promotion, best_run, finished, full_runs_of, refit_of
-from search.quantisation import CALIBRATION, Quantised, quantise
+from search.quantisation import CALIBRATION, Quantised, on_test, quantise
 from search.run_folder import PromotionFolder, RunFolder, SplitName, read_facts, write_text
 from search.spec import StudySpec
 from train_core import checkpoint
 from train_core.augment import normalise
-from train_core.data import TrainingData
+from train_core.data import Split, TrainingData
 from train_core.deploy import deployed
 from train_core.description import Description
 from train_core.examples import FormatName
@@ -69,12 +71,14 @@ def export_model(
     *,
     trials: int,
     calibration: int = CALIBRATION,
+    load_test: Callable[[], Split | None] = lambda: None,
 ) -> Exported:
     """Write the model of a full run, and its card; `trials` short runs have ended.
 
     The file is written only if it computes what the checkpoint does: on validation images, or if there is only the
     listing of the images, on random pixels. Of a format that takes calibration images (about `calibration` of them,
-    from the training images), this holds for the file before; what the file itself loses is measured.
+    from the training images), this holds for the file before; what the file itself loses is measured, on test images
+    too if the full run has read them: `load_test` reads them again.
 
     Raises:
         RunError: the checkpoint is gone.
@@ -102,7 +106,11 @@ def export_model(
     difference = _difference(logits, written, fmt if form.int8 is None else form.int8.float_format, images)
     quantised: Quantised | None = None
     if form.int8 is not None:
-        written, quantised = quantise(written, fmt, data, calibration)
+        floats = written
+        written, quantised = quantise(floats, fmt, data, calibration)
+        # The float32 model has read the test images at the end of its run; nothing is chosen by what int8 says of them.
+        if run.test_score is not None and (test := load_test()) is not None:
+            quantised = replace(quantised, test=on_test(floats, written, fmt, test))
         logits = form.load_elsewhere(written)(images.permute(0, 3, 1, 2).float().contiguous())
     _check_example(about, written, fmt, images[0], logits[0].softmax(dim=0))
 

@@ -39,6 +39,7 @@ class Quantised:
     calibrated_on: int  # training images
     images: int  # validation images
     float_format: FormatName = "onnx"
+    test: "OnTest | None" = None  # both files on the test images; none: those are not read for this model, or not here
 
     @property
     def lost(self) -> float:
@@ -62,6 +63,26 @@ class Quantised:
             f"{self.int8.size:,} bytes (float: {self.floats.size:,}), {percent(self.int8.accuracy)} right on "
             f"{count(self.images, 'validation image')} (float: {percent(self.floats.accuracy)})"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnTest:
+    """What share of the test images a file in float32 and the one in int8 are right on."""
+
+    floats: float
+    int8: float
+    images: int
+
+
+def on_test(written: bytes, made: bytes, fmt: FormatName, test: Split) -> OnTest:
+    """How often the file in float32 and that in int8 of the format `fmt` are right on the test images."""
+    how = FORMATS[fmt].int8
+    assert how is not None
+    threads = torch.get_num_threads()
+    shares = [
+        right_on(_network(content, each, threads), test) for content, each in ((written, how.float_format), (made, fmt))
+    ]
+    return OnTest(floats=shares[0], int8=shares[1], images=len(test))
 
 
 def quantise(written: bytes, fmt: FormatName, data: TrainingData, number: int) -> tuple[bytes, Quantised]:
@@ -98,14 +119,24 @@ def measured(written: bytes, fmt: FormatName, split: Split) -> Measured:
     """The size, the accuracy on a split, and the latency of a file that its runtime computes without torch."""
     runtime = FORMATS[fmt].runtime
     assert runtime is not None
-    _, network = runtime.network(written, torch.get_num_threads())
+    accuracy = right_on(_network(written, fmt, torch.get_num_threads()), split)
+    latency = _latency(_network(written, fmt, 1), _as_input(split.images[:1]))
+    return Measured(size=len(runtime.stored(written)), accuracy=accuracy, latency=latency)
+
+
+def right_on(network: Logits, split: Split) -> float:
+    """The share of the images of a split that a network is right on."""
     right = 0
     for start in range(0, len(split), BATCH):
         answers = network(_as_input(split.images[start : start + BATCH]))
         right += int((answers.argmax(axis=1) == split.labels[start : start + BATCH].cpu().numpy()).sum())
-    _, alone = runtime.network(written, 1)
-    latency = _latency(alone, _as_input(split.images[:1]))
-    return Measured(size=len(runtime.stored(written)), accuracy=right / len(split), latency=latency)
+    return right / len(split)
+
+
+def _network(written: bytes, fmt: FormatName, threads: int) -> Logits:
+    runtime = FORMATS[fmt].runtime
+    assert runtime is not None
+    return runtime.network(written, threads)[1]
 
 
 def check_calibration(fmt: FormatName, number: int | None) -> None:

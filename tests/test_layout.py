@@ -66,15 +66,16 @@ def functions_with(name: str, file: str) -> set[str]:
     }
 
 
-def test_only_promotion_and_reproduction_read_the_test_split() -> None:
-    """`load_test` is the only way to the test images; the one caller hands it to `promote` and `reproduce`."""
+def test_only_promotion_reproduction_and_int8_read_the_test_split() -> None:
+    """`load_test` is the only way to the test images; its callers hand it to `promote`, `reproduce` and `export`."""
     users = {
         path.relative_to(ROOT).as_posix()
         for room in ("search", "train_core", "space.py")
         for path in sources(room)
         if "load_test" in path.read_text(encoding="utf-8")
     }
-    asked = {"search/full_runs.py", "search/promoter.py", "search/reproducer.py"}  # `load_test=`, an argument of theirs
+    # `load_test=`, an argument of theirs; `export` measures what int8 loses of a model that has read the test images
+    asked = {f"search/{name}.py" for name in ("full_runs", "promoter", "reproducer", "export", "api")}
     assert users == {"train_core/data.py", "search/session.py", *asked}
     assert functions_with("load_test", "search/session.py") == {"test_of"}
     assert {
@@ -82,7 +83,8 @@ def test_only_promotion_and_reproduction_read_the_test_split() -> None:
         for room in ("search", "space.py")
         for path in sources(room)
         if "test_of" in path.read_text(encoding="utf-8")
-    } == {"search/session.py", "search/full_runs.py"}
+    } == {"search/session.py", "search/full_runs.py", "search/api.py"}
+    assert functions_with("test_of", "search/api.py") == {"_test_split"}
     assert functions_with("test_of", "search/full_runs.py") == {"full_trainer", "reproduce"}
     readers = {
         path.relative_to(ROOT).as_posix()

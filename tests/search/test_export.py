@@ -36,6 +36,7 @@ from search.promoter import Promoter
 from search.promotions import Promotion, finished
 from search.quantisation import Measured
 from search.run_folder import RunFolder, RunRef
+from search.session import test_of as reader_of_test
 from search.spec import load_study
 from search.trials import TrialRecord, records
 from tests.support.commands import search
@@ -46,7 +47,7 @@ from tests.support.tiny import tiny_data
 from tests.support.trainers import FakeTrainer
 from tests.train_core.strategies import resnet_specs
 from train_core import checkpoint
-from train_core.data import TrainingData, load_test, load_training
+from train_core.data import Split, TrainingData, load_test, load_training
 from train_core.deploy import deployed
 from train_core.description import Description
 from train_core.examples import FormatName, network_code
@@ -465,12 +466,33 @@ def test_an_int8_file_stands_beside_the_float_file_and_both_are_measured(
     card = Path(second).read_text()
     assert re.search(rf"\| float32 \| {sizes[0]:,} bytes \| {percent(right[0])} \| \d+\.\d{{3}} ms \|", card)
     assert re.search(rf"\| int8, this file \| {sizes[1]:,} bytes \| {percent(right[1])} \| \d+\.\d{{3}} ms \|", card)
-    assert f"The int8 file loses {100 * (right[0] - right[1]):.2f} points on validation; on test it was not" in card
+    assert f"The int8 file loses {100 * (right[0] - right[1]):.2f} points on validation. On " in card
+    test = reader_of_test(load_study(str(folder.study_file), {}), data)()
+    assert test is not None
+    on_test = [
+        (read(each).probabilities(test.images).argmax(1) == test.labels).double().mean().item()
+        for each in (floats, file)
+    ]
+    assert (
+        f"On {len(test)} test images, the int8 file is right on {percent(on_test[1])}, the float32 file on "
+        f"{percent(on_test[0])}: measured once more at export" in card
+    )
     assert re.search(r"with ranges from (19\d|20\d) training images", card)
     assert "before it was quantised, its logits differ" in card
     listed = {each.name: each.card for each in exported_files(folder, folder.promotion(0, WHOLE, 0))}
     listed |= {each.name: each.card for each in exported_files(folder, folder.promotion(0, WHOLE, 1))}
     assert listed == {each.name: f"exported/{each.name}.md" for each in (floats, file)}
+
+
+def test_the_test_images_of_a_model_that_has_not_read_them_stay_unread(folder: RunFolder, data: TrainingData) -> None:
+    run = chosen(folder, 0).model_copy(update={"test_accuracy": None, "test_balanced": None})
+    assert run.test_score is None
+
+    def load_test() -> Split:
+        raise AssertionError("the test images are not for this model")
+
+    exported = export_model(folder, run, SPEC, data, "onnx-int8", trials=2, load_test=load_test)
+    assert "points on validation; on test it was not measured." in exported.card.read_text()
 
 
 def test_a_loss_that_is_too_large_is_warned_of_where_the_file_is_written(
