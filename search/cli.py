@@ -64,7 +64,7 @@ Latency = Annotated[
 ]
 DeployedAs = Annotated[
     str | None,
-    typer.Option("--format", help=f"Format that memory and file are counted for: {', '.join(FORMAT_NAMES)}."),
+    typer.Option(help=f"Format that memory and file are counted for: {', '.join(FORMAT_NAMES)}."),
 ]
 Target = Annotated[
     str | None, typer.Option(help="Device that sets limits: arduino-nano-33-ble, esp32-s3, ..., or a .toml file.")
@@ -137,7 +137,7 @@ def run(
     max_memory: Memory = None,
     max_file: FileSize = None,
     max_latency: Latency = None,
-    deployed_as: DeployedAs = None,
+    format: DeployedAs = None,  # noqa: A002  # the flag
     target: Target = None,
     front: Annotated[
         list[str] | None,
@@ -192,7 +192,7 @@ def run(
     from search.session import Placement
 
     flags = _given(
-        **_limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as, target),
+        **_limit_flags(budget, max_madds, max_memory, max_file, max_latency, format, target),
         front=tuple(front) if front else None,
         trials=trials,
         epochs=epochs,
@@ -223,7 +223,7 @@ def auto(
     max_memory: Memory = None,
     max_file: FileSize = None,
     max_latency: Latency = None,
-    deployed_as: DeployedAs = None,
+    format: DeployedAs = None,  # noqa: A002  # the flag
     target: Target = None,
     data: Data = None,
     size: Sized = None,
@@ -249,7 +249,7 @@ def auto(
     from search.session import Placement
 
     flags = _given(
-        **_limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as, target),
+        **_limit_flags(budget, max_madds, max_memory, max_file, max_latency, format, target),
         data=data,
         **_data_flags(size, fit, group, skip_broken, no_test),
         seed=seed,
@@ -703,7 +703,7 @@ def count(
     max_memory: Memory = None,
     max_file: FileSize = None,
     max_latency: Latency = None,
-    deployed_as: DeployedAs = None,
+    format: DeployedAs = None,  # noqa: A002  # the flag
     target: Target = None,
     data: Data = None,
     size: Sized = None,
@@ -712,7 +712,7 @@ def count(
     from search import api
     from search.terminal import tell
 
-    limits = _limit_flags(budget, max_madds, max_memory, max_file, max_latency, deployed_as, target) | _given(data=data)
+    limits = _limit_flags(budget, max_madds, max_memory, max_file, max_latency, format, target) | _given(data=data)
     for line in api.count(study, limits | _given(reading=_given(size=size) or None)):
         tell(line)
 

@@ -111,6 +111,7 @@ def check(page: Page, charts: int, width: int, *, dark: bool) -> None:
     page.wait_for(
         'getComputedStyle(document.querySelector(".chart .xtick text")).fill == getComputedStyle(document.body).color'
     )
+    assert page.evaluate("painting.then(() => true)")  # of all charts, one after another
     assert page.evaluate(FAINT) == []
     for i in range(charts):
         chart = f"{CHARTS}[{i}]"
