@@ -46,6 +46,7 @@ from train_core import checkpoint
 from train_core.census import Census
 from train_core.data import Split, TrainingData
 from train_core.formats import FORMATS, check_installed
+from train_core.limits import Limits
 from train_core.specs import ResNetSpec, num_madds, num_params
 
 
@@ -182,7 +183,7 @@ def _export(
         say(f"the file is tried on random pixels, not on validation images: {error}")
         images = listing
     trials, number = len(finished_trials(study)), CALIBRATION if calibration is None else calibration
-    exported, load_test = [], _test_split(with_images_at(spec, data), images)
+    exported, load_test = [], _test_split(spec, images, data)
     for run in full_runs:
         exported.append(
             export_model(folder, run, spec, images, known, trials=trials, calibration=number, load_test=load_test)
@@ -194,9 +195,9 @@ def _export(
     return exported
 
 
-def _test_split(spec: StudySpec, images: TrainingData | Listing) -> Callable[[], Split | None]:
-    """Reads the test images, for what int8 loses on them."""
-    return test_of(spec, images) if isinstance(images, TrainingData) else lambda: None
+def _test_split(spec: StudySpec, images: TrainingData | Listing, data: str | None) -> Callable[[], Split | None]:
+    """Reads the test images, for what int8 loses on them; none, where there is only the listing of the images."""
+    return test_of(with_images_at(spec, data), images) if isinstance(images, TrainingData) else lambda: None
 
 
 def _images_of(folder: RunFolder, spec: StudySpec, study: optuna.Study, data: str | None) -> TrainingData:
@@ -263,6 +264,8 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
 
     """
     spec = load_study(study, flags)
+    if spec.max_latency is not None and spec.timed is None:
+        raise SpecError("a limit on latency needs networks that are timed, which `search run` does: leave it out here")
     shape = shape_of_named(spec.data, spec.reading)
     if shape is None:
         with loading_bars() as progress:
@@ -273,9 +276,9 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
     for name, network in spec.baselines.items():
         shaped = with_data_shape(network, shape)
         within = spec.limits.fits(shaped, shape.size)
-        lines.append(_counted(name, shaped, shape) + ("" if within else "  (over the limit)"))
-    lines.append(_counted("smallest of the space", space_survey.smallest, shape))
-    lines.append(_counted(f"largest of {SAMPLES} draws", space_survey.largest, shape))
+        lines.append(_counted(name, shaped, shape, spec.limits) + ("" if within else "  (over the limit)"))
+    lines.append(_counted("smallest of the space", space_survey.smallest, shape, spec.limits))
+    lines.append(_counted(f"largest of {SAMPLES} draws", space_survey.largest, shape, spec.limits))
     drawn, fixed = dimensions_in_words(spec.space)
     return [*lines, f"drawn: {', '.join(drawn)}", f"fixed: {', '.join(fixed)}"]
 
@@ -306,6 +309,6 @@ def _check_sheet(sheet: Path) -> None:
         raise SpecError(f"--sheet {sheet}: there is no folder {sheet.parent}: make it, or give another")
 
 
-def _counted(name: str, network: ResNetSpec, shape: DataShape) -> str:
-    madds = num_madds(network, shape.size)
-    return f"{name:<22} {num_params(network):>12,} parameters {madds:>14,} multiply-adds  {network}"
+def _counted(name: str, network: ResNetSpec, shape: DataShape, limits: Limits) -> str:
+    madds, others = num_madds(network, shape.size), limits.others_in_words(network, shape.size)
+    return f"{name:<22} {num_params(network):>12,} parameters {madds:>14,} multiply-adds{others}  {network}"

@@ -161,7 +161,8 @@ def say_plan(plan: Plan) -> None:
     survey = plan.survey
     for what, network in (("smallest", survey.smallest), (f"largest of {SAMPLES} draws", survey.largest)):
         madds = num_madds(network, data.size)
-        say(f"  {what}: {num_params(network):,} parameters, {madds:,} multiply-adds: {network}")
+        others = spec.limits.others_in_words(network, data.size)
+        say(f"  {what}: {num_params(network):,} parameters, {madds:,} multiply-adds{others}: {network}")
     _say_trials(plan)
     for warning in warnings_of(spec):
         say(f"warning  {warning}")
@@ -200,7 +201,8 @@ def _say_trials(plan: Plan) -> None:
     done = f", {plan.done} done" if plan.done else ""
     say(f"trials   {count(plan.spec.trials, 'short run')} of {short_run(plan.spec)}{done}{first}")
     if plan.starts and not plan.done:
-        say(f"         then {sources_of(plan.starts)}, which did best on other images (--no-portfolio: none)")
+        where = "before" if plan.spec.learn_from else "on other images"
+        say(f"         then {sources_of(plan.starts)}, which did best {where} (--no-portfolio: none)")
     if refused and not plan.done:
         say(f"         not among them, outside the budget or the space: {', '.join(refused)}")
 

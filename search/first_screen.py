@@ -16,7 +16,8 @@ from search.scores import named
 from search.spec import StudySpec
 from search.trials import score_of
 from search.uncertainty import accuracy_interval
-from train_core.footprint import FOOTPRINTS, IN_PLACE, memory, peak_activations
+from train_core.footprint import FOOTPRINTS, IN_PLACE, file_size, memory, peak_activations
+from train_core.model_files import stored_size
 from train_core.specs import ResNetSpec, TrainSpec
 
 BYTES = 4  # of a parameter in an exported model
@@ -149,6 +150,9 @@ def _file_size(folder: RunFolder, best: Best, spec: StudySpec) -> Card:
             promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=refit)
             for file in exported_files(folder, promotion):
                 return Card(name="Model file", value=_bytes(file.size), note=f"`{file.name}`{limit}")
+    if FOOTPRINTS[spec.format].file is not None:
+        note = f"{spec.format}, computed, not exported yet{limit}"
+        return Card(name="Model file", value=_bytes(round(file_size(best.network, spec.format))), note=note)
     note = f"{BYTES} bytes a parameter; a model file, which is not exported yet, is larger{limit}"
     return Card(name="Weights", value=_bytes(BYTES * best.parameters), note=note)
 
@@ -176,7 +180,7 @@ class ExportedFile:
     """An exported model in the run's folder."""
 
     name: str
-    size: int  # in bytes
+    size: int  # in bytes, of what a device stores: of a C array, not of its text
     address: str  # relative to the report
     card: str | None  # that of its model card; none: there is none
 
@@ -192,9 +196,7 @@ def exported_files(folder: RunFolder, promotion: PromotionFolder | None = None) 
         card = card_of(path)
         address = f"exported/{quote(path.name)}"
         has_card = card.exists()
-        yield ExportedFile(
-            path.name, path.stat().st_size, address, f"exported/{quote(card.name)}" if has_card else None
-        )
+        yield ExportedFile(path.name, stored_size(path), address, f"exported/{quote(card.name)}" if has_card else None)
 
 
 def recipe_table(best: Best) -> str:

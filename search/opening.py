@@ -238,7 +238,10 @@ def _named_after(source: str, spec: StudySpec, usual: StudySpec | None) -> str:
         for limit, most in given.values()
         if most is not None and (usual is None or most != getattr(usual, limit.key))
     )
-    return f"{plain}-{short_count(spec.budget)}{''.join(own)}{'-front' if spec.front else ''}"
+    counts_by_format = any(limit.by_format and most is not None for limit, most in given.values())
+    fmt = f"-{spec.format}" if counts_by_format and spec.format != "onnx" else ""
+    along = "".join(f"-{name}" for name in spec.front if spec.front != ("parameters",))
+    return f"{plain}-{short_count(spec.budget)}{''.join(own)}{fmt}{f'-front{along}' if spec.front else ''}"
 
 
 def _with_same_images(

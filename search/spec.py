@@ -286,7 +286,7 @@ class StudySpec(Frozen):
     def _memory_is_known(self) -> Self:
         if self.max_memory is not None and FOOTPRINTS[self.format].schedule is None:
             known = ", ".join(name for name, each in FOOTPRINTS.items() if each.schedule is not None)
-            raise ValueError(f"max_memory: how much a {self.format} file takes is not known: set format to {known}")
+            raise ValueError(f"max_memory: what memory {self.format} files take is not known: set format to {known}")
         return self
 
     @model_validator(mode="after")
@@ -294,7 +294,7 @@ class StudySpec(Frozen):
         if self.max_file is not None and FOOTPRINTS[self.format].file is None:
             known = ", ".join(name for name, each in FOOTPRINTS.items() if each.file is not None)
             raise ValueError(
-                f"max_file: how large a {self.format} file is can only be seen from the file: set format to {known}"
+                f"max_file: the size of {self.format} files is not known before they are written: set format to {known}"
             )
         return self
 

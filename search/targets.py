@@ -38,7 +38,10 @@ def limits_at(target: str) -> Mapping[str, Any]:
     unknown = [key for key in record if key not in (*LIMIT_KEYS, "title", "source")]
     if unknown:
         raise SpecError(f"target {target}: unknown key {unknown[0]!r}: it may have {', '.join(LIMIT_KEYS)}")
-    return {key: value for key, value in record.items() if key in LIMIT_KEYS}
+    found = {key: value for key, value in record.items() if key in LIMIT_KEYS}
+    if not found:
+        raise SpecError(f"target {target} limits nothing: give it at least one of {', '.join(LIMIT_KEYS)}")
+    return found
 
 
 def _records(path: Path) -> dict[str, dict[str, Any]]:

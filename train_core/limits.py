@@ -58,6 +58,11 @@ class Limits(NamedTuple):
     def _is_shared(self, limit: "Limit") -> bool:
         return limit in [LIMITS[name] for name in self.front] if self.front else limit.is_shared
 
+    def others_in_words(self, network: ResNetSpec, size: Size) -> str:
+        """What the network costs by the limits other than parameters and multiply-adds: `, 24.6 kB of memory`."""
+        known = (LIMITS["parameters"], LIMITS["madds"])
+        return "".join(f", {limit.words(cost)}" for limit, cost, _ in self.costs(network, size) if limit not in known)
+
     def _set(self) -> list[tuple["Limit", float]]:
         given = ((limit, getattr(self, name)) for name, limit in LIMITS.items())
         return [(limit, most) for limit, most in given if most is not None]
@@ -103,6 +108,7 @@ class Limit:
     """`budget_fraction` takes a share of it, where the study has no front. Not so where networks of many widths cost
     the same: a drawn share would then not say which network it is."""
     grows_with_depth: bool = True  # each block adds to it
+    by_format: bool = False  # what a network costs depends on the format of its file
 
 
 def _predicted(limits: Limits, size: Size) -> Cost:
@@ -121,11 +127,12 @@ def short_count(count: float) -> str:
 
 
 def bytes_in_words(number: float) -> str:
-    """As in `100 kB`, of 1,000 bytes each, or `1.5 MB`."""
-    for unit, name in ((1e6, "MB"), (1e3, "kB")):
-        if number >= unit:
-            return f"{number / unit:.4g} {name}"
-    return f"{math.ceil(number)} bytes"
+    """As in `100 kB`, of 1,000 bytes each, or `1.5 MB`; what these would round, as in `65,536 bytes`."""
+    whole = math.ceil(number)
+    for unit, name in ((1_000_000, "MB"), (1000, "kB")):
+        if whole >= unit and whole * 100 % unit == 0:
+            return f"{whole / unit:g} {name}"
+    return f"{whole:,} bytes"
 
 
 LIMITS: dict[LimitName, Limit] = table(
@@ -155,7 +162,8 @@ LIMITS: dict[LimitName, Limit] = table(
             flag="--max-memory",
             of=lambda limits, size: lambda spec: memory(spec, size, limits.format),
             words=lambda most: f"{bytes_in_words(most)} of memory",
-            short=lambda most: f"{bytes_in_words(most).replace(' ', '')}-memory",
+            short=lambda most: f"{short_count(most)}B-memory",
+            by_format=True,
             grows_with_depth=False,
             asked=lambda most: str(math.ceil(most)),
         ),
@@ -164,7 +172,8 @@ LIMITS: dict[LimitName, Limit] = table(
             flag="--max-file",
             of=lambda limits, _size: lambda spec: (1 + FILE_ERROR) * file_size(spec, limits.format),
             words=lambda most: f"{bytes_in_words(most)} of model file",
-            short=lambda most: f"{bytes_in_words(most).replace(' ', '')}-file",
+            short=lambda most: f"{short_count(most)}B-file",
+            by_format=True,
             asked=lambda most: str(math.ceil(most)),
         ),
         "latency": Limit(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -117,3 +118,11 @@ def shorten(model: "ModelProto") -> None:
             names[:] = [short.setdefault(name, str(len(short))) for name in names]
     for each in graph.initializer:
         each.name = short.setdefault(each.name, str(len(short)))
+
+
+def stored_size(path: Path) -> int:
+    """Bytes of a model file that a device stores: of a C array, its elements; of a damaged one, the text."""
+    if path.suffix == ".h":
+        with suppress(ValueError, IndexError, TypeError):
+            return len(HEADER.stored(path.read_bytes()))
+    return path.stat().st_size

@@ -69,10 +69,16 @@ MISTAKES = [
     ("storage serve", "no storage to serve: give --storage, or set SEARCH_STORAGE"),
     ("storage serve --storage grpc://here", "--storage is a gRPC proxy without host or port"),
     ("promote --workers 0", "Invalid value for '--workers'"),
-    ("run digits --max-memory 100", "takes: 58.98 kB of memory; give at least --max-memory 58983"),
+    ("run digits --max-memory 100", "takes: 58,983 bytes of memory; give at least --max-memory 58983"),
     ("run digits --max-memory lots", "--max-memory 'lots' is no size: write it as 100kB (100,000 bytes)"),
-    ("run digits --max-file 250kB --format pt2", "how large a pt2 file is can only be seen from the file: set format"),
-    ("run digits --max-memory 9MB --format pt2", "max_memory: how much a pt2 file takes is not known: set format to"),
+    (
+        "run digits --max-file 250kB --format pt2",
+        "the size of pt2 files is not known before they are written: set",
+    ),
+    (
+        "run digits --max-memory 9MB --format pt2",
+        "max_memory: what memory pt2 files take is not known: set format to",
+    ),
     ("run digits --max-latency 20", "--max-latency '20' is no time: write it as 20ms, 0.5s or 800us"),
     ("run digits --target arduino-nano", "unknown target 'arduino-nano': did you mean 'arduino-nano-33-ble'?"),
     ("run digits --target none.toml", "target none.toml cannot be read, because there is no such file: check the path"),
@@ -140,6 +146,7 @@ MISTAKES = [
     ("predict a-file 1.png", "a-file is not a model file"),
     ("dashboard", "no run in runs: start one with `search run`"),
     ("dashboard --port 65536", "Invalid value for '--port'"),
+    ("count digits --max-latency 20ms", "needs networks that are timed, which `search run` does: leave it out here"),
     ("count digits --budget 12", "is less than the smallest network"),
 ]
 

@@ -41,6 +41,7 @@ def test_a_device_of_ones_own_is_a_file(tmp_path: Path) -> None:
         ("[one]\nmax_memory = 1\n[two]\nmax_memory = 1\n", "the file must have one device, as in [my-board], not 2"),
         ("[one]\nram = 1\n", "unknown key 'ram': it may have budget, max_madds, max_memory"),
         ("[one", "cannot be read"),
+        ('[one]\ntitle = "a board"\n', "limits nothing: give it at least one of budget"),
     ],
 )
 def test_a_file_that_is_no_device_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:

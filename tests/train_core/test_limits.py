@@ -90,7 +90,7 @@ def test_what_is_over_is_named() -> None:
 def test_limits_in_words() -> None:
     assert str(Limits(5_000_000)) == "5,000,000 parameters"
     assert str(Limits(1000, memory=100_000)) == "1,000 parameters and 100 kB of memory"
-    words = "1,000 parameters, 2,000 multiply-adds, 65.54 kB of memory, 1.5 MB of model file and 20 ms an image"
+    words = "1,000 parameters, 2,000 multiply-adds, 65,536 bytes of memory, 1.5 MB of model file and 20 ms an image"
     assert str(Limits(1000, 2000, 65_536, 1_500_000, 0.02)) == words
 
 
