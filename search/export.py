@@ -62,6 +62,11 @@ def model_of(folder: RunFolder) -> Path | None:
     return next((file for file in files if file.exists()), None)
 
 
+def _no_test() -> Split | None:
+    """No test images."""
+    return None
+
+
 def export_model(
     folder: RunFolder,
     run: Promotion,
@@ -71,7 +76,7 @@ def export_model(
     *,
     trials: int,
     calibration: int = CALIBRATION,
-    load_test: Callable[[], Split | None] = lambda: None,
+    load_test: Callable[[], Split | None] = _no_test,
 ) -> Exported:
     """Write the model of a full run, and its card; `trials` short runs have ended.
 
@@ -106,11 +111,9 @@ def export_model(
     difference = _difference(logits, written, fmt if form.int8 is None else form.int8.float_format, images)
     quantised: Quantised | None = None
     if form.int8 is not None:
-        floats = written
-        written, quantised = quantise(floats, fmt, data, calibration)
-        # The float32 model has read the test images at the end of its run; nothing is chosen by what int8 says of them.
-        if run.test_score is not None and (test := load_test()) is not None:
-            quantised = replace(quantised, test=on_test(floats, written, fmt, test))
+        # Where the float32 model has read the test images, at the end of its run; nothing is chosen by them here.
+        read_test = load_test if run.test_score is not None else _no_test
+        written, quantised = _in_int8(written, fmt, data, calibration, read_test)
         logits = form.load_elsewhere(written)(images.permute(0, 3, 1, 2).float().contiguous())
     _check_example(about, written, fmt, images[0], logits[0].softmax(dim=0))
 
@@ -142,6 +145,16 @@ def export_model(
     )
     write_text(exported.card, model_card(exported))
     return exported
+
+
+def _in_int8(
+    floats: bytes, fmt: FormatName, data: TrainingData, calibration: int, read_test: Callable[[], Split | None]
+) -> tuple[bytes, Quantised]:
+    """The file of a format in int8, and what it loses on validation, and on test where there are test images."""
+    written, quantised = quantise(floats, fmt, data, calibration)
+    if (test := read_test()) is not None:
+        quantised = replace(quantised, test=on_test(floats, written, fmt, test))
+    return written, quantised
 
 
 def _random_images(listing: Listing) -> torch.Tensor:

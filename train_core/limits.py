@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from train_core.examples import FormatName
-from train_core.footprint import FILE_ERROR, file_size, memory
+from train_core.footprint import FOOTPRINTS, file_size, memory
 from train_core.latency import LatencyModel
 from train_core.specs import ResNetSpec, num_madds, num_params
 from train_core.tables import table
@@ -170,7 +170,9 @@ LIMITS: dict[LimitName, Limit] = table(
         "file": Limit(
             key="max_file",
             flag="--max-file",
-            of=lambda limits, _size: lambda spec: (1 + FILE_ERROR) * file_size(spec, limits.format),
+            of=lambda limits, _size: (
+                lambda spec: (1 + FOOTPRINTS[limits.format].file_error) * file_size(spec, limits.format)
+            ),
             words=lambda most: f"{bytes_in_words(most)} of model file",
             short=lambda most: f"{short_count(most)}B-file",
             by_format=True,
