@@ -331,7 +331,10 @@ def reproduce(
     rows: Annotated[list[str] | None, typer.Argument(help="Rows, or patterns as A5*; default: all.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each; default: as published.")] = None,
     protocol: Annotated[
-        str, typer.Option(help="held-out, or published: as the report did it, chosen by the test split.")
+        str,
+        typer.Option(
+            help="held-out; all-images: also the validation images, last epoch; published: chosen by the test split."
+        ),
     ] = "held-out",
     list_: Annotated[bool, typer.Option("--list", help="Show the rows, and train nothing.")] = False,
     data: Data = None,

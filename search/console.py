@@ -414,11 +414,19 @@ def loading_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def epoch_bar(
-    description: str, epochs: int, score: Score = "accuracy", stop: Callable[[], bool] = lambda: False
+    description: str,
+    epochs: int,
+    score: Score = "accuracy",
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    held_out: bool = True,
 ) -> Iterator["EpochBar"]:
-    """A bar for one full run, whose study compares by `score`; `stop` says whether the command was asked to stop."""
+    """A bar for one full run, whose study compares by `score`; `stop` says whether the command was asked to stop.
+
+    `held_out`: the validation images are not trained on. If they are, the accuracy on the training images is shown.
+    """
     bars = bars_below()
-    bar = EpochBar(bars, bars.add_task(description, total=epochs, note=""), score)
+    bar = EpochBar(bars, bars.add_task(description, total=epochs, note=""), score, held_out=held_out)
     with drawn_live(Group(bars, StopHint(stop))) as bar.refresh:
         yield bar
 
@@ -426,8 +434,9 @@ def epoch_bar(
 class EpochBar:
     """Moves on with the epochs; in the log, a line for every tenth of the run."""
 
-    def __init__(self, bars: Progress, task: TaskID, score: Score = "accuracy") -> None:
+    def __init__(self, bars: Progress, task: TaskID, score: Score = "accuracy", *, held_out: bool = True) -> None:
         self._score: Score = score
+        self._held_out = held_out
         self._bars = bars
         self._task = task
         self.refresh: Callable[[], None] = lambda: None
@@ -441,12 +450,14 @@ class EpochBar:
         task = self._bars.tasks[0]
         epochs = int(task.total or 1)
         left = result.seconds * (epochs - result.epoch)
-        figure = marked(percent(result.validation(self._score)), self._score)
+        figure, images = percent(result.train_accuracy), "training"
+        if self._held_out:
+            figure, images = marked(percent(result.validation(self._score)), self._score), "validation"
         speed = f"{result.images / result.seconds:,.0f} images/s"
         # The most important first: a narrow terminal cuts off the end.
         self._bars.update(self._task, completed=result.epoch, note=f"{figure}, {duration(left)} left  {speed}")
         if result.epoch * 10 // epochs > (result.epoch - 1) * 10 // epochs:
-            line = f"{task.description}  epoch {result.epoch}/{epochs}  {figure} validation  {speed}"
+            line = f"{task.description}  epoch {result.epoch}/{epochs}  {figure} {images}  {speed}"
             log.info("%s", line)
             if not is_drawn_on():
                 tell(line)

@@ -380,7 +380,8 @@ class FullTrainer:
         name = self.promoter.folder.promotion(trial.number, epochs, seed, refit=how.get("refit", False)).root.name
         recipe = trial.recipe.model_copy(update={"epochs": epochs, "seed": seed})
         logged = self.loggers.full_run(name, trial.network, recipe)
-        with epoch_bar(what, epochs, self.promoter.score, self.stop) as bar:
+        held_out = not how.get("refit")
+        with epoch_bar(what, epochs, self.promoter.score, self.stop, held_out=held_out) as bar:
 
             def epoch_ended(result: EpochResult) -> None:
                 bar.epoch_ended(result)
@@ -510,7 +511,7 @@ def reproduce(
             folder=folder,
             data=session.data,
             load_test=test_of(spec, session.data),
-            protocol="held-out" if published.validates else wanted,
+            protocol="held-out" if published.validates and wanted == "published" else wanted,
             device_name=describe(session.device),
             save=partial(save_checkpoint, stop=stop),
             stop=stop,
@@ -521,7 +522,7 @@ def reproduce(
             recipe = published.recipe_of(row, epochs=epochs, seed=spec.seed, precision=session.precision)
             network = with_data_shape(spec.baselines[published.rows[row].network], session.shape)
             try:
-                with epoch_bar(row, recipe.epochs, stop=stop) as bar:
+                with epoch_bar(row, recipe.epochs, stop=stop, held_out=reproducer.protocol != "all-images") as bar:
                     watcher = Watcher(stop=stop, moved=bar.moved, say=say)
                     done.append(reproducer.train(row, network, recipe, bar.epoch_ended, watcher))
             except (CheckpointError, ModelError, RunError) as error:  # the other rows can be trained

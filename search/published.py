@@ -12,8 +12,9 @@ from train_core.specs import Frozen, Precision, ResNetSpec, TrainSpec
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Protocol = Literal["held-out", "published"]
-"""How the number comes about: without the test split, or as the reports did it, chosen by it."""
+Protocol = Literal["held-out", "all-images", "published"]
+"""How the number comes about: with validation images held out; from all training images, at the last epoch; or from all
+of them, at the epoch that is best on the test split, as many reports did it."""
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 

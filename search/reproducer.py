@@ -21,6 +21,7 @@ class Reproducer:
     """Trains networks by published recipes, each from its checkpoint where there is one, and tests them.
 
     Held out: a validation split is kept from training, and the test split is read once, when a network is finished.
+    All images: the validation images are trained on as well, and the test split is read once, after the last epoch.
     As published: all training images are trained on, and the epoch that is best on the test split is what counts.
     That number is too high: it was chosen by the images that it is to be judged by.
     """
@@ -49,14 +50,15 @@ class Reproducer:
             SpecError: a choice by the test split is asked for, and there is none.
 
         """
-        if self.protocol == "published":
-            recipe = recipe.model_copy(update={"keep": "best"})
+        if self.protocol != "held-out":
+            keep = "best" if self.protocol == "published" else "last"  # of all images, no other epoch can be chosen
+            recipe = recipe.model_copy(update={"keep": keep})
         folder = self.folder.reproduction(row, recipe.epochs, recipe.seed, self.protocol, self.data.fingerprint)
         if folder.result.exists():
             done = folder.read(Reproduction)
             if (done.network, done.recipe) == (network, recipe):
                 return done
-        data = self._chosen_by_test() if self.protocol == "published" else self.data
+        data = self._data()
         state, diverged = train_to_end(
             folder, network, recipe, data, save=self.save, on_epoch=on_epoch, watcher=watcher
         )
@@ -73,7 +75,7 @@ class Reproducer:
             protocol=self.protocol,
             parameters=num_params(network),
             accuracy=accuracy,
-            val_accuracy=None if diverged or self.protocol == "published" else state.final_result.val_accuracy,
+            val_accuracy=None if diverged or self.protocol != "held-out" else state.final_result.val_accuracy,
             epoch=None if diverged else state.final_result.epoch,
             seconds=sum(result.seconds for result in state.history),
             training_images=len(data.train),
@@ -86,8 +88,12 @@ class Reproducer:
         finish(folder)
         return done
 
-    def _chosen_by_test(self) -> TrainingData:
-        """All training images to train on, and the test split to score every epoch on."""
+    def _data(self) -> TrainingData:
+        """The images to train on, and those to score every epoch on."""
+        if self.protocol == "held-out":
+            return self.data
+        if self.protocol == "all-images":
+            return self.data.with_validation_in_training()
         test = self._test()
         if test is None:
             raise SpecError("these images have no test split to choose by: leave out --protocol published")

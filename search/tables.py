@@ -203,6 +203,8 @@ def reproduction_notes(published: Published, data: str, done: Sequence[Reproduct
         notes.append("A validation split was held out; the test split was read once, when a network was finished.")
     if any(row.recipe.keep == "best" and row.protocol == "held-out" for row in done):
         notes.append("The weights are those of the epoch that was best on validation, as in the report.")
+    if any(row.protocol == "all-images" for row in done):
+        notes.append("Nothing was held out; the test split was read once, after the last epoch.")
     if any(row.protocol == "published" for row in done):
         notes.append(
             "* Of the epoch that was best on the test split, as the report chose; nothing held out: too high a number."

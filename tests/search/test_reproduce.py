@@ -136,6 +136,25 @@ def test_it_trains_rows_tests_each_once_and_says_what_differs(
     assert tested == [360, 360]
 
 
+def test_with_all_images_nothing_is_held_out_and_the_last_epoch_is_tested(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested: list[int] = []
+
+    def counted(model: ResNet, split: Split, *about: Any) -> Evaluation:
+        tested.append(len(split))
+        return evaluate(model, split, *about)
+
+    monkeypatch.setattr(reproducer, "evaluate", counted)
+    lines, _ = reproduce("doe.toml T1 --epochs 2 --protocol all-images", capsys, monkeypatch)  # the report kept the best
+    done = read(next(Path("runs/doe-reproduced").glob("*/result.json")))
+    assert (done.training_images, done.val_accuracy, done.epoch, done.recipe.keep) == (1437, None, 2, "last")
+    assert tested == [360]
+    assert f"T1  epoch 2/2  {100 * done.history[-1].train_accuracy:.2f} % training" in lines[2]
+    assert "Nothing was held out; the test split was read once, after the last epoch." in lines
+    assert not any("held out;" in line and line.startswith("A validation") for line in lines)
+
+
 @pytest.mark.long
 def test_the_published_protocol_chooses_by_the_test_split_and_marks_its_numbers(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -206,7 +225,7 @@ def test_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     [
         ("digits", "study digits holds no report to reproduce: give one of ganz-adya, keller, "),
         ("doe.toml S9", "no row 'S9' in this report: there are S1, T1, T2"),
-        ("doe.toml S1 --protocol theirs", "--protocol 'theirs' is unknown: give one of held-out, published"),
+        ("doe.toml S1 --protocol theirs", "--protocol 'theirs' is unknown: give one of held-out, all-images, published"),
         ("doe.toml --epochs 0", "Invalid value for '--epochs'"),
         ("nowhere.toml", "study file nowhere.toml cannot be read"),
     ],
