@@ -125,6 +125,7 @@ def masked(text: str) -> str:
 
     Nor with the seconds that it takes on this machine.
     """
+    text = re.sub(r"(?<=0\.33    )\d\.\d", "N.N", text)  # the points that promoting the best one loses to trial 1
     text = re.sub(r"(?<=muon     )[01]", "S", re.sub(r"about \d+ to \d+ s", "about N to N s", text))
     return re.sub(r"(?<=±)(\s)\d\.\d\d", r"\1N", re.sub(r"9[4-9]\.\d\d|100\.00", "NN.NN", text))
 
@@ -148,7 +149,7 @@ def test_what_run_promote_and_fidelity_leave_behind(terminal: Terminal, monkeypa
     for trial in (1, 3):
         promoted(folder, trial, tested=False, test_accuracy=None, val_accuracy=0.8 + trial / 100)
     full_runs.fidelity(RunRef(), Placement(), trials=4, epochs=5)
-    assert terminal.shown == FIDELITY.strip("\n")
+    assert masked(terminal.shown) == masked(FIDELITY.strip("\n"))
 
     terminal.clear()
     api.run("digits", {"trials": 4, "epochs": 2}, RunRef(), Placement())
