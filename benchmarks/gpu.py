@@ -103,7 +103,8 @@ class Report:
         self._write(section, outcome)
         if outcome.rows:
             draw(table(outcome.rows))
-        tell(f"  {outcome}\n")
+        tell(f"  {outcome}")
+        tell("")
         return outcome
 
     def _write(self, section: Section, outcome: Outcome) -> None:
@@ -178,7 +179,8 @@ def run(given: argparse.Namespace, bench: Bench, until: float) -> bool:
     if not bench.cuda:
         head = {"note": REHEARSAL, **head}
         tell(REHEARSAL)
-    tell(f"{known['device']}, torch {known['torch']}, {known['precision']}; {known['data']}\n")
+    tell(f"{known['device']}, torch {known['torch']}, {known['precision']}; {known['data']}")
+    tell("")
     report = Report(given.out, head)
     outcomes = [
         report.measure(section, bench, until - time.monotonic())

@@ -146,7 +146,8 @@ def test_with_all_images_nothing_is_held_out_and_the_last_epoch_is_tested(
         return evaluate(model, split, *about)
 
     monkeypatch.setattr(reproducer, "evaluate", counted)
-    lines, _ = reproduce("doe.toml T1 --epochs 2 --protocol all-images", capsys, monkeypatch)  # the report kept the best
+    # The report kept the best epoch of this row.
+    lines, _ = reproduce("doe.toml T1 --epochs 2 --protocol all-images", capsys, monkeypatch)
     done = read(next(Path("runs/doe-reproduced").glob("*/result.json")))
     assert (done.training_images, done.val_accuracy, done.epoch, done.recipe.keep) == (1437, None, 2, "last")
     assert tested == [360]
@@ -225,7 +226,7 @@ def test_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     [
         ("digits", "study digits holds no report to reproduce: give one of ganz-adya, keller, "),
         ("doe.toml S9", "no row 'S9' in this report: there are S1, T1, T2"),
-        ("doe.toml S1 --protocol theirs", "--protocol 'theirs' is unknown: give one of held-out, all-images, published"),
+        ("doe.toml S1 --protocol theirs", "'theirs' is unknown: give one of held-out, all-images, published"),
         ("doe.toml --epochs 0", "Invalid value for '--epochs'"),
         ("nowhere.toml", "study file nowhere.toml cannot be read"),
     ],
