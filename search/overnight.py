@@ -5,8 +5,8 @@ the same command goes on with what is left of it, however it was interrupted.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -28,7 +28,7 @@ from search.night import FullRun, Kept, Known, Left, Lengths, Night, Pace, Plan,
 from search.notes import publish
 from search.opening import Opened, opened
 from search.plan import Survey
-from search.promotions import Promotion, finished, winner
+from search.promotions import Promotion, best_run, finished, winner
 from search.report import write_report
 from search.results import read_results
 from search.run_folder import RunFolder, RunRef, write_text
@@ -37,13 +37,14 @@ from search.session import Placement, Session
 from search.spec import StudySpec, load_study
 from search.tables import promotion_table
 from search.terminal import draw, program, say
-from search.trials import finished_trials, records
+from search.trials import TrialRecord, finished_trials, records
 from train_core import checkpoint
 from train_core.examples import FormatName
 from train_core.formats import FORMATS, check_installed
 
 SAVED = 0.3  # share of the epochs of short runs that pruning is expected to save
 LONGEST_S = 31 * 24 * 3600.0
+REPORT_EVERY_S = 60.0
 MOST_CANDIDATES = 50  # that are ranked for the full runs
 
 
@@ -199,7 +200,7 @@ def _spend(run: Opened, placement: Placement, kept: Kept, pace: Pace, lengths: L
         if not winner(finished(run.folder)):
             left = duration(max(kept.end - time.time(), 0.0))
             raise RunError(f"only {left} are left, which is too short: {_needed(error, pace)}") from error
-        work.deliver()  # of what was trained before
+    work.conclude()
     ended = len(finished_trials(run.study))
     write_text(run.folder.study_file, run.spec.model_copy(update={"trials": max(ended, 1)}).as_toml())
     work.keep(done=bool(winner(finished(run.folder))))
@@ -244,6 +245,8 @@ class _Work:
     run: Opened
     placement: Placement
     kept: Kept
+    exported: Promotion | None = None  # the full run whose model was written last
+    report_due: float = 0.0  # when the report is written again
 
     def now(self) -> float:
         """The clock's time."""
@@ -317,24 +320,14 @@ class _Work:
 
     def train(self, run: FullRun, until: float) -> bool:
         """A full run, as `search promote` does it."""
-        trial = next(trial for trial in records(self.run.study) if trial.number == run.trial)
         spec = self.run.spec
         between = {rung.epochs for rung in self.kept.searched.rungs[:-1]} if self.kept.searched else set()
         out_of_time = partial(_is_after, until)
-        with (
-            self.run.folder.promoting(),
-            full_runs.full_trainer(
-                self.run.folder,
-                spec,
-                self.run.session,
-                self.placement,
-                mirrored=spec.promote.mirrored,
-                asam=spec.promote.asam,
-            ) as trainer,
-        ):
+        with self._trainer() as trainer:
             timed = replace(trainer, stop=lambda: trainer.stop() or out_of_time(), say=_nothing)
             try:
-                timed.train(trial, run.epochs, spec.seed + run.seed, tests=run.epochs not in between)
+                tests = run.epochs not in between
+                timed.train(self._trial(run.trial), run.epochs, spec.seed + run.seed, tests=tests)
             except KeyboardInterrupt:
                 if trainer.stop() or not out_of_time():
                     raise
@@ -342,23 +335,57 @@ class _Work:
                 return False
         return True
 
+    @contextmanager
+    def _trainer(self) -> Iterator[full_runs.FullTrainer]:
+        run, promote = self.run, self.run.spec.promote
+        with (
+            run.folder.promoting(),
+            full_runs.full_trainer(
+                run.folder, run.spec, run.session, self.placement, mirrored=promote.mirrored, asam=promote.asam
+            ) as trainer,
+        ):
+            yield trainer
+
+    def _trial(self, number: int) -> TrialRecord:
+        return next(trial for trial in records(self.run.study) if trial.number == number)
+
     def deliver(self) -> None:
-        """Export the best model so far, and write the report."""
+        """Export the model of the best full run, if it is another one than before; now and then write the report."""
+        self._export_best()
+        if time.time() >= self.report_due:
+            self._report()
+
+    def conclude(self) -> None:
+        """Test the best full run, where the time was over before the last rung did; write model and report."""
+        best = best_run(finished(self.run.folder))
+        if best is not None and not best.tested:
+            with self._trainer() as trainer:
+                trainer.train(self._trial(best.trial), best.recipe.epochs, best.seed)
+        self.exported = None  # its card names all full runs
+        self._export_best()
+        self._report()
+
+    def _report(self) -> None:
         folder = self.run.folder
         results = read_results(folder)
-        if winner(results.promotions):
-            best = chosen(folder, None)
-            trials = len(results.trials)
-            try:
-                exported = export_model(
-                    folder, best, self.run.spec, self.run.session.data, _format(self.run.spec.format), trials=trials
-                )
-            except UserError as error:  # what was trained is kept; `search export` can be tried again
-                say(f"warning: no model was written: {error}")
-            else:
-                say(f"model so far: {exported}")
         write_report(folder, results)
         publish(folder, results, self.run.session.data.size)
+        self.report_due = time.time() + REPORT_EVERY_S
+
+    def _export_best(self) -> None:
+        run = self.run
+        results = read_results(run.folder)
+        if not winner(results.promotions) or (best := chosen(run.folder, None)) == self.exported:
+            return
+        try:
+            exported = export_model(
+                run.folder, best, run.spec, run.session.data, _format(run.spec.format), trials=len(results.trials)
+            )
+        except UserError as error:  # what was trained is kept; `search export` can be tried again
+            say(f"warning: no model was written: {error}")
+        else:
+            self.exported = best
+            say(f"model so far: {exported}")
 
     def searched(self) -> Plan | None:
         """As it was written down."""

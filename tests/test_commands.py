@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search import dashboard
+from search import dashboard, watch
 from tests.support.commands import search
 from tests.support.documents import DOCS, PAGES, ROOT, commands, text_of
 
@@ -62,6 +62,10 @@ NOT_RUN_HERE = {
     "python -m sphinx -W -b html docs site": "run by tests/test_docs.py",
     **dict.fromkeys(
         commands(DOCS / "space.md", "python(?= -m pytest)"), "run by tests/test_docs.py, in a changed copy"
+    ),
+    **dict.fromkeys(
+        ("search promote --front 5", "search export --front"),
+        "needs a front of two networks: tests/search/test_front.py",
     ),
     "sbatch --array=1-8 docs/clusters/slurm.sh": "needs Slurm: tests/test_clusters.py runs the script",
     "sbatch --array=1-32 --time=8:00:00 docs/clusters/slurm.sh --budget 2M": "needs Slurm, too",
@@ -126,7 +130,8 @@ def shrunk(command: str) -> str:
     words = [*filter(None, (NAMES.get(word, word) for word in words)), *SHORT.get(verb, "").split()]
     if verb in ("run", "auto"):  # all that are of one study go on with one run
         study = "cifar10" if words[0].startswith("--") else words[0]
-        words += ["--name", STUDIES.get(study, study) + ("-night" if verb == "auto" else "")]
+        name = STUDIES.get(study, study) + ("-night" if verb == "auto" else "-front" if "--front" in words else "")
+        words += ["--name", name]
     elif verb in ("promote", "fidelity", "export", "report", "show", "errors"):
         words += ["--top 1 --epochs 2"] if verb == "promote" and "--ladder" not in words else []
         words += [RUN] if RUN not in words else []
@@ -170,7 +175,8 @@ def test_the_lines_of_python_and_then_each_command_of_ours(
     assert found["result"].best.test_accuracy is not None
     (model,) = Path(f"runs/{RUN}/exported").glob("*.safetensors")
     shutil.copy(model, "model.safetensors")
-    monkeypatch.setattr(dashboard._Server, "serve_forever", lambda self: None)
+    for server in (dashboard._Server, watch._Server):
+        monkeypatch.setattr(server, "serve_forever", lambda self: None)
     capsys.readouterr()
 
     # Named alone, they are spoken of: what they need is not there.

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from search import api, full_runs, night
 from search.errors import SpecError
 from search.night import Kept, read_night
-from search.overnight import Time
+from search.overnight import Time, auto
 from search.promotions import finished
-from search.run_folder import RunFolder
+from search.run_folder import RunFolder, RunRef
+from search.session import Placement
 from search.spec import load_study
 from tests.support.commands import search
 from tests.support.processes import FEW, start, wait_for, with_few
@@ -75,6 +77,25 @@ def test_a_damaged_file_of_the_night_is_none(tmp_path: Path) -> None:
     assert read_night(folder) == Kept(asked="--hours 8", end=NOW)
 
 
+def test_a_night_that_ends_between_two_rungs_tests_its_best_and_exports_it_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(with_few(tmp_path))
+    ref, flags = RunRef("digits-20k"), {"data": "few.npz", "trials": 4, "epochs": 1}
+    folder = api.run("digits", flags, ref, Placement(device="cpu"))
+    full_runs.fidelity(ref, Placement(device="cpu"), trials=4, epochs=2)  # as on a rung: the test split is not read
+    assert [run.tested for run in finished(folder)] == [False] * 4
+    monkeypatch.setattr(night, "conduct", lambda *_: None)
+    flags = {"data": "few.npz", "epochs": 1}
+    assert auto("digits", flags, ref, Placement(device="cpu"), Time(minutes=5)).root == folder.root
+    assert sorted(run.tested for run in finished(folder)) == [False, False, False, True]
+    (best,) = [run for run in finished(folder) if run.tested]
+    (model,) = (folder.root / "exported").glob("trial-*.onnx")
+    assert model.name == f"trial-{best.trial:04}-epochs-2-seed-0.onnx"
+    assert best.test_accuracy is not None
+    assert f"{100 * best.test_accuracy:.2f} %" in Path(f"{model}.md").read_text()
+
+
 @pytest.mark.long
 def test_a_night_that_is_killed_twice_ends_in_time_with_a_model_and_a_report(tmp_path: Path) -> None:
     folder = with_few(tmp_path)
@@ -105,5 +126,5 @@ def test_a_night_that_is_killed_twice_ends_in_time_with_a_model_and_a_report(tmp
     assert "model so far: runs/digits-20k/exported/trial-" in out
     assert list((run.root / "exported").glob("trial-*"))
     assert run.report.exists()
-    assert load_study(str(run.study_file), {}).promote.epochs == best[0].recipe.epochs
+    assert best[0].recipe.epochs <= load_study(str(run.study_file), {}).promote.epochs
     assert json.loads(run.night.read_text())["asked"] == "--minutes 1.5"
