@@ -2,7 +2,8 @@
 
     python -m benchmarks.int8 runs/digits-20k runs/photos --format tflite-int8
 
-prints a line for each full run: the validation accuracy in float32, the points that int8 loses, sizes and latencies.
+prints a line for each full run: the validation accuracy in float32, the points that int8 loses, sizes and latencies;
+and for a run that has read the test images, both files' accuracies on those.
 """
 
 import argparse
@@ -10,9 +11,9 @@ from pathlib import Path
 
 from search.export import trained
 from search.promotions import finished
-from search.quantisation import CALIBRATION, quantise
+from search.quantisation import CALIBRATION, on_test, quantise
 from search.run_folder import RunFolder
-from search.session import load
+from search.session import load, test_of
 from search.spec import load_study
 from train_core.deploy import deployed
 from train_core.description import Description
@@ -27,17 +28,22 @@ def main() -> None:
     form = FORMATS[arguments.format]
     for root in arguments.runs:
         folder = RunFolder(root)
-        data = load(load_study(str(folder.study_file), {}))
+        spec = load_study(str(folder.study_file), {})
+        data = load(spec)
         for run in finished(folder):
             promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit)
             about = Description.of(run.network, data, "a benchmark")
             written = form.write(deployed(trained(run, promotion).final_model, about), about)
-            _, found = quantise(written, arguments.format, data, CALIBRATION)
+            made, found = quantise(written, arguments.format, data, CALIBRATION)
+            test, line = None if run.test_accuracy is None else test_of(spec, data)(), ""
+            if test is not None:
+                both = on_test(written, made, arguments.format, test)
+                line = f"; test {100 * both.floats:.2f} to {100 * both.int8:.2f} % of {both.images}"
             print(
                 f"{folder.name}  {run.network}  {run.parameters:,} parameters, seed {run.seed}: "
                 f"{100 * found.floats.accuracy:.2f} % of {found.images}, loses {100 * found.lost:+.2f} points, "
                 f"{found.floats.size:,} to {found.int8.size:,} bytes, "
-                f"{1000 * found.floats.latency:.3f} to {1000 * found.int8.latency:.3f} ms",
+                f"{1000 * found.floats.latency:.3f} to {1000 * found.int8.latency:.3f} ms{line}",
                 flush=True,
             )
 

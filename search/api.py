@@ -192,6 +192,8 @@ def _export(
             say(f"warning: {exported[-1].quantised.warning}")
         if exported[-1].over_limit:
             say(f"warning: {exported[-1].over_limit}")
+    if folder.report.exists():
+        write_report(folder)  # it links to the files
     return exported
 
 

@@ -46,7 +46,14 @@ def _as_seconds(value: object) -> object:
 def _as_costs(value: object) -> object:
     """One cost as a list of one, and `params` for parameters."""
     given = [value] if isinstance(value, str) else value
-    return ["parameters" if each == "params" else each for each in given] if isinstance(given, list | tuple) else given
+    if not isinstance(given, list | tuple):
+        return given
+    names = {"params": "parameters"} | {name: name for name in LIMITS}
+    for each in given:
+        if not isinstance(each, str) or each not in names:
+            costs = [name for name in names if name != "parameters"]
+            raise ValueError(f"{each!r} is no cost: give {', '.join(costs[:-1])} or {costs[-1]}")
+    return [names[each] for each in given]
 
 
 def _value_error(parse: Callable[[str], T]) -> Callable[[str], T]:

@@ -217,6 +217,17 @@ def test_the_command_says_where_the_files_are(
     assert {str(path) for path in Path(file).parent.iterdir()} == {file, second}
 
 
+def test_a_report_that_was_written_before_names_the_files(folder: RunFolder) -> None:
+    (exported,) = api.export(RunRef(NAME), fmt="safetensors")
+    assert not folder.report.exists()  # it is written by `search report`, not by an export
+    api.report(RunRef(NAME))
+    exported.file.unlink()
+    api.report(RunRef(NAME))
+    assert exported.file.name not in folder.report.read_text()
+    api.export(RunRef(NAME), fmt="safetensors")
+    assert exported.file.name in folder.report.read_text()
+
+
 def test_the_numbers_in_the_card_are_those_of_the_run(folder: RunFolder, data: TrainingData) -> None:
     exported = api.export(RunRef(NAME, folder.root.parent), fmt="safetensors")
     card, best = exported.card.read_text(), exported.run
