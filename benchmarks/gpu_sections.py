@@ -35,6 +35,7 @@ LR = 0.01  # of all steps that are only timed
 TRIALS = 20  # whose memory is looked at
 FULL = 200  # epochs of a long run, at most
 PILOT = 3  # epochs that are timed before a long run
+BEGINNING = 0.6  # of a search's time, in which trials may begin
 MARGIN = 1.15  # by which a long run may take longer than its pilot says; 3 % of its time are checkpoints
 
 TINY = {
@@ -509,7 +510,8 @@ def search(bench: Bench, clock: Clock) -> Iterator[Row]:
     size = size_of(bench)
     yield attempt({"trial": "typical network"}, partial(_typical, bench, size))
     began = time.perf_counter()
-    hours = max(0.0, clock.left) / 3600
+    # A trial that has begun is trained to its end, and the rows come after the last: on an H200, six took over a minute.
+    hours = max(0.0, BEGINNING * clock.left) / 3600
     placement = Placement(device="cuda" if bench.cuda else "cpu")
     ref = RunRef(RUN, bench.folder / "runs")
     folder = api.run(size.study, {"data": bench.source, **size.flags}, ref, placement, hours=hours)

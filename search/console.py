@@ -56,6 +56,7 @@ from train_core.results import EpochResult, Score
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 
 TOO_LONG_S = 24 * 3600  # an estimate above this comes with advice
+ONE_THREAD_HELPS = 1.5  # times as fast as all threads: then it is advised
 SHOWN = 5  # trials in the table at the end of a search, and in the view while it goes on
 HIGH_ENOUGH = 24  # lines of a terminal in which that view has a table
 
@@ -213,6 +214,11 @@ def _say_time(plan: Plan, expected: Estimate, span: Span) -> None:
     workers = f" with {count(plan.speedup.workers, 'worker')}" if plan.speedup.workers > 1 else ""
     say(f"time     about {span}{workers}, {span.done(now)}")
     say(f"         measured: {expected.images_per_second:,.0f} images/s on {plan.survey.typical}")
+    if expected.one_thread >= ONE_THREAD_HELPS:
+        say(
+            f"warning  one thread trains {expected.one_thread:.1f} times as fast as all of them here, perhaps because "
+            "other programs use the processor: stop, and start with OMP_NUM_THREADS=1"
+        )
     if plan.hours is not None and span.high > plan.hours * 3600:
         fewest, most = trials_within(plan.spec, span, plan.done, plan.hours * 3600)
         which = f"{fewest:,} to {most:,}" if fewest < most else f"{most:,}"

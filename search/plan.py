@@ -49,6 +49,7 @@ class Estimate:
 
     images_per_second: float  # that the typical network trains on
     trial_s: float  # seconds of a short run, in the mean of the space, if it is not pruned
+    one_thread: float = 1.0  # how many times as fast a step of the typical network is with one thread of the CPU
 
 
 def survey(spec: StudySpec, shape: DataShape) -> Survey:
@@ -122,7 +123,26 @@ def estimate(spec: StudySpec, found: Survey, data: TrainingData, precision: Prec
     epoch_s = relative * (len(data.train) * image_s + evaluation_s)
     start_up_s = max(each.start_up_s for each in pace.values())
     trial_s = OVERHEAD * spec.epochs * epoch_s + start_up_s + DRAW_S
-    return Estimate(images_per_second=1 / image_s, trial_s=trial_s)
+    one_thread = _gain_of_one_thread(found.typical, data, precision, middle, step_s[middle])
+    return Estimate(images_per_second=1 / image_s, trial_s=trial_s, one_thread=one_thread)
+
+
+def _gain_of_one_thread(
+    network: ResNetSpec, data: TrainingData, precision: Precision, batch_size: int, step_s: float
+) -> float:
+    """How many times as fast a step is with one thread as with all, which takes `step_s`.
+
+    Beside other programs, several threads can take many times as long: each operation waits until the last thread had
+    its turn, and oneDNN's gradients of weights keep a processor busy while they wait.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or data.train.images.device.type != "cpu":
+        return 1.0
+    torch.set_num_threads(1)
+    try:
+        return step_s / time_steps(network, data, precision, batch_size).step_s
+    finally:
+        torch.set_num_threads(threads)
 
 
 def mean_cost(cost: Mapping[int, float], madds: Sequence[float]) -> float:

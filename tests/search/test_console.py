@@ -226,6 +226,18 @@ def test_the_bars_of_several_workers(terminal: Terminal, tmp_path: Path) -> None
     assert drawn == WORKERS.strip("\n")
 
 
+@pytest.mark.parametrize(("gain", "warned"), [(3.14, True), (1.1, False)])
+def test_one_thread_is_advised_where_it_is_faster(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, gain: float, warned: bool
+) -> None:
+    monkeypatch.setattr(searching, "Trainer", lambda *_: FakeTrainer())
+    slow = Estimate(images_per_second=10, trial_s=2, one_thread=gain)
+    monkeypatch.setattr(searching, "estimate", lambda *_: slow)
+    api.run("digits", {"trials": 1, "epochs": 1}, RunRef(), Placement())
+    said = "warning one thread trains 3.1 times as fast as all of them here, perhaps because other programs use the "
+    assert (f"{said}processor: stop, and start with OMP_NUM_THREADS=1" in " ".join(terminal.shown.split())) is warned
+
+
 def test_the_bar_of_a_longer_run(terminal: Terminal) -> None:
     with epoch_bar("trial 12, seed 0", 20) as bar:
         bar.epoch_ended(epoch_result(1, 0.6))

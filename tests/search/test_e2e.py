@@ -80,7 +80,7 @@ def test_the_search_says_what_it_will_do_and_what_it_did(searched: Path) -> None
 def test_the_plan_warns_of_flips_where_a_mirror_image_is_of_another_class(tmp_path: Path) -> None:
     study = tmp_path / "flips.toml"
     study.write_text('data = "digits"\nbudget = 20_000\ntrials = 1\nepochs = 1\n')
-    out = search(f"run {study} --no-portfolio", with_few(tmp_path))
+    out = search(f"run {study} --no-portfolio", with_few(tmp_path), OMP_NUM_THREADS="1")
     assert "warning  the space flips images, but a mirror image of digits can be of another class" in out
     assert "1 of 1 trial: " in out
 
@@ -246,18 +246,18 @@ def test_candidates_are_promoted_several_at_a_time_as_they_would_be_one_by_one(c
 
 def test_fidelity_trains_trials_at_length_and_answers_from_ladders_at_no_cost(tmp_path: Path) -> None:
     few = with_few(tmp_path)
-    search(f"{SHORT} --trials 4 --epochs 1", few)
-    said = search("fidelity --trials 4 --epochs 4", few)
+    search(f"{SHORT} --trials 4 --epochs 1", few, OMP_NUM_THREADS="1")
+    said = search("fidelity --trials 4 --epochs 4", few, OMP_NUM_THREADS="1")
     assert "4 trials of every score for 4 epochs" in said
     assert re.search(r"1 epoch +4 +(-?\d?\.\d\d|nan) ", said), said
     assert "Short runs of 1 epoch " in said
     runs = finished(run_folder(few))
     assert len(runs) == 4
     assert not any(run.tested for run in runs)
-    again = search("fidelity --trials 0", few)
+    again = search("fidelity --trials 0", few, OMP_NUM_THREADS="1")
     assert again.splitlines()[-6:-1] == said.splitlines()[-6:-1]
     assert "Can the short runs be trusted?" in run_folder(few).report.read_text()
-    said = search("promote --ladder 2x4,1x5 --seeds 2 --refit", few)
+    said = search("promote --ladder 2x4,1x5 --seeds 2 --refit", few, OMP_NUM_THREADS="1")
     assert "the top 2 for 4 epochs, the best 1 of those for 5, with 2 seeds each, then the winner" in said
     assert "2 seeds, mean and standard deviation: validation" in said
     assert "trained once more, also on the validation images: test" in said

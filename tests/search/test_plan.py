@@ -119,6 +119,24 @@ def test_what_a_process_loads_once_is_not_counted_for_each_trial(monkeypatch: py
     assert timed == 6
 
 
+def test_an_estimate_says_how_much_faster_one_thread_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = 2
+
+    def set_threads(number: int) -> None:
+        nonlocal threads
+        threads = number
+
+    monkeypatch.setattr(plan.torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(plan.torch, "set_num_threads", set_threads)
+    monkeypatch.setattr(plan, "time_steps", lambda *_: Pace(step_s=0.3 if threads == 2 else 0.1, start_up_s=0.0))
+    monkeypatch.setattr(plan, "time_evaluation", lambda *_: 0.0)
+    spec = study_spec(trials=10, epochs=2)
+    assert estimate(spec, FOUND, DATA, "fp32").one_thread == pytest.approx(3)
+    assert threads == 2
+    threads = 1
+    assert estimate(spec, FOUND, DATA, "fp32").one_thread == 1
+
+
 def test_an_estimate_times_some_of_the_draws_with_their_own_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the time of a step follows from the network alone, the estimate is the mean over the draws."""
     spec = study_spec(trials=10, epochs=2, space={"stages": {"low": 2, "high": 3}, "batch_size": 16})
