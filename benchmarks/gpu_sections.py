@@ -510,7 +510,7 @@ def search(bench: Bench, clock: Clock) -> Iterator[Row]:
     size = size_of(bench)
     yield attempt({"trial": "typical network"}, partial(_typical, bench, size))
     began = time.perf_counter()
-    # A trial that has begun is trained to its end, and the rows come after the last: on an H200, six took over a minute.
+    # A trial that has begun is trained to its end, and rows come after the last: on an H200, six took over a minute.
     hours = max(0.0, BEGINNING * clock.left) / 3600
     placement = Placement(device="cuda" if bench.cuda else "cpu")
     ref = RunRef(RUN, bench.folder / "runs")
