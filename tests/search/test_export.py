@@ -218,7 +218,7 @@ def test_the_command_says_where_the_files_are(
 
 
 def test_a_report_that_was_written_before_names_the_files(folder: RunFolder) -> None:
-    (exported,) = api.export(RunRef(NAME), fmt="safetensors")
+    exported = api.export(RunRef(NAME), fmt="safetensors")
     assert not folder.report.exists()  # it is written by `search report`, not by an export
     api.report(RunRef(NAME))
     exported.file.unlink()

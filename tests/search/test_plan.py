@@ -126,8 +126,8 @@ def test_an_estimate_says_how_much_faster_one_thread_is(monkeypatch: pytest.Monk
         nonlocal threads
         threads = number
 
-    monkeypatch.setattr(plan.torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(plan.torch, "set_num_threads", set_threads)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch, "set_num_threads", set_threads)
     monkeypatch.setattr(plan, "time_steps", lambda *_: Pace(step_s=0.3 if threads == 2 else 0.1, start_up_s=0.0))
     monkeypatch.setattr(plan, "time_evaluation", lambda *_: 0.0)
     spec = study_spec(trials=10, epochs=2)
