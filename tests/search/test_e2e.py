@@ -40,6 +40,8 @@ from train_core import checkpoint
 EPOCHS = 10
 IMAGES = 200  # enough for each class to be drawn in the matrix of what is taken for what
 FULL = f"promote --top 1 --epochs {EPOCHS}"
+# Where what is shown does not depend on the number of threads, there is one: beside other tests, two take several times
+# as long.
 THREADS = r"CPU, \d+ threads?"
 
 
@@ -74,7 +76,8 @@ def test_the_search_says_what_it_will_do_and_what_it_did(searched: Path) -> None
     ):
         assert said in log, said
     assert re.search(f"device   {THREADS}", log)
-    assert "warning" not in log
+    # Beside other tests, one thread may well be faster.
+    assert not [line for line in log.splitlines() if "warning" in line and "one thread trains" not in line]
 
 
 def test_the_plan_warns_of_flips_where_a_mirror_image_is_of_another_class(tmp_path: Path) -> None:
@@ -140,7 +143,7 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
 def promoted(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the searched folder in which the best trial has been promoted without interruption."""
     folder = Path(shutil.copytree(searched, tmp_path_factory.mktemp("promoted") / "copy"))
-    out = search(FULL, folder)
+    out = search(FULL, folder, OMP_NUM_THREADS="1")
     assert "Full runs, the longest first, then the best on validation" in out
     assert "best on validation: trial" in out
     assert "next: search errors digits-20k   or: search export digits-20k" in out
@@ -176,7 +179,7 @@ def test_what_the_network_gets_wrong_is_what_was_measured(promoted: Path) -> Non
     (folder,) = run_folder(promoted).promotions()
     before = folder.result.read_bytes()
     folder.predictions("val").unlink()  # as an earlier version left it
-    search(FULL, promoted)
+    search(FULL, promoted, OMP_NUM_THREADS="1")
     assert json.loads(search("errors --json", promoted))["accuracy"]["value"] == result.val_accuracy
     assert folder.result.read_bytes() == before
 
@@ -201,7 +204,7 @@ def test_a_finished_promotion_is_not_done_again(promoted: Path) -> None:
     before = folder.checkpoint.stat().st_mtime_ns
     pictures = sorted(path.name for path in run_folder(promoted).artifacts.iterdir())
     assert len(pictures) == 2
-    search(FULL, promoted)
+    search(FULL, promoted, OMP_NUM_THREADS="1")
     assert sorted(path.name for path in run_folder(promoted).artifacts.iterdir()) == pictures
     assert folder.checkpoint.stat().st_mtime_ns == before
 
@@ -211,13 +214,13 @@ def test_a_promotion_killed_at_random_instants_ends_with_the_weights_of_one_that
 ) -> None:
     generator = random.Random(0)
     for _ in range(3):
-        process = start(FULL, copy, first=ALWAYS_SAVES)
+        process = start(FULL, copy, first=ALWAYS_SAVES, OMP_NUM_THREADS="1")
         wait_for(run_folder(copy).log, f"the top 1 for {EPOCHS} epochs")
         time.sleep(generator.uniform(0.05, 0.5))
         process.kill()
         process.communicate()
         run_folder(copy).log.write_text("")
-    search(FULL, copy)
+    search(FULL, copy, OMP_NUM_THREADS="1")
     whole, pieces = final_weights(promoted), final_weights(copy)
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
     assert result_of(copy).test_accuracy == result_of(promoted).test_accuracy
@@ -268,7 +271,7 @@ def test_fidelity_trains_trials_at_length_and_answers_from_ladders_at_no_cost(tm
 def test_a_signal_ends_a_promotion_after_the_epoch_and_it_ends_with_the_same_weights(
     promoted: Path, copy: Path
 ) -> None:
-    process = start(FULL, copy)
+    process = start(FULL, copy, OMP_NUM_THREADS="1")
     wait_for(run_folder(copy).log, f"the top 1 for {EPOCHS} epochs")
     wait_for(run_folder(copy).log, f"epoch 1/{EPOCHS}")
     process.send_signal(signal.SIGTERM)
@@ -277,7 +280,7 @@ def test_a_signal_ends_a_promotion_after_the_epoch_and_it_ends_with_the_same_wei
     (folder,) = run_folder(copy).promotions()
     assert folder.checkpoint.exists()
     assert not folder.result.exists()
-    search(FULL, copy)
+    search(FULL, copy, OMP_NUM_THREADS="1")
     whole, pieces = final_weights(promoted), final_weights(copy)
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
 
