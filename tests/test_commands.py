@@ -64,7 +64,12 @@ NOT_RUN_HERE = {
         commands(DOCS / "space.md", "python(?= -m pytest)"), "run by tests/test_docs.py, in a changed copy"
     ),
     **dict.fromkeys(
-        ("search promote --front 5", "search export --front"),
+        (
+            "search promote --front 5",
+            "search export --front",
+            "search promote cifar10-5M-front --front 5",
+            "search export cifar10-5M-front --front",
+        ),
         "needs a front of two networks: tests/search/test_front.py",
     ),
     "search run --data photos --size 32 --max-file 250kB --max-memory 100kB --format tflite-header": "needs an extra",
