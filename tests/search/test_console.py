@@ -18,9 +18,11 @@ import search.terminal
 from search import api, full_runs, searching
 from search.console import EpochBar, StudyProgress, epoch_bar, say_winner
 from search.forecast import Span
+from search.formatting import percent
 from search.identity import open_study
 from search.interrupt import stop_requested
 from search.plan import Estimate
+from search.promotions import finished
 from search.run_folder import RunRef, note_promoted, read_facts
 from search.session import Placement
 from search.terminal import has_signs, is_live
@@ -144,6 +146,10 @@ def test_what_run_promote_and_fidelity_leave_behind(terminal: Terminal, monkeypa
     note_promoted(folder, "search promote digits-20k --top 1")
     full_runs.promote(RunRef(), Placement(), full_runs.PromoteFlags(ladder="2x5", seeds=2))
     assert masked(terminal.shown) == masked(PROMOTE.strip("\n"))
+    for run in finished(folder):
+        assert run.val_accuracy is not None
+        assert run.test_accuracy is not None
+        assert f"{percent(run.val_accuracy)}  {percent(run.test_accuracy)}" in terminal.shown
 
     terminal.clear()
     for trial in (1, 3):

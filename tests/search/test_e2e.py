@@ -39,9 +39,9 @@ from train_core import checkpoint
 
 EPOCHS = 10
 IMAGES = 200  # enough for each class to be drawn in the matrix of what is taken for what
+# Where what is shown does not depend on the number of threads, OMP_NUM_THREADS is 1: beside other tests, two threads
+# take several times as long.
 FULL = f"promote --top 1 --epochs {EPOCHS}"
-# Where what is shown does not depend on the number of threads, there is one: beside other tests, two take several times
-# as long.
 THREADS = r"CPU, \d+ threads?"
 
 

@@ -85,6 +85,18 @@ def reproduce(
     return out.splitlines(), err
 
 
+def note_tested(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The images of each reading of the test split, from now on."""
+    tested: list[int] = []
+
+    def counted(model: ResNet, split: Split, *about: Any) -> Evaluation:
+        tested.append(len(split))
+        return evaluate(model, split, *about)
+
+    monkeypatch.setattr(reproducer, "evaluate", counted)
+    return tested
+
+
 def test_it_lists_what_was_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     lines, _ = reproduce("doe.toml --list", capsys, monkeypatch)
     assert lines[:2] == ["Doe 2020, Digits", "batch_size 64, lr 0.05"]
@@ -99,13 +111,7 @@ def test_it_lists_what_was_printed(capsys: pytest.CaptureFixture[str], monkeypat
 def test_it_trains_rows_tests_each_once_and_says_what_differs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tested: list[int] = []
-
-    def counted(model: ResNet, split: Split, *about: Any) -> Evaluation:
-        tested.append(len(split))
-        return evaluate(model, split, *about)
-
-    monkeypatch.setattr(reproducer, "evaluate", counted)
+    tested = note_tested(monkeypatch)
     lines, _ = reproduce("doe.toml S1 T1 --epochs 2 --precision fp32", capsys, monkeypatch)
     assert tested == [360, 360]
     assert lines[0] == "Doe 2020, Digits: 2 rows, on CPU, 1 thread"
@@ -139,13 +145,7 @@ def test_it_trains_rows_tests_each_once_and_says_what_differs(
 def test_with_all_images_nothing_is_held_out_and_the_last_epoch_is_tested(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tested: list[int] = []
-
-    def counted(model: ResNet, split: Split, *about: Any) -> Evaluation:
-        tested.append(len(split))
-        return evaluate(model, split, *about)
-
-    monkeypatch.setattr(reproducer, "evaluate", counted)
+    tested = note_tested(monkeypatch)
     # The report kept the best epoch of this row.
     lines, _ = reproduce("doe.toml T1 --epochs 2 --protocol all-images", capsys, monkeypatch)
     done = read(next(Path("runs/doe-reproduced").glob("*/result.json")))
