@@ -154,24 +154,34 @@ LAYERS = {
     "view": "terminal bars answers trial_lines colours results cautions records rows inspection elsewhere comparison "
     "groups plot tables figures parameter_charts mistake_charts charts diagram first_screen trials_table "
     "mistakes_section front_section report live_report notes dashboard watch console data_view",
-    "entry": "removal archive ray_workers opening searching api full_runs overnight notebook cli __init__ __main__",
+    "entry": "removal archive ray_workers opening searching api full_runs overnight notebook commands cli "
+    "__init__ __main__",
 }
 """The modules of search/, the lowest layer first: each imports from its own layer and those below alone."""
 
 
 def imported_rooms(path: Path) -> set[str]:
-    """The modules of search/ that a file of it imports."""
+    """The modules of search/ that a file of it imports; a package there counts as one module."""
     names = [name.split(".") for name in imported(path) if name.split(".")[0] == "search"]
-    return {parts[1] for parts in names if len(parts) > 1 and (ROOT / "search" / f"{parts[1]}.py").exists()}
+    return {parts[1] for parts in names if len(parts) > 1 and parts[1] in modules_of_search()}
+
+
+def modules_of_search() -> dict[str, list[Path]]:
+    """The files of each module of search/."""
+    found: dict[str, list[Path]] = {}
+    for path in sources("search"):
+        found.setdefault(path.relative_to(ROOT / "search").parts[0].removesuffix(".py"), []).append(path)
+    return found
 
 
 def test_inside_search_imports_run_down_the_layers() -> None:
     level = {module: i for i, modules in enumerate(LAYERS.values()) for module in modules.split()}
-    files = {path.stem: path for path in (ROOT / "search").glob("*.py")}
+    files = modules_of_search()
     assert set(level) == set(files), "name each module of search/ in LAYERS"
     upwards = {
         f"{module} -> {other}"
-        for module, path in files.items()
+        for module, paths in files.items()
+        for path in paths
         for other in imported_rooms(path)
         if level[other] > level[module] and module != "__init__"  # which offers the notebook, when it is asked for
     }
@@ -179,7 +189,10 @@ def test_inside_search_imports_run_down_the_layers() -> None:
 
 
 def test_no_imports_go_round_in_a_circle() -> None:
-    imports = {path.stem: imported_rooms(path) - {path.stem} for path in (ROOT / "search").glob("*.py")}
+    imports = {
+        module: set().union(*(imported_rooms(path) for path in paths)) - {module}
+        for module, paths in modules_of_search().items()
+    }
     imports["__init__"] = set()
     while free := {module for module, others in imports.items() if not others & imports.keys()}:
         imports = {module: others for module, others in imports.items() if module not in free}
@@ -211,7 +224,9 @@ def test_few_functions_take_more_than_eight_parameters() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef) and len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs) > 8
     }
-    assert {each.split(":")[0] for each in over} <= {"search/cli.py"}
+    assert {each.split(":")[0] for each in over} <= {
+        f"search/commands/{name}.py" for name in ("training", "beforehand")
+    }
 
 
 def test_what_is_read_from_the_environment_on_import_is_known_to_the_tests() -> None:

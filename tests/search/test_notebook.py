@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import search
-from search import api, cli, notebook
+from search import api, notebook
+from search.commands import training
 from search.errors import RunError, SpecError
 from search.overnight import Time
 from search.promotions import Promotion
@@ -99,7 +100,7 @@ def test_run_takes_what_the_command_takes() -> None:
     keys = StudySpec.model_fields.keys() | Reading.model_fields.keys()  # the second in the first's table `reading`
     taken = inspect.signature(notebook.run).parameters.keys() | keys | in_parts
     assert inspect.signature(api.run).parameters.keys() - {"flags"} <= taken
-    options = inspect.signature(cli.run).parameters.keys() - {
+    options = inspect.signature(training.run).parameters.keys() - {
         "images",
         "no_test",
     }  # the study file's short_run_images and test_fraction
@@ -110,7 +111,7 @@ def test_auto_takes_what_the_command_takes() -> None:
     in_parts = {field.name for field in fields(Placement)} | {field.name for field in fields(RunRef)}
     keys = StudySpec.model_fields.keys() | Reading.model_fields.keys()
     taken = inspect.signature(notebook.auto).parameters.keys() | keys | in_parts
-    assert inspect.signature(cli.auto).parameters.keys() - {"no_test"} <= taken
+    assert inspect.signature(training.auto).parameters.keys() - {"no_test"} <= taken
     assert {field.name for field in fields(Time)} <= inspect.signature(notebook.auto).parameters.keys()
 
 
