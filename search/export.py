@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -99,29 +99,23 @@ def export_model(
         )
     promotion = folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit)
     state = trained(run, promotion)
-    if isinstance(data, Listing):
-        kind, images = "random image", _random_images(data)
-        data = seen = blank(data, refit=run.refit)
-    else:
-        kind, images = "validation image", data.val.images[:COMPARED]
-        seen = data.with_validation_in_training() if run.refit else data
-    about = Description.of(run.network, seen, _origin(folder, run))
+    tried = _Tried.on(data, refit=run.refit)
+    about = Description.of(run.network, tried.trained_on, _origin(folder, run))
     written = form.write(deployed(state.final_model, about), about)
-    logits = _logits(state, seen, images)
-    difference = _difference(logits, written, fmt if form.int8 is None else form.int8.float_format, images)
+    logits = _logits(state, tried.trained_on, tried.images)
+    difference = _difference(logits, written, fmt if form.int8 is None else form.int8.float_format, tried.images)
     quantised: Quantised | None = None
     if form.int8 is not None:
         # Where the float32 model has read the test images, at the end of its run; nothing is chosen by them here.
         read_test = load_test if run.test_score is not None else _no_test
-        written, quantised = _in_int8(written, fmt, data, calibration, read_test)
-        logits = form.load_elsewhere(written)(images.permute(0, 3, 1, 2).float().contiguous())
-    _check_example(about, written, fmt, images[0], logits[0].softmax(dim=0))
+        written, quantised = _in_int8(written, fmt, tried.data, calibration, read_test)
+        logits = form.load_elsewhere(written)(tried.images.permute(0, 3, 1, 2).float().contiguous())
+    _check_example(about, written, fmt, tried.images[0], logits[0].softmax(dim=0))
 
-    file = folder.exported(promotion, fmt)
+    file, facts = folder.exported(promotion, fmt), read_facts(folder)
     file.parent.mkdir(exist_ok=True)
     with written_whole(file) as content:
         content.write(written)
-    full_runs, facts = finished(folder), read_facts(folder)
     exported = Exported(
         file=file,
         format=fmt,
@@ -129,22 +123,45 @@ def export_model(
         stored=len(form.runtime.stored(written)) if form.runtime is not None else len(written),
         run=run,
         is_winner=run == chosen(folder, None),
-        sibling_runs=[other for other in full_runs if _same_but_seed(other, run)],
-        num_full_runs=sum(not other.refit for other in full_runs),
+        sibling_runs=[other for other in finished(folder) if _same_but_seed(other, run)],
+        num_full_runs=sum(not other.refit for other in finished(folder)),
         trials=trials,
         spec=spec,
-        data=data,
+        data=tried.data,
         about=about,
         versions=facts.versions if facts is not None else {},
         difference=difference,
-        images=len(images),
-        kind=kind,
+        images=len(tried.images),
+        kind=tried.kind,
         quantised=quantised,
         facts=form.facts(written),
         mistakes=_mistakes(folder, run),
     )
     write_text(exported.card, model_card(exported))
     return exported
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What a new file is tried on."""
+
+    images: torch.Tensor
+    """uint8 [N, H, W, C]."""
+    kind: str
+    """What they are, in the singular."""
+    data: TrainingData
+    """The images of the run; none where there is only their listing."""
+    trained_on: TrainingData
+    """The same, as the full run had them."""
+
+    @classmethod
+    def on(cls, data: TrainingData | Listing, *, refit: bool) -> "_Tried":
+        """Validation images; or random pixels, where there is only the listing of the images."""
+        if isinstance(data, Listing):
+            nothing = blank(data, refit=refit)
+            return cls(_random_images(data), "random image", nothing, nothing)
+        trained_on = data.with_validation_in_training() if refit else data
+        return cls(data.val.images[:COMPARED], "validation image", data, trained_on)
 
 
 def _in_int8(

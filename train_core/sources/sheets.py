@@ -98,59 +98,78 @@ def listed_by(sheets: Sequence[Sheet], root: Path, group: str, folder: Path | No
         DataError: a table cannot be read, has no column of files or classes, or names files that do not exist.
 
     """
-    places = _Places(root)
-    items: list[Item] = []
-    left_out: dict[str, list[str]] = defaultdict(list)
-    missing: list[str] = []
-    notes = []
+    listed = _Listed(_Places(root), group, folder)
     for sheet in sheets:
+        listed.read(sheet)
+    if listed.missing:
+        raise data_error(
+            f"{sheets[0].path} names {counted(len(listed.missing), 'file')} that cannot be found: "
+            f"{some(listed.missing)}: put them beside the table, or remove their rows"
+        )
+    items = without_double_names(listed.items)
+    left_out = {**listed.left_out, "not named in any table": listed.unlisted(items)}
+    return Listing(
+        root=root,
+        items=tuple(sorted(items, key=lambda item: (SPLITS.index(item.split), item.label, item.name))),
+        notes=tuple(listed.notes),
+        left_out={why: tuple(names) for why, names in left_out.items() if names},
+        has_stated_classes=True,
+    )
+
+
+class _Listed:
+    """What tables say of images, one table after another."""
+
+    def __init__(self, places: "_Places", group: str, folder: Path | None) -> None:
+        self.items: list[Item] = []
+        self.left_out: dict[str, list[str]] = defaultdict(list)
+        self.missing: list[str] = []
+        self.notes: list[str] = []
+        self._places, self._group, self._folder = places, group, folder
+
+    def read(self, sheet: Sheet) -> None:
+        """Read a table. Of a test table without classes, as competitions have them, the images are set aside."""
         rows = read_rows(sheet.path)
         first = next(rows, None)
         if first is None:
             raise data_error(f"{sheet.path} has no rows: give one for each image")
-        columns = _columns(sheet.path, first, group)
-        rows = chain([first], rows)
-        if "label" not in columns and sheet.split == "test":
-            for number, row in enumerate(rows):
-                _, name = places.image(row[columns["file"]], sheet.path, number, folder)
-                left_out[SET_ASIDE] += [name] if name else []
-            continue
-        if "label" not in columns:
+        columns = _columns(sheet.path, first, self._group)
+        is_set_aside = "label" not in columns and sheet.split == "test"
+        if "label" not in columns and not is_set_aside:
             raise data_error(
                 f"{sheet.path} has the columns {some(list(first), 8)}: give the one with the class the name label"
             )
-        for number, row in enumerate(rows, 2):
-            path, name = places.image(row[columns["file"]], sheet.path, number - 2, folder)
-            if path is None:
-                missing.append(str(row[columns["file"]] or ""))
-                continue
-            label, split = _text(row[columns["label"]]), sheet.split
-            if split is None:
-                split = _split(row[columns["split"]], sheet.path, number) if "split" in columns else "train"
-            if label:
-                belongs = _text(row[columns["group"]]) if group else ""
-                if group and not belongs:
-                    raise data_error(f"{sheet.path}, line {number}: the group ({group}) is empty: fill it in")
-                items.append(Item(path=path, name=name, split=split, label=label, group=belongs))
+        for number, row in enumerate(chain([first], rows)):
+            path, name = self._places.image(row[columns["file"]], sheet.path, number, self._folder)
+            if is_set_aside:
+                self.left_out[SET_ASIDE] += [name] if name else []
+            elif path is None:
+                self.missing.append(str(row[columns["file"]] or ""))
             else:
-                left_out[WITHOUT_A_LABEL].append(name)
-        notes.append(f"{sheet.path.name} says the classes (column {columns['label']})")
-    if missing:
-        raise data_error(
-            f"{sheets[0].path} names {counted(len(missing), 'file')} that cannot be found: {some(missing)}: put them "
-            "beside the table, or remove their rows"
-        )
-    items = without_double_names(items)
-    listed = {item.path for item in items} | {root / name for names in left_out.values() for name in names}
-    unlisted = [path for path in places.files if path not in listed and path.suffix.lower() not in SUFFIXES]
-    left_out["not named in any table"] = [places.name(path) for path in unlisted]
-    return Listing(
-        root=root,
-        items=tuple(sorted(items, key=lambda item: (SPLITS.index(item.split), item.label, item.name))),
-        notes=tuple(notes),
-        left_out={why: tuple(names) for why, names in left_out.items() if names},
-        has_stated_classes=True,
-    )
+                self._add(sheet, row, columns, number + 2, path, name)
+        if not is_set_aside:
+            self.notes.append(f"{sheet.path.name} says the classes (column {columns['label']})")
+
+    def _add(self, sheet: Sheet, row: Row, columns: Mapping[str, str], line: int, path: Path, name: str) -> None:
+        """An image whose file is there."""
+        label, split = _text(row[columns["label"]]), sheet.split
+        if split is None:
+            split = _split(row[columns["split"]], sheet.path, line) if "split" in columns else "train"
+        if not label:
+            self.left_out[WITHOUT_A_LABEL].append(name)
+            return
+        belongs = _text(row[columns["group"]]) if self._group else ""
+        if self._group and not belongs:
+            raise data_error(f"{sheet.path}, line {line}: the group ({self._group}) is empty: fill it in")
+        self.items.append(Item(path=path, name=name, split=split, label=label, group=belongs))
+
+    def unlisted(self, items: Sequence[Item]) -> list[str]:
+        """The names of the files that no table names, among those that are not tables themselves."""
+        places = self._places
+        known = {item.path for item in items} | {
+            places.root / name for names in self.left_out.values() for name in names
+        }
+        return [places.name(path) for path in places.files if path not in known and path.suffix.lower() not in SUFFIXES]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
