@@ -25,7 +25,7 @@ from train_core.specs import Frozen
 try:
     import fcntl
 except ImportError:  # Windows locks files in another way, on all drives
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # Windows has none
 
 Outcome = TypeVar("Outcome", bound=BaseModel)
 SplitName = Literal["val", "test"]

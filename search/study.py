@@ -8,6 +8,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import optuna
@@ -33,7 +34,7 @@ from search.trials import (
     records,
 )
 from train_core.errors import DivergedError, UserError
-from train_core.results import EpochResult
+from train_core.results import EpochResult, Score
 from train_core.specs import ResNetSpec, TrainSpec
 
 ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
@@ -146,6 +147,17 @@ def _pruner(spec: StudySpec) -> MedianOfLike:
     )
 
 
+@dataclass
+class _Verdict:
+    """How a short run ended, as far as it has come."""
+
+    state: TrialState = TrialState.COMPLETE
+    reason: str | None = None
+    last: EpochResult | None = None
+    trained_s: float = 0.0
+    """Seconds of its epochs, also those of earlier attempts."""
+
+
 def _run_trial(
     setting: Setting,
     drawn: Drawn,
@@ -154,16 +166,40 @@ def _run_trial(
     deadline: float,
     stop: Callable[[], bool],
 ) -> tuple[TrialRecord, float]:
-    """One short run, to its verdict; and the seconds that its last epoch took."""
-    study, score_name = setting.study, setting.spec.scored_by
-    trial, recipe = drawn.trial, drawn.recipe
-    events.trial_started(trial.number, drawn.network, recipe)
+    """One short run, to its verdict, which is written down; and the seconds that its last epoch took."""
+    trial, started = drawn.trial, time.monotonic()
+    events.trial_started(trial.number, drawn.network, drawn.recipe)
+    verdict = _short_run(
+        drawn, trainer, events, setting.spec.scored_by, lambda seconds: stop() or time.monotonic() + seconds > deadline
+    )
+    last = verdict.last
+    # Epochs of an earlier attempt took their time as well.
+    trial.set_user_attr(TRAINING_S, round(max(time.monotonic() - started, verdict.trained_s), 3))
+    for name, value in measures(last).items() if last is not None else ():
+        trial.set_user_attr(name, value)
+    if last is not None and last.accumulation_steps > 1:
+        trial.set_user_attr(ACCUMULATION_STEPS, last.accumulation_steps)
+    if verdict.reason is not None:
+        trial.set_user_attr(REASON, verdict.reason)
+    is_complete = verdict.state == TrialState.COMPLETE and last is not None
+    score = last.validation(setting.spec.scored_by) if is_complete and last is not None else None
+    ended = _tell(setting.study, trial, score, verdict.state)
+    trainer.forget(drawn.first_attempt)
+    return ended, last.seconds if last is not None else 0.0
 
-    started, trained_s = time.monotonic(), 0.0
-    state, reason = TrialState.COMPLETE, None
-    last: EpochResult | None = None
-    with contextlib.closing(trainer(drawn.network, recipe, drawn.first_attempt)) as results:
-        while state == TrialState.COMPLETE:
+
+def _short_run(
+    drawn: Drawn, trainer: Trainer, events: Events, score_name: Score, must_stop: Callable[[float], bool]
+) -> _Verdict:
+    """Train until the end, until the pruner or an error ends it, or until another epoch of so many seconds `must_stop`.
+
+    Raises:
+        _StoppedError: it must stop.
+
+    """
+    trial, verdict = drawn.trial, _Verdict()
+    with contextlib.closing(trainer(drawn.network, drawn.recipe, drawn.first_attempt)) as results:
+        while verdict.state == TrialState.COMPLETE:
             # What the trainer raises is about this network; what the storage raises, outside of this `try`, is not.
             try:
                 result = next(results, None)
@@ -171,39 +207,28 @@ def _run_trial(
                 raise
             except DivergedError as error:
                 # Pruned, not failed: the sampler learns nothing from a failed trial, and much from this one.
-                state, reason = TrialState.PRUNED, f"{DIVERGED}: {error}"
+                verdict.state, verdict.reason = TrialState.PRUNED, f"{DIVERGED}: {error}"
                 break
             except Exception as error:  # whatever goes wrong in one trial, the study goes on
                 first_line = (str(error).strip().splitlines() or [""])[0]
-                state, reason = TrialState.FAIL, f"{type(error).__name__}: {first_line}"
+                verdict.state, verdict.reason = TrialState.FAIL, f"{type(error).__name__}: {first_line}"
                 log.exception("trial %d failed", trial.number)
                 break
             if result is None:
                 break
-            last, trained_s = result, trained_s + result.seconds
+            verdict.last, verdict.trained_s = result, verdict.trained_s + result.seconds
             try:
                 trial.report(result.validation(score_name), result.epoch)
             except optuna.exceptions.UpdateFinishedTrialError as error:
                 results.throw(error)
             events.epoch_ended(trial.number, result)
-            if result.epoch < recipe.epochs:
+            if result.epoch < drawn.recipe.epochs:
                 if trial.should_prune():
-                    state, reason = TrialState.PRUNED, f"below the median of its kind at epoch {result.epoch}"
-                elif stop() or time.monotonic() + result.seconds > deadline:
+                    verdict.state = TrialState.PRUNED
+                    verdict.reason = f"below the median of its kind at epoch {result.epoch}"
+                elif must_stop(result.seconds):
                     raise _StoppedError
-    del results  # gives the network's memory back before the next trial
-    # Epochs of an earlier attempt took their time as well.
-    trial.set_user_attr(TRAINING_S, round(max(time.monotonic() - started, trained_s), 3))
-    for name, value in measures(last).items() if last is not None else ():
-        trial.set_user_attr(name, value)
-    if last is not None and last.accumulation_steps > 1:
-        trial.set_user_attr(ACCUMULATION_STEPS, last.accumulation_steps)
-    if reason is not None:
-        trial.set_user_attr(REASON, reason)
-    score = last.validation(score_name) if state == TrialState.COMPLETE and last is not None else None
-    ended = _tell(study, trial, score, state)
-    trainer.forget(drawn.first_attempt)
-    return ended, last.seconds if last is not None else 0.0
+    return verdict
 
 
 def _tell(study: optuna.Study, trial: Trial, score: float | None, state: TrialState) -> TrialRecord:

@@ -168,7 +168,7 @@ class Stepper:
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """The stream of warm-up and capture: one for each device, since cuBLAS keeps a workspace for each stream used."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch does not annotate it
 
 
 class HalfWeights:
@@ -260,7 +260,7 @@ def _compute_gradients(
             logits = forward(part)
             loss = answers.cross_entropy(logits, recipe.label_smoothing)
         share = loss if len(part) == len(images) else loss * (len(part) / len(images))
-        state.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+        state.scaler.scale(share).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         if half is not None:
             half.hand_over_gradients()
         sums[0].add_(loss.detach(), alpha=len(part))

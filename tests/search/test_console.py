@@ -203,7 +203,7 @@ smallest of the space           514 parameters         47,184 multiply-adds  [8,
 largest of 100 draws         19,826 parameters        772,416 multiply-adds  [8,16,32] x [1,1,1] preact, 3x3/2 stem, final norm
 drawn: budget_fraction 0.5 to 1, mostly 0.9 to 1, stages 2 to 3, blocks 1 to 2, growth 1 to 2.5 in steps of 0.25, mostly 1.5 to 2, block [basic, preact], final_norm [true 95%, false 5%], k1 [1 1%, 3 97%, 5 1%, 7 1%], k2 [1 1%, 3 97%, 5 1%, 7 1%], shortcut [conv, max-pool], stem_kernel [1 5%, 3 90%, 5 5%], optimizer [sgd 60%, muon 20%, adam 10%, adamw 10%], sgd_lr 0.01 to 0.5, adam_lr 0.0003 to 0.01, adamw_lr 0.0003 to 0.01, muon_lr 0.001 to 0.05, schedule [cosine 80%, one-cycle 20%], batch_size [32, 64]
 fixed: widening stages, fit_maps true, expansion 4, groups 1, shortcut_kernel 1, shortcut_norm after, shortcut_input block, stem_width 0, stem_stride 2, stem_pool false, stem_end norm-relu, se_reduction 0, zero_init false, norm batch, sgd_weight_decay 0.0005, adam_weight_decay 5e-05, adamw_weight_decay 0.05, muon_weight_decay 0.05, momentum 0.9, nesterov true, warmup 0.05, clip_norm 0.0, ema_decay 0.0, class_weights none, label_smoothing 0.1, block_dropout 0.0, head_dropout 0.0, drop_path 0.0, crop_padding 3, flip false, flip_order random, policy none, cutout 0, rotation 0.0, enlarge 1.0, resize_crop 1.0, perspective 0.0, brightness 0.0, contrast 0.0, saturation 0.0, hue 0.0, erasing 0.0, mix none, mix_share 1.0, mix_off 0.0
-"""  # noqa: E501
+"""  # noqa: E501  # as the terminal has it
 
 
 def test_the_bars_of_a_search(terminal: Terminal, tmp_path: Path) -> None:

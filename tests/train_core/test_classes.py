@@ -111,7 +111,7 @@ def test_a_mixed_image_has_the_weights_of_its_labels_in_their_shares(smoothing: 
 def test_two_parts_of_a_weighted_batch_have_the_gradients_of_the_whole(mix: str, batch: int) -> None:
     network = NETWORK.model_copy(update={"norm": "none"})  # batch norm sees the part, not the batch
     labels = (torch.arange(batch) == 0).long()  # one image of class 1, which is in the first part
-    images, targets = MIXES[mix].build()(torch.randn(batch, 3, 8, 8), labels, 1.0, torch.tensor(1.0))  # type: ignore[index]
+    images, targets = MIXES[mix].build()(torch.randn(batch, 3, 8, 8), labels, 1.0, torch.tensor(1.0))  # type: ignore[index]  # a str, for the Literal
     targets = targets.weighted(balanced_weights(labels, 3))
     whole, parts = (TrainState.new(network, tiny_recipe(label_smoothing=0.1), CPU) for _ in range(2))
     parts.accumulation_steps = 2

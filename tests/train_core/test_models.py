@@ -114,7 +114,7 @@ def test_basic_block_without_its_branch_is_the_relu_of_its_input() -> None:
 
 def test_preact_block_without_its_branch_is_the_identity_and_leaves_its_input_alone() -> None:
     model = ResNet(ResNetSpec(widths=(4, 8), blocks=(2, 1), block="preact", norm="none"))
-    block = model.stages[0][1]  # type: ignore[index]
+    block = model.stages[0][1]  # type: ignore[index]  # Tensor | Module
     x = torch.randn(2, 4, 8, 8)
     before = x.clone()
     torch.testing.assert_close(block.eval()(x), before)  # its second convolution starts at zero
@@ -123,9 +123,9 @@ def test_preact_block_without_its_branch_is_the_identity_and_leaves_its_input_al
 
 def test_max_pool_shortcut_pools_then_convolves_at_stride_1() -> None:
     spec = ResNetSpec(widths=(4, 8), blocks=(1, 1), shortcut="max-pool")
-    kinds = [type(layer) for layer in ResNet(spec).stages[1][0].shortcut]  # type: ignore[index]
+    kinds = [type(layer) for layer in ResNet(spec).stages[1][0].shortcut]  # type: ignore[index]  # Tensor | Module
     assert kinds == [nn.MaxPool2d, Conv, BatchNorm]
-    convolution = ResNet(spec).stages[1][0].shortcut[1]  # type: ignore[index]
+    convolution = ResNet(spec).stages[1][0].shortcut[1]  # type: ignore[index]  # Tensor | Module
     assert convolution.stride == (1, 1)
 
 
@@ -137,7 +137,7 @@ def test_dropout_is_where_the_spec_says() -> None:
 def test_convolutions_start_kaiming_normal_by_fan_out() -> None:
     torch.manual_seed(0)
     model = ResNet(ResNetSpec(widths=(64, 128), blocks=(1, 1)))
-    weight = model.stages[1][0].conv2.weight  # type: ignore[index]
+    weight = model.stages[1][0].conv2.weight  # type: ignore[index]  # Tensor | Module
     assert weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
 
 
@@ -315,7 +315,7 @@ def test_stochastic_depth_skips_the_branch_of_some_images_and_is_right_on_averag
 
 def test_a_block_without_a_shortcut_is_never_skipped_and_does_not_start_at_zero() -> None:
     spec = ResNetSpec(widths=(8, 16), blocks=(1, 1), shortcut="none", drop_path=0.9, zero_init=True)
-    block = ResNet(spec).stages[1][0]  # type: ignore[index]
+    block = ResNet(spec).stages[1][0]  # type: ignore[index]  # Tensor | Module
     assert block.shortcut is None
     assert block.train()(torch.rand(64, 8, 4, 4)).flatten(1).any(1).all()
 
@@ -323,7 +323,7 @@ def test_a_block_without_a_shortcut_is_never_skipped_and_does_not_start_at_zero(
 @pytest.mark.parametrize("width", [4, 8, 12])
 def test_a_padded_shortcut_keeps_the_channels_that_fit(width: int) -> None:
     spec = ResNetSpec(widths=(8, width), blocks=(1, 1), shortcut="pad")
-    shortcut = ResNet(spec).stages[1][0].shortcut  # type: ignore[index]
+    shortcut = ResNet(spec).stages[1][0].shortcut  # type: ignore[index]  # Tensor | Module
     x = torch.rand(2, 8, 5, 4)
     found = shortcut(x)
     assert found.shape == (2, width, 3, 2)

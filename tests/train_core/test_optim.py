@@ -218,7 +218,7 @@ def test_muon_moves_filters_as_torchs_muon_moves_their_matrices() -> None:
             )
             for step in range(3):
                 matrix.grad = gradients(step)[position].flatten(1)
-                theirs.step()  # type: ignore[no-untyped-call]
+                theirs.step()  # type: ignore[no-untyped-call]  # torch does not annotate it
             moved = (matrix - start.flatten(1)).abs().mean()
             # torch computes in bf16, so a move of 1 is known to some hundredths.
             assert (found[position].flatten(1) - matrix).abs().max() < 0.1 * moved
@@ -263,8 +263,8 @@ def test_steps_with_gradients_that_are_not_finite_change_nothing(name: Optimizer
     for step, overflow in enumerate(overflows):
         for weight, gradient in zip(scaled, gradients(step), strict=True):
             weight.grad = gradient * (math.inf if overflow else 1024)
-        with_scale.grad_scale = torch.tensor(1024.0)  # type: ignore[attr-defined]
-        with_scale.found_inf = torch.tensor(float(overflow))  # type: ignore[attr-defined]
+        with_scale.grad_scale = torch.tensor(1024.0)  # type: ignore[attr-defined]  # as torch's GradScaler sets them
+        with_scale.found_inf = torch.tensor(float(overflow))  # type: ignore[attr-defined]  # as torch's GradScaler sets them
         with_scale.step()
         if not overflow:
             for weight, gradient in zip(plain, gradients(step), strict=True):
@@ -294,7 +294,7 @@ def test_a_step_on_a_gpu_reads_nothing_back(
         for weight in weights:
             weight.grad = torch.empty_like(weight)
         optimizer.step()
-        optimizer.grad_scale = optimizer.found_inf = rate  # type: ignore[attr-defined]
+        optimizer.grad_scale = optimizer.found_inf = rate  # type: ignore[attr-defined]  # as torch's GradScaler sets them
         optimizer.step()
         with pytest.raises(Exception, match="_local_scalar_dense"):
             rate.item()

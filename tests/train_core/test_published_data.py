@@ -515,7 +515,7 @@ def test_the_download_tells_its_progress(home: Home, cache: Path, monkeypatch: p
     files = eurosat_files()
     offer(home, monkeypatch, "eurosat", files)
     told: list[str] = []
-    say: Callable[[str, int, int], None] = lambda what, _done, _total: told.append(what)  # noqa: E731
+    say: Callable[[str, int, int], None] = lambda what, _done, _total: told.append(what)  # noqa: E731  # one line says it
     load_training("eurosat", val_fraction=0.5, seed=0, cache=cache, progress=say)
     assert list(dict.fromkeys(told)) == [
         "downloading EuroSAT.zip",

@@ -63,7 +63,7 @@ def test_a_step_is_a_plain_step_with_the_gradients_of_the_ascent_point() -> None
     copy.load_state_dict(start)
     logits = copy(images)
     loss = nn.functional.cross_entropy(logits, labels)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
     square = 0.0
     for parameter in copy.parameters():
         assert parameter.grad is not None
@@ -73,7 +73,7 @@ def test_a_step_is_a_plain_step_with_the_gradients_of_the_ascent_point() -> None
             assert parameter.grad is not None
             parameter.add_(0.5 * (parameter.abs() + 0.01) ** 2 * parameter.grad / math.sqrt(square))
     copy.zero_grad()
-    nn.functional.cross_entropy(copy(images), labels).backward()  # type: ignore[no-untyped-call]
+    nn.functional.cross_entropy(copy(images), labels).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
 
     sums = train_step(state, images, labels)
     assert sums[0].item() == pytest.approx(16 * loss.item(), rel=1e-5)

@@ -53,7 +53,7 @@ def test_split(source: str, **reading: Any) -> Split:
     return found
 
 
-test_split.__test__ = False  # type: ignore[attr-defined]
+test_split.__test__ = False  # type: ignore[attr-defined]  # for pytest
 
 
 def refusal(source: str, **reading: Any) -> str:
