@@ -4,6 +4,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out reversal.jsonl --recipes optimizers
     OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out regularisers.jsonl --recipes regularisers
     OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out ingredients.jsonl --recipes ingredients --runs long
+    OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out mixes.jsonl --recipes mixes --runs longer
 
 For each draw from `short_runs.toml`, a line of JSON in `--out` with the draw and the learning curves of
 
@@ -14,6 +15,7 @@ For each draw from `short_runs.toml`, a line of JSON in `--out` with the draw an
     part     40 epochs, annealed, on 15 % of the training images: as many steps as `short`, and each image as often
              as in `full`
     long     (only with `--runs long`) 60 epochs, annealed
+    longer   (only with `--runs longer`) 200 epochs, annealed
     steady   (only with `--runs steady`) 40 epochs at a constant rate that falls to a tenth after 30 and 36: a run that
              could be continued from rung to rung, and is cooled down at its end
 
@@ -53,6 +55,7 @@ RUNS: dict[str, tuple[int, int, float]] = {  # epochs, seed, share of the traini
     "double": (12, 0, 1.0),
     "part": (40, 0, PART),
     "long": (60, 0, 1.0),
+    "longer": (200, 0, 1.0),
     "steady": (40, 0, 1.0),
 }
 STEADY = {"schedule": "multi-step", "milestones": (0.75, 0.9), "gamma": 0.1}
@@ -93,7 +96,8 @@ INGREDIENTS: dict[str, dict[str, Any]] = {  # all networks have 77,000 to 78,000
         "final_norm": True,
     },
 }
-CONTROLLED = {"optimizers": OPTIMIZERS, "regularisers": REGULARISERS, "ingredients": INGREDIENTS}
+MIXES = {name: INGREDIENTS[name] for name in list(INGREDIENTS)[:6]}
+CONTROLLED = {"optimizers": OPTIMIZERS, "regularisers": REGULARISERS, "ingredients": INGREDIENTS, "mixes": MIXES}
 
 
 def main() -> None:
@@ -154,7 +158,7 @@ def controlled(which: str, precision: Precision, classes: int) -> list[tuple[dic
             values |= {key: value for key, value in changes.items() if key in TrainSpec.model_fields}
             augment = AugmentSpec(**{key: value for key, value in changes.items() if key in AugmentSpec.model_fields})
             layers = {key: value for key, value in changes.items() if key in ResNetSpec.model_fields}
-            layers |= SMALLER if which == "ingredients" else {}
+            layers |= SMALLER if which in ("ingredients", "mixes") else {}
             network = ResNetSpec.model_validate({**SMALL.model_dump(), "num_classes": classes, **layers})
             recipe = TrainSpec.model_validate({**values, "seed": seed, "augment": augment})
             made.append(({"recipe": name}, network, recipe))

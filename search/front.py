@@ -5,6 +5,7 @@ network is the share of its limit that it takes; of two limits, the larger share
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -25,6 +26,8 @@ ROOM = 0.5  # of a limit, at most, that the smallest network may take
 SIZE = "budget_fraction"  # the parameter that is the size of a trial, as it was drawn
 LIKE = 2.0  # trials are of like size up to this factor
 GOLDEN = (math.sqrt(5) - 1) / 2
+AT_LIMIT = 1 / 8  # as many trials as this share of the others have the whole limit
+GOOD = 0.6  # a draw whose trials beat this share of their like is tried at other sizes
 
 T = TypeVar("T")
 
@@ -62,11 +65,12 @@ def with_sizes(spec: StudySpec, shape: DataShape) -> StudySpec:
 def drawn_size(spec: StudySpec, number: int, seed: int) -> float:
     """The size of a trial with so many trials before it, by a seed of the study.
 
-    Evenly spread in the logarithm, however many trials there are: each step goes on by the golden section.
+    One in nine has the whole limit, where the most accurate networks are. The others are evenly spread in the
+    logarithm, however many trials there are: each step goes on by the golden section.
     """
     low, high = search_space.bounds_of(spec.space.budget_fraction)
     place = (np.random.default_rng(seed).random() + number * GOLDEN) % 1
-    return float(min(max(low * (high / low) ** place, low), high))
+    return float(min(max(low * (high / low) ** (place * (1 + AT_LIMIT)), low), high))
 
 
 def are_alike(one: float, other: float) -> bool:
@@ -75,18 +79,45 @@ def are_alike(one: float, other: float) -> bool:
 
 
 def standings(sizes: Sequence[float], scores: Sequence[float | None]) -> list[float]:
-    """Of each trial, the share of the others of like size that it beats; without a score, -1.
+    """Of each trial, the share of the others that it beats, those of like size above all; without a score, -1.
 
-    A score says little of a trial where sizes differ: larger networks are better. One without its like stands at 0.5.
+    Larger networks have better scores, so each score is compared with what a straight line through all of them gives
+    at its size, in the logarithm. A trial that is four times as large or as small counts half. A trial alone stands at
+    0.5.
     """
     size = np.log(np.array(sizes, dtype=float))
     score = np.array([-np.inf if each is None else each for each in scores])
-    like = np.abs(size[:, None] - size[None, :]) <= math.log(LIKE) + 1e-12
-    np.fill_diagonal(like, val=False)
+    known = np.isfinite(score)
+    if len(set(size[known])) > 1:
+        # Rounded, so that what lies on the line is equal.
+        score = np.round(score - np.polyval(np.polyfit(size[known], score[known], deg=1), size), 9)
+    nearness = np.exp(-np.abs(size[:, None] - size[None, :]) / 2)
+    np.fill_diagonal(nearness, val=0.0)
     beaten = np.where(score[:, None] > score[None, :], 1.0, np.where(score[:, None] == score[None, :], 0.5, 0.0))
-    number = like.sum(axis=1)
-    share = np.where(number, (beaten * like).sum(axis=1) / np.maximum(number, 1), 0.5)
-    return [float(each) for each in np.where(np.isneginf(score), -1.0, share)]
+    total = nearness.sum(axis=1)
+    share = np.where(total, (beaten * nearness).sum(axis=1) / np.maximum(total, 1e-9), 0.5)
+    return [float(each) for each in np.where(known, share, -1.0)]
+
+
+def carried(trials: Sequence[TrialRecord], size: float) -> search_space.Draw | None:
+    """All but the size of the best draw that was not tried at about this size; none: there is no good one.
+
+    What is good at one size is good at others, more often than not. A draw is as good as its trials stand on average,
+    with one more that stands in the middle, so that one lucky trial counts less than several good ones.
+    """
+    sizes = [trial.draw[SIZE] for trial in trials]
+    scores = [trial.last_score if trial.has_verdict and not trial.failed_or_diverged else None for trial in trials]
+    standing = defaultdict(list)
+    tried = set()
+    for trial, its_size, its_standing in zip(trials, sizes, standings(sizes, scores), strict=True):
+        draw = tuple(sorted((name, value) for name, value in trial.draw.items() if name != SIZE))
+        if are_alike(its_size, size):
+            tried.add(draw)
+        if trial.ended:
+            standing[draw].append(max(its_standing, 0.0))
+    means = {draw: (sum(each) + 0.5) / (len(each) + 1) for draw, each in standing.items() if draw not in tried}
+    best = max(means, key=lambda draw: means[draw], default=None)
+    return dict(best) if best is not None and means[best] > GOOD else None
 
 
 # What it has found ----------------------------------------------------------------------------------------------------

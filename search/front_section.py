@@ -89,7 +89,7 @@ def front_charts(results: Results, image: tuple[int, int], rows: Sequence[Row]) 
         )
         traces = [
             series("short run", behind, mode="markers", marker={"color": GREY, "size": 6}, opacity=0.6),
-            series("front of the short runs", short, **line, marker={"size": 4}, line={"color": GREY, "shape": "hv"}),
+            series("front of the short runs", short, **line, marker={"size": 6}, line={"color": GREY, "shape": "hv"}),
             series(
                 "full run, beaten",
                 beaten,

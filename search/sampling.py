@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPE
 from optuna.trial import FrozenTrial, TrialState
 
 import space as search_space
-from search.front import SIZE, are_alike, drawn_size, standings
+from search.front import SIZE, are_alike, carried, drawn_size, standings
 from search.spec import SamplerName, StudySpec
 from search.trials import Attempts, TrialRecord, ranked
 from train_core.tables import table
@@ -21,6 +21,7 @@ CHANGES = 2  # parameters in which a proposal must differ from each earlier tria
 DRAWN_AGAIN = 3  # parameters of a proposal that does not
 ATTEMPTS = 20  # at keeping a proposal apart: a small space may hold no other
 NEAREST = (30, 1 / 3, 300)  # trials that TPE learns from along a front: at least, the share of all, at most
+CARRIED = 2  # along a front, every second trial tries a good configuration at another size, if there is one
 CANDIDATES = 24  # draws of TPE's model of good trials, of which it proposes the most promising (Optuna's default)
 
 
@@ -108,7 +109,7 @@ class Tpe(TPESampler):
 class TpeAlongFront(Tpe):
     """TPE for a study of networks of every size: the size is given, and TPE proposes all else.
 
-    It learns from the trials that are nearest in size. Each counts by how many of its like it beats (`standings`),
+    It learns from the trials that are nearest in size. Each counts by how many it beats for its size (`standings`),
     since by accuracy alone the largest networks would be the good ones. This needs no second objective, which would
     take pruning away: Optuna prunes no trials of several objectives.
     """
@@ -141,8 +142,9 @@ def _of_like_size(trials: Sequence[TrialRecord], size: float) -> optuna.Study:
     least, share, most = NEAREST
     nearest = nearest[: min(max(least, round(share * len(trials))), most)]
     scores = [trial.last_score if trial.has_verdict and not trial.failed_or_diverged else None for trial in nearest]
+    sizes = [trial.draw[SIZE] for trial in nearest]
     study = optuna.create_study(direction="maximize")
-    for trial, standing in zip(nearest, standings([each.draw[SIZE] for each in nearest], scores), strict=True):
+    for trial, standing in zip(nearest, standings(sizes, scores), strict=True):
         study.add_trial(
             optuna.trial.create_trial(
                 value=standing, params=trial.optuna.params, distributions=trial.optuna.distributions
@@ -181,10 +183,12 @@ def sampler_for(
     fixed = _fixed(spec, before, first_phase) if spec.phases.architecture else {}
     decided = [attempts.last for attempts in drawn if attempts.last.is_decided]
     earlier = [trial.draw for trial in decided]
+    told = [trial for trial in decided if trial.has_verdict or not trial.ended]
     if spec.front:
         fixed[SIZE] = drawn_size(spec, len(drawn), _seed(spec))
+        if spec.sampler == "tpe" and not random and not spec.phases.architecture and len(drawn) % CARRIED == 0:
+            fixed = {**(carried(told, fixed[SIZE]) or {}), **fixed}
     if spec.front and name == "tpe":
-        told = [trial for trial in decided if trial.has_verdict or not trial.ended]
         sampler: BaseSampler = TpeAlongFront(spec.space, seed, earlier, fixed, told)
     else:
         sampler = SAMPLERS[name](spec.space, seed, earlier, fixed)
