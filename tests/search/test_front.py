@@ -46,7 +46,7 @@ from search.starts import enqueue_starts
 from search.timing import measured
 from search.trials import finished_trials, records
 from tests.support.commands import search
-from tests.support.runs import NEVER, TASK, make_run, network_of, promoted, run_study, study_spec
+from tests.support.runs import NEVER, TASK, make_run, promoted, run_study, study_spec
 from tests.support.trainers import FakeTrainer
 from train_core.specs import ResNetSpec, TrainSpec, num_madds, num_params
 
@@ -85,13 +85,14 @@ def test_each_trial_is_within_its_drawn_size_and_sizes_are_evenly_spread(tmp_pat
     folder, spec = RunFolder(tmp_path), front_spec(trials=24)
     study = run_study(folder, spec, FakeTrainer(score=by_size))
     low = cast(space.Range[float], spec.space.budget_fraction).low
-    places = [math.log(trial.params[SIZE] / low) / -math.log(low) for trial in study.trials]
+    trials = finished_trials(study)
+    places = [math.log(trial.draw[SIZE] / low) / -math.log(low) for trial in trials]
     parts = [sum(int(4 * place) == part for place in places) for part in range(5)]
     assert all(4 <= part <= 7 for part in parts[:4]), parts
     assert parts[4] in (2, 3)  # as large as the limit
-    for trial in study.trials:
-        assert num_params(network_of(trial)) <= trial.params[SIZE] * spec.budget
-        assert set(trial.params) == set(space.parameters(spec.space))
+    for trial in trials:
+        assert trial.parameters <= trial.draw[SIZE] * spec.budget
+        assert set(trial.draw) == set(space.parameters(spec.space))
 
 
 def test_along_multiply_adds_their_limit_is_shared_and_the_budget_is_a_limit() -> None:
