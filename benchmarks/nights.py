@@ -14,7 +14,7 @@ portfolio-full   full runs of what did best on other images, and nothing else
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import optuna
@@ -92,8 +92,9 @@ class _Work:
         """Short runs."""
         self.searching.run(lambda: left() < SECONDS)
 
-    def train(self, run: FullRun, until: float) -> bool:
+    def train(self, runs: Sequence[FullRun], until: float) -> bool:
         """A full run, or one between, which is annealed in its own length."""
+        (run,) = runs  # there is one worker
         params = self.searching.study.get_trials(deepcopy=False)[run.trial].params
         if run.epochs == FULL:
             scores = [score for _, score in self.account.full_run(params)]

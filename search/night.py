@@ -12,7 +12,7 @@ short runs, so a short night has few of them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from math import floor
+from math import ceil, floor
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -27,7 +27,7 @@ HEAVIER = 1.3  # times the seconds of an epoch: what is promoted is larger than 
 UNSURE = 1.03  # times the expected seconds of a run: it must fit even if it is somewhat slower
 ALONE = 1.1  # times as long for the only full run of a night: without it there is no model
 LEAST_EPOCHS = 3  # a night too short for a full run of so many is refused
-LONG = 12  # full runs that would fit into a night: from here on, there is a rung between short and full runs
+LONG = 12  # full runs of all workers that would fit: from here on, there is a rung between short and full runs
 FEW, SHARE_OF_FEW = 4, 0.7  # full runs that would fit: of a night with fewer, more is theirs
 SHARE_OF_FULL = 0.5  # of a night with more, but without a rung between
 SHARES = (0.2, 0.3)  # of the rung between and of the full runs, in a long night
@@ -58,14 +58,24 @@ class Pace:
     full_epoch_s: float  # an epoch of a network that is promoted
     start_s: float = 0.0  # what a run costs before its first epoch
     saved: float = 0.0  # share of the epochs of short runs that pruning saves
+    workers: int = 1  # runs at a time; an epoch costs what it does beside the others
+    workers_start_s: float = 0.0  # before workers begin
 
     def short_run(self, epochs: int) -> float:
         """A short run, less what pruning saves."""
         return self.start_s + self.epoch_s * epochs * (1 - self.saved)
 
+    def short_runs_in(self, seconds: float, epochs: int) -> int:
+        """How many of them fit."""
+        return floor(max(seconds - self.workers_start_s, 0.0) * self.workers / self.short_run(epochs))
+
     def full_run(self, epochs: int) -> float:
         """A run of a promoted network, with a margin."""
-        return self.start_s + self.full_epoch_s * epochs * UNSURE
+        return self.workers_start_s + self.start_s + self.full_epoch_s * epochs * UNSURE
+
+    def full_runs(self, number: int, epochs: int) -> float:
+        """So many of them, as many at a time as there are workers."""
+        return ceil(number / self.workers) * self.full_run(epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,35 +116,34 @@ def divide(seconds: float, lengths: Lengths, pace: Pace, *, is_fixed: bool = Fal
     """
     closing_s = _closing(seconds)
     left = seconds - closing_s
-    least = pace.short_run(1) + pace.full_run(LEAST_EPOCHS)
+    least = pace.workers_start_s + pace.short_run(1) + pace.full_run(LEAST_EPOCHS)
     if left < least:
         raise TooShortError(max(least + CLOSING_LEAST_S, least / (1 - CLOSING_SHARE)))
-    fitting = left / pace.full_run(lengths.full)  # full runs
+    fitting = left / pace.full_run(lengths.full)  # full runs of one worker
     short = lengths.short
     between: tuple[Rung, ...] = ()
     seeds = 1
     if fitting < ELASTIC:
         spendable = max(left * SHARE_OF_ONE, pace.full_run(LEAST_EPOCHS))
-        full = Rung(top=1, epochs=_epochs_in(spendable, pace, most=lengths.full))
+        full = Rung(top=min(MOST_FULL, pace.workers), epochs=_epochs_in(spendable, pace, most=lengths.full))
         if not is_fixed:
             short = max(1, round(lengths.short * full.epochs / lengths.full))
-    elif fitting < LONG:
+    elif fitting * pace.workers < LONG or fitting * SHARES[-1] < 1:
         share = SHARE_OF_FEW if fitting < FEW else SHARE_OF_FULL
-        full = Rung(top=max(1, min(MOST_FULL, round(fitting * share))), epochs=lengths.full)
+        full = Rung(top=min(MOST_FULL, max(1, round(fitting * share)) * pace.workers), epochs=lengths.full)
     else:
         for_between, for_full = (share * left for share in SHARES)
         epochs = max(lengths.short + 1, round(BETWEEN * lengths.full))
-        number = min(MOST_BETWEEN, floor(for_between / pace.full_run(epochs)))
-        runs = max(2, floor(for_full / pace.full_run(lengths.full)))
+        number = min(MOST_BETWEEN, floor(for_between / pace.full_run(epochs)) * pace.workers)
+        runs = max(2, floor(for_full / pace.full_run(lengths.full)) * pace.workers)
         full = Rung(top=min(MOST_FULL, runs), epochs=lengths.full)
         seeds = max(1, min(MOST_SEEDS, runs // full.top))
         if number > full.top and epochs < lengths.full:
             between = (Rung(top=number, epochs=epochs),)
     rungs = (*between, full)
-    rung_s = [rung.top * pace.full_run(rung.epochs) for rung in rungs]
-    rung_s[-1] *= seeds
+    rung_s = [pace.full_runs(rung.top * (seeds if rung is full else 1), rung.epochs) for rung in rungs]
     short_s = max(left - sum(rung_s), 0.0)
-    trials = max(1, floor(short_s / pace.short_run(short)))
+    trials = max(1, pace.short_runs_in(short_s, short))
     return Plan(
         short_epochs=short,
         trials=trials,
@@ -152,7 +161,8 @@ def _closing(seconds: float) -> float:
 
 def _epochs_in(seconds: float, pace: Pace, *, most: int) -> int:
     """Epochs of a promoted network that fit into so many seconds: `LEAST_EPOCHS` to `most`."""
-    return max(LEAST_EPOCHS, min(most, floor((seconds - pace.start_s) / (pace.full_epoch_s * UNSURE))))
+    seconds -= pace.workers_start_s + pace.start_s
+    return max(LEAST_EPOCHS, min(most, floor(seconds / (pace.full_epoch_s * UNSURE))))
 
 
 # What is known, and the next step ------------------------------------------------------------------------------------
@@ -205,8 +215,8 @@ class Work(Protocol):
     def search(self, plan: Plan, left: Left) -> None:
         """Do short runs while `left` says that there is time."""
 
-    def train(self, run: FullRun, until: float) -> bool:
-        """Train one network to its end, or stop when an epoch would end after `until`. Returns whether it is done."""
+    def train(self, runs: Sequence[FullRun], until: float) -> bool:
+        """Train networks to their end, all at a time, or stop at `until`. Returns whether all are done."""
 
     def deliver(self) -> None:
         """Write the model of the best full run so far."""
@@ -252,7 +262,8 @@ class Night:
         The whole night is divided, what its runs took included, and what they took is taken off: divided again and
         again, what is left would never be enough for the full runs.
         """
-        pace, spent = self.pace(known), known.seconds + known.finished_s
+        pace = self.pace(known)
+        spent = (known.seconds + known.finished_s) / pace.workers
         lengths = replace(self.lengths, short=known.short_epochs or self.lengths.short)
         seconds, is_fixed = self.end - now + spent, known.short_epochs is not None
         plan = divide(seconds, lengths, pace, is_fixed=is_fixed)
@@ -260,10 +271,10 @@ class Night:
             if plan.full_epochs < lengths.full:  # how long it can be depends on its network
                 first = replace(pace, full_epoch_s=known.candidates[0].epoch_s)
                 epochs = divide(seconds, lengths, first, is_fixed=is_fixed).full_epochs
-                plan = replace(plan, rungs=(Rung(top=1, epochs=epochs),))
+                plan = replace(plan, rungs=(Rung(top=plan.rungs[-1].top, epochs=epochs),))
             plan = self._that_fits(plan, known, now)
         short_s = max(self.end - now - plan.closing_s - sum(plan.rung_s), 0.0)
-        return replace(plan, short_s=short_s, trials=floor(short_s / pace.short_run(plan.short_epochs)))
+        return replace(plan, short_s=short_s, trials=pace.short_runs_in(short_s, plan.short_epochs))
 
     def _that_fits(self, plan: Plan, known: Known, now: float) -> Plan:
         """The plan with what its full runs really cost, and with fewer of them if these do not fit."""
@@ -272,8 +283,9 @@ class Night:
         for top in range(full.top, 0, -1):
             costs = [tried.epoch_s for tried in known.candidates[:top]]
             costs += [pace.full_epoch_s] * (top - len(costs))
-            seconds = plan.seeds * sum(replace(pace, full_epoch_s=cost).full_run(full.epochs) for cost in costs)
-            seconds *= ALONE if top == 1 else 1
+            lanes = sorted(costs * plan.seeds, reverse=True)[:: pace.workers]  # the slowest of those at a time
+            seconds = sum(replace(pace, full_epoch_s=cost).full_run(full.epochs) for cost in lanes)
+            seconds *= ALONE if len(lanes) == 1 else 1
             if top == 1 or sum(plan.rung_s[:-1]) + seconds <= self.end - now - plan.closing_s:
                 break
         rungs = (*plan.rungs[:-1], Rung(top=top, epochs=full.epochs))
@@ -287,6 +299,18 @@ class Night:
         if not known.candidates:
             return self.end - now - plan.closing_s - self.pace(known).full_run(LEAST_EPOCHS)
         return plan.short_s if plan.trials else 0.0
+
+    def next_runs(self, plan: Plan, known: Known, now: float) -> list[FullRun]:
+        """The next runs, which are trained at a time: as many as there are workers, and all of one length."""
+        runs: list[FullRun] = []
+        while len(runs) < self.expected.workers:
+            begun = {run: epochs for run, epochs in known.begun.items() if run not in runs}
+            after = replace(known, finished=[*known.finished, *runs], begun=begun)
+            run = self.next_run(plan, after, now)
+            if run is None or (runs and run.epochs != runs[0].epochs):
+                break
+            runs.append(run)
+        return runs
 
     def next_run(self, plan: Plan, known: Known, now: float) -> FullRun | None:
         """The next run of the rungs that fits before the end; none: nothing does, or all is done.
@@ -316,7 +340,8 @@ class Night:
         between = {rung.epochs for rung in plan.rungs[:-1]}
         epochs = max((length for length in lengths if length not in between), default=0)
         if not epochs:
-            epochs = self._full_length(candidates, left / (ALONE if plan.rungs[-1].top == 1 else 1), pace)
+            is_one = plan.rungs[-1].top * plan.seeds <= pace.workers  # then it has a margin of its own
+            epochs = self._full_length(candidates, left / (ALONE if is_one else 1), pace)
         for seed in range(MOST_SEEDS):
             for candidate in candidates[: plan.rungs[-1].top if seed else len(candidates)]:
                 if (candidate.trial, epochs, seed) not in done and cost(candidate, epochs) <= left:
@@ -348,8 +373,8 @@ def conduct(night: Night, work: Work) -> Plan:
     if plan is None:
         plan = _search(night, work)
     while True:
-        run = night.next_run(plan, work.known(), work.now())
-        if run is None or not work.train(run, night.end - plan.closing_s):
+        runs = night.next_runs(plan, work.known(), work.now())
+        if not runs or not work.train(runs, night.end - plan.closing_s):
             return plan
         started = work.now()
         work.deliver()

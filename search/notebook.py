@@ -231,12 +231,14 @@ def auto(
     """Search, train the best at full length and export the model before the time is over, as `search auto`.
 
     Give one of `hours`, `minutes` and `until` ("08:00", or "2026-12-24 08:00"). `budget` and `flags` are those of
-    `run`. The same call continues after an interruption, with the time that is left.
+    `run`; without `workers`, there is one for each GPU. The same call continues after an interruption, with the time
+    that is left.
 
     Raises:
         UserError: the user can fix it; the message says how.
 
     """
+    flags.setdefault("workers", 0)
     ref, placement = _ref_from(flags), _placement_from(flags)
     if budget is not None:
         flags["budget"] = budget

@@ -21,7 +21,7 @@ from search.drawing import is_used_up
 from search.errors import RunError, SpecError, UserError
 from search.export import chosen, export_model, model_of
 from search.fidelity import measured_on
-from search.forecast import epoch_seconds
+from search.forecast import WORKERS_START_S, Speedup, epoch_seconds
 from search.formatting import count, duration
 from search.ladder import choose
 from search.night import FullRun, Kept, Known, Left, Lengths, Night, Pace, Plan, TooShortError, Tried, clock, read_night
@@ -33,7 +33,7 @@ from search.report import write_report
 from search.results import read_results
 from search.run_folder import RunFolder, RunRef, write_text
 from search.searching import expected, search_on, working
-from search.session import Placement, Session
+from search.session import Placement, Session, worth_starting
 from search.spec import StudySpec, load_study
 from search.tables import promotion_table
 from search.terminal import draw, program, say
@@ -45,6 +45,7 @@ from train_core.formats import FORMATS, check_installed
 SAVED = 0.3  # share of the epochs of short runs that pruning is expected to save
 LONGEST_S = 31 * 24 * 3600.0
 REPORT_EVERY_S = 60.0
+WORKERS_FROM_S = 1800.0  # of a shorter night, the start of workers before each of its parts would take too much
 MOST_CANDIDATES = 50  # that are ranked for the full runs
 
 
@@ -114,7 +115,10 @@ def auto(study: str, flags: Mapping[str, Any], ref: RunRef, placement: Placement
         )
     now = time.time()
     asked_end = how_long.end(now)
-    adapted = _Adapted(now=now, asked=str(how_long), end=asked_end)
+    if not placement.workers:
+        workers = worth_starting(placement.device) if asked_end - now > WORKERS_FROM_S else 1
+        placement = replace(placement, workers=workers)
+    adapted = _Adapted(now=now, asked=str(how_long), end=asked_end, placement=placement)
     with opened(study, flags, ref, placement, adapt=adapted) as run:
         kept = adapted.kept
         if kept.done and kept.end > time.time():
@@ -133,6 +137,7 @@ class _Adapted:
     now: float
     asked: str
     end: float
+    placement: Placement
     kept: Kept = field(init=False)
     pace: Pace = field(init=False)
     lengths: Lengths = field(init=False)
@@ -146,7 +151,7 @@ class _Adapted:
         """
         self.kept = self._continued(folder)
         seconds = self.kept.end - time.time()
-        self.pace = _expected(spec, session, survey)
+        self.pace = _expected(spec, session, survey, self.placement.speedup(session))
         full = spec.promote.rungs[-1].epochs
         if folder.study_file.exists():
             known = load_study(str(folder.study_file), {})
@@ -175,10 +180,17 @@ class _Adapted:
         return Kept(asked=self.asked, end=self.end)
 
 
-def _expected(spec: StudySpec, session: Session, survey: Survey) -> Pace:
-    """What an epoch takes, from a few steps that are timed."""
-    epoch_s = expected(spec, survey, session).trial_s / spec.epochs
-    return Pace(epoch_s=epoch_s, full_epoch_s=night.HEAVIER * epoch_s, saved=SAVED)
+def _expected(spec: StudySpec, session: Session, survey: Survey, speedup: Speedup) -> Pace:
+    """What an epoch takes, from a few steps that are timed; of several workers, beside the others."""
+    epoch_s = expected(spec, survey, session).trial_s / spec.epochs * speedup.workers / speedup.low
+    start_s = WORKERS_START_S[1] if speedup.workers > 1 else 0.0
+    return Pace(
+        epoch_s=epoch_s,
+        full_epoch_s=night.HEAVIER * epoch_s,
+        saved=SAVED,
+        workers=speedup.workers,
+        workers_start_s=start_s,
+    )
 
 
 def _needed(error: TooShortError, pace: Pace) -> str:
@@ -318,20 +330,24 @@ class _Work:
         known = self.known()
         return int(seconds * known.ended / max(known.seconds, 1e-9))
 
-    def train(self, run: FullRun, until: float) -> bool:
-        """A full run, as `search promote` does it."""
+    def train(self, runs: Sequence[FullRun], until: float) -> bool:
+        """Full runs, as `search promote` does them: several at a time in workers."""
         spec = self.run.spec
         between = {rung.epochs for rung in self.kept.searched.rungs[:-1]} if self.kept.searched else set()
         out_of_time = partial(_is_after, until)
+        wanted = [(self._trial(run.trial), run.epochs, spec.seed + run.seed) for run in runs]
         with self._trainer() as trainer:
             timed = replace(trainer, stop=lambda: trainer.stop() or out_of_time(), say=_nothing)
             try:
-                tests = run.epochs not in between
-                timed.train(self._trial(run.trial), run.epochs, spec.seed + run.seed, tests=tests)
+                if len(runs) > 1:
+                    timed.train_ahead(wanted)
+                for trial, epochs, seed in wanted:
+                    timed.train(trial, epochs, seed, tests=epochs not in between)
             except KeyboardInterrupt:
                 if trainer.stop() or not out_of_time():
                     raise
-                say(f"trial {run.trial}: the time is over before its {count(run.epochs, 'epoch')} are done")
+                which = ", ".join(f"trial {run.trial}" for run in runs)
+                say(f"{which}: the time is over before all {count(runs[0].epochs, 'epoch')} are done")
                 return False
         return True
 

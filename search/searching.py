@@ -41,7 +41,7 @@ class Search:
     folder: RunFolder
     setting: Setting
     until: float  # seconds since the epoch
-    left: Callable[[], float] | None = None  # seconds that a search in this process has; none: those until the end
+    left: Callable[[], float] | None = None  # seconds for further trials; none: those until the end
 
     def run(self, session: Session, events: studies.Events, watcher: Watcher, stop: Callable[[], bool]) -> None:
         """Run trials in this process."""
@@ -85,7 +85,9 @@ def search_on(
     ):
         events = ReportedEvents(report, progress)
         if placement.uses_ray:
-            _search_on_ray(search, session, placement, partial(_catch_up, progress, report, study, stop), stop)
+            end = _End(search.left)
+            caught_up = partial(_catch_up, progress, report, study, stop, end)
+            _search_on_ray(search, session, placement, caught_up, lambda: stop() or end.has_come)
         else:
             watcher = Watcher(stop=stop, moved=progress.moved, say=say)
             with logging_to(placement.log, search.folder) as loggers:
@@ -95,7 +97,21 @@ def search_on(
             raise KeyboardInterrupt
 
 
-def _catch_up(progress: StudyProgress, report: LiveReport, study: optuna.Study, stop: Callable[[], bool]) -> None:
+@dataclass
+class _End:
+    """Whether several workers have no time left for further trials: known after each trial, as one worker knows it."""
+
+    left: Callable[[], float] | None
+    has_come: bool = False
+
+    def trial_ended(self) -> None:
+        """Ask again."""
+        self.has_come = self.left is not None and self.left() <= 0
+
+
+def _catch_up(
+    progress: StudyProgress, report: LiveReport, study: optuna.Study, stop: Callable[[], bool], end: _End
+) -> None:
     """Show what the workers have done since, in the terminal and in the report: they write none."""
     if stop():
         progress.workers_stop()
@@ -103,6 +119,7 @@ def _catch_up(progress: StudyProgress, report: LiveReport, study: optuna.Study, 
     progress.catch_up(study)
     if progress.count > before:
         report.something_ended()
+        end.trial_ended()
 
 
 def _search_on_ray(

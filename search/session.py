@@ -1,8 +1,10 @@
 """What a study trains with: the device, the precision, the images; and where its workers run."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +20,8 @@ from train_core.data import NAMED, Split, TrainingData, default_cache, load_test
 from train_core.device import gpu_index, pick_device, pick_precision, set_up
 from train_core.sources.contents import Progress
 from train_core.specs import Precision
+
+PER_GPU_WITH_MPS = 2  # a third worker added little more (docs/benchmarks.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ class Placement:
     """Where a command trains: on which device, in how many processes, where Ray places them; and where it logs to."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps
-    workers: int = 1
+    workers: int = 1  # 0: as many as are worth starting, for `search auto`
     gpus_per_worker: float | None = None  # none: an equal share, at most a whole GPU
     ray_address: str | None = None  # of a cluster; none: this machine
     log: tuple[str, ...] = ()  # the loggers that get trials and full runs, by name
@@ -87,6 +91,31 @@ class Placement:
                 f"--device {self.device} is a device of one machine, and --ray-address places workers on several: "
                 f"give --device {kind}"
             )
+
+
+def worth_starting(device: str) -> int:
+    """How many workers train more than one on this machine: one for each NVIDIA GPU, two where NVIDIA's MPS runs.
+
+    Without MPS, two processes on an H200 trained 0.9 times as many images as one, with it 1.4 times as many
+    (docs/benchmarks.md). On a CPU and on an Apple GPU it is one, as it is without Ray.
+    """
+    chosen = pick_device(device)
+    if chosen.type != "cuda" or find_spec("ray") is None:
+        return 1
+    gpus = torch.cuda.device_count() if chosen.index is None else 1
+    return gpus * (PER_GPU_WITH_MPS if mps_is_running() else 1)
+
+
+def mps_is_running() -> bool:
+    """Whether NVIDIA's Multi-Process Service runs on this machine, where processes look for it."""
+    folder = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))  # NVIDIA's default
+    try:
+        os.kill(int((folder / "nvidia-cuda-mps-control.pid").read_text(encoding="ascii")), 0)
+    except PermissionError:  # another user's
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def open_session(spec: StudySpec, device: str, progress: Progress | None = None) -> Session:

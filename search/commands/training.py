@@ -142,7 +142,9 @@ def auto(
     name: NewName = None,
     seed: Seed = None,
     learn_from: LearnFrom = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes of the search, placed by Ray if more than 1.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes, placed by Ray if more than 1; default: one for each GPU.")
+    ] = None,
     gpus_per_worker: GpusPerWorker = None,
     log: Log = None,
     storage: Storage = None,
@@ -164,7 +166,7 @@ def auto(
         learn_from=tuple(learn_from) if learn_from else None,
         precision=precision,
     )
-    placement = Placement(device=device, workers=workers, gpus_per_worker=gpus_per_worker, log=tuple(log or ()))
+    placement = Placement(device=device, workers=workers or 0, gpus_per_worker=gpus_per_worker, log=tuple(log or ()))
     spend(study, flags, RunRef(name, runs, storage), placement, Time(hours=hours, minutes=minutes, until=until))
 
 

@@ -1,14 +1,16 @@
 """`search auto`: how its time is given, and a real night that is killed twice."""
 
 import json
+import os
 import re
 import time
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+import torch
 
-from search import api, full_runs, night
+from search import api, full_runs, night, session
 from search.errors import SpecError
 from search.night import Kept, read_night
 from search.overnight import Time, auto
@@ -94,6 +96,55 @@ def test_a_night_that_ends_between_two_rungs_tests_its_best_and_exports_it_so(
     assert model.name == f"trial-{best.trial:04}-epochs-2-seed-0.onnx"
     assert best.test_accuracy is not None
     assert f"{100 * best.test_accuracy:.2f} %" in Path(f"{model}.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "mps", "ray", "workers"),
+    [
+        ("cuda", 4, False, True, 4),
+        ("cuda", 4, True, True, 8),
+        ("cuda:1", 4, False, True, 1),
+        ("cuda:1", 4, True, True, 2),
+        ("cuda", 4, False, False, 1),
+        ("cpu", 0, True, True, 1),
+    ],
+)
+def test_as_many_workers_start_as_train_more_than_one(
+    device: str, gpus: int, mps: bool, ray: bool, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "pick_device", torch.device)
+    monkeypatch.setattr(session, "find_spec", lambda name: name if ray else None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    if mps:
+        (tmp_path / "nvidia-cuda-mps-control.pid").write_text(f"{os.getpid()}\n")
+    assert session.worth_starting(device) == workers
+
+
+@pytest.mark.parametrize("left_behind", ["", "no number", "4194305"])  # above the largest process number
+def test_an_mps_that_has_ended_does_not_run(left_behind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    assert not session.mps_is_running()
+    (tmp_path / "nvidia-cuda-mps-control.pid").write_text(left_behind)
+    assert not session.mps_is_running()
+
+
+@pytest.mark.long
+def test_a_night_of_two_workers_trains_its_full_runs_beside_each_other(tmp_path: Path) -> None:
+    folder = with_few(tmp_path)
+    process = start(f"auto digits {FEW} --minutes 3 --workers 2", folder)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    run = RunFolder(folder / "runs" / "digits-20k")
+    runs = finished(run)
+    assert len(runs) >= 2
+    assert all(each.tested for each in runs)
+    assert out.count("is trained") >= 2
+    log = run.log.read_text()
+    first, second = (log.index(f"trial {runs[i].trial}, seed {runs[i].seed}  epoch 1") for i in (0, 1))
+    ends = [log.index(f"trial {each.trial}, seed {each.seed}  epoch {each.recipe.epochs}") for each in runs[:2]]
+    assert max(first, second) < min(ends)
+    assert list((run.root / "exported").glob("trial-*.onnx"))
 
 
 @pytest.mark.long
