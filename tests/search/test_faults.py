@@ -28,7 +28,7 @@ searching.estimate = lambda *_: None
 
 def deadly(folder: Path, die: str) -> tuple[int, str]:
     """Exit code and output of a search whose trial 1 does this to its process."""
-    process = start(SHORT, with_few(folder), DEADLY.replace("DIE", die))
+    process = start(SHORT, with_few(folder), DEADLY.replace("DIE", die), OMP_NUM_THREADS="1")
     out, _ = process.communicate(timeout=240)
     assert process.returncode is not None
     return process.returncode, out

@@ -158,8 +158,9 @@ def spend(night: Night, machine: Simulated) -> None:
 
 
 @pytest.mark.parametrize("length", [10 * MINUTE, 30 * MINUTE, 2 * HOUR, 8 * HOUR, 24 * HOUR])
-@pytest.mark.parametrize("epoch_s", [2.0, 8.0, 30.0, 90.0, 300.0])
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize(
+    ("epoch_s", "workers"), [(2.0, 1), (8.0, 1), (30.0, 1), (90.0, 1), (300.0, 1), (20.0, 4), (90.0, 4), (300.0, 4)]
+)
 def test_every_night_ends_in_time_with_a_full_run(epoch_s: float, length: float, workers: int) -> None:
     for pruned, error, kills in itertools.product((0.0, 0.5, 0.8), (0.6, 1.0, 1.6), (0, 2)):
         generator = random.Random(f"{epoch_s} {length} {pruned} {error} {kills}")
@@ -181,7 +182,7 @@ def test_every_night_ends_in_time_with_a_full_run(epoch_s: float, length: float,
             # What a kill costs may leave no time for the last of two or three full runs, and then it ends early.
             # Of several at a time, all wait for the slowest, which the plan knows only from their short runs.
             is_few = length < 6 * LENGTHS.full * epoch_s
-            least = 0.6 if kills and is_few else 0.75 if workers > 1 and is_few else 0.85
+            least = 0.85 if not is_few else (0.6 if kills else 0.85) - (0.1 if workers > 1 else 0)
             assert machine.at >= least * length, about
         if workers == 1:
             assert machine.delivered == list(range(1, len(machine.finished) + 1)), about

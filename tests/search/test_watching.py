@@ -33,7 +33,7 @@ trainer.train = lambda *args, **options: (time.sleep(0.2) or result for result i
 def searching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Forked]]:
     """A folder in which a search has trained its first epochs, and goes on."""
     folder = with_few(tmp_path_factory.mktemp("watched"))
-    process = start(LONG, folder, SLOWLY)
+    process = start(LONG, folder, SLOWLY, OMP_NUM_THREADS="1")  # two would wait for those who watch
     wait_for(folder / "runs" / "long" / "search.log", "at epoch 2")
     yield folder, process
     process.send_signal(signal.SIGTERM)
