@@ -1,4 +1,4 @@
-"""The commands that read runs, and do without torch: list, status, trials, show, errors, compare; and three pages."""
+"""The commands that read runs without torch: list, status, trials, show, errors, compare; and three pages."""
 
 import json
 from typing import Annotated
@@ -9,7 +9,7 @@ from search.commands import printing
 from search.commands.options import AsJson, Host, OtherRuns, Port, Run, Runs, Storage, TheseRuns
 from search.completion import RUNS, complete_run
 
-COMPARED = 100  # columns of a comparison in a file or a pipe, where other tables have a line for each row
+COMPARED = 100  # columns of a comparison in a file or a pipe; other tables have a line for each row there
 
 
 def list_(storage: Storage = None, as_json: AsJson = False, runs: Runs = RUNS) -> None:
