@@ -33,7 +33,7 @@ Size = Annotated[tuple[Side, Side] | None, BeforeValidator(parse_size)]
 
 
 class Reading(Frozen):
-    """How image files are read: to which size, and what is done with unsuitable ones."""
+    """How image files are read: to which size, and what is done with those that do not suit."""
 
     size: Size = Field(
         default=None,
