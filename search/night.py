@@ -280,7 +280,7 @@ class Night:
         return replace(plan, rungs=rungs, rung_s=(*plan.rung_s[:-1], seconds))
 
     def for_search(self, plan: Plan, known: Known, now: float) -> float:
-        """Seconds that the plan leaves for short runs; 0 if another one is unlikely to end in time.
+        """Seconds that the plan leaves for short runs; 0 or less if another one is unlikely to end in time.
 
         Without a complete short run, there is nothing to promote: the search continues while a full run could follow.
         """

@@ -32,7 +32,7 @@ class Limits(NamedTuple):
     timed: LatencyModel | None = None  # how long networks take on this machine; needed for a limit on latency
     front: tuple[
         LimitName, ...
-    ] = ()  # costs along which networks of every size are searched; empty: only networks near the limit
+    ] = ()  # costs along which networks of every size are searched; empty: not a search along a front
 
     @classmethod
     def of(cls, budget: "int | Limits") -> "Limits":

@@ -4,7 +4,7 @@
     root/<class>/...              all images are training images
     root/<class>/train/...        a split inside each class
     root/train, root/val          with images outside of folders, whose classes a file names
-    (`train_core.sources.tables`)
+    (`train_core.sources.sheets`)
 
 If a folder contains only one other folder, that one is used instead. No image is opened here.
 """
