@@ -70,7 +70,7 @@ def drawn_size(spec: StudySpec, number: int, seed: int) -> float:
 
 
 def are_alike(one: float, other: float) -> bool:
-    """Whether two sizes differ by less than the factor `LIKE`."""
+    """Whether two sizes differ at most by the factor `LIKE`."""
     return max(one, other) <= LIKE * min(one, other)
 
 
