@@ -6,7 +6,7 @@ Read `Space` first: one line for each dimension. A study file overrides any of t
     optimizer = ["sgd", "adamw"]                 one of these
     k1 = { choices = [3, 5], weights = [9, 1] }  one of these; a random draw takes the first in nine of ten cases
     sgd_lr = { low = 0.01, high = 0.5, log = true }    a range; `step` instead of `log` for a grid
-    blocks = { low = 1, high = 18, mostly = [1, 5] }   98 % of the random draws lie in `mostly`
+    blocks = { low = 1, high = 18, mostly = [1, 5] }   98 % of the random draws are in `mostly`
 
 Two rules keep the sampler's model of the space whole (TPE drops a parameter from its joint model as soon as one
 trial lacks it or has it with other bounds):
@@ -14,7 +14,7 @@ trial lacks it or has it with other bounds):
 - every trial suggests every parameter, always with the same bounds, also those that its network does not use;
 - width is not drawn. It is solved: the widest network whose parameter count stays within `budget_fraction` x budget
   (and whose multiply-adds stay within `budget_fraction` x their limit, if there is one), every width a multiple of 8.
-  So no trial is over the budget, and none is thrown away for it.
+  So no trial is over the budget, and none has to be rejected for it.
 """
 
 import math
@@ -57,10 +57,10 @@ from train_core.specs import (
     width_step,
 )
 
-WIDTH_STEP = 8  # widths are multiples of this, as tensor cores and vector units want them
+WIDTH_STEP = 8  # widths are multiples of this, which suits tensor cores and vector units
 Widening = Literal["stages", "blocks"]
 
-BASE_STEP = 0.25  # channels; in smaller steps, no more of the budget is used (median share at 5 M: 97 %, with 1: 96 %)
+BASE_STEP = 0.25  # channels; smaller steps use no more of the budget (median share at 5 M: 97 %, with 1: 96 %)
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class Range(Generic[T]):
     high: T
     log: bool = False  # drawn uniformly in the logarithm
     step: int | float | None = None  # only low, low + step, low + 2 step, ...
-    mostly: tuple[T, T] | None = None  # where `MOSTLY` of the random draws lie
+    mostly: tuple[T, T] | None = None  # the range of the share `MOSTLY` of the random draws
 
     def __post_init__(self) -> None:
         low, high = cast(float, self.low), cast(float, self.high)
@@ -119,7 +119,7 @@ def _is_on_grid(dimension: Range[Any], value: float) -> bool:
 
 
 MOSTLY = 0.98
-"""The share of the random draws of a range that lie where they should mostly be."""
+"""The share of the random draws of a range that are within its `mostly`."""
 
 
 def _kind(value: object) -> str:
@@ -164,12 +164,12 @@ def _rates(optimizer: OptimizerName) -> Range[float]:
 
 
 def _rate(optimizer: OptimizerName) -> float:
-    """The middle of the range, in the logarithm, with one digit."""
+    """The middle of the optimizer's range, in the logarithm, rounded to one digit."""
     return float(f"{math.sqrt(math.prod(OPTIMIZERS[optimizer].lr)):.1g}")
 
 
 def _described(default: Any, words: str) -> Any:
-    """A dimension that no field of the specs describes."""
+    """A dimension that is not described by a field of the specs."""
     return Field(default=default, description=words)
 
 
@@ -177,15 +177,15 @@ def _weighted(values: Mapping[Any, float]) -> Any:
     return Weighted(choices=tuple(values), weights=tuple(values.values()))
 
 
-LARGEST_WHOLE = 48  # pixels of an image that the first stage takes whole
-LARGEST_HALVED = 112  # and of one that it takes halved
+LARGEST_WHOLE = 48  # side in pixels up to which the first stage sees the full resolution
+LARGEST_HALVED = 112  # side in pixels up to which it sees half the resolution
 
 
 class Space(Frozen):
     """Every dimension of the search; the defaults are for images of 32x32 pixels.
 
-    What short runs get wrong is regularisation: they always prefer too little of it. So everything that
-    regularises is held at a strong setting here, and drawn only where a study file says so.
+    Short runs misjudge regularisation: they always prefer too little of it. So everything that regularises is fixed at
+    a strong setting here, and drawn only if a study file says so.
     """
 
     # The network
@@ -210,7 +210,7 @@ class Space(Frozen):
     block: Choice[BlockName] = ("basic", "preact")
     final_norm: Choice[bool] = _weighted(
         {True: 19, False: 1}
-    )  # in blocks that use it, as some other dimensions (`unused`)
+    )  # in blocks that use it, like some other dimensions (`unused`)
     k1: Choice[Kernel] = _weighted({1: 1, 3: 97, 5: 1, 7: 1})
     k2: Choice[Kernel] = _weighted({1: 1, 3: 97, 5: 1, 7: 1})
     fit_maps: Choice[bool] = _described(
@@ -235,7 +235,7 @@ class Space(Frozen):
 
     # The optimizer and its schedule
     optimizer: Choice[OptimizerName] = _weighted({"sgd": 6, "muon": 2, "adam": 1, "adamw": 1})
-    sgd_lr: Number[Rate] = _rate("sgd")  # this and the next are ranges where `optimizer` names them
+    sgd_lr: Number[Rate] = _rate("sgd")  # this and the next ones are ranges if `optimizer` names them
     adam_lr: Number[Rate] = _rate("adam")
     adamw_lr: Number[Rate] = _rate("adamw")
     nadam_lr: Number[Rate] = _rate("nadam")
@@ -254,13 +254,13 @@ class Space(Frozen):
     momentum: Number[Probability] = 0.9
     nesterov: Choice[bool] = True
     schedule: Choice[ScheduleName] = _weighted({"cosine": 4, "one-cycle": 1})
-    warmup: Number[Probability] = 0.05  # share of the run; one-cycle has a rise of its own
+    warmup: Number[Probability] = 0.05  # share of the run; one-cycle has its own warm-up
     batch_size: Number[Positive] = (64, 128, 256)
     clip_norm: Number[Decay] = 0.0
     ema_decay: Number[Probability] = 0.0
     class_weights: Choice[ClassWeights] = "none"
 
-    # What regularises: held at a strong setting
+    # Regularisers: fixed at a strong setting
     label_smoothing: Number[Probability] = 0.1
     block_dropout: Number[Probability] = 0.0
     head_dropout: Number[Probability] = 0.0
@@ -286,7 +286,7 @@ class Space(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _draw_the_rates_of_choices(cls, values: Any) -> Any:
-        """Where `optimizer` names one whose rate is not given, its rate is drawn."""
+        """If `optimizer` names an optimizer whose rate is not given, its rate is drawn."""
         if not isinstance(values, dict):
             return values
         named = values.get("optimizer", cls.model_fields["optimizer"].default)
@@ -296,11 +296,11 @@ class Space(Frozen):
         return {f"{name}_lr": _rates(name) for name in known} | values
 
     def for_size(self, size: tuple[int, int]) -> Self:
-        """The space for images of this height and width: what was left at its default follows them.
+        """The space for images of this height and width: dimensions left at their default follow the size.
 
-        Images that are larger than those of CIFAR by half are halved by the stem, and from 128 pixels on once more by
-        a pool, as He et al. (2016) do with 224 pixels: the first stage then has maps of 24 to 56 pixels. Crops and
-        cutouts keep their share of an image.
+        If the larger side is more than `LARGEST_WHOLE` pixels, the stem halves the images; above `LARGEST_HALVED`, a
+        pool halves them once more, as He et al. (2016) do with 224 pixels. The first stage then has maps of 24 to 56
+        pixels. Crops and cutouts keep their share of an image.
         """
         side = max(size)
         if side <= LARGEST_WHOLE:
@@ -330,14 +330,14 @@ GROUPS = {
     ),
     "label_smoothing": ("Regularisation", ""),
 }
-"""The groups on the page of all keys, by the first dimension of each: a heading, and what to know of the group."""
+"""The groups on the page of all keys, by the first dimension of each: a heading, and an explanation of the group."""
 
 
 def _check_dimensions(space: type[Space]) -> None:
-    """Check that the space has a dimension for all that the tables of `train_core` hold.
+    """Check that the space has a dimension for everything in the tables of `train_core`.
 
     Raises:
-        TypeError: it lacks one. This is a mistake in the code, found when it is imported.
+        TypeError: one is missing. This is a mistake in the code, found on import.
 
     """
     for optimizer in OPTIMIZERS:
@@ -353,7 +353,7 @@ _check_dimensions(Space)
 
 
 class Trial(Protocol):
-    """What `suggest` needs of an Optuna trial; the methods are documented there."""
+    """What `suggest` needs of an Optuna trial; Optuna documents the methods."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...  # noqa: D102  # see Optuna
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...  # noqa: D102  # see Optuna
@@ -363,14 +363,14 @@ class Trial(Protocol):
 
 
 class RandomTrial:
-    """Draws every parameter of a space by itself; stands in for an Optuna trial where there is no study."""
+    """Draws every parameter of a space independently; replaces an Optuna trial if there is no study."""
 
     def __init__(self, generator: random.Random, space: Space) -> None:
         self.generator = generator
         self.weights, self.mostly = weights(space), mostly(space)
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
-        """One of the choices, by their weights if they have any."""
+        """One of the choices, with their weights if they have any."""
         return self.generator.choices(choices, self.weights.get(name))[0]
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
@@ -397,7 +397,7 @@ Draw = Mapping[str, Any]
 
 
 def suggest(trial: Trial, space: Space) -> Draw:
-    """One value for each dimension: the fixed ones as they are, the others from the trial."""
+    """One value for each dimension: fixed ones keep their value, the others come from the trial."""
     return {name: _suggest(trial, name, dimension) for name, dimension in _dimensions(space)}
 
 
@@ -412,7 +412,7 @@ def _suggest(trial: Trial, name: str, dimension: Any) -> Any:
 
 
 def parameters(space: Space) -> list[str]:
-    """Names of the parameters that a trial draws: the dimensions that are not held fixed."""
+    """Names of the parameters that a trial draws: the dimensions that are not fixed."""
     return [name for name, dimension in _dimensions(space) if isinstance(dimension, tuple | Weighted | Range)]
 
 
@@ -422,26 +422,26 @@ def weights(space: Space) -> dict[str, tuple[float, ...]]:
 
 
 def mostly(space: Space) -> dict[str, tuple[Any, Any]]:
-    """The range where most random draws lie, of the parameters that have one."""
+    """The range of most random draws, for the parameters that have one."""
     ranges = ((name, dimension) for name, dimension in _dimensions(space) if isinstance(dimension, Range))
     return {name: dimension.mostly for name, dimension in ranges if dimension.mostly is not None}
 
 
 def held(space: Space) -> dict[str, Any]:
-    """The values of the dimensions that are held fixed, by parameter."""
+    """The values of the fixed dimensions, by parameter."""
     drawn = set(parameters(space))
     return {name: dimension for name, dimension in _dimensions(space) if name not in drawn}
 
 
 def parameter_names(space: Space) -> list[str]:
-    """Names of all parameters, held fixed or not."""
+    """Names of all parameters, fixed or not."""
     return [name for name, _ in _dimensions(space)]
 
 
 def dimensions_in_words(space: Space) -> tuple[list[str], list[str]]:
     """The dimensions that trials draw, and those that are fixed: `k1 [1, 3]`, `sgd_lr 0.01 to 0.5`, `flip true`.
 
-    Without those of optimizers that the space does not have.
+    Dimensions of optimizers that the space does not have are left out.
     """
     others = [f"{name}_" for name in OPTIMIZERS if name not in choices_of(space.optimizer)]
     drawn, fixed = [], []
@@ -470,7 +470,7 @@ def _in_words(value: Any) -> str:
 
 
 def is_architecture(name: str) -> bool:
-    """Whether a parameter is the network's; the others are the recipe's, dropout among them."""
+    """Whether a parameter belongs to the network; the others belong to the recipe, including dropout."""
     first = name.rsplit("_", 1)[0]
     return name in {"budget_fraction", "stages", "fit_maps", *_SHRINKS} or first in {"blocks", "growth"}
 
@@ -490,7 +490,7 @@ REGULARISERS = (
 
 
 def used(draw: Draw, space: Space) -> set[str]:
-    """The drawn parameters that have an effect: not the blocks of stages that the draw lacks, or another's rate."""
+    """The drawn parameters that have an effect: not the blocks of missing stages, or another optimizer's rate."""
     names = set(parameters(space))
     stages = range(draw["stages"] + 1, space.max_stages + 1)
     names -= {f"{name}_{stage}" for name in ("blocks", "growth") for stage in stages}
@@ -501,9 +501,9 @@ def used(draw: Draw, space: Space) -> set[str]:
 
 
 def least_changes(draw: Draw, others: Iterable[Draw], space: Space, *, enough: int | None = None) -> int:
-    """How many of the parameters that `draw` uses differ in the nearest of the others, in each of which all are drawn.
+    """The number of parameters used by `draw` that differ in the nearest of the others; these must be whole draws.
 
-    A number differs if it does by more than `CHANGE` of its range. If `enough` differ, the rest is not counted.
+    A number differs if it differs by more than `CHANGE` of its range. Counting stops at `enough`.
     """
     dimensions = all_dimensions(space)
     compared = [(name, dimensions[name], draw[name]) for name in used(draw, space)]
@@ -516,7 +516,7 @@ def least_changes(draw: Draw, others: Iterable[Draw], space: Space, *, enough: i
 
 
 CHANGE = 0.15
-"""The share of a range by which a number must differ to count as another one."""
+"""The share of a range by which a number must differ to count as different."""
 
 
 def _differs(dimension: Any, one: Any, other: Any) -> bool:
@@ -529,17 +529,17 @@ def _differs(dimension: Any, one: Any, other: Any) -> bool:
 
 
 def drawn_regularisers(space: Space) -> list[str]:
-    """The regularisers that the space leaves to the trials."""
+    """The regularisers that trials of the space draw."""
     return [name for name in parameters(space) if name in REGULARISERS]
 
 
 def all_dimensions(space: Space) -> dict[str, Any]:
-    """What each parameter may be, by name."""
+    """The possible values of each parameter, by name."""
     return dict(_dimensions(space))
 
 
 def _dimensions(space: Space) -> Iterator[tuple[str, Any]]:
-    """Each parameter's name and what it may be, in the order of `Space`."""
+    """Each parameter's name and its possible values, in the order of `Space`."""
     for name, dimension in space:
         if name == "blocks":
             yield from ((f"blocks_{stage}", dimension) for stage in range(1, space.max_stages + 1))
@@ -567,7 +567,7 @@ def recipe(draw: Draw, *, epochs: int, seed: int, precision: Precision, data_fra
 
 
 class Task(NamedTuple):
-    """What the data asks of a network."""
+    """What the data require of a network."""
 
     in_channels: int = 3
     num_classes: int = 10
@@ -575,15 +575,15 @@ class Task(NamedTuple):
 
 
 def network(draw: Draw, space: Space, limits: Limits | int, task: Task) -> ResNetSpec:
-    """The widest network of the drawn shape within the limits; of parameters and multiply-adds, `budget_fraction`.
+    """The widest network of the shape within the limits; of parameters and multiply-adds, within `budget_fraction`.
 
-    A number in place of the limits is one of parameters. A shape whose narrowest network takes more than that fraction
-    is built as that narrowest network, if the limits allow it; if not, the shape is made smaller by `_smaller` until
-    they do. Along a front, that fraction is a limit itself, for which shapes are made smaller, too. Stages and kernels
-    that the images are too small for are left out and limited (`_fitted`).
+    A number instead of the limits is a limit on parameters. If the narrowest network of a shape takes more than that
+    fraction, that narrowest network is built, if the limits allow it; if not, `_smaller` reduces the shape until they
+    do. Along a front, that fraction is itself a limit, for which shapes are reduced as well. Stages that the images are
+    too small for are left out, and kernels are limited (`_fitted`).
 
     Raises:
-        ValueError: a limit is less than the smallest network of the space takes.
+        ValueError: a limit is below the cost of the smallest network of the space.
 
     """
     limits = Limits.of(limits)
@@ -600,7 +600,7 @@ def network(draw: Draw, space: Space, limits: Limits | int, task: Task) -> ResNe
 
 
 def _depth_is_free(draw: Draw, space: Space, bounds: Sequence[Bound], task: Task) -> bool:
-    """Whether the narrowest network of a shape takes too much, but of nothing that fewer blocks would take less of."""
+    """Whether the narrowest network of a shape is too expensive, but fewer blocks would not help."""
     narrowest = _build(_fitted(draw, space, task.size), WIDTH_STEP, task)
     exceeded = [each for each in bounds if not each.holds(narrowest)]
     return bool(exceeded) and not any(each.limit.grows_with_depth for each in exceeded)
@@ -609,7 +609,7 @@ def _depth_is_free(draw: Draw, space: Space, bounds: Sequence[Bound], task: Task
 def _fitted(draw: Draw, space: Space, size: tuple[int, int]) -> Draw:
     """The draw without parameters that no pixel of images of this size would reach, if it has `fit_maps`.
 
-    Stages with maps of one pixel are left out as far as the space allows.
+    Stages with maps of one pixel are left out if the space allows it.
     """
     shape = dict(draw)
     if not shape["fit_maps"]:
@@ -635,8 +635,8 @@ def smallest(space: Space, task: Task) -> ResNetSpec:
 
 @lru_cache(maxsize=8)
 def _smallest(space: Space) -> Draw:
-    """The shape of the smallest network: every number at its least, and of the unordered choices the cheapest."""
-    # Of the ratios, 0 costs nothing, and the least most; of the stem's widths, 0 is that of the first stage.
+    """The shape of the smallest network: every number at its minimum, and the cheapest of the unordered choices."""
+    # Among the ratios, 0 costs nothing, and the smallest costs most; a stem width of 0 is that of the first stage.
     unordered = (
         *("widening", "block", "expansion", "groups", "shortcut", "shortcut_norm"),
         *("norm", "se_reduction", "stem_width", "stem_end"),
@@ -657,32 +657,32 @@ def as_parameters(
     *,
     size: tuple[int, int] = Task().size,
 ) -> dict[str, Any] | None:
-    """The parameters that make a draw the network `wanted` with `recipe_values`: the inverse of `network`.
+    """The parameters whose draw is the network `wanted` with `recipe_values`: the inverse of `network`.
 
-    None where the space or a limit does not hold that network for images of this size, or the space a value of its
-    recipe. A number in place of the limits is one of parameters.
+    None if the space or a limit does not allow that network for images of this size, or the space does not allow a
+    value of its recipe. A number instead of the limits is a limit on parameters.
     """
     dimensions = all_dimensions(space)
     stages = len(wanted.blocks)
     ends = [stage[-1].width for stage in block_shapes(wanted)]
     by_block = any(len({shape.width for shape in stage}) > 1 for stage in block_shapes(wanted))
-    # Dropout and the recipe's values are the study's where it holds them.
+    # If the study fixes dropout or values of the recipe, its values are used.
     free = set(parameters(space))
     values = {
         name: value
         for name, value in (wanted.model_dump() | {"stem_width": wanted.stem_width or 0}).items()
         if name in dimensions and (name in free or name not in _SETTINGS)
     }
-    # What has no effect in this network may be anything.
+    # Parameters without effect in this network may have any value.
     for name in unused(wanted.model_dump()):
         if not holds(dimensions[name], values[name]):
             del values[name]
     values |= {"stages": stages} | {f"blocks_{i}": wanted.blocks[i - 1] for i in range(1, stages + 1)}
     growth = {f"growth_{i}": ends[i - 1] / ends[i - 2] for i in range(2, stages + 1)}
-    # Only the product of these counts where each block is wider than the one before: any that the space holds.
+    # If each block is wider than the one before, only the product of these counts: any product in the space.
     values |= {name: nearest(dimensions[name], value) if by_block else value for name, value in growth.items()}
     values |= {"widening": "blocks" if by_block else "stages"}
-    # A little more than it takes: the widest network within that is this one.
+    # Slightly more than its cost: the widest network within that is this one.
     bounds = Limits.of(limits).bounds(size)
     share = max(_just_above(each.cost(wanted)) / each.most for each in bounds if each.is_shared)
     values["budget_fraction"] = min(
@@ -691,8 +691,8 @@ def as_parameters(
     values |= {name: value for name, value in recipe_values.items() if name in free}
     if any(name not in dimensions or not holds(dimensions[name], value) for name, value in values.items()):
         return None
-    # What the network does not use (the growth of a stage it lacks, another optimizer's rate) is left out of the
-    # answer, for the sampler to draw; any value gives the same network.
+    # Parameters that the network does not use (the growth of a missing stage, another optimizer's rate) are left out of
+    # the answer, so the sampler draws them; any value gives the same network.
     draw = {**lowest(space), **values}
     task = Task(wanted.in_channels, wanted.num_classes, size)
     settings = {name: draw[name] for name in _SETTINGS}
@@ -704,16 +704,16 @@ def as_parameters(
 
 
 def _just_above(cost: float) -> float:
-    """A little more: half a parameter, or of a time, which is no whole number, a part in a million million."""
+    """A slightly larger cost: by half a parameter, or for a time, which is not a whole number, by one part in 10^12."""
     return cost + 0.5 if isinstance(cost, int) else cost * (1 + 1e-12)
 
 
 def _smaller(draw: Draw, space: Space, *, keeps_depth: bool = False) -> Iterator[Draw]:
-    """The drawn shape, then ever smaller ones, down to the smallest of the space.
+    """The drawn shape, then smaller and smaller ones, down to the smallest of the space.
 
-    First depth: the stage that has most blocks (of several, the last) takes the next lower number. Then stages, growth,
-    and the rest in the order of `Space`, each down to what the smallest network of the space has. With `keeps_depth`
-    the rest comes before all of these.
+    First depth: the stage with most blocks (if there are several, the last) takes the next lower number. Then stages,
+    growth, and the rest in the order of `Space`, each down to the value in the smallest network of the space. With
+    `keeps_depth`, the rest comes before all of these.
     """
     if keeps_depth:
         yield from _simpler(dict(draw), space)
@@ -734,7 +734,7 @@ def _smaller(draw: Draw, space: Space, *, keeps_depth: bool = False) -> Iterator
 
 
 def _simpler(shape: Draw, space: Space) -> Iterator[Draw]:
-    """The same shape with more and more of what the smallest network of the space has, depth apart."""
+    """The shape with more and more values of the smallest network of the space, except its depth."""
     shape = dict(shape)
     for name, value in _smallest(space).items():
         if name in _SHRINKS or name.startswith("growth"):
@@ -743,13 +743,13 @@ def _simpler(shape: Draw, space: Space) -> Iterator[Draw]:
 
 
 _SETTINGS = frozenset({"block_dropout", "head_dropout", "drop_path", "zero_init"})
-"""Of a network, what does not change its shape."""
+"""The fields of a network that do not change its shape."""
 _SHRINKS = (frozenset(ResNetSpec.model_fields) | {"widening"}) - _SETTINGS
-"""What `_smaller` may change of a network, apart from its stages, blocks and growth."""
+"""The fields that `_smaller` may change in a network, apart from its stages, blocks and growth."""
 
 
 def _widest(shape: Draw, bounds: Sequence[Bound], task: Task) -> float:
-    """The largest base width whose network is within the bounds; `WIDTH_STEP` at least."""
+    """The largest base width whose network is within the bounds; at least `WIDTH_STEP`."""
 
     def fits(steps: int) -> bool:
         spec = _build(shape, steps * BASE_STEP, task)
@@ -768,11 +768,11 @@ def _widest(shape: Draw, bounds: Sequence[Bound], task: Task) -> float:
 def _build(shape: Draw, base: float, task: Task) -> ResNetSpec:
     """The network of a shape: each stage as wide as `base` times the growth so far, in multiples of `WIDTH_STEP`.
 
-    `base` moves in small steps and each stage is rounded by itself: so the later stages take up what is left of the
-    budget when the first cannot grow by 8 more. Where each block has a width of its own, that of the last is `base`
-    times the growth, and the others lie on a line from the stem's to it, rounded to whole channels.
+    `base` changes in small steps and each stage is rounded separately, so the later stages use the rest of the budget
+    when the first cannot grow by 8 more. If each block has its own width, the width of the last is `base` times the
+    growth, and the others lie on a line from the stem's to it, rounded to whole channels.
 
-    Valid by construction, and not checked: to find one network, hundreds are counted.
+    Valid by construction, and not checked: hundreds are counted to find one network.
     """
     fields = {name: shape[name] for name in ResNetSpec.model_fields if name in shape}
     fields |= unused(fields)
@@ -783,9 +783,9 @@ def _build(shape: Draw, base: float, task: Task) -> ResNetSpec:
     stem = shape["stem_width"] or None
     if shape["widening"] == "blocks":
         stem = stem or _rounded(base, WIDTH_STEP)
-        # In a bottleneck, the channels inside begin with as many as the stem has.
+        # In a bottleneck, the inner channels begin with as many as the stem has.
         last = _rounded(exact[-1], step)
-        first = min(stem * step // fields["groups"], last)  # behind a wide stem, all blocks are as wide as the last
+        first = min(stem * step // fields["groups"], last)  # after a wide stem, all blocks are as wide as the last
         widths = [_rounded(first + (last - first) * i / sum(blocks), step) for i in range(1, sum(blocks) + 1)]
     shapes: dict[str, Any] = {
         "widths": tuple(widths),
@@ -802,24 +802,24 @@ def _checked(spec: ResNetSpec) -> ResNetSpec:
 
 
 def _rounded(width: float, step: int) -> int:
-    """The nearest multiple of `step`, halves up, but `step` at least."""
+    """The nearest multiple of `step`, halves rounded up, but at least `step`."""
     return step * max(1, math.floor(width / step + 0.5))
 
 
 def lowest(space: Space) -> dict[str, Any]:
-    """The least value of each dimension; of choices that have no order, the first."""
+    """The minimum of each dimension; for unordered choices, the first."""
     return {name: bounds_of(dimension)[0] for name, dimension in _dimensions(space)}
 
 
 def choices_of(dimension: Any) -> tuple[Any, ...]:
-    """The values of a dimension that is no range."""
+    """The values of a dimension that is not a range."""
     if isinstance(dimension, Weighted):
         return dimension.choices
     return dimension if isinstance(dimension, tuple) else (dimension,)
 
 
 def bounds_of(dimension: Any) -> tuple[Any, Any]:
-    """The least and the greatest value of a dimension; of choices that have no order, the first and the last."""
+    """The minimum and the maximum of a dimension; for unordered choices, the first and the last."""
     if isinstance(dimension, Range):
         return dimension.low, dimension.high
     values = choices_of(dimension)
@@ -827,7 +827,7 @@ def bounds_of(dimension: Any) -> tuple[Any, Any]:
 
 
 def _below(dimension: Any, value: int) -> int | None:
-    """The next lower value that a dimension of whole numbers can take; none where `value` is its least."""
+    """The next lower value of a dimension of whole numbers; None if `value` is its minimum."""
     if isinstance(dimension, Range):
         lower = value - int(dimension.step or 1)
         return lower if lower >= dimension.low else None
@@ -835,7 +835,7 @@ def _below(dimension: Any, value: int) -> int | None:
 
 
 def nearest(dimension: Any, value: float) -> Any:
-    """The value nearest to this one that a dimension of numbers can take."""
+    """The value of a dimension of numbers that is nearest to `value`."""
     if not isinstance(dimension, Range):
         return min(choices_of(dimension), key=lambda each: abs(each - value))
     inside = min(max(value, dimension.low), dimension.high)
@@ -845,7 +845,7 @@ def nearest(dimension: Any, value: float) -> Any:
 
 
 def not_held(values: Mapping[str, Any], space: Space) -> str | None:
-    """The first of these parameters whose value the space does not hold; none if it holds all."""
+    """The first of these parameters whose value is not in the space; None if all are."""
     dimensions = all_dimensions(space)
     return next((name for name, value in values.items() if not holds(dimensions[name], value)), None)
 

@@ -5,7 +5,7 @@ from importlib import import_module
 
 
 def main() -> None:
-    # Each reads its own arguments; only one of them is imported, since the one for GPUs is to begin at once.
+    # Each parses its own arguments; only one is imported, because the one for GPUs must start at once.
     name = "gpu" if sys.argv[1:2] == ["gpu"] else "trainer"
     import_module(f"benchmarks.{name}").main()
 

@@ -1,10 +1,10 @@
-"""How many images a second each change to the training images takes, alone, on the CPU.
+"""How many images per second each change to the training images processes, alone, on the CPU.
 
     python -m benchmarks.augmentation [--rounds 15] [--batch 128] [--side 32]
 
-In one thread, in time of the processor (`time.process_time`), so that other work on the machine disturbs it less.
-Each round measures all rows in turn. "crop and flip" is the whole way from indices to a normalised batch, which the
-other rows of augmentation contain. Mixed images are measured alone, on a batch that is ready.
+On one thread, in processor time (`time.process_time`), so other work on the machine disturbs it less. Each round
+measures all rows in turn. "crop and flip" is the whole way from indices to a normalised batch, which the other rows of
+augmentation include. Mixed images are measured alone, on a finished batch.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from train_core.mixing import Mixer
 from train_core.specs import AugmentSpec, TrainSpec
 
 IMAGES = 5_000
-MEASURED_S = 0.3  # of each row in each round, about
+MEASURED_S = 0.3  # of each row in each round, approximately
 AUGMENTATIONS = {
     "crop and flip": AugmentSpec(),
     "the same, alternating flips": AugmentSpec(flip_order="alternating"),
@@ -67,7 +67,7 @@ def main() -> None:
     torch.set_num_threads(1)
     steps = steps_of(args.batch, args.side)
     for step in steps.values():
-        measured(step, args.batch)  # whatever is made once
+        measured(step, args.batch)  # for objects that are made once
     rates: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(args.rounds):
         for name, step in steps.items():

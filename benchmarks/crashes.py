@@ -1,11 +1,11 @@
-"""Does training end the process? Steps of randomly drawn networks, each group in a process of its own.
+"""Does training crash the process? Steps of randomly drawn networks, each group in its own process.
 
     python -m benchmarks.crashes [--cases 200] [--seed 0] [--out crashes.jsonl]
 
 A case is a study (all shipped ones, and the one of docs/your-images.md), an image size, grey or RGB, a batch size, a
 precision, a number of threads and an instruction set. Its process draws networks and recipes from the study's space,
-takes two training steps of each and scores a few images. It has to end by itself, with finite losses, within the time
-limit. Given again with the same `--out`, cases that are done are not done again.
+takes two training steps of each and evaluates a few images. It must end by itself, with finite losses, within the time
+limit. With the same `--out`, finished cases are not repeated.
 """
 
 import argparse
@@ -31,14 +31,14 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "your-images.md"
 SIDES = (32, 48, 64, 96, 128, 224)
 BATCHES = (2, 3, 32, 33, 128, 241)
-SMALL = 200_000  # parameters, at most, of networks for images larger than 32x32: others take minutes a step
-MADDS_A_STEP = 4e9  # a larger batch than that many multiply-adds allow is cut, to keep a step within seconds
+SMALL = 200_000  # parameters, at most, of networks for images larger than 32x32: others take minutes per step
+MADDS_A_STEP = 4e9  # a batch that needs more multiply-adds is reduced, to keep a step within seconds
 TIME_LIMIT_S = 240
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What one process trains."""
+    """The training of one process."""
 
     study: str  # the name of a shipped one, or the path of a file
     side: int  # of the square images, in pixels
@@ -46,7 +46,7 @@ class Case:
     batch: int
     precision: Precision
     threads: int
-    isa: str  # the most that oneDNN may use; empty: whatever the processor has
+    isa: str  # the most that oneDNN may use; empty: everything that the processor has
     seed: int
     draws: int = 4
 
@@ -68,7 +68,7 @@ def cases(studies: list[str], count: int, seed: int) -> Iterator[Case]:
 
 
 def train_draws(case: Case) -> None:
-    """Take two steps of each drawn network, and score images; prints each before it begins.
+    """Take two steps of each drawn network, and evaluate images; prints each before it begins.
 
     Raises:
         FloatingPointError: a loss is not finite.
@@ -101,9 +101,9 @@ def train_draws(case: Case) -> None:
             task.task,
         )
         most = max(2, int(MADDS_A_STEP / (3 * num_madds(network, case.side))))
-        batch = min(case.batch, most - (most + case.batch) % 2)  # as even or odd as it was
+        batch = min(case.batch, most - (most + case.batch) % 2)  # even or odd as before
         recipe = search_space.recipe(draw, epochs=1, seed=case.seed, precision=case.precision)
-        recipe = recipe.model_copy(update={"lr": recipe.lr / 100})  # noise is all that is learnt here
+        recipe = recipe.model_copy(update={"lr": recipe.lr / 100})  # there is only noise to learn here
         print(f"batch {batch}, {network}; {recipe}", flush=True)
         state = TrainState.new(network, recipe, torch.device("cpu"))
         state.model.train()

@@ -1,4 +1,4 @@
-"""How large exported files are, and what the closed form of `train_core.footprint` says of them.
+"""How large exported files are, compared with the closed form of `train_core.footprint`.
 
     python -m benchmarks.file_sizes onnx-int8 --networks 40
 
@@ -51,7 +51,7 @@ def drawn(seed: int) -> tuple[ResNetSpec, int]:
 
 
 def exported(spec: ResNetSpec, side: int, fmt: FormatName, seed: int = 0) -> bytes:
-    """The file of the network with random weights and statistics: no two tensors are equal, as none is once trained."""
+    """The file of the network with random weights and statistics: as after training, no two tensors are equal."""
     torch.manual_seed(seed)
     model, channels = ResNet(spec).eval(), spec.in_channels
     for parameter in model.parameters():
@@ -80,7 +80,7 @@ def exported(spec: ResNetSpec, side: int, fmt: FormatName, seed: int = 0) -> byt
 
 
 def fit(specs: list[ResNetSpec], sizes: list[int]) -> dict[str, float]:
-    """Bytes for each of `CONTENTS`, with the least squares of relative errors; the description has one for each."""
+    """Bytes for each of `CONTENTS`, by least squares of relative errors; a byte of the description counts as one."""
     counted = [contents(spec) for spec in specs]
     names = [name for name in counted[0] if name != "description" and any(each[name] for each in counted)]
     numbers: NDArray[np.float64] = np.array([[each[name] for name in names] for each in counted], float)

@@ -11,9 +11,9 @@ around   P, draws around G: each parameter of the space drawn again with probabi
 best     the best of R and the best of P in full; the second of R in full; G in full with seed 1
 test     McNemar's exact test of each finished model against G, on the same test images
 
-A short run has 6 annealed epochs, a full run 40. Each result is a line of FILE, written as it comes; run again, the
-command goes on where it stopped. What does not fit into the minutes is left out: first the second of R, then G's second
-seed, never R or P. On a CPU the networks are small, and there are few images: a rehearsal, whose figures mean nothing.
+A short run has 6 annealed epochs, a full run 40. Each result is a line of FILE, written at once; run again, the command
+continues where it stopped. What does not fit into the minutes is left out: first the second of R, then G's second seed,
+never R or P. On a CPU the networks are small, and there are few images: a rehearsal, whose figures mean nothing.
 """
 
 import argparse
@@ -63,12 +63,12 @@ GUESS: dict[str, Any] = {
     "budget_fraction": 1.0,
 }
 FIXED = {"batch_size": 256, "label_smoothing": 0.1, "cutout": 8, "mix": "none"}
-"""What all runs share, so that only networks, optimizers and rates differ."""
+"""The settings that all runs share, so that only networks, optimizers and rates differ."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every run shares."""
+    """The settings that every run shares."""
 
     data: TrainingData
     test: Split
@@ -79,16 +79,16 @@ class Setting:
 
     @property
     def task(self) -> space.Task:
-        """What the space asks of the data."""
+        """What the space needs to know about the data."""
         return space.Task(self.data.in_channels, self.data.num_classes, self.data.size)
 
     def left(self) -> float:
-        """Seconds."""
+        """Seconds left."""
         return self.until - time.monotonic()
 
 
 def main() -> None:
-    """Parse the command line, and run what is not in the file yet."""
+    """Parse the command line, and do the runs that are not in the file yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--out", type=Path, required=True)
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 class Results:
-    """The lines of the file, by name, and what each model said of the test images."""
+    """The lines of the file, by name, and each model's predictions for the test images."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -126,7 +126,7 @@ class Results:
 
 
 def plan(setting: Setting, results: Results) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """The runs in their order, each decided when those before it are done."""
+    """The runs in order; each is decided when those before it are done."""
 
     def of(draw: Mapping[str, Any], epochs: int, seed: int) -> Callable[[], dict[str, Any]]:
         return lambda: trained(setting, draw, epochs, seed)
@@ -135,7 +135,7 @@ def plan(setting: Setting, results: Results) -> Iterator[tuple[str, Callable[[],
     yield "guess short 0", of(guess, SHORT, 0)
     yield "guess short 1", of(guess, SHORT, 1)
     yield "guess full 0", of(guess, FULL, 0)
-    scale = max(setting.left(), 0) / 615  # of what twelve minutes leave behind the guess
+    scale = max(setting.left(), 0) / 615  # seconds that twelve minutes leave after the guess
     for kind, seconds, draw in (("random", RANDOM_S, at_random), ("around", AROUND_S, around)):
         end = time.monotonic() + seconds * scale
         number = 0
@@ -170,7 +170,7 @@ def around(setting: Setting, guess: Mapping[str, Any], number: int) -> dict[str,
 
 
 def trained(setting: Setting, draw: Mapping[str, Any], epochs: int, seed: int) -> dict[str, Any]:
-    """One run: its score on the validation images; of a full run, which test images it classifies correctly."""
+    """One run: its score on the validation images; for a full run, also which test images it classifies correctly."""
     start = time.monotonic()
     network = space.network(draw, setting.dimensions, setting.budget, setting.task)
     recipe = space.recipe(draw, epochs=epochs, seed=seed, precision=setting.precision)

@@ -1,4 +1,4 @@
-"""One search for networks of every size, against a search at each of three budgets, with the same epochs in all.
+"""One search for networks of every size, against a search at each of three budgets, with the same total of epochs.
 
     OMP_NUM_THREADS=1 python -m benchmarks.front DATA... --out benchmarks/fronts.jsonl [--seeds 0:3]
     python -m benchmarks.front --table benchmarks/fronts.jsonl
@@ -9,11 +9,11 @@ front     one search of N trials along `params`, from `LEAST` of the budget to t
 separate  three searches of N/3 trials each, with the budgets of `SHARES`
 
 No trial is stopped early, so both train for the same number of epochs. For each size, a method recommends its network
-with the best validation accuracy at that size or less; what counts is the accuracy of that network on the test images,
-which the search never sees. The figure is the mean over all sizes, in the logarithm, from the smallest of the three
+with the best validation accuracy at that size or less; the accuracy of that network on the test images, which the
+search never sees, is compared. The figure is the mean over all sizes, in the logarithm, from the smallest of the three
 budgets to four times the largest: the hypervolume of accuracy and the logarithm of the parameters with the reference
 point (accuracy 0, four times the budget), as a share of the whole. So each of the three budgets counts a third, which
-favours the separate searches: their networks are as large as these budgets. Run again, it goes on.
+favours the separate searches: their networks are as large as these budgets. Run it again to continue.
 """
 
 import argparse
@@ -49,23 +49,23 @@ from train_core.specs import ResNetSpec, TrainSpec
 from train_core.state import TrainState
 
 STUDY = Path(__file__).with_name("front.toml")
-TRIALS = 24  # of a front search; a third of them in each separate one
+TRIALS = 24  # of a front search; a third of them in each separate search
 SHARES = (1 / 16, 1 / 4, 1.0)  # of the budget, in the separate searches
-LEAST = 0.05  # of the budget: the smallest size of the front, a little less than that of the separate searches
+LEAST = 0.05  # of the budget: the smallest size of the front, slightly less than that of the separate searches
 BEYOND = 4.0  # times the budget: the reference point
 
 Found = tuple[float, float, float]  # parameters, accuracy on validation and on test
 
 
 class _Trainer:
-    """Trains short runs, and reads the test images when one is done: for this benchmark alone."""
+    """Trains short runs, and reads the test images after each: only for this benchmark."""
 
     def __init__(self, data: TrainingData, test: Split) -> None:
         self.data, self.test = data, test
         self.tested: dict[int, float] = {}  # by trial
 
     def __call__(self, network: ResNetSpec, recipe: TrainSpec, first_attempt: int) -> Generator[EpochResult]:
-        """As `study.Trainer` says; nothing is resumed."""
+        """See `study.Trainer`; nothing is resumed."""
         state = TrainState.new(network, recipe, torch.device("cpu"))
         for result in train(state, self.data):
             if result.epoch == recipe.epochs:
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def searched(data: str, seed: int, share: float | None) -> dict[str, Any]:
-    """The complete trials of a search at a share of the budget, or along a front (none), and the epochs it took."""
+    """The complete trials of a search at a share of the budget, or (None) along a front, and its number of epochs."""
     spec = load_study(str(STUDY), {"data": data, "seed": seed})
     if share is None:
         sizes = {"low": LEAST, "high": 1.0, "log": True}
@@ -145,7 +145,7 @@ def searched(data: str, seed: int, share: float | None) -> dict[str, Any]:
 
 
 def recommended(found: Sequence[Found], by: int, least: float, most: float) -> float:
-    """The mean over sizes of what counts (1: validation, 2: test) of the best on validation that is no larger."""
+    """The mean over sizes of the figure (1: validation, 2: test) of the best network on validation up to that size."""
     area, best, before = 0.0, (0.0, 0.0, 0.0), math.log(least)
     for each in sorted(found):
         place = min(max(math.log(each[0]), math.log(least)), math.log(most))
@@ -178,7 +178,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _difference(group: Sequence[tuple[list[float], list[float]]], by: int) -> str:
-    """The front's less the separate searches', in points, with Student's t over the pairs."""
+    """The front's minus the separate searches', in points, with Student's t over the pairs."""
     found = paired([100 * separate[by] for _, separate in group], [100 * front[by] for front, _ in group])
     interval = f" ({found.low:+.1f} to {found.high:+.1f})" if found.low is not None else ""
     return f"{found.value:+.1f}{interval}"

@@ -1,8 +1,8 @@
-"""What a GPU does with this project, measured in a quarter of an hour.
+"""Measures what this project does on a GPU, in a quarter of an hour.
 
     python -m benchmarks gpu [DATA] [--minutes 10] [--out FILE.json]
 
-DATA is anything that `search run --data` takes; without it, images of 32x32 are made up of noise. Sections, the most
+DATA is anything that `search run --data` takes; without it, 32x32 images of random noise are made. Sections, the most
 important first:
 
 environment  versions, card, driver, processors; the kernels that batch norm goes to
@@ -10,14 +10,14 @@ tests        the tests that need CUDA
 steps        seconds an epoch of 50,000 images and share of the card's peak: three networks, precisions, batch sizes,
              steps captured as a graph and not
 around       evaluation of 10,000 images, writing a checkpoint, latency of one image in fp32
-memory       what 20 trials leave in the card's memory
+memory       how much memory 20 trials leave allocated on the card
 packing      several processes on the card at once, with and without NVIDIA's MPS
 search       `search run` of a few trials
 long_run     the best trial of that search trained by its recipe, for as many epochs as there is time for
 
-Each section has a process and a time limit of its own. One that does not fit into what is left of the minutes is
-dropped. FILE.json is written after each row. Without CUDA the same sections run on the CPU with tiny networks and few
-images: this rehearses the command, and no figure of it is of a GPU.
+Each section has its own process and time limit. A section that does not fit into the remaining minutes is dropped.
+FILE.json is written after each row. Without CUDA, the same sections run on the CPU with tiny networks and few images:
+this rehearses the command, and none of its figures describes a GPU.
 """
 
 import argparse
@@ -44,21 +44,21 @@ from train_core.files import written_whole
 from train_core.specs import Precision
 
 REHEARSAL = "rehearsal on a CPU: no figure here is of a GPU"
-SPARE_S = 2.0  # of the minutes: to write the last results and to clean up
+SPARE_S = 2.0  # to write the last results and to clean up
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What a section needs to know. The first of them fills in what is not known before."""
+    """What sections need to know. The first section fills in what is not known before."""
 
-    data: str | None  # what the user gave; none: noise
+    data: str | None  # as the user gave it; None: noise
     folder: Path  # for files of all sections
-    cuda: bool  # else it is a rehearsal
+    cuda: bool  # False: a rehearsal
     source: str = ""  # of the images, as `search run --data` takes it
-    precision: Precision = "fp32"  # in which the device trains, where a section does not compare them
+    precision: Precision = "fp32"  # in which the device trains, unless a section compares several
 
 
-# Seconds that each section takes at least and at most: on a GPU, and in a rehearsal on one slow core.
+# Minimum and maximum seconds of each section: on a GPU, and in a rehearsal on one slow core.
 TIMES = {
     "environment": ((10, 40), (6, 30)),
     "tests": ((25, 90), (12, 60)),
@@ -82,7 +82,7 @@ def sections(*, cuda: bool) -> list[Section]:
 
 
 class Report:
-    """All that was measured: shown as it comes, and kept in a file."""
+    """All measurements: shown at once, and kept in a file."""
 
     def __init__(self, out: Path | None, head: dict[str, Any]) -> None:
         self._out = out
@@ -115,7 +115,7 @@ class Report:
 
 
 def table(rows: list[Row]) -> Table:
-    """Rows in the columns that any of them has."""
+    """Rows, with the columns that any of them has."""
     drawn = Table(box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for name in columns:
@@ -142,7 +142,7 @@ def main() -> None:
             try:
                 failed = run(given, bench, started + 60 * given.minutes - SPARE_S)
             finally:
-                nvidia_mps.stop(bench.folder / "mps")  # where its section was cut off
+                nvidia_mps.stop(bench.folder / "mps")  # if its section was cut off
     except KeyboardInterrupt:
         kept = f": what was measured is in {given.out}" if given.out else ""
         _end(f"interrupted{kept}", 130)
@@ -150,7 +150,7 @@ def main() -> None:
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    """The command line's values. Ends the program where they cannot be."""
+    """The values of the command line. Ends the program if they are impossible."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -170,9 +170,9 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def run(given: argparse.Namespace, bench: Bench, until: float) -> bool:
-    """Measure what was asked for until this time of `time.monotonic`; whether any section failed."""
+    """Measure the requested sections until this time of `time.monotonic`; returns whether any section failed."""
     begins_search = {"search", "long_run"} & set(given.sections)
-    # `torch._dynamo` is read by the first optimizer that is made, which takes seconds.
+    # The first optimizer that is made imports `torch._dynamo`, which takes seconds.
     timed.preload(["torch._dynamo", "benchmarks.gpu_sections", *(["search.full_runs"] if begins_search else [])])
     bench, known = prepare(bench, until)
     head = {"command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), "minutes": given.minutes, **known}
@@ -191,7 +191,7 @@ def run(given: argparse.Namespace, bench: Bench, until: float) -> bool:
 
 
 def prepare(bench: Bench, until: float) -> tuple[Bench, dict[str, Any]]:
-    """What sections need to know, with the images and the device, and what is known of these. Ends if there is none."""
+    """What sections need to know, with the images and the device. Ends the program if there is none."""
     outcome = timed.measured(PREPARATION, bench, until - time.monotonic(), lambda _: None)
     if outcome.state != "measured":
         _end(outcome.why.partition(": ")[2] or outcome.why, 2)

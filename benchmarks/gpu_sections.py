@@ -1,4 +1,4 @@
-"""The sections of `python -m benchmarks gpu`: each yields the rows of its table, and looks at its clock in between."""
+"""The sections of `python -m benchmarks gpu`: each yields the rows of its table, and checks its clock between them."""
 
 import json
 import os
@@ -32,18 +32,18 @@ from train_core.step import Stepper
 NEEDS_CUDA = "needs CUDA"
 EPOCH = 50_000  # images
 LR = 0.01  # of all steps that are only timed
-TRIALS = 20  # whose memory is looked at
+TRIALS = 20  # in the section about memory
 FULL = 200  # epochs of a long run, at most
 PILOT = 3  # epochs that are timed before a long run
 BEGINNING = 0.6  # of a search's time, in which trials may begin
-MARGIN = 1.15  # by which a long run may take longer than its pilot says; 3 % of its time are checkpoints
+MARGIN = 1.15  # factor by which a long run may take longer than its pilot; 3 % of its time are checkpoints
 
 TINY = {
     "A5": ResNetSpec(widths=(4, 8), blocks=(1, 1), block="preact", stem_kernel=1, shortcut="max-pool"),
     "B2": ResNetSpec(widths=(8, 8), blocks=(1, 1)),
     "small": ResNetSpec(widths=(4, 8), blocks=(1, 1)),
 }
-"""What stands for the networks in a rehearsal."""
+"""The networks of a rehearsal."""
 
 PEAKS = {
     "H100 PCIe": (756.0, 378.0),
@@ -61,20 +61,20 @@ class Size:
     """How much is measured."""
 
     networks: dict[str, ResNetSpec]
-    train: int  # made-up images; of real ones in a rehearsal about as many are taken
+    train: int  # number of noise images; in a rehearsal with real images, about as many are used
     test: int
     scored: int  # images of an evaluation
     batches: tuple[int, int]
-    settling: int  # steps before any is timed, timed as the first ones
+    settling: int  # steps before any is timed
     rounds: int
     window_s: float  # of a round of steps
     trial_images: int  # of each of `TRIALS`
     packed: tuple[str, ...]  # networks of which several are trained at once
-    processes: tuple[int, ...]  # so many of them
-    packed_s: float  # of a round of those
+    processes: tuple[int, ...]  # numbers of processes
+    packed_s: float  # of a round with several processes
     study: str
     flags: dict[str, Any]  # of `search run`
-    made_up_epochs: int  # of a long run where there is no accuracy to learn
+    made_up_epochs: int  # of a long run on noise, where no accuracy can be learned
 
 
 GPU = Size(
@@ -114,7 +114,7 @@ REHEARSAL = Size(
 
 
 class Lab:
-    """The device of a section, set up, with the images on it and the networks that suit them."""
+    """The prepared device of a section, with the images on it and suitable networks."""
 
     def __init__(self, bench: Bench) -> None:
         if not bench.cuda:
@@ -127,12 +127,12 @@ class Lab:
         set_up(self.device)
 
     def stepper(self, state: TrainState, *, captured: bool = True) -> tuple[Stepper, torch.Tensor]:
-        """What takes steps of this state, and the batch of images to take them on."""
+        """The stepper for this state, and the batch of images for its steps."""
         chosen = torch.randint(len(self.data.train), (state.recipe.batch_size,), device=self.device)
         return stepper_for(state, self.data, captured=captured), chosen
 
     def timed(self, work: Callable[[], object]) -> float:
-        """Seconds that it takes the device to do the work."""
+        """Seconds that the device takes for the work."""
         wait_for(self.device)
         began = time.perf_counter()
         work()
@@ -141,7 +141,7 @@ class Lab:
 
 
 def size_of(bench: Bench) -> Size:
-    """How much of it is measured."""
+    """The amount of measurement for this section."""
     return GPU if bench.cuda else REHEARSAL
 
 
@@ -157,7 +157,7 @@ def recipe_for(**changes: object) -> TrainSpec:
 
 
 def attempt(row: Row, work: Callable[[], Row]) -> Row:
-    """The row with what the work measures, or with why it failed: the next row may be measured all the same."""
+    """The row with the measurements of the work, or with the reason why it failed: the next row is measured anyway."""
     try:
         return row | work()
     except Exception as error:  # noqa: BLE001  # any error becomes the row, and the next row is measured
@@ -168,7 +168,7 @@ def attempt(row: Row, work: Callable[[], Row]) -> Row:
 
 
 def preparation(bench: Bench, _: Clock) -> Iterator[Row]:
-    """One row: whether there is CUDA, what there is, and where the images are.
+    """One row: whether there is CUDA, the device, and where the images are.
 
     Raises:
         DataError: the images cannot be read.
@@ -191,11 +191,11 @@ def preparation(bench: Bench, _: Clock) -> Iterator[Row]:
 
 
 def images_of(bench: Bench) -> str:
-    """The source of the images to use: what the user gave, a few of those in a rehearsal, or a file of noise."""
+    """The source of the images: the user's, a few of those in a rehearsal, or a file of noise."""
     if bench.data is None:
         return made_up(size_of(bench), bench.folder / "noise.npz")
     is_path = bench.data not in NAMED and Path(bench.data).exists()
-    source = str(Path(bench.data).absolute()) if is_path else bench.data  # to be found from any folder
+    source = str(Path(bench.data).absolute()) if is_path else bench.data  # so that it is found from any folder
     return source if bench.cuda else few_of(source, size_of(bench), bench.folder)
 
 
@@ -262,7 +262,7 @@ def _card() -> dict[str, object]:
 
 
 def _batch_norm(device: torch.device, dtype: torch.dtype) -> str:
-    """The kernels that train a batch norm of this type, as torch calls them."""
+    """The kernels that train a batch norm of this type, by torch's names."""
     select = getattr(torch._C, "_select_batch_norm_backend", None)
     if select is None:
         return "this torch does not say"
@@ -290,7 +290,7 @@ def tests(bench: Bench, clock: Clock) -> Iterator[Row]:
 
 
 def _run_tests(noted: Path, seconds: float, *, cuda: bool) -> str:
-    """Run the tests that need CUDA, which are noted in a file as they end; what kept them from all being run."""
+    """Run the tests that need CUDA, with each outcome recorded in a file; returns why not all were run."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "benchmarks.cuda_tests", "-p", "no:cacheprovider"]
     environment = {**os.environ, cuda_tests.FILE: str(noted), **({} if cuda else {"CUDA_VISIBLE_DEVICES": ""})}
     try:
@@ -366,7 +366,7 @@ def _seconds_a_step(lab: Lab, stepper: Stepper, chosen: torch.Tensor, steps: int
 
 
 def peak_of(card: str, precision: Precision) -> float | None:
-    """The operations a second that the card's maker names; none of a card that is not known."""
+    """The operations per second that the card's maker states; None for an unknown card."""
     half, tf32 = next((peaks for part, peaks in PEAKS.items() if part in card), (None, None))
     peak = tf32 if precision == "fp32" else half
     return peak and peak * 1e12
@@ -376,7 +376,7 @@ def peak_of(card: str, precision: Precision) -> float | None:
 
 
 def around(bench: Bench, clock: Clock) -> Iterator[Row]:
-    """What lies around the steps of a run: evaluations, checkpoints; and the latency of one image."""
+    """The costs besides steps: evaluations, checkpoints; and the latency of one image."""
     lab = Lab(bench)
     optimizers: tuple[OptimizerName, ...] = ("sgd", "adamw")
     evaluated = f"evaluation of {min(lab.size.scored, len(lab.data.train)):,} images"
@@ -409,7 +409,7 @@ def _saving(lab: Lab, optimizer: OptimizerName, file: Path) -> Row:
     recipe = recipe_for(precision=lab.precision, batch_size=lab.size.batches[0], optimizer=optimizer)
     state = TrainState.new(lab.networks["A5"], recipe, lab.device)
     stepper, chosen = lab.stepper(state)
-    stepper.step(chosen, LR)  # makes the optimizer's buffers
+    stepper.step(chosen, LR)  # creates the optimizer's buffers
     times = Spread(tuple(lab.timed(lambda: checkpoint.save(state, file)) for _ in range(lab.size.rounds)))
     return {"ms": times.times(1000), "MB": file.stat().st_size / 1e6}
 
@@ -424,7 +424,7 @@ def _latency(lab: Lab, name: str) -> Row:
 
 
 def memory(bench: Bench, clock: Clock) -> Iterator[Row]:
-    """What trials of different small networks leave behind in the device's memory, trial by trial."""
+    """The device memory that trials of different small networks leave allocated, trial by trial."""
     lab = Lab(bench)
     images = lab.size.trial_images
     data = replace(lab.data, train=_first(lab.data.train, images), val=_first(lab.data.val, images))
@@ -529,7 +529,7 @@ def search(bench: Bench, clock: Clock) -> Iterator[Row]:
 
 
 def _typical(bench: Bench, size: Size) -> Row:
-    """The median network of the search's space, and in which precision it trains fastest."""
+    """The median network of the search's space, and the precision in which it trains fastest."""
     from search.data_shape import data_shape_of
     from search.plan import fastest_precision, survey
     from search.spec import load_study

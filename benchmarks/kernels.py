@@ -20,7 +20,7 @@ from train_core.state import TrainState
 from train_core.step import HalfWeights, train_step
 
 IMAGES = 8
-# They return a view, or memory that is not written: nothing is launched on a device.
+# They return a view, or unwritten memory: nothing is launched on a device.
 FREE = {"view", "_unsafe_view", "as_strided", "expand", "permute", "t", "transpose", "select", "slice", "unsqueeze"}
 FREE |= {"squeeze", "detach", "alias", "split", "chunk", "empty", "empty_like", "empty_strided", "new_empty", "unbind"}
 FREE |= {"lift_fresh", "is_same_size", "resize_", "new_empty_strided", "_reshape_alias", "split_with_sizes"}

@@ -1,4 +1,4 @@
-"""Training loops to be timed, each in a process of its own and waiting while others are measured."""
+"""Training loops to be timed, each in its own process, waiting while others are measured."""
 
 import statistics
 import time
@@ -21,8 +21,8 @@ from train_core.specs import AugmentSpec, Precision, ResNetSpec, TrainSpec
 from train_core.state import TrainState
 from train_core.step import WARM_UP, Stepper
 
-SETTLING = WARM_UP + 5  # steps until a captured one has been replayed some times
-END_S = 10.0  # for a process to end after it was asked to
+SETTLING = WARM_UP + 5  # steps until a captured one has been replayed several times
+END_S = 10.0  # for a process to end after a request
 
 NETWORKS = {
     "A5": ResNetSpec(
@@ -31,7 +31,7 @@ NETWORKS = {
     "B2": ResNetSpec(widths=(64, 128, 256), blocks=(3, 5, 3)),
     "small": ResNetSpec(widths=(16, 32, 64), blocks=(1, 1, 1)),
 }
-ON_CPU = ("A5", "small")  # those that a CPU trains fast enough to be measured on one
+ON_CPU = ("A5", "small")  # networks that a CPU trains fast enough to be measured on one
 
 
 def fitted(network: ResNetSpec, data: TrainingData) -> ResNetSpec:
@@ -40,22 +40,22 @@ def fitted(network: ResNetSpec, data: TrainingData) -> ResNetSpec:
 
 
 def stepper_for(state: TrainState, data: TrainingData, *, captured: bool = True) -> Stepper:
-    """What takes training steps of this state on these images; `captured`: as a graph, where there is CUDA."""
+    """The stepper for this state on these images; `captured`: as a graph, if there is CUDA."""
     state.model.train()
     return Stepper.of(state, data.train, data.mean, data.std, state.recipe.batch_size, capture=captured)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is timed. The standard loop is what tutorials show; ours is made of the parts of `train_core`."""
+    """What is timed. The standard loop is that of tutorials; ours is made of the parts of `train_core`."""
 
     kind: Literal["standard", "ours"] = "ours"
     network: ResNetSpec  # with the channels and classes of any images
-    source: str  # as `search run --data` takes it
+    source: str  # as for `search run --data`
     device: str
     precision: Precision
     batch: int = 128
-    threads: int | None = None  # none: as many as torch takes
+    threads: int | None = None  # None: as many as torch uses
 
 
 class Loop:
@@ -66,7 +66,7 @@ class Loop:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, setting))
         self._process.start()
-        theirs.close()  # so that reading from a process that has died ends
+        theirs.close()  # so that reading from a dead process ends
 
     def warm_up(self) -> None:
         """Take the first steps, and return once they are done."""
@@ -74,11 +74,11 @@ class Loop:
         self._receive()
 
     def begin(self, seconds: float) -> None:
-        """Train for so long."""
+        """Train for this many seconds."""
         self._connection.send(seconds)
 
     def images_per_second(self) -> float:
-        """The throughput since `begin`, once it is over."""
+        """The throughput since `begin`, after its end."""
         return float(self._receive())
 
     def end(self) -> None:
@@ -99,7 +99,7 @@ class Loop:
 
 @contextmanager
 def running(settings: Sequence[Setting]) -> Iterator[list[Loop]]:
-    """Loops of these settings, all of them ready: nothing is measured while another one is still starting.
+    """Loops of these settings, all ready: nothing is measured while another one is still starting.
 
     They start together and take their first steps in turn, in which cuDNN times its algorithms.
     """
@@ -124,7 +124,7 @@ def together(loops: Sequence[Loop], seconds: float) -> float:
 def interleaved(groups: dict[str, list[Setting]], rounds: int, seconds: float) -> dict[str, list[float]]:
     """Images per second of each group of loops that train at the same time, summed over the group, round by round.
 
-    All loops live throughout; in each round the groups take turns of `seconds`.
+    All loops stay alive; in each round the groups take turns of `seconds`.
     """
     results: dict[str, list[float]] = {name: [] for name in groups}
     with running([setting for settings in groups.values() for setting in settings]) as loops:
@@ -164,8 +164,8 @@ class _Images(Dataset[tuple[Any, int]]):
 
 
 def _standard(setting: Setting, data: TrainingData, device: torch.device) -> Iterator[None]:
-    """Train for ever, a batch a step, as tutorials do."""
-    from torchvision import transforms  # takes as long to import as torch, and the other loops do without
+    """Train forever, one batch per step, as in tutorials."""
+    from torchvision import transforms  # as slow to import as torch, and the other loops do not need it
 
     transform = transforms.Compose(
         [
@@ -197,7 +197,7 @@ def _standard(setting: Setting, data: TrainingData, device: torch.device) -> Ite
 
 
 def _ours(setting: Setting, data: TrainingData, device: torch.device) -> Iterator[None]:
-    """Train for ever, a batch a step, by our parts."""
+    """Train forever, one batch per step, with our parts."""
     recipe = TrainSpec(epochs=1, batch_size=setting.batch, precision=setting.precision, augment=AugmentSpec())
     stepper = stepper_for(TrainState.new(fitted(setting.network, data), recipe, device), data)
     while True:
@@ -208,7 +208,7 @@ def _ours(setting: Setting, data: TrainingData, device: torch.device) -> Iterato
 
 
 def _serve(connection: Connection, setting: Setting) -> None:
-    """Warm up when asked to; then answer each number of seconds with the images per second of training that long."""
+    """Warm up on request; then answer each number of seconds with the images per second of training that long."""
     if setting.threads:
         torch.set_num_threads(setting.threads)
     device = pick_device(setting.device)
@@ -216,14 +216,14 @@ def _serve(connection: Connection, setting: Setting) -> None:
         set_up(device)
     data = load_training(setting.source, val_fraction=0.1, seed=0, cache=default_cache()).to(device)
     loop = (_ours if setting.kind == "ours" else _standard)(setting, data, device)
-    at_once = 20 if device.type == "cuda" else 1  # steps between looks at the clock, for which the host must wait
+    at_once = 20 if device.type == "cuda" else 1  # steps between checks of the clock, for which the host must wait
     connection.recv()
     for _ in range(SETTLING if device.type == "cuda" else 5):
         next(loop)
     wait_for(device)
     connection.send("ready")
     while seconds := connection.recv():
-        next(loop)  # whatever was swapped out while the others ran comes back
+        next(loop)  # memory that was swapped out while others ran is loaded again
         wait_for(device)
         started, steps = time.perf_counter(), 0
         while time.perf_counter() < started + seconds:

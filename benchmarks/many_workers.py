@@ -7,8 +7,8 @@
     python -m benchmarks.many_workers --apart               each process has a run folder of its own, as on machines
                                                             that share the storage alone: no locks, only beats
 
-The search is the real one, from the study file to the storage; in place of training there is a learning curve that
-takes `--epoch-s` an epoch. Prints one line of JSON; exits with 1 if anything is wrong.
+The search is the real one, from the study file to the storage; training is replaced by a learning curve that takes
+`--epoch-s` per epoch. Prints one line of JSON; exits with 1 if anything is wrong.
 """
 
 import argparse
@@ -44,11 +44,11 @@ from tests.support.trainers import FakeTrainer, Silent
 from train_core.specs import ResNetSpec, TrainSpec, num_params
 
 EPOCHS = 5
-LEASE_S = 3.0  # of the workers here, where nothing takes long
+LEASE_S = 3.0  # of the workers here, because nothing takes long
 
 
 def lucky_score(network: ResNetSpec, recipe: TrainSpec) -> float:
-    """A made-up accuracy: larger networks are better, and each network with its recipe has some luck of its own."""
+    """A simulated accuracy: larger networks are better, and each network with its recipe has its own random part."""
     luck = random.Random(f"{network} {recipe}").random()
     return 0.5 + 0.2 * min(1.0, num_params(network) / 5e6) + 0.2 * luck
 
@@ -57,13 +57,13 @@ KNOWN = 12  # networks
 
 
 def spec_of(trials: int) -> StudySpec:
-    """The shipped study for CIFAR-10, with some of its known networks: few trials must hold draws as well."""
+    """The shipped study for CIFAR-10, with some of its known networks, so that few trials include draws as well."""
     spec = load_study("cifar10", {"trials": trials, "epochs": EPOCHS})
     return spec.model_copy(update={"baselines": dict(list(spec.baselines.items())[:KNOWN])})
 
 
 def work(folder: RunFolder, trials: int, epoch_s: float) -> None:
-    """What one process does."""
+    """The work of one process."""
     spec, shape = spec_of(trials), NAMED_SHAPES["cifar10"]
     folder.create()
     study, *_ = join(folder, spec, shape)
@@ -72,13 +72,13 @@ def work(folder: RunFolder, trials: int, epoch_s: float) -> None:
 
 
 def verdict(study: optuna.Study) -> dict[str, Any]:
-    """What became of the trials; `lost` and `doubled` are to be 0, `ended` the total."""
+    """The outcome of the trials; `lost` and `doubled` should be 0, `ended` the total."""
     trials, counted = records(study), finished_trials(study)
     baselines = [trial.baseline for trial in counted if trial.baseline is not None]
     drawn = Counter((trial.network, trial.recipe) for trial in counted if trial.is_decided)
     by_first_attempt = Counter(trial.first_attempt for trial in counted)
     reasons = [trial.reason or "" for trial in trials if trial.optuna.state == TrialState.FAIL]
-    # A trial that was cut off while it was drawn had nothing to lose: another draw has its place.
+    # A trial that was interrupted while it was drawn had nothing to lose: another draw has its place.
     cut_off = {trial.first_attempt for trial in trials if trial.was_interrupted and trial.retry_draw}
     settled = {trial.first_attempt for trial in counted}
     counts = (*by_first_attempt.values(), *drawn.values(), *Counter(baselines).values())
@@ -142,10 +142,10 @@ def start_anew(folder: RunFolder, trials: int, epoch_s: float) -> subprocess.Pop
 
 
 class Process(Protocol):
-    """What is asked of a process."""
+    """The methods that are used of a process."""
 
     def poll(self) -> int | None:
-        """Look whether it has ended; returns the exit code then."""
+        """Return the exit code if it has ended."""
 
     def send_signal(self, number: int, /) -> None:
         """Send it a signal."""
@@ -166,7 +166,7 @@ def run(
     most_kills: float = float("inf"),
     start: Callable[[RunFolder, int, float], Process] = start_anew,
 ) -> dict[str, Any]:
-    """Have the processes work until all have ended; some are killed, and started again."""
+    """Let the processes work until all have ended; some are killed, and started again."""
     generator = random.Random(0)
     folders = [RunFolder(runs / (str(i) if apart else "all") / "study", address) for i in range(processes)]
     started = time.monotonic()

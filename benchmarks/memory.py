@@ -1,10 +1,10 @@
-"""What a runtime allocates for a network's activations, and what the closed form of `train_core.footprint` says.
+"""The memory that a runtime allocates for a network's activations, compared with `train_core.footprint`.
 
     python -m benchmarks.memory onnx --networks 12
 
-exports random networks, and lets onnxruntime compute a batch of images with each, in a process of its own. The growth
-of the process from a small batch to a large one, for each image, is what the runtime allocates: its working memory and
-its weights do not grow with the batch.
+exports random networks, and lets onnxruntime compute a batch of images with each, in a separate process. The growth of
+the process from a small batch to a large one, per image, is what the runtime allocates: its working memory and its
+weights do not grow with the batch.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The search of this project and others, each with so many epochs in a made-up world (`world.py`).
+"""The search of this project and others, each with the same epochs in a simulated world (`world.py`).
 
 Every method pays for every epoch that it trains, works alone (one trial at a time), and draws from the same space.
 After any number of epochs it recommends the configuration that it has trained for most epochs; of several, that with
@@ -60,25 +60,25 @@ LEAST = 3  # epochs of Hyperband's shortest runs
 
 
 class SpentError(Exception):
-    """The epochs do not last for the next one."""
+    """There are too few epochs left for the next run."""
 
 
 @dataclass
 class Account:
-    """A method's epochs in one world: what they were spent on, and what it would recommend."""
+    """A method's epochs in one world: what they were spent on, and the method's recommendation."""
 
     world: World
     budget: int  # epochs
     spent: int = 0
     trials: int = 0
-    points: list[tuple[int, float]] = field(default_factory=list)  # epochs spent, true accuracy of what is recommended
-    best: tuple[int, float] = (0, 0.0)  # epochs and validation accuracy of what is recommended
+    points: list[tuple[int, float]] = field(default_factory=list)  # epochs spent, true accuracy of the recommendation
+    best: tuple[int, float] = (0, 0.0)  # epochs and validation accuracy of the recommendation
 
     def pay(self, epochs: int) -> None:
-        """Take the epochs.
+        """Spend the epochs.
 
         Raises:
-            SpentError: there are not as many left.
+            SpentError: there are not enough left.
 
         """
         if self.spent + epochs > self.budget:
@@ -86,7 +86,7 @@ class Account:
         self.spent += epochs
 
     def saw(self, params: Params, epochs: int, score: float) -> None:
-        """A run of a configuration has this score after so many epochs."""
+        """Record the score of a run of a configuration after `epochs`."""
         if (epochs, score) > self.best:
             self.best = epochs, score
             self.points.append((self.spent, self.world.accuracy(params)))
@@ -101,7 +101,7 @@ class Account:
             yield epoch, score
 
     def annealed(self, params: Params, epochs: int) -> float:
-        """Train for so many epochs, annealed in them. Returns the score."""
+        """Train for `epochs`, annealed within them. Returns the score."""
         self.trials += 1
         diverges = self.world.diverges(params)
         self.pay(1 if diverges else epochs)
@@ -110,7 +110,7 @@ class Account:
         return score
 
     def at(self, epochs: int) -> float:
-        """The true accuracy of what is recommended after so many epochs."""
+        """The true accuracy of the recommendation after `epochs`."""
         return next((accuracy for spent, accuracy in reversed(self.points) if spent <= epochs), CHANCE)
 
 
@@ -131,7 +131,7 @@ class _ShortRuns(Silent):
         self.account, self.study, self.params_of = account, study, params_of
 
     def __call__(self, network: ResNetSpec, recipe: TrainSpec, first_attempt: int) -> Generator[EpochResult]:
-        """One trial, an epoch a step."""
+        """Train one trial, one epoch per step."""
         params = self.params_of(self.study.get_trials(deepcopy=False)[first_attempt])
         account = self.account
         account.trials += 1
@@ -156,7 +156,7 @@ class _ShortRuns(Silent):
         return self.account.budget - self.account.spent < SHORT
 
     def forget(self, first_attempt: int) -> None:
-        """Nothing is remembered."""
+        """Do nothing: no state is kept."""
 
 
 class _OneWorker(Worker):
@@ -166,19 +166,19 @@ class _OneWorker(Worker):
         self.id = "the only one"
 
     def alone(self) -> contextlib.AbstractContextManager[object]:
-        """Always so."""
+        """A context without a lock."""
         return contextlib.nullcontext()
 
     def has(self, trial_id: int | None) -> None:
-        """Nobody asks."""
+        """Do nothing: no other worker asks."""
 
     def is_dead(self, trial: TrialRecord) -> bool:
-        """There is no other."""
+        """Always False: there is no other worker."""
         return False
 
 
 Choose = Callable[[Sequence[TrialRecord], Sequence[TrialRecord]], TrialRecord | None]
-"""The next trial to promote: from those that were not, the best first, and those that were."""
+"""Chooses the next trial to promote, given the trials that are not promoted, the best first, and those that are."""
 
 
 def best_of(fresh: Sequence[TrialRecord], _promoted: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -187,7 +187,7 @@ def best_of(fresh: Sequence[TrialRecord], _promoted: Sequence[TrialRecord]) -> T
 
 
 def best_of_other_networks(fresh: Sequence[TrialRecord], promoted: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The best by score of those whose network was not promoted yet."""
+    """The best by score among trials whose network is not promoted yet."""
     known = [trial.network for trial in promoted]
     return next((trial for trial in fresh if trial.network not in known), None)
 
@@ -203,7 +203,7 @@ def ours(
     params_of: Callable[[FrozenTrial], Params] = lambda trial: trial.params,
     **changes: Any,
 ) -> None:
-    """Rounds of short runs and promotions, as `search run` and `search promote` do them. `changes` are of the study."""
+    """Rounds of short runs and promotions, as `search run` and `search promote` do them. `changes`: of the study."""
     spec = STUDY.model_copy(update={"seed": seed, "trials": TRIALS, **changes})
     study = optuna.create_study(direction="maximize")
     shape = NAMED_SHAPES["cifar10"]
@@ -235,7 +235,7 @@ def random_short(account: Account, starts: Starts, seed: int) -> None:
 
 
 def optunas(account: Account, starts: Starts, sampler: BaseSampler, pruner: BasePruner) -> None:
-    """A study of Optuna's: runs of 40 epochs, each epoch reported, stopped where the pruner says so."""
+    """An Optuna study: runs of 40 epochs, each epoch reported, stopped if the pruner says so."""
     study = optuna.create_study(study_name="one", direction="maximize", sampler=sampler, pruner=pruner)
     for params in starts:
         study.enqueue_trial(dict(params))
@@ -327,7 +327,7 @@ def _for_syne(dimension: Any) -> Any:
 
 
 def _from_names(config: Mapping[str, Any]) -> Params:
-    """With the values of the space: others have the names of booleans, and floats near a step."""
+    """With the values of the space: some methods rename booleans, or return floats near a step."""
     params = {}
     for name, value in config.items():
         dimension = DIMENSIONS[name]
@@ -374,7 +374,7 @@ def smac(account: Account, starts: Starts, seed: int) -> None:
         scenario = api.Scenario(
             searched,
             deterministic=True,
-            n_trials=max(20, account.budget // 12),  # about as many as the epochs last for; a quarter are random
+            n_trials=max(20, account.budget // 12),  # about the number that the epochs allow; a quarter are random
             min_budget=LEAST,
             max_budget=FULL,
             seed=seed,
@@ -397,7 +397,7 @@ def smac(account: Account, starts: Starts, seed: int) -> None:
 
 
 def _for_smac(seed: int) -> Any:
-    """The space, as SMAC wants it; choices and steps by their places."""
+    """The space in SMAC's form; choices and steps by their indices."""
     configs = import_module("ConfigSpace")
     made = configs.ConfigurationSpace(seed=seed)
     for name, dimension in DIMENSIONS.items():
@@ -483,4 +483,4 @@ METHODS: dict[str, Method] = {
     "priorband": priorband,
 }
 NEEDS = {"syne-asha": "syne_tune", "syne-bohb": "syne_tune", "smac": "smac", "priorband": "neps"}
-"""What is not among this project's own requirements."""
+"""The packages that are not among this project's own requirements."""

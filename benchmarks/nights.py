@@ -1,16 +1,16 @@
-"""`search auto` beside the plans that a careful user would write, in made-up worlds.
+"""`search auto` compared with plans that a careful user would write, in simulated worlds.
 
     python -m benchmarks.worlds --out worlds.jsonl --worlds 100 --methods auto+starts,plan-200x30+starts,...
     python -m benchmarks.worlds --table worlds.jsonl --reference auto+starts
 
-Each has a night of so many epochs, in which it ends (a search of its own for each length of the night). Short runs have
-6 epochs on a part of the images and full runs 40, which stands for 30 and 200.
+Each has a night of a given number of epochs, in which it ends (a separate search for each length of the night). Short
+runs have 6 epochs on a part of the images and full runs 40, which represents 30 and 200.
 
 auto             the plan of `search.night`, step by step
 plan-200x30      200 short runs and 3 full runs, and in a shorter night as many short runs as fit beside them; less than
                  six full runs' time: beside one
 plan-60x60       runs of twice the length of a short run, without pruning, and then 2 full runs; in the shortest, 1
-portfolio-full   full runs of what did best on other images, and nothing else
+portfolio-full   full runs of the configurations that did best on other images, and nothing else
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from search.trials import TrialRecord, finished_trials, records
 
 EPOCHS = (120, 240, 480, 1200)
 SECONDS = 60.0  # of an epoch
-SAVED = 0.3  # of the epochs of short runs, by pruning, as far as is known before
+SAVED = 0.3  # of the epochs of short runs, by pruning: the estimate before the night
 
 
 class Search:
@@ -52,7 +52,7 @@ class Search:
         studies.run(setting, self.trainer, self.trainer, stop=stop)
 
     def ranked(self, top: int) -> list[TrialRecord]:
-        """The best, as they are promoted: the best of each optimizer first."""
+        """The best, in the order of promotion: the best of each optimizer first."""
         scored = [(trial, trial.score) for trial in records(self.study) if trial.score is not None]
         return choose(scored, min(top, len(scored)), "optimizer")
 
@@ -72,7 +72,7 @@ class _Work:
         return self.account.spent * SECONDS
 
     def known(self) -> Known:
-        """All that is done."""
+        """The work that is done so far."""
         trials = finished_trials(self.searching.study)
         length = {run.trial: (run.epochs, score) for run, score in sorted(self.scores.items(), key=_epochs)}
         best = sorted(self.searching.ranked(40), key=lambda each: length.get(each.number, (0, 0.0)), reverse=True)
@@ -105,7 +105,7 @@ class _Work:
         return True
 
     def deliver(self) -> None:
-        """The account knows what is best."""
+        """Do nothing: the account knows the best network."""
 
     def searched(self) -> Plan | None:
         """Never interrupted."""
@@ -115,7 +115,7 @@ class _Work:
         """Never interrupted."""
 
     def say(self, line: str) -> None:
-        """Nobody reads it."""
+        """Do nothing: nobody reads it."""
 
 
 def _epochs(item: tuple[FullRun, float]) -> tuple[int, float]:

@@ -11,11 +11,11 @@ from subprocess import DEVNULL
 from unittest import mock
 
 CONTROL = "nvidia-cuda-mps-control"
-TIMEOUT_S = 10.0  # with the daemon, to start, to answer or to quit
+TIMEOUT_S = 10.0  # for the daemon to start, to answer or to quit
 
 
 def is_installed() -> bool:
-    """Whether the program that starts the service is there."""
+    """Whether the program that starts the service is installed."""
     return shutil.which(CONTROL) is not None
 
 
@@ -41,7 +41,7 @@ def running(folder: Path) -> Iterator[None]:
 
 
 def is_used(folder: Path) -> bool:
-    """Whether a process uses the service in `folder`: one that cannot reach it runs without, and says nothing."""
+    """Whether a process uses the service in `folder`: one that cannot reach it runs without it, and reports nothing."""
     try:
         return any(map(str.isdigit, _ask(folder, "get_server_list")))
     except (OSError, subprocess.SubprocessError):
@@ -49,7 +49,7 @@ def is_used(folder: Path) -> bool:
 
 
 def stop(folder: Path) -> None:
-    """Stop the service in `folder`, if it runs; doing it again changes nothing."""
+    """Stop the service in `folder`, if it is running; repeating this changes nothing."""
     pid_file = folder / f"{CONTROL}.pid"
     if not pid_file.exists():
         return

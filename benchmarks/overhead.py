@@ -60,7 +60,7 @@ OPENED = 5  # times that a page is opened
 
 
 class Clock(FakeTrainer):
-    """Trains in no time, better than most, and notes when each run began and ended, in `perf_counter` seconds."""
+    """Trains in no time, better than most, and records when each run began and ended, in `perf_counter` seconds."""
 
     def __init__(self) -> None:
         super().__init__(score=lambda network, recipe: 0.95)
@@ -68,7 +68,7 @@ class Clock(FakeTrainer):
         self.ended: list[float] = []
 
     def __call__(self, network: ResNetSpec, recipe: TrainSpec, first_attempt: int) -> Generator[EpochResult]:
-        """The curve, an epoch a step."""
+        """The curve, one epoch per step."""
         self.began.append(time.perf_counter())
         yield from super().__call__(network, recipe, first_attempt)
         self.ended.append(time.perf_counter())
@@ -83,7 +83,7 @@ def storage(kind: str) -> None:
         folder.create()
         study = open_study(folder, create=True)
         with Worker(folder, study) as worker:
-            warm = Clock()  # gives the distributions, too
+            warm = Clock()  # also provides the distributions
             run_to(study, spec.model_copy(update={"trials": 3}), warm, worker)
             distributions = dict(study.trials[0].distributions)
             for size in SIZES:
@@ -103,7 +103,7 @@ def storage(kind: str) -> None:
                 asks = [began - before for began, before in zip(clock.began, ends, strict=False)]
                 reports = [after - began for began, after in zip(clock.began, clock.ended, strict=True)]
                 noted, notes = NotedEvents(study, spec.budget, Silent()), []
-                for trial in records(study)[there : there + ASKED]:  # that have none
+                for trial in records(study)[there : there + ASKED]:  # trials without a note
                     started = time.perf_counter()
                     noted.trial_ended(trial, [])
                     notes.append(time.perf_counter() - started)
@@ -156,7 +156,7 @@ def opened(page: Path) -> None:
 
 
 def _opened(chromium: Browser, path: Path) -> dict[str, float]:
-    """Seconds since the page was asked for, and the processor seconds of the process that draws it."""
+    """Seconds since the page was requested, and the processor seconds of the process that draws it."""
     page = chromium.load(path, seconds=300)
     drawn = page.evaluate("ready.then(() => performance.now())")
     entry = "performance.getEntriesByType('navigation')[0]"
@@ -173,7 +173,7 @@ def _opened(chromium: Browser, path: Path) -> dict[str, float]:
 
 
 def copy_trials(url: str, count: int) -> None:
-    """Have the database copy its first trials until there are so many more: to make them one by one takes minutes."""
+    """Make the database copy its first trials up to the wanted number: making them one by one takes minutes."""
     engine = sqlalchemy.create_engine(url)
     with engine.begin() as connection:
         last = connection.execute(sqlalchemy.text("SELECT MAX(trial_id) FROM trials")).scalar_one()
@@ -190,7 +190,7 @@ def copy_trials(url: str, count: int) -> None:
             connection.execute(
                 sqlalchemy.text("SELECT setval('trials_trial_id_seq', (SELECT MAX(trial_id) FROM trials))")
             )
-    if engine.dialect.name == "postgresql":  # one that grew by itself has its statistics
+    if engine.dialect.name == "postgresql":  # a database that grew by itself has its statistics
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sqlalchemy.text("VACUUM ANALYZE"))
     engine.dispose()
@@ -217,12 +217,12 @@ def summary(seconds: list[float]) -> dict[str, float]:
 
 
 class Counting(StudyProgress):
-    """Tells what the search tells, and adds up the time that epochs took."""
+    """Prints what the search prints, and sums the time of the epochs."""
 
     seconds = 0.0
 
     def epoch_ended(self, number: int, result: EpochResult) -> None:
-        """Add it."""
+        """Add its time."""
         super().epoch_ended(number, result)
         self.seconds += result.seconds
 
@@ -242,7 +242,7 @@ def share(study_name: str, data_name: str, trials: int, before: int) -> None:
             for _ in range(before - 1):
                 study.add_trial(finished_trial(generator, distributions, spec, session.shape))
         counting = Counting(finished_trials(study), spec.trials)
-        console.file = sys.stderr  # the result is alone on standard output
+        console.file = sys.stderr  # so that the result is alone on standard output
         with logged_to(folder), Worker(folder, study) as worker, counting:
             started = time.perf_counter()
             studies.run(

@@ -2,11 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.portfolio DATA --epochs 20 --budget 50e3 --out benchmarks/portfolio.jsonl
 
-The configurations are 18 that an expert would try and 26 random draws of the space of `portfolio.toml`, written down in
-`portfolio_configurations.json` once and for all. They say nothing of widths: the budget solves them. Each line of
-`--out` is one run: the task (the file's name), the budget, the configuration, and the accuracy of the last weights on
-the test images.
-Run again, it goes on where it stopped. `--configurations 0:20` does only some of them, `--seed 1` once more.
+The configurations are 18 that an expert would try and 26 random draws of the space of `portfolio.toml`, stored once in
+`portfolio_configurations.json`. They contain no widths: these follow from the budget. Each line of `--out` is one run:
+the task (the file's name), the budget, the configuration, and the accuracy of the last weights on the test images. Run
+it again to continue where it stopped. `--configurations 0:20` does only some of them, `--seed 1` repeats them.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from train_core.state import TrainState
 
 STUDY = Path(__file__).with_name("portfolio.toml")
 CONFIGURATIONS = Path(__file__).with_name("portfolio_configurations.json")
-FLIPPED = ("cifar",)  # a mirrored digit, or a mirrored sign, is another one
+FLIPPED = ("cifar",)  # the mirror image of a digit or a sign is a different one
 
 
 def main() -> None:
@@ -93,7 +92,7 @@ def configurations(dimensions: space.Space) -> list[tuple[str, space.Draw]]:
 
 
 def trained(network: ResNetSpec, recipe: TrainSpec, data: TrainingData, test: Any) -> float | None:
-    """The accuracy of the last weights on the test images; none where training diverged."""
+    """The accuracy of the last weights on the test images; None if training diverged."""
     state = TrainState.new(network, recipe, data.train.images.device)
     try:
         for _ in train(state, data):

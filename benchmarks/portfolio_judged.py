@@ -1,11 +1,11 @@
-"""Judges the portfolio by leaving one data set out, and writes the file that the package ships.
+"""Evaluates the portfolio by leaving one data set out, and writes the file that the package ships.
 
     python -m benchmarks.portfolio_judged benchmarks/portfolio.jsonl [--write]
 
 A table: for each number of configurations, how many points the best of that many loses to the best of all that were
-measured, on data sets that had no part in choosing them. A group of tasks, left out together, is a data set: its name
-up to the first figure. `--write` writes `search/portfolio.json`, with the smallest size, of `LEAST` or more,
-whose loss is within `TOLERANCE` of the least.
+measured, on data sets that were not used to choose them. A group of tasks, left out together, is a data set: its name
+up to the first digit. `--write` writes `search/portfolio.json`, with the smallest size, of `LEAST` or more, whose loss
+is within `TOLERANCE` of the minimum.
 """
 
 import argparse
@@ -29,7 +29,7 @@ DRAWS = 500  # random lists to compare with, and resamples of the data sets
 
 
 def main() -> None:
-    """Parse the command line, print the table, and write the file if it is wanted."""
+    """Parse the command line, print the table, and write the file if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--write", action="store_true")
@@ -55,9 +55,9 @@ def main() -> None:
 
 
 def measured(lines: Sequence[Mapping[str, Any]]) -> tuple[Accuracies, dict[str, space.Draw]]:
-    """The tasks of which all configurations were measured, by task and budget; and the draws, by name.
+    """The tasks for which all configurations were measured, by task and budget; and the draws, by name.
 
-    Where there are several seeds, their mean counts.
+    If there are several seeds, their mean is used.
     """
     dimensions = load_study(str(STUDY), {}).space
     draws = {line["configuration"]: (line["name"], line["draw"]) for line in lines}
@@ -75,7 +75,7 @@ def measured(lines: Sequence[Mapping[str, Any]]) -> tuple[Accuracies, dict[str, 
 
 
 KEPT = ("budget_fraction", "final_norm", "shortcut_kernel", "stem_kernel", "momentum", "nesterov")
-"""Of the dimensions that were fixed in the measurement, those that belong to a configuration wherever it is tried."""
+"""The dimensions that were fixed in the measurement but belong to a configuration wherever it is tried."""
 
 
 def _mean(accuracies: Sequence[float | None]) -> float | None:
@@ -102,7 +102,7 @@ def judged(accuracies: Accuracies, kinds: Sequence[str]) -> dict[int, dict[str, 
 
 
 def by_chance(accuracies: Accuracies, size: int) -> dict[str, float]:
-    """The points that random lists lose in the mean."""
+    """The points that random lists lose on average."""
     generator = random.Random(0)
     return {
         task: fmean(lost(values, generator.sample(range(len(values)), size)) for _ in range(DRAWS))
@@ -111,18 +111,18 @@ def by_chance(accuracies: Accuracies, size: int) -> dict[str, float]:
 
 
 def lost(values: Sequence[float | None], chosen: Sequence[int]) -> float:
-    """How many points the best of the chosen is below the best of all."""
+    """How many points the best chosen configuration is below the best of all."""
     return 100 * (max(each or 0 for each in values) - max(values[i] or 0 for i in chosen))
 
 
 def mean(by_task: Mapping[str, float]) -> float:
-    """The mean over the data sets of the mean over each one's tasks."""
+    """The mean over the data sets of the mean over the tasks of each."""
     groups = {group_of(task) for task in by_task}
     return fmean(fmean(loss for task, loss in by_task.items() if group_of(task) == group) for group in groups)
 
 
 def interval(by_task: Mapping[str, float]) -> tuple[float, float]:
-    """Where the mean lies in 95 % of the resamples of the tasks."""
+    """The 95 % bootstrap interval of the mean, over resamples of the tasks."""
     generator, losses = random.Random(0), list(by_task.values())
     means = [fmean(generator.choices(losses, k=len(losses))) for _ in range(DRAWS)]
     cuts = quantiles(means, n=40)
@@ -130,7 +130,7 @@ def interval(by_task: Mapping[str, float]) -> tuple[float, float]:
 
 
 def best_size(losses: Mapping[int, Mapping[str, float]]) -> int:
-    """The smallest size, `LEAST` or more, whose loss is within the tolerance of the least."""
+    """The smallest size, `LEAST` or more, whose loss is within the tolerance of the minimum."""
     least = min(map(mean, losses.values()))
     return next(size for size, by_task in losses.items() if size >= LEAST and mean(by_task) <= least + TOLERANCE)
 

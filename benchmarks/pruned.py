@@ -1,4 +1,4 @@
-"""What the pruner stops, in made-up worlds: with the median of all trials, and with that of the ones that survived.
+"""What the pruner stops, in simulated worlds: with the median of all trials, and with that of the surviving ones.
 
     python -m benchmarks.pruned [--worlds 50]
 
@@ -24,7 +24,7 @@ LIKE: dict[str, BaseDistribution] = {
 
 
 class Survivors(MedianOfLike):
-    """The median of the trials that were not stopped: it rises with each that is stopped."""
+    """The median of the trials that were not stopped: it rises with each stopped trial."""
 
     def _ended(self, study: optuna.Study, kind: list[object]) -> list[FrozenTrial] | None:
         ended = super()._ended(study, kind)

@@ -7,8 +7,8 @@
 
 For each report: its best row is reproduced (`search reproduce`); then a search around it, under its limit, and its best
 networks trained for as many epochs (`search run`, `search promote`; over six copies of the images, an epoch is six).
-Both are tested in the same way: the test split is read once, when a network is finished. What is done is not done
-again. Prints a line of Markdown for each report.
+Both are tested in the same way: the test split is read once, when a network is finished. Finished work is not repeated.
+Prints a line of Markdown for each report.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from search.run_folder import RunRef
 from search.session import Placement
 from search.spec import load_study, parse_budget
 
-BEST_SEARCHED = {"keller": "D9"}  # its best row starts from ImageNet, which no search does
+BEST_SEARCHED = {"keller": "D9"}  # its best row starts from ImageNet weights, which no search does
 HEAD = """\
 | report | row | published | the same here | found here | epochs, published and here | images |
 |---|---|---|---|---|---|---|"""
@@ -63,12 +63,12 @@ def line(name: str, options: argparse.Namespace) -> str:
 
 
 def accuracy_of(here: Reproduction) -> str:
-    """On the test split."""
+    """The accuracy on the test split."""
     return percent(here.accuracy) if here.accuracy is not None else here.diverged or "no test split"
 
 
 def searched(name: str, epochs: int, data: dict[str, str], options: argparse.Namespace) -> str:
-    """Search around the report, and train the best for as many epochs: its test accuracy, and what it is."""
+    """Search around the report, and train the best for as many epochs: test accuracy and network."""
     madds = {"max_madds": parse_budget(options.max_madds)} if options.max_madds else {}
     short = {key: value for key, value in (("trials", options.trials), ("epochs", options.short)) if value}
     ref = RunRef(f"{name}-found", options.runs)

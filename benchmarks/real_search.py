@@ -1,4 +1,4 @@
-"""Small real searches, nothing made up: ours against itself without the portfolio, and against random draws.
+"""Small real searches, without simulation: ours against itself without the portfolio, and against random draws.
 
     OMP_NUM_THREADS=1 python -m benchmarks.real_search DATA --out benchmarks/real_searches.jsonl [--seeds 0:8]
     python -m benchmarks.real_search --table benchmarks/real_searches.jsonl
@@ -9,8 +9,8 @@ ours          the search as it ships; its portfolio is chosen without DATA's own
 no portfolio  the same with `portfolio = false`: the search as it was before there was a portfolio
 random        random draws, without a portfolio
 
-Each is stopped after each number of trials of `STAGES`. Then its best trial by the score of its short run is trained
-at full length, and the accuracy of that network on the test images is the result. Run again, it goes on.
+Each is stopped after each number of trials in `STAGES`. Then its best trial by the score of its short run is trained in
+full, and the accuracy of that network on the test images is the result. Run it again to continue.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def searched(data: str, method: str, seed: int) -> list[dict[str, Any]]:
-    """What the method recommends at each stage: the accuracies of its full run, a share of 1, and the epochs taken."""
+    """The method's recommendation at each stage: the accuracies of its full run, shares of 1, and the epochs taken."""
     stages = []
     with tempfile.TemporaryDirectory() as folder, patch.object(Measured, "shipped", lambda: without(data)):
         study = Path(folder, "study.toml")
@@ -101,8 +101,8 @@ _SHIPPED = Measured.shipped()
 
 
 def without(data: str) -> Measured:
-    """The shipped portfolio as it would be if the data set of `data`, and all of its kind, had not been measured."""
-    kind = group_of(Path(data).stem)[:5]  # cifar10 is CIFAR-100's kind
+    """The shipped portfolio as it would be without the measurements on the data set of `data` and its relatives."""
+    kind = group_of(Path(data).stem)[:5]  # cifar10 is a relative of CIFAR-100
     others = {task: each for task, each in _SHIPPED.accuracies.items() if group_of(task)[:5] != kind}
     return Measured(names=_SHIPPED.names, draws=_SHIPPED.draws, accuracies=others, size=_SHIPPED.size)
 
@@ -137,7 +137,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Where the mean lies in 95 % of the resamples."""
+    """The 95 % bootstrap interval of the mean."""
     generator = random.Random(0)
     means = [fmean(generator.choices(differences, k=len(differences))) for _ in range(2000)]
     cuts = quantiles(means, n=40)

@@ -1,4 +1,4 @@
-"""Real runs, short and long, of random networks and recipes: what the fidelity tables rest on.
+"""Real short and long runs of random networks and recipes: the data of the fidelity tables.
 
     OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out runs.jsonl [--configs 48] [--share 0/2] [--runs ...]
     OMP_NUM_THREADS=1 python -m benchmarks.short_runs DATA --out reversal.jsonl --recipes optimizers
@@ -9,9 +9,9 @@
 For each draw from `short_runs.toml`, a line of JSON in `--out` with the draw and the learning curves of
 
     full     40 epochs, annealed: the reference; its first epochs are also a run that is cut off
-    short    6 epochs, annealed inside them
+        short    6 epochs, annealed within them
     again    the same with another seed
-    double   12 epochs, annealed inside them
+    double   12 epochs, annealed within them
     part     40 epochs, annealed, on 15 % of the training images: as many steps as `short`, and each image as often
              as in `full`
     long     (only with `--runs long`) 60 epochs, annealed
@@ -19,12 +19,12 @@ For each draw from `short_runs.toml`, a line of JSON in `--out` with the draw an
     steady   (only with `--runs steady`) 40 epochs at a constant rate that falls to a tenth after 30 and 36: a run that
              could be continued from rung to rung, and is cooled down at its end
 
-`--recipes` takes, in place of draws, one network with the three optimizers that Li & Huang 2024 compare, or with one
+`--recipes` takes, instead of draws, one network with the three optimizers that Li & Huang 2024 compare, or with one
 regulariser changed at a time, or with one of the ingredients of published recipes and networks; three seeds of each.
 
-Every run is scored by its last weights and by their moving average, and at its end on the test images, too. Run again,
-it goes on where it stopped. `--share 0/2` does every second draw, so that two processes can share the work, each with
-a file of its own.
+Every run is evaluated with its last weights and with their moving average, and at its end also on the test images. Run
+it again to continue where it stopped. `--share 0/2` does every second draw, so that two processes can share the work,
+each with its own file.
 """
 
 import argparse
@@ -183,7 +183,7 @@ def run(network: ResNetSpec, recipe: TrainSpec, name: str, data: TrainingData, t
     state = TrainState.new(network, recipe, data.train.images.device)
     seen = data
     if share < 1:
-        # Scored in full at its end alone: forty evaluations would cost more than its training.
+        # Evaluated completely only at its end: forty evaluations would cost more than its training.
         part = slice(0, round(share * len(data.train)))
         seen = replace(
             data,

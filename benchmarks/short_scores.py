@@ -41,12 +41,12 @@ def cut(key: str) -> Score:
 
 
 def without_gap(run: str) -> Score:
-    """Validation accuracy less what training accuracy is above it: a guess at what overfitting will cost."""
+    """Validation accuracy minus the excess of training accuracy over it: an estimate of the future overfitting."""
     return lambda config: 2 * end(run, "last_val_accuracy")(config) - end(run, "train_accuracy")(config)
 
 
 LAST, AVERAGED = "last_val_accuracy", "val_accuracy"
-SCORES: dict[str, tuple[float, Score]] = {  # epochs that it costs, and how it is taken
+SCORES: dict[str, tuple[float, Score]] = {  # epochs that it costs, and how it is computed
     "cut from the full run: last epoch": (6, cut(LAST)),
     "cut: mean of the last 3 epochs": (
         6,
@@ -134,14 +134,14 @@ def print_recipes(configs: Sequence[Config]) -> None:
 
 
 def load(paths: Sequence[Path]) -> list[Config]:
-    """The configurations of which no run diverged, by number."""
+    """The configurations without a diverged run, by number."""
     lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
     whole = [line for line in lines if not any(run["diverged"] for run in line["runs"].values())]
     return sorted(whole, key=lambda line: int(line["config"]))
 
 
 def quality(config: Config) -> float:
-    """What counts: the full run's accuracy on the test images, by its last weights."""
+    """The target: the full run's accuracy on the test images, with its last weights."""
     return float(config["runs"]["full"]["test"][0])
 
 
@@ -160,7 +160,7 @@ def ranking(configs: Sequence[Config]) -> dict[str, Any]:
 
 
 def strata(configs: Sequence[Config]) -> dict[str, tuple[int, float, float]]:
-    """How many strata there are, and the regrets of promoting one of each, and as many by score alone."""
+    """The number of strata, and the regrets of promoting one of each, and as many by score alone."""
     score = SCORES["annealed: last epoch"][1]
     best = max(map(quality, configs))
     ranked = sorted(configs, key=score, reverse=True)
@@ -176,7 +176,7 @@ def strata(configs: Sequence[Config]) -> dict[str, tuple[int, float, float]]:
 
 
 def gain(configs: Sequence[Config], one: str, other: str) -> tuple[float, float, float]:
-    """By how much the rank correlation of one score is above another's; resampled together."""
+    """How much higher the rank correlation of one score is than another's; resampled together."""
     long = np.array([quality(config) for config in configs])
     ones, others = (np.array([SCORES[name][1](config) for config in configs]) for name in (one, other))
     rng = np.random.default_rng(0)
@@ -193,7 +193,7 @@ REGULARISERS = ("crop_padding", "cutout", "label_smoothing", "block_dropout")
 
 
 def effects(configs: Sequence[Config]) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """What each regulariser does to the accuracy, in shorter runs and in the full one, other things being equal.
+    """The effect of each regulariser on the accuracy, in shorter runs and in the full one, with the others constant.
 
     Least squares on all factors at once: each regulariser (off or on), weight decay (0, 1, 2), the optimizer, its
     learning rate (the logarithm, and its square), batch size, and size.
@@ -241,7 +241,7 @@ def _fit(factors: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[n
 
 
 def points(known: Interval) -> str:
-    """As in `+1.2 (-0.3 to +2.5)`, in points."""
+    """For example `+1.2 (-0.3 to +2.5)`, in points."""
     return f"{100 * known.value:+.1f} ({100 * known.low:+.1f} to {100 * known.high:+.1f})"
 
 

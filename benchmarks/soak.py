@@ -1,12 +1,12 @@
-"""Kills searches, promotions and reports at random instants, again and again, and compares what comes out at the end.
+"""Kills searches, promotions and reports at random moments, repeatedly, and compares the results at the end.
 
     python -m benchmarks.soak                 until 200 kills, two rounds at a time
     python -m benchmarks.soak --kills 20
 
-A round gives `search run`, `search promote` and `search report` as one would, each until it ends by itself: whenever it
-is killed, the same command is given again. Then the scores of all trials, and the weights and test accuracies of the
-promoted networks, have to be those of a round that nobody disturbed, to the last bit, and no trial may be lost, doubled
-or left running. Prints where the kills fell and one line of JSON; exits with 1 if anything differs.
+A round gives `search run`, `search promote` and `search report` as a user would, each until it ends by itself: whenever
+it is killed, the same command is given again. Then the scores of all trials, and the weights and test accuracies of the
+promoted networks, must equal those of an undisturbed round, to the last bit, and no trial may be lost, doubled or left
+running. Prints the state at each kill and one line of JSON; exits with 1 if anything differs.
 """
 
 import argparse
@@ -49,10 +49,10 @@ def give(
     aims: bool = False,
     leftovers: Set["HalfWritten"] = frozenset(),
 ) -> int:
-    """The exit code of a command in `folder`; -9 where it was killed.
+    """The exit code of a command in `folder`; -9 if it was killed.
 
-    It is killed after so many seconds; if that `aims`, as soon as, after them, some file is half written that is none
-    of the `leftovers`.
+    It is killed after so many seconds; with `aims`, as soon as, after them, a file is half written that is not one of
+    the `leftovers`.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SEARCH_CACHE": str(folder / "cache"), "SEARCH_STORAGE": ""}
     with (folder / "output").open("a") as output:
@@ -76,11 +76,11 @@ HalfWritten = tuple[str, int]  # a file's name, and when it was written last
 
 
 def half_written(folder: Path) -> set[HalfWritten]:
-    """The files that are being written, or never were to their end: a database's journal, and temporary names."""
+    """The files that are being written or were never completed: a database's journal, and temporary names."""
     found = set()
     for pattern in ("*-journal", "./.*.*", "trials/.*.*", "promoted/*/.*.*"):
         for path in run_folder(folder).root.glob(pattern):
-            with suppress(FileNotFoundError):  # it is whole by now
+            with suppress(FileNotFoundError):  # it is complete by now
                 if path.suffix != ".lock" and path.is_file():
                     found.add((path.name, path.stat().st_mtime_ns))
     return found
@@ -92,7 +92,7 @@ def run_folder(folder: Path) -> RunFolder:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """All that has to be the same, however often the round was disturbed."""
+    """Everything that must be the same, however often the round was disturbed."""
     run = run_folder(folder)
     study = open_study(run)
     trials = sorted(finished_trials(study), key=lambda trial: trial.first_attempt)
@@ -117,7 +117,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def where(folder: Path, command: str, leftovers: Set[HalfWritten]) -> str:
-    """What the kill interrupted, as far as the files tell that are none of the `leftovers` of others."""
+    """What the kill interrupted, judged by the files that are not `leftovers` of earlier kills."""
     run = run_folder(folder)
     if half := half_written(folder) - leftovers:
         name, _ = max(half, key=lambda each: each[1])
@@ -134,14 +134,14 @@ def where(folder: Path, command: str, leftovers: Set[HalfWritten]) -> str:
 
 
 def disturbed(folder: Path, seconds: dict[str, float], generator: random.Random, kills: int) -> Counter[str]:
-    """One round with as many kills as come about, at most `kills`; where they fell."""
+    """One round with as many kills as occur, at most `kills`; returns where they occurred."""
     fell: Counter[str] = Counter()
-    leftovers: set[HalfWritten] = set()  # of earlier kills: they stay, for the tool to bear
+    leftovers: set[HalfWritten] = set()  # of earlier kills: they stay, because the tool must cope with them
     folder.mkdir()
     for command in COMMANDS:
         code, most = -9, KILLS_OF_A_REPORT if command == "report" else kills
         while code == -9:
-            patience = generator.uniform(0.7, 1.0) * seconds["report"]  # which does little but start
+            patience = generator.uniform(0.7, 1.0) * seconds["report"]  # starting takes most of its time
             if command != "report":
                 patience += generator.uniform(0.0, 6.0)
             aims = generator.random() < AIMED
@@ -158,7 +158,7 @@ def disturbed(folder: Path, seconds: dict[str, float], generator: random.Random,
 
 
 def soak(root: Path, kills: int, rounds_at_a_time: int, seed: int = 0) -> dict[str, Any]:
-    """Rounds until there were `kills`; what they lost."""
+    """Rounds until there were `kills`; returns what they lost."""
     plain = root / "plain"
     plain.mkdir()
     seconds = {}

@@ -1,7 +1,7 @@
-"""Sections of a measurement, each in a process of its own and under a time limit of its own.
+"""Sections of a measurement, each in its own process and with its own time limit.
 
-A section that hangs, or takes its process or the device's state down with it, loses what it had not measured yet and
-disturbs no other. No torch here: the processes are forked from one that has imported it, and begin at once.
+A section that hangs, or crashes its process or the device's state, loses only what it had not measured yet and disturbs
+no other. No torch here: the processes are forked from one that has imported it, and start at once.
 """
 
 import os
@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Literal, TypeVar
 
-ENDING_S = 5.0  # of a section's time: to stop measuring, and for its process to end when it is asked to
+ENDING_S = 5.0  # of a section's time: to stop measuring, and for its process to end on request
 
 Row = dict[str, Any]
 """A row of a section's table: text, numbers and `Spread`s by the names of their columns."""
@@ -39,7 +39,7 @@ class Spread:
     values: tuple[float, ...]
 
     def __str__(self) -> str:
-        """Median, range and number of measurements, as in `2.03 (1.99 to 2.10, n=3)`."""
+        """Median, range and number of measurements, for example `2.03 (1.99 to 2.10, n=3)`."""
         low, high = min(self.values), max(self.values)
         return f"{rounded(self.median)} ({rounded(low)} to {rounded(high)}, n={len(self.values)})"
 
@@ -59,17 +59,17 @@ class Spread:
 
 
 def rounded(value: float) -> str:
-    """A number with three digits, or with all of those before the point."""
+    """A number with three digits, or with all digits before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 class OutOfTimeError(Exception):
-    """A section's time was up before it had measured all; says how far it came."""
+    """A section's time was over before it had measured everything; the message says how far it got."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """What a section knows of its time. `until` is a time of `time.monotonic`."""
+    """The time of a section. `until` is a time of `time.monotonic`."""
 
     until: float
 
@@ -79,10 +79,10 @@ class Clock:
         return self.until - time.monotonic()
 
     def each(self, items: Sequence[T]) -> Iterator[T]:
-        """The items, as long as there is time for another one that takes as long as the longest so far.
+        """The items, while there is time for another one that takes as long as the longest so far.
 
         Raises:
-            OutOfTimeError: there is none.
+            OutOfTimeError: there is no time.
 
         """
         longest = 0.0
@@ -100,27 +100,27 @@ class Section:
 
     name: str
     measure: str  # the function that yields the rows, as "module:name"; called with a context and a `Clock`
-    needs: float  # in less it is not begun
-    limit: float  # after so long it is cut off
+    needs: float  # with less time, it is not started
+    limit: float  # after this time, it is cut off
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What came of a section."""
+    """The outcome of a section."""
 
     state: Literal["begun", "measured", "measured in part", "failed", "dropped"] = "begun"
-    why: str = ""  # not, or not all; one line
+    why: str = ""  # why nothing, or not everything, was measured; one line
     traceback: str = ""
     seconds: float = 0.0
     rows: list[Row] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """In words, as in `measured in 12 s`."""
+        """The outcome in words, for example `measured in 12 s`."""
         took = "" if self.state == "dropped" else f" in {self.seconds:.0f} s"
         return f"{self.state}{took}{f': {self.why}' if self.why else ''}"
 
     def as_json(self) -> dict[str, Any]:
-        """All of it that there is."""
+        """All fields that have a value."""
         rows = [
             {key: value.as_json() if isinstance(value, Spread) else value for key, value in row.items()}
             for row in self.rows
@@ -130,7 +130,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _End:
-    """The last that a section's process sends."""
+    """The last message of a section's process."""
 
     state: Literal["measured", "measured in part", "failed"]
     why: str = ""
@@ -138,7 +138,7 @@ class _End:
 
 
 def measured(section: Section, context: object, left: float, on_row: Callable[[Outcome], None]) -> Outcome:
-    """Measure a section in at most `left` seconds; `on_row` is called with what there is, first and after each row."""
+    """Measure a section in at most `left` seconds; `on_row` gets the current outcome, at first and after each row."""
     if left < section.needs:
         return Outcome(state="dropped", why=f"{left:.0f} s left, it needs about {section.needs:.0f} s")
     began = time.monotonic()
@@ -177,7 +177,7 @@ def _run(measure: str, context: object, until: float, outcome: Outcome, on_row: 
 
 
 def _stop(process: ForkServerProcess, until: float) -> None:
-    """End a section's process and those that it started: asked first, so that it can clean up."""
+    """End a section's process and its child processes: first by a request, so that it can clean up."""
     process.terminate()
     process.join(min(ENDING_S, max(0.5, until - time.monotonic())))
     assert process.pid
@@ -191,7 +191,7 @@ def _measure(
     connection: Connection, measure: str, context: object, clock: Clock, folder: str, environment: dict[str, str]
 ) -> None:
     """In the process: send the rows, and how it ended."""
-    os.setsid()  # what it starts can then be ended with it
+    os.setsid()  # so that its child processes can be ended with it
     signal.signal(signal.SIGTERM, _leave)
     Thread(target=_end_with_parent, daemon=True).start()
     os.chdir(folder)
@@ -210,7 +210,7 @@ def _measure(
 
 
 def in_a_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
+    """The kind of an error and the first line of its message."""
     first_line = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first_line}"
 

@@ -11,7 +11,7 @@ search     a whole search of small networks against the same networks in a bare 
 precision  accuracy and loss of a short run in each precision, three seeds
 optimizers the time of each optimizer's part of a step, and of whole steps, also sharpness-aware ones, over SGD's
 
-`python -m benchmarks gpu --help` tells of the command that measures a GPU.
+`python -m benchmarks gpu --help` describes the command that measures a GPU.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def packing(bench: Bench) -> dict[str, Any]:
 
 
 def search(bench: Bench) -> dict[str, Any]:
-    """Images per second of a search from its first trial's start to its last one's end, over those of a bare loop."""
+    """Images per second of a search from its first trial's start to its last one's end, relative to a bare loop."""
     device, data = pick_device(bench.device), bench.load()
     set_up(device)
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +138,7 @@ def precision(bench: Bench) -> dict[str, Any]:
 
 
 def optimizers(bench: Bench) -> dict[str, Any]:
-    """By network and optimizer, seconds of its own part of a step; and for the small one, a step over one of SGD.
+    """By network and optimizer, seconds of its own part of a step; for the small network, also a step relative to SGD.
 
     All take turns in a round, at batch 128. On a CPU, the seconds are of processor time: other work counts less.
     """
@@ -157,7 +157,7 @@ def optimizers(bench: Bench) -> dict[str, Any]:
             stepper = stepper_for(state, data, captured=False)
             chosen = torch.randint(len(data.train), (recipe.batch_size,), device=device)
             steps[kind], parts[kind] = partial(stepper.step, chosen, recipe.lr), state.optimizer.step
-            steps[kind]()  # which makes gradients and buffers
+            steps[kind]()  # creates gradients and buffers
         part = {kind: [_seconds(each, device, 0.5) for _ in range(bench.rounds)] for kind, each in parts.items()}
         results[network] = {"part": part}
         for kind, seconds in part.items():
@@ -175,7 +175,7 @@ def optimizers(bench: Bench) -> dict[str, Any]:
 
 
 def _seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """How long the work takes, repeated for about so many seconds."""
+    """How long the work takes, repeated for about `seconds`."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     wait_for(device)
     until, began, count = time.perf_counter() + seconds, clock(), 0

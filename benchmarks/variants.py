@@ -1,4 +1,4 @@
-"""Variants of our search, each with one change, to see what the change is worth (`worlds.py`).
+"""Variants of our search, each with one change, to measure the value of the change (`worlds.py`).
 
 sources          behind the portfolio, every draw is from one of three sources, evenly: around a configuration of the
                  portfolio, around one of the best three so far, or uniform (as PriorBand, Mallik et al. 2023)
@@ -33,9 +33,9 @@ from search.sampling import sampler_for as usual
 from search.spec import StudySpec
 from search.trials import Attempts, ranked
 
-CHANGED = 0.25  # of the parameters of a configuration are drawn again around it
-MOVED = 0.25  # of a range: standard deviation of what is added to a number
-BEST = 3  # configurations so far to draw around
+CHANGED = 0.25  # of a configuration's parameters are drawn again around it
+MOVED = 0.25  # standard deviation of the change of a number, as a share of its range
+BEST = 3  # number of the best configurations to draw around
 EPOCHS = (120, 240, 480, 1200)
 TOP, FULL = 3, 40
 
@@ -50,7 +50,7 @@ def _with(sampler_for: Sampler) -> Any:
 
 
 class _Given(optuna.samplers.RandomSampler):
-    """Draws one configuration that is given."""
+    """Draws one given configuration."""
 
     def __init__(self, params: Params) -> None:
         super().__init__(0)
@@ -87,7 +87,7 @@ def _moved(name: str, value: Any, fresh: Any, generator: np.random.Generator) ->
 
 
 def three_sources(starts: Starts, share: float) -> Sampler:
-    """The tool's sampler, in which this share of the draws is from the three sources."""
+    """The tool's sampler, with this share of the draws from the three sources."""
 
     def sampler_for(spec: StudySpec, before: Sequence[Attempts], **options: Any) -> optuna.samplers.BaseSampler:
         generator = np.random.default_rng((spec.seed, len(before), 3))
@@ -106,7 +106,7 @@ def three_sources(starts: Starts, share: float) -> Sampler:
 
 
 def sources(account: Account, starts: Starts, seed: int) -> None:
-    """Every draw."""
+    """All draws."""
     with _with(three_sources(starts, 1.0)):
         ours(account, starts, seed)
 
@@ -121,7 +121,7 @@ def sources_half(account: Account, starts: Starts, seed: int) -> None:
 
 RATES = {"sgd": 1.0, "adamw": 0.5, "muon": 0.5}
 """The power of the batch size that each optimizer's rate is in proportion to."""
-PLACES = FloatDistribution(-0.25, 1.25)  # of a rate in its range, for batches of 64
+PLACES = FloatDistribution(-0.25, 1.25)  # position of a rate in its range, for batches of 64
 
 
 class _Seen:
@@ -134,7 +134,7 @@ class _Seen:
         return getattr(self._seen_study, name)
 
     def get_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
-        """With the place of the rate that each uses."""
+        """The trials with the position of the rate that each uses."""
         return [_with_place(trial) for trial in self._seen_study.get_trials(*args, **options)]
 
     def _get_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
@@ -205,7 +205,7 @@ def other_networks(account: Account, starts: Starts, seed: int) -> None:
 
 
 def promote_end(account: Account, starts: Starts, seed: int) -> None:
-    """Short runs for what the full runs leave, and then those."""
+    """Short runs with the epochs that the full runs leave, and then these."""
     for epochs in EPOCHS:
         top = TOP if epochs > TOP * FULL else 1
         alone = Account(account.world, epochs - top * FULL)

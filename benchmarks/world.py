@@ -1,15 +1,15 @@
-"""Made-up worlds: what a configuration of `worlds.toml` scores in short and in full runs, in microseconds.
+"""Simulated worlds: the scores of a configuration of `worlds.toml` in short and in full runs, in microseconds.
 
 No world is a regression of measured runs. A regression of the 29 draws of `short_runs.jsonl` was used before: 73 % of
-its variance was the learning rate's, and its worlds were nearly the same (they correlated by 0.82), so that it could
-not tell methods apart. Here each part of a world is drawn at random, and its size is given (`SHARES`).
+its variance was due to the learning rate, and its worlds were nearly the same (they correlated by 0.82), so it could
+not distinguish methods. Here each part of a world is drawn at random, and its size is given (`SHARES`).
 
-The true accuracy is a sum of five parts: the rate (a parabola with an optimum of its own for each optimizer and world,
-which moves with the batch size), the optimizer and its schedule, the architecture, the regularisers, and products of
-two parameters. What two worlds have in common (`COMMON`) stands for what is known about all tasks.
+The true accuracy is a sum of five parts: the rate (a parabola with its own optimum for each optimizer and world, which
+moves with the batch size), the optimizer and its schedule, the architecture, the regularisers, and products of two
+parameters. What two worlds have in common (`COMMON`) represents what is known about all tasks.
 
-A run that is not a full one sees another sum (`VIEWS`): the regularisers count for less or have the wrong sign, and a
-made-up bias is added until its ranks agree with those of the full run as much as was measured on real runs.
+Any other run sees another sum (`VIEWS`): the regularisers have a smaller effect or the wrong sign, and a simulated bias
+is added until its ranks agree with those of the full run as much as was measured on real runs.
 
     python -m benchmarks.world     # what the worlds are like, in numbers
 """
@@ -30,8 +30,8 @@ from search.spec import StudySpec, load_study
 STUDY: StudySpec = load_study(str(Path(__file__).with_name("worlds.toml")), {})
 SHORT, FULL = STUDY.epochs, STUDY.promote.epochs
 DIMENSIONS = {name: space.all_dimensions(STUDY.space)[name] for name in space.parameters(STUDY.space)}
-CHANCE = 0.1  # of ten classes
-REFERENCE = 2000  # random configurations, by which all parts are scaled
+CHANCE = 0.1  # with ten classes
+REFERENCE = 2000  # random configurations that scale all parts
 
 Params = Mapping[str, Any]
 """A value for every parameter of `worlds.toml`, by its name."""
@@ -52,9 +52,9 @@ RATE = len(COLUMNS)  # the column of the rate's place in its range
 
 
 def encoded(params: Params) -> Array:
-    """A configuration as numbers from -1 to 1; what the network does not use is 0.
+    """A configuration as numbers from -1 to 1; parameters that the network does not use are 0.
 
-    The last is the place of the rate in the range of its optimizer.
+    The last number is the position of the rate in the range of its optimizer.
     """
     optimizer, four = params["optimizer"], params["stages"] == 4
     numbers = [2.0 * four - 1]
@@ -95,7 +95,7 @@ def _curved() -> list[int]:
 
 
 def _terms(configurations: Array) -> Array:
-    """The terms that a world adds up: each column, the squares of the curved ones, and the products."""
+    """The terms of a world's sum: each column, the squares of the curved ones, and the products."""
     one, other = _pairs()
     curved = _curved()
     columns = configurations[:, :RATE]
@@ -109,7 +109,7 @@ def _of(names: Sequence[str]) -> Array:
 
 
 def drawn_evenly(generator: np.random.Generator) -> dict[str, Any]:
-    """A random configuration: each parameter by itself, evenly or, if its range says so, in the logarithm."""
+    """A random configuration: each parameter independently, uniform or, if its range says so, log-uniform."""
     return {name: _drawn(dimension, generator) for name, dimension in DIMENSIONS.items()}
 
 
@@ -131,7 +131,7 @@ def reference() -> Array:
     return np.array([encoded(drawn_evenly(generator)) for _ in range(REFERENCE)])
 
 
-# What is made up -----------------------------------------------------------------------------------------------------
+# What is simulated ---------------------------------------------------------------------------------------------------
 
 PARTS: dict[str, Array] = {
     "optimizer": _of(OPTIMIZER),
@@ -139,10 +139,10 @@ PARTS: dict[str, Array] = {
     "regularisers": _of(REGULARISERS),
     "pairs": np.concatenate([np.zeros(len(COLUMNS) + len(CURVED)), np.ones(PAIRS)]),
 }
-"""The terms of each part but the rate."""
+"""The terms of each part except the rate."""
 
 SHARES = {"rate": 0.25, "optimizer": 0.15, "architecture": 0.24, "regularisers": 0.19, "pairs": 0.17}
-"""Of the variance, in the mean over all worlds."""
+"""Shares of the variance, averaged over all worlds."""
 MOST_OF_RATE = 1 / 3  # its share in any world
 CONCENTRATION = 30  # of the shares in a world around these: standard deviations of 0.07
 
@@ -150,34 +150,34 @@ COMMON = 0.7  # the share of each effect's variance that all worlds have in comm
 SPREAD = 0.7  # of the logarithm of the effects' sizes: a few parameters matter most
 
 OPTIMUM_COMMON, OPTIMUM_OWN = 0.25, 0.25
-"""Standard deviations of the best rate's place in its range (-1 to 1): of all optimizers in a world, of each alone."""
+"""Standard deviations of the position of the best rate in its range (-1 to 1): all optimizers together, each alone."""
 SCALING = {"sgd": (0.5, 1.0), "adamw": (0.2, 0.8), "muon": (0.2, 0.8)}
-"""By what power of the batch size the best rate grows: least and most."""
-DIVERGES = 1.0, 0.4  # from how far above the best rate on training diverges: least, and the mean of what is added
+"""The power of the batch size with which the best rate grows: minimum and maximum."""
+DIVERGES = 1.0, 0.4  # how far above the best rate training diverges: minimum, and mean of the rest
 
 MEAN, DEVIATION = 0.6, 0.05  # of the true accuracies of random draws; on the portfolio's CIFAR tasks 0.04 to 0.05
-SKEW = 0.25  # the best draws are nearer to each other than the worst
+SKEW = 0.25  # the best draws are closer to each other than the worst
 
 
 class View(NamedTuple):
-    """What a run shows, compared with a full run, as measured by `short_runs.py`, unless it is called a guess."""
+    """What a run shows, relative to a full run, as measured by `short_runs.py`, unless it is called a guess."""
 
     mean: float  # accuracy, of random draws
-    regularisers: float  # by what the regularisers' effect is multiplied: one at a time, n = 1 (docs/benchmarks.md)
+    regularisers: float  # factor on the regularisers' effect: one at a time, n = 1 (docs/benchmarks.md)
     deviation: float  # of accuracies between draws, as a share of that of full runs
     rank: float  # Spearman correlation with the true accuracy, noise included
     noise: float  # standard deviation between seeds
 
 
 PART = View(0.395, 0.3, 0.63, 0.84, 0.008)
-"""The steps of 6 epochs on 15 % of the images. Measured was a rank of 0.90, 0.76 with the rate's effect removed."""
+"""The steps of 6 epochs on 15 % of the images. The measured rank was 0.90; 0.76 with the rate's effect removed."""
 ANNEALED = {
     1: View(0.28, -0.6, 0.70, 0.40, 0.020),
     6: View(0.464, -0.3, 0.96, 0.58, 0.014),
     12: View(0.530, 0.0, 1.0, 0.72, 0.011),
     40: View(0.600, 1.0, 1.0, 1.0, 0.007),
 }
-"""Runs annealed inside these epochs. That of one epoch is a guess."""
+"""Runs annealed within these epochs. The one for one epoch is a guess."""
 CUT = {
     1: View(0.258, -0.6, 0.74, 0.40, 0.020),
     6: View(0.439, -0.6, 0.73, 0.40, 0.020),
@@ -187,18 +187,18 @@ CUT = {
     27: View(0.588, 0.6, 0.90, 0.96, 0.010),
     40: View(0.600, 1.0, 1.0, 1.0, 0.007),
 }
-"""Runs annealed inside 40 epochs, after these. The regularisers between 6 and 40 epochs are a guess."""
+"""Runs annealed within 40 epochs, after these. The regularisers between 6 and 40 epochs are a guess."""
 INSIDE = {
     "mean": (0.291, 0.356, 0.401, 0.433, 0.457, 0.464),
     "deviation": (0.60, 0.63, 0.76, 0.81, 0.95, 1.0),
     "rank": (0.67, 0.88, 0.88, 0.90, 0.98, 1.0),
 }
-"""Each sixth of a short run: the mean, and compared with its end the deviation and the rank."""
+"""Each sixth of a short run: the mean; the deviation and the rank are relative to its end."""
 EPOCH_NOISE = 0.5  # the share of the noise's variance that is new in each epoch
 
 
 class World:
-    """One made-up task. Accuracies are shares of 1 and never below chance."""
+    """One simulated task. Accuracies are shares of 1 and never below chance."""
 
     def __init__(self, seed: int, *, common_optimum: float = OPTIMUM_COMMON) -> None:
         """`common_optimum`: how far the best rates of all optimizers move together."""
@@ -209,7 +209,7 @@ class World:
         sizes = np.exp(common.normal(size=terms.shape[1]) * SPREAD)
 
         def effects(which: Array) -> Array:
-            """What each term adds to a part of unit variance."""
+            """The contribution of each term to a part of unit variance."""
             both = COMMON**0.5 * common.normal(size=len(which)) + (1 - COMMON) ** 0.5 * own.normal(size=len(which))
             drawn = both * sizes * which
             return np.asarray(drawn / np.std(terms @ drawn))
@@ -237,11 +237,11 @@ class World:
     # The true accuracy
 
     def _places(self, configurations: Array) -> tuple[Array, NDArray[np.intp]]:
-        """The rate's place, corrected for the batch size, and the optimizer's number."""
+        """The rate's position, corrected for the batch size, and the optimizer's number."""
         first = COLUMNS.index("sgd")
         which = np.argmax(configurations[:, first : first + 3], axis=1)
         doublings = configurations[:, COLUMNS.index("batch_size")]
-        one = 2 * math.log(2) / math.log(20)  # each optimizer's range of rates reaches from 1 to 20
+        one = 2 * math.log(2) / math.log(20)  # each optimizer's range of rates spans a factor of 20
         return configurations[:, RATE] - one * self._scaling[which] * doublings, which
 
     def _rate(self, configurations: Array) -> Array:
@@ -261,7 +261,7 @@ class World:
         return np.asarray((self._latent(configurations) - self._mean) / self._deviation)
 
     def accuracies(self, configurations: Array) -> Array:
-        """The true accuracies: of full runs, without noise; of those that diverge, chance."""
+        """The true accuracies: those of full runs without noise; chance if they diverge."""
         accuracies = self._level + DEVIATION * _skewed(self.standard(configurations))
         return np.where(self._is_lost(configurations), CHANCE, np.maximum(accuracies, CHANCE))
 
@@ -281,7 +281,7 @@ class World:
         terms, rate, true = _terms(self._reference), self._rate(self._reference), self.standard(self._reference)
         views = {}
         for view, bias in [*((view, 0) for view in (*ANNEALED.values(), *CUT.values())), (PART, 1)]:
-            # The noise takes its part of what was measured, and the bias the rest.
+            # The noise accounts for a part of the measured difference, and the bias for the rest.
             wanted = _pearson(view.rank) * math.hypot(1, view.noise / (DEVIATION * view.deviation))
             effects = self._effects + (view.regularisers - 1) * self._regularisers
             seen, wrong = terms @ effects + rate, terms @ self._biases[bias]
@@ -311,7 +311,7 @@ class World:
         return np.asarray(means + DEVIATION * deviations * skewed)
 
     def _noise(self, row: Array, kind: int, epochs: int) -> Array:
-        """Of each epoch of a run, of unit variance: the same for the same configuration, whichever method asks."""
+        """The noise of each epoch of a run, of unit variance: the same for a configuration, whichever method asks."""
         generator = np.random.default_rng((self.seed, kind, zlib.crc32(row.tobytes())))
         run, each = (1 - EPOCH_NOISE) ** 0.5 * generator.normal(), EPOCH_NOISE**0.5 * generator.normal(size=FULL)
         return np.asarray(run + each[:epochs])
@@ -347,7 +347,7 @@ def _shares(generator: np.random.Generator) -> dict[str, float]:
     """A world's shares of the variance, around `SHARES`."""
     while True:
         drawn = generator.dirichlet(np.array(list(SHARES.values())) * CONCENTRATION)
-        if drawn[0] <= MOST_OF_RATE - 0.03:  # what the parts have in common by chance may add to it
+        if drawn[0] <= MOST_OF_RATE - 0.03:  # chance correlations of the parts may add to it
             return dict(zip(SHARES, drawn.tolist(), strict=True))
 
 
@@ -356,7 +356,7 @@ def _skewed(standard: Array) -> Array:
 
 
 def _pearson(rank: float) -> float:
-    """The correlation of normal variables whose ranks correlate so."""
+    """The correlation of normal variables with this rank correlation."""
     return 2 * math.sin(math.pi * rank / 6)
 
 
@@ -376,7 +376,7 @@ GROUPS = {
 
 
 def total_share(world: World, columns: Sequence[int]) -> float:
-    """The share of the variance that goes with these columns, alone or in products (Jansen's estimate).
+    """The share of the variance due to these columns, alone or in products (Jansen's estimate).
 
     These shares add up to more than 1: what two groups do together counts for both.
     """

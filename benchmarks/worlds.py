@@ -1,12 +1,12 @@
-"""Our search beside others, in at least 200 made-up worlds: paired differences of true accuracy, with intervals.
+"""Our search compared with others, in at least 200 simulated worlds: paired differences of true accuracy.
 
     python -m benchmarks.worlds --out worlds.jsonl --worlds 200 [--methods ours,ours+starts,random]
     python -m benchmarks.worlds --table worlds.jsonl [more.jsonl ...]
 
-The worlds are of `world.py`, the methods of `methods.py` and `variants.py`. Each line of `--out` is one method in one
-world: the true accuracy of what it recommends after 120, 240, 480 and 1,200 epochs. Run again, it goes on where it
-stopped. `--worlds 100:200` does only some of them, and `--epochs 480` ends each search there, which takes a quarter of
-the time.
+The worlds are from `world.py`, the methods from `methods.py` and `variants.py`. Each line of `--out` is one method in
+one world: the true accuracy of its recommendation after 120, 240, 480 and 1,200 epochs. Run it again to continue where
+it stopped. `--worlds 100:200` does only some of them, and `--epochs 480` ends each search there, which takes a quarter
+of the time.
 
 The portfolio of a world is made as the shipped one is: 44 random configurations, measured with the noise of a seed in
 five other worlds of the same kind, of which `search.starts` takes five.
@@ -33,12 +33,12 @@ from benchmarks.world import DIMENSIONS, STUDY, Params, World, drawn_evenly, enc
 from search.starts import Measured
 
 EPOCHS = (120, 240, 480, 1200)  # after which the methods are compared
-CONFIGURATIONS, OTHER_WORLDS, SIZE = 44, 5, 5  # of a portfolio: as of the shipped one
+CONFIGURATIONS, OTHER_WORLDS, SIZE = 44, 5, 5  # of a portfolio: as for the shipped one
 OTHERS = 1_000_000  # the first number of the worlds that portfolios are measured in
 SAMPLES = 4000  # of the bootstrap
 REFERENCE = "ours+starts"
 POSSIBLE = "best possible"
-STARTS = 8  # of the search for the best configuration of a world
+STARTS = 8  # starting points of the search for the best configuration of a world
 
 
 def all_methods() -> dict[str, Method]:
@@ -102,7 +102,7 @@ def best_possible(world: World) -> float:
 
 
 def _values(name: str) -> Sequence[Any]:
-    """What a parameter may be; of a range without steps, 30 values."""
+    """The values of a parameter; for a range without steps, 30 values."""
     dimension = DIMENSIONS[name]
     if isinstance(dimension, tuple):
         return dimension
@@ -126,7 +126,7 @@ class Mean(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Mean":
-        """Of one value for each world."""
+        """The mean of one value for each world."""
         generator = np.random.default_rng(0)
         means = generator.choice(np.array(values), (SAMPLES, len(values))).mean(axis=1)
         low, high = np.quantile(means, [0.025, 0.975])
@@ -138,10 +138,10 @@ class Mean(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One method beside the reference."""
+    """One method compared with the reference."""
 
     method: str
-    worlds: list[int]  # in how many both were run for each number of epochs
+    worlds: list[int]  # number of worlds in which both were run, for each number of epochs
     accuracy: list[float]  # means after each number of epochs
     difference: list[Mean]  # of its accuracy and that of the reference in the same world
 
@@ -151,7 +151,7 @@ Found = Mapping[str, Mapping[int, Sequence[float]]]
 
 
 def found(lines: Iterable[Mapping[str, Any]]) -> Found:
-    """What the lines of all files say; of two lines of the same, the longer one."""
+    """The results in all files; if two lines have the same key, the longer one."""
     by_method: dict[str, dict[int, Sequence[float]]] = {}
     for each in sorted(lines, key=lambda each: len(each["accuracy"])):
         by_method.setdefault(each["method"], {})[each["world"]] = each["accuracy"]
@@ -184,7 +184,7 @@ def rows(known: Found, reference: str = REFERENCE) -> list[Row]:
 
 
 def shown(table: Sequence[Row], reference: str = REFERENCE) -> str:
-    """The table as Markdown: the reference's accuracy, and what the others are above or below it, in points."""
+    """The table as Markdown: the reference's accuracy, and the others' differences from it, in points."""
     heads = ["method", *(f"{epochs:,} epochs" for epochs in EPOCHS), "worlds"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in table:
@@ -227,7 +227,7 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(all_methods())}, each with +starts")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")  # the others' own
+    warnings.simplefilter("ignore")  # of the other methods
     run(options.out, list(filter(installed, names)), options.worlds, options.epochs)
 
 
@@ -248,7 +248,7 @@ def run(path: Path, names: Sequence[str], worlds: Iterable[int], budget: int = E
 
 
 def installed(name: str) -> bool:
-    """Whether a method's package is there; says how to get it where not."""
+    """Whether a method's package is installed; if not, prints how to get it."""
     needed = NEEDS.get(name.partition("+")[0], "optuna")
     try:
         import_module(needed)

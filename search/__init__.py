@@ -1,4 +1,4 @@
-"""Runs studies: samples networks and recipes, scores them by short runs, promotes the best to full length.
+"""Runs studies: samples networks and recipes, scores them by short runs, trains the best in full runs.
 
 In Python: `from search import auto, open_run, promote, run` (see `search.notebook`).
 """
@@ -15,7 +15,7 @@ __all__ = ["SearchResult", "auto", "open_run", "promote", "run"]
 
 
 def _hidden_module() -> str | None:
-    """The sentence that says which file hides a module of this tool, as one in the current folder can; None if none."""
+    """A message that names the file in the current folder that hides a module of this tool; None if there is none."""
     ours = Path(__file__).parents[1]
     for name, expected in (("space", ours / "space.py"), ("train_core", ours / "train_core" / "__init__.py")):
         found = find_spec(name)
@@ -35,7 +35,7 @@ import train_core  # noqa: E402, F401  # before torch: it sets how torch's threa
 
 
 def __getattr__(name: str) -> Any:
-    # Not before they are asked for: `search --help` answers without torch.
+    # Imported on first use: `search --help` answers without torch.
     if name in __all__:
         from search import notebook
 

@@ -1,4 +1,4 @@
-"""The answers of `search predict` on their way to the output: a bar, and a line for each image without an answer."""
+"""The output of `search predict`: a progress bar, and an error line for each image that has no answer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from search.terminal import console
 
 
 class Answers:
-    """The answers for images, one by one. Those that have none are named on standard error."""
+    """Iterates over the answers, one per image. Images without an answer are named on standard error."""
 
     def __init__(self, predictions: Predictions, bar: Progress) -> None:
         self.failed = 0
@@ -22,7 +22,7 @@ class Answers:
         self._task = bar.add_task("images", total=len(predictions), note="")
 
     def __iter__(self) -> Iterator[Prediction]:
-        """Pass the answers on."""
+        """Yield the answers."""
         for prediction in self._predictions:
             if prediction.error is not None:
                 self.failed += 1
@@ -33,7 +33,7 @@ class Answers:
 
 @contextmanager
 def answering(predictions: Predictions) -> Iterator[Answers]:
-    """Answers with a bar on standard error where that is a terminal, and where the answers do not show up in one."""
+    """The answers, with a bar on standard error if it is a terminal and the answers are not printed to one."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     with bars_below(errors, is_shown=errors.is_terminal and not console.is_terminal) as bar:
         yield Answers(predictions, bar)

@@ -1,4 +1,4 @@
-"""The commands as functions: what `search` does for each is said here, and done elsewhere.
+"""The commands as functions. Each states here what a command does; other modules do the work.
 
 The commands that train full runs are in `full_runs`, and `search auto` is in `overnight`.
 """
@@ -61,9 +61,9 @@ def run(
 ) -> RunFolder:
     """Run a study, or continue or join it, until it has its number of trials.
 
-    `flags` override the study file's values; `ref` names the run (without a name: after study and budget) and says
-    where it is kept; `placement` says where it trains; `hours` stops in time, to be continued; `control` makes it one
-    of `CONTROLS`, under a name of its own. Returns the run's folder.
+    `flags` override the study file's values; `ref` names the run (default: after study and budget) and its place;
+    `placement` is where it trains; after `hours` it stops, to be continued later; `control` makes it one of `CONTROLS`,
+    under a name of its own. Returns the run's folder.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -85,7 +85,7 @@ def run(
 
 
 def _conclude(run: Opened) -> None:
-    """Say how far the study came, and write its report and its notes for the dashboard."""
+    """Print the progress of the study, and write its report and its notes for the dashboard."""
     _tidy(run.folder, finished_trials(run.study))
     say_outcome(run.folder, run.spec, run.study)
     results = read_results(run.folder)
@@ -94,13 +94,13 @@ def _conclude(run: Opened) -> None:
 
 
 def _tidy(folder: RunFolder, finished: Sequence[TrialRecord]) -> None:
-    """Delete checkpoints of trials that have their verdict: of one killed just after it, or given up."""
+    """Delete checkpoints of trials that have a verdict: left by a process that was killed, or by a trial given up."""
     for number in folder.trials_with_checkpoints() & {trial.first_attempt for trial in finished}:
         checkpoint.delete(folder.trial_checkpoint(number))
 
 
 def report(ref: RunRef) -> Path:
-    """Write a run's report; returns its path. `ref` may name an archive of a run: the report is written beside it.
+    """Write a run's report and return its path. For an archive, the report is written beside it.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -113,7 +113,7 @@ def report(ref: RunRef) -> Path:
 
 
 def _report_of_archive(archive: Path) -> Path:
-    """Write the report of an archive, from a copy that is deleted again: `NAME.html` beside `NAME.zip`."""
+    """Write the report of an archive, `NAME.html` beside `NAME.zip`, from a temporary copy."""
     page = archive.with_suffix(".html")
     with tempfile.TemporaryDirectory() as runs:
         written = write_report(open_archive(archive, Path(runs)))
@@ -131,10 +131,10 @@ def export(
 ) -> Exported:
     """Write the model of a run as one file of the format `fmt` (default: the study's), and its card beside it.
 
-    The model is that of the best full run, the refit if there is one, or of the longest full run of `trial`. `data` is
-    where the images of the run are now, if they were moved. They are only needed to try the file on; if they are gone
-    or have changed, it is tried on random pixels. A file in int8 is made from about `calibration` training images, and
-    needs the images.
+    The model is that of the best full run (the refit if there is one), or that of the longest full run of `trial`.
+    `data` is where the images of the run are now, if they were moved. They are needed only to test the file; if they
+    are gone or have changed, it is tested on random pixels. An int8 file is made from about `calibration` training
+    images, and needs the images.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -146,7 +146,7 @@ def export(
 def export_front(
     ref: RunRef, *, fmt: str | None = None, data: str | None = None, calibration: int | None = None
 ) -> list[Exported]:
-    """Write the model of each network on the front of the full runs, the smallest first; all else as `export` does.
+    """Write the model of each network on the front of the full runs, the smallest first; otherwise as `export`.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -179,7 +179,7 @@ def _export(
     except (DataError, RunError) as error:
         if listing is None or data is not None or FORMATS[known].int8 is not None:
             raise
-        check(study, spec, listing.shape, folder)  # all but the images
+        check(study, spec, listing.shape, folder)  # everything except the images
         say(f"the file is tried on random pixels, not on validation images: {error}")
         images = listing
     trials, number = len(finished_trials(study)), CALIBRATION if calibration is None else calibration
@@ -198,7 +198,7 @@ def _export(
 
 
 def _test_split(spec: StudySpec, images: TrainingData | Listing, data: str | None) -> Callable[[], Split | None]:
-    """Reads the test images, for what int8 loses on them; none, where there is only the listing of the images."""
+    """A function that reads the test images, to measure what int8 loses on them; it returns None without images."""
     return test_of(with_images_at(spec, data), images) if isinstance(images, TrainingData) else lambda: None
 
 
@@ -257,7 +257,7 @@ def serve_storage(storage: str | None, *, host: str, port: int) -> None:
 
 
 def count(study: str, flags: Mapping[str, Any]) -> list[str]:
-    """Parameters and multiply-adds, a line for each of a study's baselines and for what its space holds.
+    """Parameters and multiply-adds, one line for each baseline of a study and for what its space contains.
 
     Then the dimensions of the space: those that trials draw, and those that are fixed, with their values.
 
@@ -286,10 +286,10 @@ def count(study: str, flags: Mapping[str, Any]) -> list[str]:
 
 
 def look(source: str, flags: Mapping[str, Any], *, sheet: Path | None = None) -> Census:
-    """What a source of images holds, as a search would read and cut it. Trains nothing.
+    """The contents of a source of images, as a search would read and split it. Trains nothing.
 
-    `source` is a named data set or a path, as for `run`, or a study, by name or as a file: then its data, with its
-    settings. `flags` override these. `sheet` is a PNG file to draw training images of each class in.
+    `source` is a named data set or a path, as for `run`, or a study, by name or as a file: then its data and settings
+    are used. `flags` override the settings. `sheet` is a PNG file to draw training images of each class in.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -304,7 +304,7 @@ def look(source: str, flags: Mapping[str, Any], *, sheet: Path | None = None) ->
 
 
 def _check_sheet(sheet: Path) -> None:
-    """Before anything is read."""
+    """Check the path of the sheet before anything is read."""
     if sheet.suffix.lower() != ".png":
         raise SpecError(f"--sheet {sheet}: the sheet is a PNG file: give a name that ends in .png")
     if not sheet.absolute().parent.is_dir():

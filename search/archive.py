@@ -1,7 +1,7 @@
 """Packs a run into one .zip to publish beside a paper, and opens such a file again as a run that can be read.
 
-An archive has what the numbers of a paper follow from: the study, the results, the predictions. It has no images, no
-checkpoints and no models, and no absolute path of the machine. Imports no torch.
+An archive contains what the numbers of a paper are computed from: the study, the results, the predictions. It has no
+images, checkpoints or models, and no absolute paths of the machine. Imports no torch.
 """
 
 import json
@@ -35,7 +35,7 @@ MEMBER = re.compile(
     r"(?P<run>[\w+][\w.+-]*)/(?:study\.toml|study\.db|run\.json|report\.html|README\.txt|tables/\w+\.(?:csv|json)"
     r"|promoted/trial-[\w-]+/(?:result\.json|predictions-(?:val|test)\.npz)|exported/[\w+-][\w.+-]*\.md)"
 )
-"""The files that an archive may have; others are not unpacked."""
+"""The files that an archive may contain; others are not unpacked."""
 NEEDED = ("study.toml", "study.db", "run.json")
 README = """\
 The results of the search {name}, as budget-search {version} has packed them on {day}.
@@ -53,12 +53,12 @@ There are no images, no checkpoints and no models here. Open it with: search arc
 
 
 def write_archive(folder: RunFolder, out: Path | None = None) -> Path:
-    """Pack a run into `out` (none: NAME.zip in the current folder); returns the file's path.
+    """Pack a run into `out` (None: NAME.zip in the current folder) and return the file's path.
 
     Trials that are running or waiting are packed as interrupted ones.
 
     Raises:
-        SpecError: `out` is no name of a .zip file in a folder that is there.
+        SpecError: `out` is not the name of a .zip file in an existing folder.
         UserError: the study, its file or a full run's result cannot be read.
 
     """
@@ -94,12 +94,12 @@ def write_archive(folder: RunFolder, out: Path | None = None) -> Path:
 
 
 def open_archive(file: Path, runs: Path, name: str | None = None) -> RunFolder:
-    """Unpack an archive into the folder `runs`, as a run called `name` (none: as it was called); returns its folder.
+    """Unpack an archive into the folder `runs`, as a run called `name` (None: its own name), and return its folder.
 
     Nothing is written outside that folder, and nothing is left behind if the archive is damaged.
 
     Raises:
-        RunError: it is no archive of a run, or there is a run of this name.
+        RunError: the file is not an archive of a run, or there is a run of this name.
 
     """
     no_archive = f"{file} is no archive that `search archive` has written"
@@ -128,7 +128,7 @@ def open_archive(file: Path, runs: Path, name: str | None = None) -> RunFolder:
 
 
 def _copy_study(study: optuna.Study, packed: RunFolder, hidden: "_Hidden") -> None:
-    """Copy a study with all its trials; the dashboard's notes and the names of the machines stay behind."""
+    """Copy a study with all its trials, without the dashboard's notes and the names of the machines."""
     copy = open_study(packed, create=True)
     if study.metric_names:
         with warnings.catch_warnings():
@@ -165,7 +165,7 @@ def _copy_full_run(run: PromotionFolder, packed: PromotionFolder, hidden: "_Hidd
             try:
                 predictions = Predictions.read(run.predictions(split))
             except (ValueError, OSError):
-                continue  # of this run, there are none
+                continue  # this file does not exist for this run
             replace(predictions, pictured=predictions.pictured[:0], pictures=predictions.pictures[:0]).write(
                 packed.predictions(split)
             )
@@ -181,30 +181,30 @@ def _write_tables(packed: RunFolder) -> None:
 
 
 class _Hidden:
-    """Takes the absolute paths of this machine out of texts: of each, its last part is left."""
+    """Removes the absolute paths of this machine from texts; the last part of each path stays."""
 
     _STOP = r"\s/\\'\"`,;:()\[\]{}<>|"
     _PATHS = re.compile(rf"(?<![\w.~/\\-])(?:/[^{_STOP}]+){{2,}}/?|\b[A-Za-z]:(?:[/\\]+[^{_STOP}]+)+[/\\]?")
 
     def __init__(self, folder: RunFolder, data: str) -> None:
         places = {data, str(Path.home()), str(Path.cwd()), str(folder.root.parent.absolute())}
-        # Known ones first, the longest first: in a text, a path with a blank has no visible end.
+        # Known paths first, the longest first: in a text, the end of a path with a blank cannot be seen.
         absolute = (each for each in places if Path(each).is_absolute() and len(Path(each).parts) > 1)
         self._known = sorted(absolute, key=len, reverse=True)
 
     @staticmethod
     def name_of(path: str) -> str:
-        """What a path is called."""
+        """The last part of a path."""
         return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
     def text(self, text: str) -> str:
-        """The text with the last part of each absolute path in its place."""
+        """The text, with each absolute path replaced by its last part."""
         for place in self._known:
             text = text.replace(place, self.name_of(place))
         return self._PATHS.sub(lambda found: self.name_of(found[0]), text)
 
     def cleaned(self, value: Any) -> Any:
-        """A value of JSON with all its texts like that."""
+        """A JSON value, with all its texts changed in this way."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):

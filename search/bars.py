@@ -9,20 +9,20 @@ from search.terminal import console, is_drawn_on
 
 
 class _Done(ProgressColumn):
-    """How many are done, whole ones only: the bar beside it shows the shares."""
+    """How many items are done, in whole numbers; the bar beside it also shows fractions."""
 
     def render(self, task: Task) -> Text:
-        """As in `3/20`."""
+        """For example `3/20`."""
         return Text(f"{int(task.completed)}/{task.total and int(task.total)}")
 
 
 def bars_below(output: Console | None = None, *, is_shown: bool | None = None) -> Progress:
-    """Live bars; by default, nothing where the output is neither a terminal nor a notebook."""
+    """Live bars; by default, none if the output is neither a terminal nor a notebook."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         _Done(),
-        # What there is no room for is cut off here, and nowhere else.
+        # Text that does not fit is cut off here, and nowhere else.
         TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         console=output or console,
         expand=True,

@@ -27,36 +27,36 @@ from train_core.specs import AugmentSpec, TrainSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """An exported model, and what is known of it."""
+    """An exported model, and the facts for its card."""
 
     file: Path
     format: FormatName
     size: int  # of the file, in bytes
-    stored: int  # bytes of it that the device stores: of a C array, not the text
+    stored: int  # bytes that the device stores: those of a C array, not of its text
     run: Promotion
-    is_winner: bool  # whether it is the one that the validation images choose
+    is_winner: bool  # whether validation chose this model
     sibling_runs: Sequence[Promotion]  # all runs of this network and length on the training images, one for each seed
     num_full_runs: int  # full runs that are finished, of any network
     trials: int  # short runs that have ended
     spec: StudySpec
     data: TrainingData  # as the search saw it
     about: Description
-    versions: Mapping[str, str]  # of what the search ran with; empty where that is not known
-    difference: float  # of logits, the largest, between this file, or the one that it was made from, and the checkpoint
-    images: int  # that they were compared on
-    kind: str = "validation image"  # what each of these is
-    quantised: Quantised | None = None  # of a file in int8: what it loses
+    versions: Mapping[str, str]  # of the packages that the search used; empty if not known
+    difference: float  # the largest between the logits of this file (or its float file) and the checkpoint
+    images: int  # number of images that they were compared on
+    kind: str = "validation image"  # what each of these images is
+    quantised: Quantised | None = None  # for an int8 file: what it loses
     facts: Mapping[str, str] = field(default_factory=dict)  # more rows about the file
-    mistakes: Sequence[Mistakes] = ()  # what this model gets wrong, on validation and on test, as far as it is stored
+    mistakes: Sequence[Mistakes] = ()  # of this model, on validation and on test, if its predictions are stored
 
     @property
     def card(self) -> Path:
-        """Where the card is."""
+        """The path of the card."""
         return card_of(self.file)
 
     @property
     def over_limit(self) -> str:
-        """What the study limits and this file exceeds, in a line; empty: nothing."""
+        """The limits of the study that this file exceeds, in a line; empty if none."""
         spec, run = self.spec, self.run
         if spec.max_file is not None and self.stored > spec.max_file:
             return (
@@ -71,7 +71,7 @@ class Exported:
         return ""
 
     def __str__(self) -> str:
-        """The file, and how well it agrees, or what it loses, in a line."""
+        """The file, and its agreement with the checkpoint or its loss in int8, in a line."""
         if self.quantised is not None:
             return f"{self.file}: {self.quantised}"
         agreement = f"agrees with the checkpoint to {self.difference:.0e} on {count(self.images, self.kind)}"
@@ -193,7 +193,7 @@ def _words(exported: Exported) -> str:
 
 
 def _on_test(found: Quantised) -> str:
-    """What a file in int8 loses on test, as the end of a sentence."""
+    """What an int8 file loses on test, as the end of a sentence."""
     if found.test is None:
         return "; on test it was not measured"
     test = found.test
@@ -204,7 +204,7 @@ def _on_test(found: Quantised) -> str:
 
 
 def _quantised(exported: Exported) -> str:
-    """What a file in int8 loses."""
+    """What an int8 file loses."""
     found, form = exported.quantised, FORMATS[exported.format]
     if found is None or form.int8 is None or form.runtime is None:
         return ""
@@ -227,7 +227,7 @@ def _quantised(exported: Exported) -> str:
 
 
 def _by_class(exported: Exported) -> str:
-    """Recall and precision of each class, or of the worst ones where there are many."""
+    """Recall and precision of each class, or only of the worst classes if there are many."""
     if not exported.mistakes:
         return ""
     judged = exported.mistakes[-1]  # on test, if it is stored
@@ -247,7 +247,7 @@ def _by_class(exported: Exported) -> str:
 
 
 def _probabilities(exported: Exported) -> str:
-    """Calibration, the temperature, and what refusing to answer costs."""
+    """Calibration, the temperature, and the cost of refusing to answer."""
     if not exported.mistakes:
         return ""
     judged = exported.mistakes[-1]
@@ -278,7 +278,7 @@ def _probabilities(exported: Exported) -> str:
     return f"{text}validation:\n\n{_table(rows, 'threshold', 'answered', 'right of these', 'right ones lost')}\n"
 
 
-MANY, WORST = 20, 10  # classes: of more than many, the worst are shown
+MANY, WORST = 20, 10  # classes: of more than MANY, only the WORST are shown
 
 
 def _training(exported: Exported) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What a reader of a run's results should beware of: a list of sentences, and when each of them is said."""
+"""Warnings for readers of a run's results: a list of sentences, and the condition for each."""
 
 from collections.abc import Iterator
 from statistics import fmean
@@ -12,14 +12,14 @@ from search.trials import different_networks, score_of
 from search.uncertainty import difference_in_noise
 from train_core.results import Score
 
-FEW_IMAGES = 500  # fewer validation images make the best of several networks look clearly better than it is
-FEW_TRIALS = 20  # fewer trials say nothing of shares
+FEW_IMAGES = 500  # with fewer validation images, the best of several networks seems clearly better than it is
+FEW_TRIALS = 20  # with fewer trials, shares mean nothing
 MANY_PRUNED = 0.8  # a share of the trials
-FEW_NETWORKS = 0.6  # different ones, as a share of the trials
+FEW_NETWORKS = 0.6  # different networks, as a share of the trials
 
 
 def cautions(results: Results) -> list[str]:
-    """All that applies, the most important first."""
+    """All warnings that apply, the most important first."""
     return [
         *_no_better_than_nothing(results),
         *_few_images(results),
@@ -31,7 +31,7 @@ def cautions(results: Results) -> list[str]:
 
 
 def _no_better_than_nothing(results: Results) -> Iterator[str]:
-    """That the network has learned nothing that can be seen."""
+    """Warn if the network has learned nothing measurable."""
     least, (best, _) = results.always_largest, _chosen(results)
     if least is None or best is None:
         return
@@ -45,7 +45,7 @@ def _no_better_than_nothing(results: Results) -> Iterator[str]:
 
 
 def _few_images(results: Results) -> Iterator[str]:
-    """How much is noise on so few validation images, and how much too high the best of several is likely to be."""
+    """Report the noise of few validation images, and how optimistic the best of several scores probably is."""
     images, score, (best, number) = results.measured_on, results.spec.scored_by, _chosen(results)
     if not images or images >= FEW_IMAGES or best is None:
         return
@@ -60,7 +60,7 @@ def _few_images(results: Results) -> Iterator[str]:
 
 
 def _images_in_words(images: int, score: Score) -> str:
-    """As in `287 validation images`; of unequal classes, what they count as."""
+    """For example `287 validation images`; for unequal classes, the effective number."""
     if score == "balanced":
         return f"What counts as {count(images, 'validation image')}, because the smallest classes have few"
     return count(images, "validation image")

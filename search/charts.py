@@ -1,4 +1,4 @@
-"""The charts of a report, as Plotly figures and words.
+"""The charts of a report, as Plotly figures with texts.
 
 A chart is a function from `Results` to a `Chart`. To add one, write it and name it in `CHARTS`.
 """
@@ -39,13 +39,13 @@ from search.scores import marked
 from search.spec import known_results
 from search.trials import TrialRecord, score_of
 
-MAX_POINTS = 2000  # drawn in a chart: more makes the page slow and shows no more
-NAMED = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)  # of learning curves with a place of their own in the legend
-SYMBOLS = ("star", "square", "cross", "hexagon")  # of full runs, by their length, the longest first
+MAX_POINTS = 2000  # drawn in a chart: more would make the page slow and show nothing more
+NAMED = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)  # of the learning curves that have their own entry in the legend
+SYMBOLS = ("star", "square", "cross", "hexagon")  # of full runs, one per length, the longest first
 
 
 def history_chart(results: Results) -> Chart:
-    """Each trial's score against its number, and the best so far."""
+    """The score of each trial against its number, and the best so far."""
     title, trials = "Trials in order", thinned(results.trials, MAX_POINTS)
     if not trials:
         return Chart(title, "No trial has ended yet.")
@@ -72,7 +72,7 @@ def history_chart(results: Results) -> Chart:
 
 
 def size_chart(results: Results) -> Chart:
-    """Parameters against accuracy: what size buys."""
+    """Accuracy against parameters: what size buys."""
     title, trials, budget = "Size and accuracy", thinned(results.complete, MAX_POINTS), results.spec.budget
     if not trials:
         return Chart(title, "No trial is complete yet.")
@@ -118,7 +118,7 @@ def size_chart(results: Results) -> Chart:
 
 
 def _published(results: Results) -> Iterator[go.Scatter]:
-    """Published results of networks within the budget, labelled as what they are: test accuracies."""
+    """Published results of networks within the budget, labelled as test accuracies."""
     points: list[Point] = [
         (
             result.parameters,
@@ -134,7 +134,7 @@ def _published(results: Results) -> Iterator[go.Scatter]:
 
 
 def _full_runs(results: Results) -> Iterator[go.Scatter]:
-    """For each length of the full runs a point for each network: the mean of its seeds, and their range."""
+    """A point for each network, for each length of the full runs: the mean of its seeds, and their range."""
     runs = [run for run in results.compared if run.diverged is None]
     lengths = sorted({run.recipe.epochs for run in runs}, reverse=True)
     for i, epochs in enumerate(lengths):
@@ -158,9 +158,9 @@ def _full_runs(results: Results) -> Iterator[go.Scatter]:
 
 
 def _sides(points: Sequence[tuple[float, float]], left: float, wide: float, high: float) -> list[str]:
-    """The side of each point where its label has room, even on a phone; empty where it would cover another label.
+    """The side of each point where its label fits, even on a phone; empty where it would cover another label.
 
-    The axis of x begins at `left`; the axes are so `wide` and `high`.
+    The x axis begins at `left`; `wide` and `high` are the lengths of the axes.
     """
     length = 0.3 * wide
     sides: list[str] = []
@@ -175,7 +175,7 @@ def _sides(points: Sequence[tuple[float, float]], left: float, wide: float, high
 
 
 def _not_drawn(results: Results) -> str:
-    """How many baselines have no place in the chart, and why."""
+    """How many baselines are not in the chart, and why."""
     verdicts = Counter(verdict_of(trial) for trial in results.trials if trial.baseline is not None)
     lost = [f"{verdicts[verdict]} {verdict}" for verdict in STYLES if verdict != "complete" and verdicts[verdict]]
     return f" Of {count(verdicts.total(), 'baseline')}, not drawn: {', '.join(lost)}." if lost else ""
@@ -193,7 +193,7 @@ def short_curves_chart(results: Results) -> Chart:
     if not curves:
         return Chart(title, "No trial has finished an epoch yet.")
     shown = thinned(curves, MAX_POINTS // results.spec.epochs)
-    groups: dict[str, tuple[list[TrialRecord], dict[str, Any]]] = {  # one over the other, the best on top
+    groups: dict[str, tuple[list[TrialRecord], dict[str, Any]]] = {  # drawn over each other, the best on top
         "ended early": (
             [trial for trial in shown if not trial.is_complete],
             {"opacity": 0.35, "line": {"color": ORANGE}},
@@ -206,7 +206,7 @@ def short_curves_chart(results: Results) -> Chart:
     }
     traces = []
     for name, (trials, style) in groups.items():
-        # One trace for all the curves of a group, with gaps between them: hundreds of traces are slow.
+        # One trace for all curves of a group, with gaps between them: hundreds of traces are slow.
         points: list[Point] = []
         for trial in trials:
             about = about_trial(results, trial)
@@ -288,12 +288,12 @@ def _learning_curves(
             style |= {"legendgroup": name, "showlegend": kind == "validation"}
             named.append(series(name, points, mode="lines" if len(points) > 1 else "markers", **style))
     faint = {"opacity": 0.5, "line": {"color": GREY, "width": 1}}
-    yield series("shorter or worse", others, mode="lines", **faint)  # beneath the others
+    yield series("shorter or worse", others, mode="lines", **faint)  # behind the others
     yield from named
 
 
 def _with_legend(traces: Sequence[go.Scatter]) -> int:
-    """The height of a figure in pixels, so that its curves have room even where each name has a line of its own."""
+    """The height of a figure in pixels: the curves have room even if each name needs its own line."""
     return 360 + 26 * sum(bool(trace.showlegend) for trace in traces)
 
 
@@ -305,7 +305,7 @@ def _epochs_left_out(results: Results, traces: Sequence[go.Scatter]) -> str:
 
 
 def fidelity_chart(results: Results) -> Chart:
-    """Short scores against long ones."""
+    """Scores of short runs against scores of full runs."""
     title, fidelity = "Can the short runs be trusted?", results.fidelity
     if fidelity is None:
         return Chart(
@@ -344,7 +344,7 @@ def fidelity_chart(results: Results) -> Chart:
 
 
 def time_chart(results: Results) -> Chart:
-    """Where the time went: short runs by their verdict, full runs by their length."""
+    """Where the time was spent: short runs by verdict, full runs by length."""
     title = "Where the time went"
     spent: dict[str, tuple[float, str]] = {}
     for verdict, (colour, _) in STYLES.items():
@@ -384,7 +384,7 @@ CHARTS = (
     slices_chart,
     fidelity_chart,
 )
-CHARTS_AFTER = (time_chart,)  # the tables
+CHARTS_AFTER = (time_chart,)  # shown below the tables
 ALL_CHARTS = (*CHARTS, *CHARTS_AFTER)
 
 

@@ -1,4 +1,4 @@
-"""How often a run that is being trained saves its state, so that a kill costs little and saving costs little."""
+"""How often a training run saves its state, so that being killed costs little and saving costs little."""
 
 import time
 from collections.abc import Callable
@@ -25,12 +25,12 @@ class PacedCheckpoints:
         self._path = path
         self._save = save
         self._share = share
-        self.saved_at = time.monotonic()  # when the state on disk was reached, as far as this process knows
-        # A run that was interrupted gains an epoch at least, however soon it is interrupted again.
+        self.saved_at = time.monotonic()  # when the state on disk was reached, to the knowledge of this process
+        # An interrupted run gains at least one epoch, however soon it is interrupted again.
         self._due = time.monotonic() + (0 if resumed else MIN_INTERVAL_S)
 
     def save_if_due(self, state: TrainState) -> None:
-        """Save the state, if the last checkpoint is long enough ago."""
+        """Save the state if the last checkpoint is old enough."""
         if time.monotonic() > self._due:
             self.save(state)
 
@@ -44,5 +44,5 @@ class PacedCheckpoints:
 
 
 def save_checkpoint(state: TrainState, path: Path, stop: Callable[[], bool]) -> None:
-    """Save a checkpoint; where the disk is full, try again until it is not, or until `stop` says so."""
+    """Save a checkpoint; if the disk is full, try again until there is room or `stop` returns True."""
     write_with_retries(lambda: checkpoint.save(state, path), path, stop)

@@ -17,11 +17,11 @@ BIBTEX = """\
 
 
 def bibtex() -> str:
-    """The tool in the version that is used, as an entry for BibTeX."""
+    """The BibTeX entry for the version in use."""
     return BIBTEX.format(authors=AUTHORS, package=PACKAGE, title=TITLE, version=version())
 
 
 def where() -> str:
-    """Where the same is in the Citation File Format."""
+    """Where the citation is in the Citation File Format."""
     place = str(FILE) if FILE.exists() else "CITATION.cff in the source of this version"
     return f"Citation File Format: {place}"

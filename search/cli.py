@@ -1,6 +1,6 @@
-"""The `search` command: the table of its commands, and what ends in one line instead of a traceback. No logic.
+"""The `search` command: the table of its commands, and the errors that end in one line. No logic.
 
-What is slow is imported when it is needed: `list`, `status`, `show`, `errors` and `compare` do without torch.
+Slow imports happen when they are needed: `list`, `status`, `show`, `errors` and `compare` do without torch.
 """
 
 import sys
@@ -74,7 +74,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line. What the user can fix ends in one line on standard error, not in a traceback."""
+    """Run the command line. Errors that the user can fix end in one line on standard error, not in a traceback."""
     end_on_sigterm()
     with outputs():
         _main()
@@ -98,11 +98,11 @@ def _main() -> None:
         # Typer's errors about the command line; their class depends on its version.
         if not hasattr(error, "format_message"):
             raise
-        if type(error).__name__ == "NoArgsIsHelpError":  # whose message is the help
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help text
             typer.echo(error.format_message())
             sys.exit(2)
         _end(f"{error.format_message()} (see search --help)", 2)
-    if code == 130:  # typer turns Ctrl-C into this, into Abort, or leaves it, as its version goes
+    if code == 130:  # depending on its version, typer turns Ctrl-C into this or into Abort, or leaves it
         _end("interrupted; run the same command to continue", code)
     sys.exit(code)
 
@@ -115,7 +115,7 @@ def _end(message: str, code: int) -> None:
 def _outside_trouble(error: Exception) -> str | None:
     """One line for an error of the storage or a lack of memory; None for anything else."""
     first_line = (str(error).strip().splitlines() or [""])[0]
-    # By name: importing their packages to answer `--help` would take a second.
+    # Compared by name: importing their packages would take a second, also for `--help`.
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & {"SQLAlchemyError", "StorageInternalError", "RpcError"}:
         from search.storage import reason_of

@@ -21,13 +21,13 @@ from search.spec import StudySpec
 from search.trials import finished_trials
 from search.uncertainty import Z, error_of_means, half_width
 
-SIGNIFICANT = 0.05  # p, below which a difference on the same images is not taken for chance
+SIGNIFICANT = 0.05  # a difference on the same images with a smaller p is not considered chance
 
 
 def compare(one: Reader, other: Reader) -> Comparison:
-    """Two runs side by side. Neither is called better for a difference that may be chance.
+    """Two runs side by side. Neither is called better if the difference may be chance.
 
-    If both have stored what they say of the same validation images, they are compared image by image.
+    If both have stored predictions for the same validation images, they are compared image by image.
 
     Raises:
         UserError: a result cannot be read.
@@ -36,7 +36,7 @@ def compare(one: Reader, other: Reader) -> Comparison:
     sides = compared(one), compared(other)
     differences = {name: (first, second) for name, (first, second) in different_settings((one, other)).items()}
     images = [measured_on(run.folder, run.spec.scored_by) for run in (one, other)]
-    by_accuracy = {run.spec.scored_by for run in (one, other)} == {"accuracy"}  # which is what the test compares
+    by_accuracy = {run.spec.scored_by for run in (one, other)} == {"accuracy"}  # the test compares accuracy
     pair = _paired(one, other) if by_accuracy and "data fingerprint" not in differences else None
     verdict = _verdict(sides, differences, images, pair)
     return Comparison(
@@ -64,9 +64,9 @@ def other_needed(runs: Path, one: str) -> SpecError:
 
 
 def _paired(one: Reader, other: Reader) -> Paired | None:
-    """The best networks of both runs on the same validation images; none if they are not stored, or not the same.
+    """The best networks of both runs on the same validation images; None if not stored, or the images differ.
 
-    Of several seeds, it is the first of each run: the best one would be chosen by the images that it is judged by.
+    Of several seeds, the first of each run is used: the best one would be chosen by the images that judge it.
     """
     predictions = []
     for run in (one, other):
@@ -76,12 +76,12 @@ def _paired(one: Reader, other: Reader) -> Paired | None:
         try:
             predictions.append(stored(run.folder, min(runs, key=lambda each: each.seed), "val"))
         except RunError:
-            return None  # of an earlier version: the verdict is then that of the accuracies
+            return None  # from an earlier version: the verdict then uses the accuracies
     return paired(*predictions)
 
 
 def different_settings(runs: Sequence[Reader]) -> dict[str, tuple[Any, ...]]:
-    """The settings and the data that are not the same in all runs: by name, the value of each run (none: not set)."""
+    """The settings and the data that differ between runs: by name, the value of each run (None: not set)."""
     specs = [_flat(run.spec) | _fingerprint(run) for run in runs]
     names = dict.fromkeys(name for spec in specs for name in spec)
     values = {name: tuple(spec.get(name) for spec in specs) for name in names}
@@ -89,7 +89,7 @@ def different_settings(runs: Sequence[Reader]) -> dict[str, tuple[Any, ...]]:
 
 
 def compared(run: Reader) -> Compared:
-    """A run as it is compared: its state, and what it has cost."""
+    """A run as it is compared: its state and its costs."""
     status, done = run.status(), finished_trials(run.study)
     return Compared(
         **{name: getattr(status, name) for name in Run.__dataclass_fields__},
@@ -99,9 +99,9 @@ def compared(run: Reader) -> Compared:
 
 
 def _flat(spec: StudySpec) -> dict[str, Any]:
-    """The spec, one name and one value for each thing that can be set; baselines in words."""
+    """The spec with one name and one value for each setting; baselines in words."""
     flat: dict[str, Any] = {}
-    for name, value in spec.model_dump(mode="json", exclude={"published"}).items():  # which no search reads
+    for name, value in spec.model_dump(mode="json", exclude={"published"}).items():  # no search reads it
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
@@ -116,12 +116,12 @@ def _fingerprint(run: Reader) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Verdict:
-    """What a comparison says."""
+    """The outcome of a comparison."""
 
     words: str
-    difference: float | None = None  # the second's validation accuracy less the first's
-    spread: float | None = None  # how much of it may be chance
-    better: str | None = None  # the run that is
+    difference: float | None = None  # validation accuracy of the second minus that of the first
+    spread: float | None = None  # how large a difference may be by chance
+    better: str | None = None  # the name of the better run
 
 
 def _verdict(
@@ -129,9 +129,9 @@ def _verdict(
 ) -> _Verdict:
     """Which run is better, if any.
 
-    `images` are how many validation images the errors of each run follow from; where that is not known, the seeds alone
-    count, and the verdict says so. `pair` compares a network of each image by image, which is more
-    precise than two accuracies and needs no second seed.
+    `images` are the numbers of validation images that the errors of the runs follow from; if not known, only the seeds
+    count, and the verdict says so. `pair` compares a network of each run image by image, which is more precise than two
+    accuracies and needs no second seed.
     """
     one, other = (side.best_full for side in sides)
     if "data fingerprint" in differences:
@@ -169,14 +169,14 @@ _OF_SPLIT = ("seed", "val_fraction", "test_fraction")  # settings that decide wh
 
 
 def _spread_of_seeds(one: FullRun, other: FullRun) -> float | None:
-    """How far the means of the seeds of two equally good networks can differ (95 %); none: one has a single seed."""
+    """How far the means of the seeds of two equally good networks can differ (95 %); None if one has a single seed."""
     if one.validation_deviation is None or other.validation_deviation is None:
         return None
     return half_width(*error_of_means((one.validation_deviation, one.seeds), (other.validation_deviation, other.seeds)))
 
 
 def _spread_of_images(runs: tuple[FullRun, FullRun], images: Sequence[int | None], *, same: bool) -> float:
-    """How far two accuracies that are measured on so few images can differ by chance (95 %); 0: not known.
+    """How far two accuracies measured on so few images can differ by chance (95 %); 0: not known.
 
     Two networks share about half of their errors on the same images (`fidelity.standard_error`), and none on others.
     """
@@ -187,7 +187,7 @@ def _spread_of_images(runs: tuple[FullRun, FullRun], images: Sequence[int | None
 
 
 def _of_pair(pair: Paired, sides: tuple[Compared, Compared], difference: float, seeds: float | None) -> _Verdict:
-    """The verdict of McNemar's exact test; `seeds` is how far means of seeds differ by chance, none with one seed each.
+    """The verdict of McNemar's exact test; `seeds` is how far means of seeds differ by chance, None for one seed each.
 
     With several seeds, the difference of the means must also be larger than that, and in favour of the same run.
     """

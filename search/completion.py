@@ -6,11 +6,11 @@ from pathlib import Path
 import typer
 
 RUNS = Path("runs")
-"""Where runs lie unless `--runs` or SEARCH_RUNS says otherwise."""
+"""Where runs are unless `--runs` or SEARCH_RUNS names another folder."""
 
 
 def shipped_studies() -> dict[str, Path]:
-    """The study files that ship, by name: inside the package once installed, beside it in a checkout."""
+    """The shipped study files by name: inside the package once installed, beside it in a checkout."""
     inside = Path(__file__).parent / "studies"
     folder = inside if inside.is_dir() else Path(__file__).parents[1] / "studies"
     return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
@@ -22,16 +22,16 @@ def run_folders(runs: Path) -> dict[str, Path]:
 
 
 def complete_study(incomplete: str) -> list[str]:
-    """What a word that is to be a study may become; where it is nothing, shells offer files."""
+    """The completions of a word that names a study; if there are none, shells offer files."""
     return [name for name in shipped_studies() if name.startswith(incomplete)]
 
 
 def complete_report(incomplete: str) -> list[str]:
-    """What a word that is to be a study with a report may become."""
+    """The completions of a word that names a study with a report."""
     return [name for name in complete_study(incomplete) if "[published]" in shipped_studies()[name].read_text("utf-8")]
 
 
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
-    """What a word that is to be a run may become."""
+    """The completions of a word that names a run."""
     runs = Path(ctx.params.get("runs") or os.environ.get("SEARCH_RUNS") or RUNS)
     return [name for name in run_folders(runs) if name.startswith(incomplete)]

@@ -55,38 +55,38 @@ from train_core.printable import printable
 from train_core.results import EpochResult, Score
 from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_params
 
-TOO_LONG_S = 24 * 3600  # an estimate above this comes with advice
-ONE_THREAD_HELPS = 1.5  # times as fast as all threads: then it is advised
+TOO_LONG_S = 24 * 3600  # an estimate above this is printed with advice
+ONE_THREAD_HELPS = 1.5  # if one thread is this many times as fast as all threads, it is advised
 SHOWN = 5  # trials in the table at the end of a search, and in the view while it goes on
-HIGH_ENOUGH = 24  # lines of a terminal in which that view has a table
+HIGH_ENOUGH = 24  # lines that a terminal needs for a table in that view
 
 
 class _LogFormatter(logging.Formatter):
-    """Each line with its time and process, and without passwords."""
+    """Each line with its time and process, without passwords."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
 
 
 class _LogFile(logging.FileHandler):
-    """Appends to a file, as far as there is room for it."""
+    """Appends to a file while the disk has room."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
-        """Ignore it: a full disk is reported where something else cannot be written."""
+        """Ignore the error: a full disk is reported where something else cannot be written."""
 
 
 class _Warnings(logging.Handler):
-    """Prints what the user should know while it goes on."""
+    """Prints the log's warnings for the user while a command runs."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # An error comes with a trial's verdict, which is printed anyway.
+        # An error is part of a trial's verdict, which is printed anyway.
         if record.levelno == logging.WARNING:
             tell(redacted(record.getMessage()))
 
 
 @contextmanager
 def logged_to(folder: RunFolder) -> Iterator[None]:
-    """Write what is printed also to the run's log file, each line with its time; print the warnings of the log."""
+    """Also write what is printed to the run's log file, each line with its time; print the warnings of the log."""
     file = _LogFile(folder.log, encoding="utf-8")
     file.setFormatter(_LogFormatter("%(asctime)s  %(process)d  %(message)s"))
     handlers: list[logging.Handler] = [file, _Warnings()]
@@ -114,29 +114,29 @@ class Plan:
     spec: StudySpec
     session: Session
     survey: Survey
-    follows_size: Mapping[str, Any]  # dimensions that the study leaves to the size of the images, with their values
+    follows_size: Mapping[str, Any]  # dimensions that follow the size of the images, with their values
     baselines: Mapping[str, bool]  # by name: whether budget and space allow it
-    starts: Sequence[str]  # where each configuration that did best on other images comes from
-    begun: bool  # whether a trial was started before, though it may not have ended
-    done: int  # trials that have ended before
-    expected: Estimate | None  # none: nothing is left to do
+    starts: Sequence[str]  # the source of each configuration that did best on other images
+    begun: bool  # whether a trial was started before, even if it has not ended
+    done: int  # trials that ended before this command
+    expected: Estimate | None  # None: nothing is left to do
     speedup: Speedup  # of the workers that this command starts
-    hours: float | None  # after which it stops; none: when it is done
-    others: int  # workers that search already
-    precision_seconds: Mapping[Precision, float]  # of a step in each precision that was measured
-    relative: str = ""  # what a new run has to do with one that exists; empty: nothing to say
-    why_score: str = ""  # why its networks are compared by this score, if that was not given; empty: nothing to say
+    hours: float | None  # after which it stops; None: only when it is done
+    others: int  # workers that are searching already
+    precision_seconds: Mapping[Precision, float]  # per step, for each precision that was measured
+    relative: str = ""  # how a new run relates to an existing one; empty: no remark
+    why_score: str = ""  # why its networks are compared by this score, if that was not given; empty: no remark
 
     @property
     def span(self) -> Span | None:
-        """How long it will take; none: nothing is left to do."""
+        """How long it will take; None: nothing is left to do."""
         if self.expected is None:
             return None
         return search_span(self.spec, self.expected.trial_s, self.done, self.speedup)
 
 
 def say_plan(plan: Plan) -> None:
-    """Print what the search will do, and what to do instead if it would take days."""
+    """Print what the search will do, and an alternative if it would take days."""
     folder, spec, data = plan.folder, plan.spec, plan.session.data
     joining = f"joining {plan.others} other search{'es' if plan.others > 1 else ''}"
     kept = f", kept in {folder.storage}" if folder.storage else ""
@@ -172,7 +172,7 @@ def say_plan(plan: Plan) -> None:
 
 
 def _score_words(plan: Plan) -> str:
-    """What networks are compared by, why, and what it is without any network."""
+    """The score, the reason for it, and its value without any network."""
     score, data = plan.spec.scored_by, plan.session.data
     images = [int(count) for count in images_of_classes(data.val.labels, data.num_classes).tolist()]
     least = always_largest(images, score)
@@ -182,7 +182,7 @@ def _score_words(plan: Plan) -> str:
 
 
 def _precision_words(plan: Plan) -> str:
-    """The precision, why it is this one, and how many workers train."""
+    """The precision, the reason for it, and how many workers train."""
     precision, seconds = plan.session.precision, plan.precision_seconds
     if seconds:
         note = " (measured: " + ", ".join(
@@ -195,7 +195,7 @@ def _precision_words(plan: Plan) -> str:
 
 
 def _say_trials(plan: Plan) -> None:
-    """Say how many trials there are, and which baselines come first."""
+    """Print how many trials there are, and which baselines come first."""
     allowed = [name for name in plan.baselines if plan.baselines[name]]
     refused = [name for name in plan.baselines if not plan.baselines[name]]
     first = f", first {count(len(allowed), 'baseline')} ({', '.join(allowed)})" if allowed and not plan.done else ""
@@ -209,7 +209,7 @@ def _say_trials(plan: Plan) -> None:
 
 
 def _say_time(plan: Plan, expected: Estimate, span: Span) -> None:
-    """Say how long the trials that are left will take, and when they are done."""
+    """Print how long the remaining trials will take, and when they will be done."""
     now = datetime.now()
     workers = f" with {count(plan.speedup.workers, 'worker')}" if plan.speedup.workers > 1 else ""
     say(f"time     about {span}{workers}, {span.done(now)}")
@@ -232,14 +232,14 @@ def _say_time(plan: Plan, expected: Estimate, span: Span) -> None:
 
 
 def say_full_runs_time(epochs_of: Sequence[tuple[float, int]], speedup: Speedup) -> None:
-    """Say how long full runs take, of each the seconds of an epoch and the epochs; nothing where there are none."""
+    """Print how long full runs take, given (seconds per epoch, epochs) for each; nothing if there are none."""
     if epochs_of:
         span = full_runs_span(epochs_of, speedup)
         say(f"time     {count(len(epochs_of), 'full run')}: about {span}, {span.done(datetime.now())}")
 
 
 def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None:
-    """Say how far the study came, its best trials, and what to do next."""
+    """Print the progress of the study, its best trials, and what to do next."""
     done = finished_trials(study)
     complete = ranked(done)
     pruned = sum(trial.is_pruned for trial in done)
@@ -265,9 +265,9 @@ def say_outcome(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> None
 class StudyProgress:
     """Prints a study's progress: a line for each trial that ends, and in a terminal a view below.
 
-    The view has the best trials so far, where the terminal is high enough, a bar for the study, one for the trial that
-    is being trained, and how to stop. `stop` says whether the command was asked to; `planned` is how long
-    the search was expected to take.
+    The view has the best trials so far (if the terminal is high enough), a bar for the study, a bar for the trial in
+    training, and how to stop. `stop` returns whether a stop was requested; `planned` is how long the search was
+    expected to take.
     """
 
     def __init__(
@@ -282,11 +282,11 @@ class StudyProgress:
     ) -> None:
         self.count = len(finished)
         self.score = score
-        self.logs = logs  # also in the log; not for what other processes do, which write it there themselves
+        self.logs = logs  # whether to print to the log as well; other processes write their own lines there
         self.trials = trials
         self.best = best(finished)
         self._pace = Pace(trials, finished, time.monotonic(), planned)
-        self._share = 0.0  # of the trial that is being trained here
+        self._share = 0.0  # fraction of the trial that is being trained here
         self._reported = {trial.number for trial in finished}
         self._bars = bars_below()
         self._study: TaskID = self._bars.add_task("study", total=trials, completed=self.count, note=self._note())
@@ -307,24 +307,24 @@ class StudyProgress:
         self._drawn.close()
 
     def __rich__(self) -> RenderableType:
-        """The view, as it is now."""
+        """The current view."""
         is_high = console.height >= HIGH_ENOUGH and self.best is not None
         return Group(*((self._best_table,) if is_high else ()), self._bars, StopHint(self._stop))
 
     def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None:
-        """Begin a new bar for the trial's epochs."""
+        """Start a new bar for the trial's epochs."""
         self._pace.trial_started(recipe.epochs)
         note = f"{num_params(network):,} parameters  {network}"
         self._bars.reset(self._trial, description=f"trial {number}", total=recipe.epochs, note=note, visible=True)
 
     def moved(self, epochs: float) -> None:
-        """Move the bars on, to so many epochs of the trial."""
+        """Move the bars to this number of epochs of the trial."""
         self._share = epochs / (self._bars.tasks[self._trial].total or 1)
         self._bars.update(self._trial, completed=epochs)
         self._bars.update(self._study, completed=self.count + self._share, note=self._note())
 
     def epoch_ended(self, number: int, result: EpochResult) -> None:
-        """Move the bars on, and show the epoch's score."""
+        """Move the bars, and show the epoch's score."""
         figure = marked(percent(result.validation(self.score)), self.score)
         note = f"{figure} at epoch {result.epoch}  {result.images / result.seconds:,.0f} images/s"
         self._bars.update(self._trial, note=note)
@@ -332,7 +332,7 @@ class StudyProgress:
         log.info("trial %d  %s", number, note)
 
     def trial_ended(self, trial: TrialRecord, finished: list[TrialRecord]) -> None:
-        """Print a line: how the trial ended, and where there is no bar how long the rest will take."""
+        """Print a line: how the trial ended, and without a bar also how long the rest will take."""
         self.count = len(finished)
         before, self.best = self.best, best(finished)
         self._best_table = best_so_far(ranked(finished)[:SHOWN], self.score)
@@ -352,13 +352,13 @@ class StudyProgress:
         self._say_correction()
 
     def workers_stop(self) -> None:
-        """Say, once, that the workers were asked to stop."""
+        """Print, once, that the workers were asked to stop."""
         if not self._workers_stop:
             self._workers_stop = True
             say(f"stopping; each worker finishes its epoch if that takes at most {FINISH_S:.0f} s")
 
     def catch_up(self, study: optuna.Study) -> None:
-        """Report the trials that other processes have ended since, and show those that they train, in one bar."""
+        """Report the trials that other processes have ended since, and show their running trials in one bar."""
         done = finished_trials(study)
         for trial in done:
             if trial.number not in self._reported:
@@ -388,11 +388,11 @@ class StudyProgress:
         return note if left is None else f"{note}, {duration(left)} left"
 
     def _left(self) -> float | None:
-        """Seconds until the last trial; none: not known yet."""
+        """Seconds until the last trial; None: not known yet."""
         return self._pace.left(self.count, self._share, time.monotonic())
 
     def _say_correction(self) -> None:
-        """Say, once, when the search will be over, if that is not what the plan said."""
+        """Print, once, when the search will end, if that differs from the plan."""
         left = self._pace.correction(self.count, self._share, time.monotonic())
         if left is not None:
             now = datetime.now()
@@ -400,13 +400,13 @@ class StudyProgress:
                 f"time     now about {duration(left)} left, done at about {clock(now + timedelta(seconds=left), now)}"
             )
             log.info("%s", line)
-            if not is_drawn_on():  # else the bar says so
+            if not is_drawn_on():  # otherwise the bar shows it
                 tell(line)
 
 
 @contextmanager
 def loading_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars for the loading of data: call the result with a name for the step, how much is done, and of how much."""
+    """Bars for loading data: call the result with the name of the step, how much is done, and the total."""
     with bars_below() as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -427,9 +427,9 @@ def epoch_bar(
     *,
     held_out: bool = True,
 ) -> Iterator["EpochBar"]:
-    """A bar for one full run, whose study compares by `score`; `stop` says whether the command was asked to stop.
+    """A bar for one full run of a study that compares by `score`; `stop` returns whether a stop was requested.
 
-    `held_out`: the validation images are not trained on. If they are, the accuracy on the training images is shown.
+    `held_out`: the validation images are not trained on. If False, the accuracy on the training images is shown.
     """
     bars = bars_below()
     bar = EpochBar(bars, bars.add_task(description, total=epochs, note=""), score, held_out=held_out)
@@ -438,7 +438,7 @@ def epoch_bar(
 
 
 class EpochBar:
-    """Moves on with the epochs; in the log, a line for every tenth of the run."""
+    """Follows the epochs; in the log, it writes a line for every tenth of the run."""
 
     def __init__(self, bars: Progress, task: TaskID, score: Score = "accuracy", *, held_out: bool = True) -> None:
         self._score: Score = score
@@ -448,11 +448,11 @@ class EpochBar:
         self.refresh: Callable[[], None] = lambda: None
 
     def moved(self, epochs: float) -> None:
-        """Move the bar on, to so many epochs."""
+        """Move the bar to this number of epochs."""
         self._bars.update(self._task, completed=epochs)
 
     def epoch_ended(self, result: EpochResult) -> None:
-        """Move the bar on, and show the epoch's score."""
+        """Move the bar, and show the epoch's score."""
         task = self._bars.tasks[0]
         epochs = int(task.total or 1)
         left = result.seconds * (epochs - result.epoch)
@@ -470,9 +470,9 @@ class EpochBar:
 
 
 def say_winner(promotions: list[Promotion], measured_on: int | None) -> None:
-    """Say which network is the best on validation, its accuracies, and a tie; a refit has a line of its own.
+    """Print which network is the best on validation, its accuracies, and any tie; a refit has its own line.
 
-    `measured_on` is the number of validation images that standard errors follow from; none: not known.
+    `measured_on` is the number of validation images that standard errors follow from; None: not known.
     """
     best_runs = winner(promotions)
     if not best_runs:
@@ -518,13 +518,13 @@ def fidelity_table(fidelity: Fidelity) -> Table:
 
 
 def _reached(trial: TrialRecord, score: Score) -> str:
-    """As in `trial 7 90.24 %`, short, since there are several in a line."""
+    """For example `trial 7 90.24 %`; short, because several fit in a line."""
     last = trial.last_score
     return f"trial {trial.number} {'begun' if last is None else marked(percent(last), score)}"
 
 
 def _in_full(trial: TrialRecord, number: int, trials: int, score: Score) -> str:
-    """All that the log says of a trial that has ended."""
+    """The line of the log for a trial that has ended."""
     name = f" ({trial.given})" if trial.given else ""
     words = [f"{number:>4}/{trials}", f"trial {trial.number}{name}", _verdict(trial, score)]
     if trial.is_decided and trial.seconds is not None:  # a trial that was given up may lack both

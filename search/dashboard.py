@@ -19,7 +19,7 @@ from search.storage import RetryingStorage
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Answers several requests at a time, and waits for none of them at the end."""
+    """Handles several requests at a time, and does not wait for them at the end."""
 
     daemon_threads = True
 
@@ -30,7 +30,7 @@ class _ServerV6(_Server):
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name in the standard library
-        """Say nothing: a line for each request hides the one with the address."""
+        """Print nothing: a line for each request would hide the line with the address."""
 
 
 @contextmanager

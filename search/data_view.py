@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from train_core.census import Census, Group, Picture
     from train_core.sources.contents import SplitName
 
-FEW = 5  # names, copies of one picture, examples of one kind
-ENDS = 10  # classes with the fewest images that are printed, and as many with the most
+FEW = 5  # names shown, copies of one picture, examples of one kind
+ENDS = 10  # how many of the smallest and of the largest classes are printed
 
 WORDS: Mapping[SplitName, str] = {"train": "training", "val": "validation", "test": "test"}
 
@@ -37,12 +37,12 @@ def census_view(census: Census, is_whole: bool) -> RenderableType:
 
 
 def _line(words: str) -> Text:
-    """A line, whatever the names in it are."""
+    """A line of text; names in it are not read as markup."""
     return Text(printable(words))
 
 
 def _about(census: Census, most: int | None) -> Iterator[str]:
-    """What there is to say before the table."""
+    """The lines above the table."""
     colours = "RGB" if census.channels == 3 else "grey"
     shape = f"{census.size[0]}x{census.size[1]} {colours}, {len(census.classes)} classes"
     images = images_in_words(census.total("train"), census.total("val"), shape)
@@ -63,7 +63,7 @@ def _about(census: Census, most: int | None) -> Iterator[str]:
 
 
 def _counts_table(census: Census, ends: int | None) -> Table:
-    """Images by class and split; without the classes between the `ends` smallest and largest, if there are many."""
+    """Images by class and split; if there are many classes, only the `ends` smallest and largest."""
     splits = [split for split in WORDS if any(split in each for each in census.counts.values())]
     table = empty_table(None, "<class", *(WORDS[split] for split in splits), "all")
 
@@ -86,7 +86,7 @@ def _counts_table(census: Census, ends: int | None) -> Table:
 
 
 def _copies(kind: str, groups: Sequence[Group], most: int | None) -> Iterator[str]:
-    """Pictures that are there more than once, the worst first."""
+    """Pictures that exist more than once, the worst first."""
     if not groups:
         yield f"{kind} images: none"
         return
@@ -111,12 +111,12 @@ _PLACES: Mapping[str, Callable[[Group], bool]] = {
 
 
 def _named(picture: Picture) -> str:
-    """As in `photos/cat/7.jpg (test, cat)`."""
+    """For example `photos/cat/7.jpg (test, cat)`."""
     return f"{picture.name} ({WORDS[picture.split]}, {picture.label})"
 
 
 def _listed(names: Sequence[str], most: int | None, between: str = ", ") -> str:
-    """All names, or the first and how many more there are."""
+    """All names, or the first few and the number of the others."""
     if most is None or len(names) <= most:
         return between.join(names)
     return f"{between.join(names[:most])} and {len(names) - most:,} more"

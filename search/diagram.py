@@ -1,8 +1,8 @@
 """Networks and learning curves as pictures, in SVG.
 
-A picture takes the colour of the text around it, so that it is as clear on white as on black, and it has no ids,
-classes or style sheets, so that any number of them can stand in a page. A `standalone` one, for a file, brings its
-paper.
+A picture takes the colour of the text around it, so it is as clear on white as on black. It has no ids, classes or
+style sheets, so a page can contain any number of pictures. A `standalone` picture, for a file, has its own
+background.
 """
 
 import math
@@ -26,10 +26,10 @@ from train_core.specs import (
     sizes_by_part,
 )
 
-WIDTH = 480  # of a picture; its text is as large as that of a page, and still readable on a phone, at 320
+WIDTH = 480  # of a picture; its text is as large as that of a page, and readable on a phone, at 320
 LINE, LETTERS = 19, 38  # of text: the height of a line, and how many letters fit into one
-WIDEST, HIGHEST, LOWEST = 150, 32, 6  # of a bar
-TALLEST = 170  # of a stage's bars together: those of very deep ones are drawn thinner
+WIDEST, HIGHEST, LOWEST = 150, 32, 6  # of a bar, in pixels
+TALLEST = 170  # height of all bars of a stage; the bars of very deep stages are drawn thinner
 
 LEGEND = (
     "A bar is a block: as wide as it has channels, and the",
@@ -41,17 +41,17 @@ INK, PAPER = "#1c1e21", "#ffffff"  # of a standalone picture
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """What is drawn of a part of a network: bars on the left, words on the right."""
+    """The drawing of a part of a network: bars on the left, words on the right."""
 
     title: str
     lines: Sequence[str]
-    colours: Sequence[str]  # of each bar: a block
-    channels: Sequence[int]  # of each bar
-    size: tuple[int, int]  # height and width, in pixels, of what it gives
+    colours: Sequence[str]  # one per bar (a bar is a block)
+    channels: Sequence[int]  # one per bar
+    size: tuple[int, int]  # height and width of its output, in pixels
 
 
 def diagram(network: ResNetSpec, size: tuple[int, int], *, standalone: bool = False) -> str:
-    """The network as an SVG: a bar for each block, and beside them their kinds and their costs.
+    """The network as an SVG: a bar for each block, with the kinds and the costs beside the bars.
 
     `size` is the height and width of the images, in pixels.
     """
@@ -66,7 +66,7 @@ def diagram(network: ResNetSpec, size: tuple[int, int], *, standalone: bool = Fa
         drawn += [f'<g transform="translate(0 {top:.1f})">{bars}</g>', _text(172, y + 14, part.title, bold=True)]
         drawn += [_text(172, y + 14 + i * LINE, line, faint=True) for i, line in enumerate(lines, 1)]
         y += row + LINE
-    # Behind the bars: from the first to the last.
+    # Behind the bars: a line from the first to the last.
     drawn.insert(
         0, f'<path d="M80 16V{y - 2 * LINE:.1f}" stroke="currentColor" stroke-opacity=".35" stroke-width="2"/>'
     )
@@ -131,7 +131,7 @@ def _parts(network: ResNetSpec, size: tuple[int, int]) -> Iterator[_Part]:
 
 
 def _shortcut(network: ResNetSpec, stage: Sequence[BlockShape], *, first: bool) -> str:
-    """The shortcut of a stage's first block; those of blocks that do not change the shape are the identity."""
+    """The shortcut of a stage's first block; blocks that keep the shape use the identity."""
     inputs, width, stride = stage[0]
     activated = "norm and ReLU of the block" if network.norm == "batch" else "ReLU of the block"
     if inputs == width and stride == 1:
@@ -153,7 +153,7 @@ def _shortcut(network: ResNetSpec, stage: Sequence[BlockShape], *, first: bool) 
 
 
 def _stacked(part: _Part, most: int, size: tuple[int, int]) -> tuple[str, float]:
-    """A part's bars, one above the other, and how high they are together; `most` channels are the widest."""
+    """The bars of a part, one above the other, and their total height; `most` channels are the widest."""
     height = LOWEST + (HIGHEST - LOWEST) * math.sqrt(math.prod(part.size) / math.prod(size))
     pitch = min(height + 4, TALLEST / len(part.colours))
     bars = []
@@ -169,7 +169,7 @@ def _stacked(part: _Part, most: int, size: tuple[int, int]) -> tuple[str, float]
 def curve(
     points: Sequence[tuple[int, float]], title: str, measure: str = "validation accuracy", *, standalone: bool = False
 ) -> str:
-    """A learning curve as an SVG: scores, shares of 1, against epochs; `measure` is what they are, in words."""
+    """A learning curve as an SVG: scores (shares of 1) against epochs; `measure` is the name of the score."""
     left, right, top, bottom, height = 50, WIDTH - 16, 56, 270, 316
     values = [(epoch, 100 * share) for epoch, share in points]
     first, last = min(epoch for epoch, _ in values), max(epoch for epoch, _ in values)
@@ -198,7 +198,7 @@ def curve(
 
 
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """Four to eight round numbers, from `low` or less to `high` or more."""
+    """Four to eight round numbers that cover `low` to `high`."""
     if high - low < 1e-6:
         low, high = low - 1, high + 1
     least = (high - low) / 6
@@ -209,7 +209,7 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
 
 
 def _picture(words: str, drawn: Sequence[str], height: float, standalone: bool) -> str:
-    """The SVG of what is drawn; `words` are for those who cannot see it."""
+    """The SVG of what is drawn; `words` describe it for readers who cannot see it."""
     colour = f' color="{INK}"' if standalone else ""
     paper = f'<rect width="{WIDTH}" height="{height:.0f}" fill="{PAPER}"/>' if standalone else ""
     return (

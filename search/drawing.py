@@ -1,8 +1,8 @@
-"""Draws the next trial: one that is not the same as an earlier one, and not one too many.
+"""Draws the next trial: not a duplicate of an earlier one, and not one too many.
 
-Several workers need no lock for it where the storage numbers trials and hands out enqueued ones one at a time, as all
-but SQLite do: trials are decided in the order of their numbers (`_wait_for_turn`), and each decision depends on the
-trials with lower numbers alone, which all workers see alike.
+Workers need no lock for this if the storage numbers trials and hands out enqueued ones one at a time, as all except
+SQLite do. Trials are decided in the order of their numbers (`_wait_for_turn`), and each decision depends only on the
+trials with lower numbers, which look the same to all workers.
 """
 
 import time
@@ -37,18 +37,18 @@ from search.trials import (
 )
 from train_core.specs import Precision, ResNetSpec, TrainSpec
 
-TURN_POLL_S = 0.02  # between looks at whether the trials before have been decided
-MAX_DUPLICATES = 50  # draws in a row; then the space holds nothing new
-RANDOM_AFTER = 10  # duplicates in a row, draws are random: TPE would go on proposing what it likes best
+TURN_POLL_S = 0.02  # between checks of whether the earlier trials are decided
+MAX_DUPLICATES = 50  # draws in a row; then the space contains nothing new
+RANDOM_AFTER = 10  # after so many duplicates in a row, draws are random: TPE would repeat its favourites
 
-# Names of the study's attributes.
-FIRST_PHASE = "first phase"  # number of trials of the first of two phases
-USED_UP = "used up"  # whether the space holds nothing new
+# Names of attributes of the study.
+FIRST_PHASE = "first phase"  # number of trials in the first of two phases
+USED_UP = "used up"  # whether the space contains nothing new
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every decision about a trial depends on, besides the trials before it."""
+    """What every decision about a trial depends on, besides the earlier trials."""
 
     study: optuna.Study
     spec: StudySpec
@@ -59,7 +59,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A trial that is decided and has not begun to train."""
+    """A trial that is decided but not yet trained."""
 
     trial: Trial
     network: ResNetSpec
@@ -67,36 +67,36 @@ class Drawn:
 
     @property
     def first_attempt(self) -> int:
-        """The number of the first attempt at it: its own, unless it is run again after an interruption."""
+        """The number of the trial's first attempt: its own, unless it is run again after an interruption."""
         number: int = self.trial.user_attrs.get(RETRY_OF, self.trial.number)
         return number
 
 
 def is_used_up(study: optuna.Study) -> bool:
-    """Whether draw after draw gave what was tried before."""
+    """Whether draw after draw was a duplicate."""
     return bool(study.user_attrs.get(USED_UP))
 
 
 def has_room(study: optuna.Study, spec: StudySpec) -> bool:
     """Whether another trial can begin within the study's total."""
     trials = records(study)
-    if len(trials) < spec.trials:  # the shortest way, however many of them count
+    if len(trials) < spec.trials:  # the fast path: the trials fit, whether or not they count
         return True
     counted = [attempts for attempts in by_first_attempt(trials).values() if attempts.is_counted]
     waiting = sum(attempts.last.is_waiting for attempts in counted)
-    # An enqueued trial takes the place that it already has.
+    # An enqueued trial already has its place.
     return len(counted) - waiting < spec.trials and (waiting > 0 or len(counted) < spec.trials)
 
 
 def draw_trial(setting: Setting) -> Drawn | None:
-    """Ask for the next trial that is not the same as an earlier one, and write down what it is.
+    """Ask for the next trial that is not a duplicate, and record it in the study.
 
-    None if the space seems to hold nothing new, or if other workers have the trial, or the study's last place, already.
-    A first phase that finds nothing new is over; after that so is the study, which is written down.
+    None if the space seems to contain nothing new, or if other workers already have the trial or the study's last
+    place. A first phase that finds nothing new ends; after it, so does the study, and this is recorded.
     """
     study, spec = setting.study, setting.spec
     if spec.phases.architecture and FIRST_PHASE not in study.user_attrs:
-        # Written down once: a larger total later does not begin it again.
+        # Recorded once: a larger total later does not start it again.
         study.set_user_attr(FIRST_PHASE, round(spec.phases.architecture * spec.trials))
     if is_used_up(study) and not records(study, TrialState.WAITING):
         return None
@@ -115,13 +115,13 @@ def draw_trial(setting: Setting) -> Drawn | None:
 
 
 def _try_to_draw(setting: Setting, *, random: bool) -> tuple[Drawn | None, str]:
-    """A decided trial, or None and the reason for which the one that was asked for has been ended."""
+    """A decided trial, or None and the reason why the trial was ended."""
     study, spec = setting.study, setting.spec
     trial = _ask(study)
     setting.worker.has(trial_id(trial))
     trial.set_user_attr(WORKER, setting.worker.id)
     others = _wait_for_turn(study, trial.number, setting.worker)
-    # Another attempt at a trial that was cut off while it was drawn is drawn as that was.
+    # Another attempt at a trial that was cut off while it was drawn is drawn in the same way.
     first_attempt = trial.user_attrs.get(RETRY_OF, trial.number)
     before = [attempts for attempts in others if attempts.number < first_attempt]
     reason = _rejection_reason(trial, others, sum(attempts.is_counted for attempts in before), spec)
@@ -140,7 +140,7 @@ def _try_to_draw(setting: Setting, *, random: bool) -> tuple[Drawn | None, str]:
 
 
 def _ask(study: optuna.Study) -> Trial:
-    """The next trial: one that was cut off goes on before all that waits or is new."""
+    """The next trial: interrupted ones come before all that are waiting or new."""
     for waiting in records(study, TrialState.WAITING):
         if waiting.is_retry and (trial := take(study, trial_id(waiting))) is not None:
             return trial
@@ -148,7 +148,7 @@ def _ask(study: optuna.Study) -> Trial:
 
 
 def _wait_for_turn(study: optuna.Study, number: int, worker: Worker) -> Sequence[Attempts]:
-    """Wait until each trial with a lower number is decided, or has lost its worker; returns all other trials."""
+    """Wait until each trial with a lower number is decided or has lost its worker; returns all other trials."""
     while True:
         others = [trial for trial in records(study) if trial.number != number]
         undecided = [trial for trial in others if trial.number < number and trial.is_running and not trial.is_decided]
@@ -160,7 +160,7 @@ def _wait_for_turn(study: optuna.Study, number: int, worker: Worker) -> Sequence
 
 
 def _rejection_reason(trial: Trial, others: Sequence[Attempts], place: int, spec: StudySpec) -> str | None:
-    """The reason to end this trial undrawn, or None.
+    """The reason to end this trial before it is drawn, or None.
 
     Another worker runs the same retry or baseline, or no place is left: `place` trials before it count.
     """
@@ -179,7 +179,7 @@ def _rejection_reason(trial: Trial, others: Sequence[Attempts], place: int, spec
 def _duplicate_reason(drawn: dict[str, str], trial: Trial, others: Sequence[Attempts]) -> str | None:
     """The reason to end a trial whose network and recipe were tried before, or None.
 
-    Different draws can be the same network: by a parameter that it does not use, or a slightly larger budget fraction.
+    Different draws can be the same network: they differ in a parameter that it does not use, or slightly in size.
     """
     first_attempt = trial.user_attrs.get(RETRY_OF)
     for other in others:
@@ -191,8 +191,8 @@ def _duplicate_reason(drawn: dict[str, str], trial: Trial, others: Sequence[Atte
 def _design(trial: Trial, setting: Setting) -> tuple[ResNetSpec, TrainSpec]:
     """The network and the recipe that the trial draws."""
     spec, shape = setting.spec, setting.shape
-    # Everything is suggested before anything can end the trial: a trial that lacks a parameter would take that
-    # parameter out of the sampler's joint model for good.
+    # Everything is suggested before anything can end the trial: if a trial lacked a parameter, the sampler would remove
+    # that parameter from its joint model for good.
     draw = search_space.suggest(trial, spec.space)
     network = search_space.network(draw, spec.space, spec.limits, shape.task)
     recipe = search_space.recipe(

@@ -1,4 +1,4 @@
-"""Runs in a shared storage that have no folder on this machine: what their studies alone tell. Changes nothing."""
+"""Runs in a shared storage that have no folder on this machine: the facts in their studies. Changes nothing."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from search.trials import different_networks, finished_trials, records
 
 
 class Elsewhere:
-    """Reads such a run, again and again. What only its folder has is none: data, total of trials, full runs."""
+    """Reads such a run, repeatedly. Facts that are only in its folder are None: data, total of trials, full runs."""
 
     def __init__(self, study: optuna.Study, address: Address) -> None:
         self._study = study
         self._address = address
 
     def status(self) -> Status:
-        """How the run goes now."""
+        """The current state of the run."""
         study, values = self._study, identity(self._study)
         trials, done = records(study), finished_trials(study)
         running = running_trials(trials)
@@ -58,13 +58,13 @@ class Elsewhere:
         )
 
     def in_short(self) -> Run:
-        """The same, in a few words."""
+        """The current state in a few words."""
         status = self.status()
         return Run(**{name: getattr(status, name) for name in Run.__dataclass_fields__})
 
 
 def to_watch(runs: Path, name: str | None, storage: str | None) -> Reader | Elsewhere:
-    """The run called `name` in the folder `runs`, or the one worked on last; else the one in the storage.
+    """The run called `name` in the folder `runs`, or the last one used; else the one in the storage.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -81,14 +81,14 @@ def to_watch(runs: Path, name: str | None, storage: str | None) -> Reader | Else
 
 
 def runs_elsewhere(runs: Path, storage: str | None) -> list[Run]:
-    """The runs in the storage that have no folder in `runs`, by name; none where it cannot be reached."""
+    """The runs in the storage that have no folder in `runs`, by name; none if it cannot be reached."""
     address = address_of(storage)
     if address is None:
         return []
     try:
         return [each.in_short() for _, each in sorted(_studies(address, run_folders(runs)).items())]
     except StorageError:
-        return []  # the runs here that need it say so
+        return []  # the runs here that need it report the error
 
 
 def _studies(address: Address, leave_out: Mapping[str, Path]) -> dict[str, Elsewhere]:

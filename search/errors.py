@@ -1,6 +1,6 @@
-"""Every error a user can cause, in one tree; each prints as one line that says what happened and what to do.
+"""Every error that a user can cause, in one tree; each prints as one line: what happened and what to do.
 
-Exit codes: 2 where the command has to be changed, 1 where the work itself failed, 130 when interrupted.
+Exit codes: 2 if the command has to be changed, 1 if the work itself failed, 130 when interrupted.
 """
 
 from train_core.errors import CheckpointError, DataError, ModelError, UserError
@@ -20,21 +20,21 @@ __all__ = [
 
 
 class SpecError(UserError):
-    """A study file or a flag that asks for what cannot be."""
+    """A study file or a flag with an impossible value."""
 
 
 class RunError(UserError):
-    """A run folder that is missing, taken, made for something else, or cannot be written."""
+    """A run folder that is missing, taken, made for something else, or not writable."""
 
 
 class BusyError(RunError):
-    """A run in which another process is at work, now: the same command may work later."""
+    """Another process is working in the run at the moment: the same command may work later."""
 
     exit_code = 1
 
 
 class StorageError(UserError):
-    """A study's storage that cannot be opened, now: the same command may work later."""
+    """A study's storage that cannot be opened at the moment: the same command may work later."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""Writes the model of a run as one file that can be used without this package, and its card beside it."""
+"""Writes the model of a run as one file that works without this package, and its card beside it."""
 
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
@@ -30,16 +30,16 @@ from train_core.model_files import suffix_of
 from train_core.runtimes import without_native_messages
 from train_core.state import TrainState
 
-COMPARED = 100  # validation images, at most, that a new file is tried on
+COMPARED = 100  # at most so many validation images test a new file
 WRONG = 1e-4  # between logits, as a share of the largest; rounding was measured at 1e-6 on trained networks, and at
 # 1e-5 on untrained ones of 5,000,000 parameters
 
 
 def chosen(folder: RunFolder, trial: int | None) -> Promotion:
-    """The full run to export: the winner's, or that of the trial called by its number, the longest one.
+    """The full run to export: the winner's, or the longest of this trial.
 
-    Of several seeds it is the best on validation. If the network was trained once more, also on the validation images,
-    it is that run.
+    Of several seeds, the best on validation is taken. If there is a refit of the network (trained on the validation
+    images as well), it is that run.
 
     Raises:
         RunError: there is none.
@@ -47,12 +47,12 @@ def chosen(folder: RunFolder, trial: int | None) -> Promotion:
     """
     runs = full_runs_of(folder, trial)
     best = best_run(runs)
-    assert best is not None  # else `full_runs_of` raises
+    assert best is not None  # otherwise `full_runs_of` raises
     return refit_of(runs, [best]) or best
 
 
 def model_of(folder: RunFolder) -> Path | None:
-    """The file of the best full run's model, in the first format that it was exported in; None: in no format."""
+    """The model file of the best full run, in the first format that it was exported in; None: not exported."""
     best = best_run(finished(folder))
     if best is None:
         return None
@@ -78,17 +78,17 @@ def export_model(
     calibration: int = CALIBRATION,
     load_test: Callable[[], Split | None] = _no_test,
 ) -> Exported:
-    """Write the model of a full run, and its card; `trials` short runs have ended.
+    """Write the model of a full run, and its card; `trials` is the number of short runs that have ended.
 
-    The file is written only if it computes what the checkpoint does: on validation images, or if there is only the
-    listing of the images, on random pixels. Of a format that takes calibration images (about `calibration` of them,
-    from the training images), this holds for the file before; what the file itself loses is measured, on test images
-    too if the full run has read them: `load_test` reads them again.
+    The file is written only if it computes the same as the checkpoint, on validation images or (if there is only the
+    listing of the images) on random pixels. For a format that takes about `calibration` training images for
+    calibration, this check uses the float file that it is made from. The loss of the int8 file is then measured, on
+    test images too if the full run has read them: `load_test` reads them again.
 
     Raises:
         RunError: the checkpoint is gone.
-        CheckpointError: it is damaged, or of another network.
-        ModelError: the file would compute something else, or its format needs images and there are none.
+        CheckpointError: it is damaged, or belongs to another network.
+        ModelError: the file computes something else, or its format needs images and there are none.
 
     """
     form = FORMATS[fmt]
@@ -106,7 +106,7 @@ def export_model(
     difference = _difference(logits, written, fmt if form.int8 is None else form.int8.float_format, tried.images)
     quantised: Quantised | None = None
     if form.int8 is not None:
-        # Where the float32 model has read the test images, at the end of its run; nothing is chosen by them here.
+        # Only if the float32 model has read the test images at the end of its run; they choose nothing here.
         read_test = load_test if run.test_score is not None else _no_test
         written, quantised = _in_int8(written, fmt, tried.data, calibration, read_test)
         logits = form.load_elsewhere(written)(tried.images.permute(0, 3, 1, 2).float().contiguous())
@@ -143,20 +143,20 @@ def export_model(
 
 @dataclass(frozen=True)
 class _Tried:
-    """What a new file is tried on."""
+    """What a new file is tested on."""
 
     images: torch.Tensor
     """uint8 [N, H, W, C]."""
     kind: str
-    """What they are, in the singular."""
+    """The name of one of them, in the singular."""
     data: TrainingData
-    """The images of the run; none where there is only their listing."""
+    """The images of the run; None if there is only their listing."""
     trained_on: TrainingData
-    """The same, as the full run had them."""
+    """The same images, as the full run used them."""
 
     @classmethod
     def on(cls, data: TrainingData | Listing, *, refit: bool) -> "_Tried":
-        """Validation images; or random pixels, where there is only the listing of the images."""
+        """Validation images; or random pixels if there is only the listing of the images."""
         if isinstance(data, Listing):
             nothing = blank(data, refit=refit)
             return cls(_random_images(data), "random image", nothing, nothing)
@@ -167,7 +167,7 @@ class _Tried:
 def _in_int8(
     floats: bytes, fmt: FormatName, data: TrainingData, calibration: int, read_test: Callable[[], Split | None]
 ) -> tuple[bytes, Quantised]:
-    """The file of a format in int8, and what it loses on validation, and on test where there are test images."""
+    """The int8 file of a format, and its losses on validation, and on test if there are test images."""
     written, quantised = quantise(floats, fmt, data, calibration)
     if (test := read_test()) is not None:
         quantised = replace(quantised, test=on_test(floats, written, fmt, test))
@@ -175,7 +175,7 @@ def _in_int8(
 
 
 def _random_images(listing: Listing) -> torch.Tensor:
-    """As many images as are compared, uint8 [N, H, W, C]: the same in each call."""
+    """As many random images as are compared, uint8 [N, H, W, C]: the same in each call."""
     generator = torch.Generator().manual_seed(0)
     shape = (COMPARED, *listing.size, listing.in_channels)
     return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
@@ -186,7 +186,7 @@ def _same_but_seed(one: Promotion, run: Promotion) -> bool:
 
 
 def _mistakes(folder: RunFolder, run: Promotion) -> list[Mistakes]:
-    """What a full run gets wrong, on validation and on test, as far as its predictions are stored."""
+    """What a full run gets wrong, on validation and on test, if its predictions are stored."""
     found = []
     splits: tuple[SplitName, ...] = ("val", "test")
     for split in splits:
@@ -243,7 +243,7 @@ def _difference(logits: torch.Tensor, written: bytes, fmt: FormatName, images: t
 def _check_example(
     about: Description, written: bytes, fmt: FormatName, image: torch.Tensor, probabilities: torch.Tensor
 ) -> None:
-    """Run the card's example on an image uint8 [H, W, C], and check that it prints our first class of it.
+    """Run the card's example on an image uint8 [H, W, C], and check that it prints our first class for it.
 
     Raises:
         ModelError: it prints something else.

@@ -1,4 +1,4 @@
-"""Can the short runs be trusted? How they rank a run's trials, compared with full runs of the same trials."""
+"""How well the short runs rank a run's trials, compared with full runs of the same trials."""
 
 import math
 from collections import Counter, defaultdict
@@ -16,17 +16,17 @@ from search.run_folder import RunFolder, read_facts
 from search.trials import TrialRecord, ranked, score_of
 from train_core.results import Score
 
-MIN_PAIRS = 4  # trials that a correlation is given for
+MIN_PAIRS = 4  # trials needed for a correlation
 RESAMPLES = 1000  # of the bootstrap
-TOPS = (1, 3, 5)  # of the best by a short score, that the regret is given for
-TRUSTED = 0.6  # Spearman: what 30 annealed epochs reach on 100 published CIFAR networks
+TOPS = (1, 3, 5)  # the regret is given for the best k by a short score
+TRUSTED = 0.6  # Spearman: reached by 30 annealed epochs on 100 published CIFAR networks
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One trial's scores on validation (shares of 1), after a shorter run and after the full run."""
+    """A trial's validation scores (shares of 1), after a shorter run and after the full run."""
 
     trial: int
     family: str
@@ -36,25 +36,25 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How well a shorter run's scores rank trials, against the full run's."""
+    """How well the scores of a shorter run rank trials, compared with the full run."""
 
     epochs: int  # of the shorter run
     pairs: tuple[Pair, ...]
     spearman: Interval
     kendall: Interval
-    regret: dict[int, float]  # by k: what is lost of the score by promoting the best k alone, a share of 1
+    regret: dict[int, float]  # by k: the score lost by promoting only the best k, a share of 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """What is known of a run's short scores."""
+    """The measured fidelity of a run's short scores."""
 
     epochs: int  # of the full runs
-    lengths: tuple[Agreement, ...]  # the short run's first, then those of shorter rungs, by length
+    lengths: tuple[Agreement, ...]  # the short run first, then shorter rungs, by length
     families: dict[str, Agreement]  # of the short run, within each family with enough trials
-    best_only: bool  # the trials are the better half by score: correlations are then lower than over the whole range
-    complete: int  # trials of the study that could have been taken
-    tolerance: float | None  # a share of 1: the standard error of one score on validation; none: not known
+    best_only: bool  # the trials are the better half by score: correlations are then lower than over all scores
+    complete: int  # trials of the study that were eligible
+    tolerance: float | None  # standard error of one validation score, a share of 1; None: not known
 
     @property
     def short(self) -> Agreement:
@@ -86,8 +86,8 @@ def measure(
 ) -> Fidelity | None:
     """Measure how well the scores of short runs of `epochs` predict those of full runs.
 
-    Compared are the longest runs that at least `MIN_PAIRS` trials have; of several seeds, the mean counts. None where
-    there are none. `validation_images` is what `measured_on` says.
+    The longest runs that at least `MIN_PAIRS` trials have are compared; for several seeds, the mean counts. None if
+    there are none. `validation_images` is the result of `measured_on`.
     """
     scores: dict[int, dict[int, float]] = defaultdict(dict)  # by epochs, by trial
     seeds: dict[tuple[int, int], list[float]] = defaultdict(list)
@@ -138,7 +138,7 @@ def agreement(epochs: int, pairs: Sequence[Pair]) -> Agreement:
     """Rank correlations and regrets over the pairs; the correlations with bootstrap intervals over the trials.
 
     A regret has no interval: it depends on the maximum of few values, for which a percentile bootstrap does not work.
-    Its nominal 95 % intervals held the true regret in 24 to 96 % of simulations.
+    In simulations, its nominal 95 % intervals contained the true regret in 24 to 96 % of cases.
     """
     short, long = np.array([pair.short for pair in pairs]), np.array([pair.long for pair in pairs])
     draws = np.random.default_rng(0).integers(len(pairs), size=(RESAMPLES, len(pairs)))
@@ -153,10 +153,10 @@ def agreement(epochs: int, pairs: Sequence[Pair]) -> Agreement:
 
 
 def advice(fidelity: Fidelity) -> str:
-    """What to do, in one sentence: how long the short runs should be, and how many trials to promote.
+    """One sentence of advice: how long the short runs should be, and how many trials to promote.
 
-    It says no more than the 95 % interval of Spearman's correlation permits. An interval that holds 0 shows nothing,
-    however high the value is; one that lies below `TRUSTED` shows that short runs rank too badly.
+    It claims no more than the 95 % interval of Spearman's correlation permits. An interval that contains 0 shows
+    nothing, however high the value is; an interval below `TRUSTED` shows that short runs rank too badly.
     """
     short, known = fidelity.short, fidelity.short.spearman
     promote = _how_many_to_promote(fidelity)
@@ -182,13 +182,13 @@ def advice(fidelity: Fidelity) -> str:
 
 
 def shows_nothing(fidelity: Fidelity) -> bool:
-    """Whether the interval of Spearman's correlation holds 0, or is not known: short runs may then rank or not."""
+    """Whether the interval of Spearman's correlation contains 0 or is not known: nothing then shows that they rank."""
     known = fidelity.short.spearman
     return not (known.low > 0 or known.high < 0)
 
 
 def bounds_of(correlation: Interval) -> str:
-    """As in `-0.09 to 1.00`; of one that is not known, as of equal scores, `anything`."""
+    """For example `-0.09 to 1.00`; `anything` if not known, for example for equal scores."""
     if math.isnan(correlation.low):
         return "anything"
     return f"{correlation.low:.2f} to {correlation.high:.2f}"
@@ -199,7 +199,7 @@ def _is_trusted(agreement: Agreement) -> bool:
 
 
 def standard_error(accuracy: float, images: int) -> float:
-    """The standard error of an accuracy (a share of 1) that was measured on `images` images; a share of 1.
+    """The standard error of an accuracy measured on `images` images; both are shares of 1.
 
     It is also about the standard error of the difference of two networks of this accuracy on the same images. The
     variance of that difference comes from the images that only one of the two gets right. Two networks disagree on
@@ -216,15 +216,15 @@ def effective_images(images_of_classes: Sequence[int]) -> int:
     A balanced accuracy is the mean of the recalls r_k of K classes with n_k images each. Its standard error is
     √(Σ r_k(1 - r_k)/n_k)/K. If all classes have the recall r, this is √(r(1 - r)/n) with n = K²/Σ(1/n_k), which is
     returned: the number of images if all classes are equal, and at most K² times the images of the smallest class.
-    The measured recalls are not put into the sum: a class of one image has a recall of 0 or 1, and would then seem to
-    be measured without an error.
+    The measured recalls are not used in the sum: a class of one image has a recall of 0 or 1, and would then seem to be
+    measured without an error.
     """
     counts = [count for count in images_of_classes if count]
     return max(1, round(len(counts) ** 2 / sum(1 / count for count in counts)))
 
 
 def measured_on(folder: RunFolder, score: Score) -> int | None:
-    """The number of validation images that the standard errors of a run's scores follow from; none: not known.
+    """The number of validation images that the standard errors of a run's scores follow from; None: not known.
 
     For balanced accuracy, these are the `effective_images`.
     """
@@ -236,9 +236,9 @@ def measured_on(folder: RunFolder, score: Score) -> int | None:
 
 
 def optimism(accuracy: float, images: int, number: int) -> float:
-    """By how much the accuracy of the best of `number` equally good networks is too high on average; a share of 1.
+    """How much too high the accuracy of the best of `number` equally good networks is on average; a share of 1.
 
-    They are compared on the same `images` images, and one is chosen by what was measured there. The result is the
+    They are compared on the same `images` images, and one is chosen by the measured accuracies. The result is the
     expected maximum of `number` independent normal errors, by Blom's formula (1958), which is exact to 5 %. Only the
     errors that a network does not share with the others can decide the choice. Their standard deviation is that of a
     difference of two networks (see `standard_error`), divided by √2. If some networks are better than others, or are
@@ -249,13 +249,13 @@ def optimism(accuracy: float, images: int, number: int) -> float:
 
 
 def _how_many_to_promote(fidelity: Fidelity) -> str:
-    """As many as lose no more than validation accuracies are uncertain by."""
+    """The number whose regret is no larger than the uncertainty of validation accuracies."""
     short, tolerance = fidelity.short, fidelity.tolerance
     if tolerance is None:
         return "promote several (how many is not known, because the number of validation images is not known)"
     enough = next((k for k, regret in short.regret.items() if regret <= tolerance), None)
     best = enough or max(short.regret) + 1
-    # The best of a few that were spread over all scores stand for as large a share of all.
+    # The best of a few trials spread over all scores represent the same share of all trials.
     of_all = best if fidelity.best_only else math.ceil(best * fidelity.complete / len(short.pairs))
     return f"promote the best {of_all}" if enough else f"promote more than the best {of_all - 1}"
 
@@ -272,7 +272,7 @@ def _interval(value: float, resampled: Floats) -> Interval:
 
 def _spearman(short: Floats, long: Floats) -> Floats:
     """Rank correlation of each row, [R, N] and [R, N] to [R]; nan where a row is constant."""
-    from scipy.stats import rankdata  # here, since it takes every command that trains a second
+    from scipy.stats import rankdata  # imported here: it would make every command a second slower
 
     a, b = rankdata(short, axis=1), rankdata(long, axis=1)
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
@@ -282,10 +282,10 @@ def _spearman(short: Floats, long: Floats) -> Floats:
 
 
 def _kendall(short: Floats, long: Floats, draws: NDArray[np.int64]) -> Floats:
-    """Kendall's tau-b of each resample: scores [N], [N] and their numbers in the resamples [R, N] to [R].
+    """Kendall's tau-b of each resample: scores [N], [N] and indices of the resamples [R, N] to [R].
 
-    It is nan where a resample is constant. Whether two trials are in the same order is looked up once, for all
-    resamples; each then counts a pair as often as it has drawn it.
+    It is nan for a constant resample. Whether two trials are in the same order is looked up once, for all resamples;
+    each resample then counts a pair as often as it contains it.
     """
     orders = [np.sign(scores[:, None] - scores[None]) for scores in (short, long)]
     times = np.stack([np.bincount(row, minlength=len(short)) for row in draws]).astype(np.float64)
@@ -301,6 +301,6 @@ def _kendall(short: Floats, long: Floats, draws: NDArray[np.int64]) -> Floats:
 
 
 def _regret(short: Floats, long: Floats, top: int) -> float:
-    """The best of all long scores less the best among the `top` trials by short score; scores are [N] and [N]."""
+    """The best of all long scores minus the best among the `top` trials by short score; scores are [N] and [N]."""
     chosen = np.argsort(-short, kind="stable")[:top]
     return float(long.max() - long[chosen].max())

@@ -1,4 +1,4 @@
-"""What the charts of a report are made of: figures, series, axes, and the words of a point's hover."""
+"""The parts of a report's charts: figures, series, axes, and hover texts."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from search.results import Results, Verdict, verdict_of
 from search.scores import marked, named
 from search.trials import TrialRecord, score_of
 
-FITTED = 20  # values, at least, of which the lowest tenth may lie below an axis
-LEAST_ERROR = 1e-4  # a share of 1: the place of no error at all on a logarithmic axis
+FITTED = 20  # at least so many values are needed to hide the lowest tenth below an axis
+LEAST_ERROR = 1e-4  # a share of 1: where an error of 0 is drawn on a logarithmic axis
 
 STYLES: dict[Verdict, tuple[str, str]] = {  # colour and symbol
     "complete": (BLUE, "circle"),
@@ -24,14 +24,14 @@ STYLES: dict[Verdict, tuple[str, str]] = {  # colour and symbol
     "failed or diverged": (VERMILLION, "x"),
 }
 
-Point = tuple[float | None, float | None, str]  # x, y (none: a gap in the line) and what its hover says
+Point = tuple[float | None, float | None, str]  # x, y (None: a gap in the line) and the hover text
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure and what it shows, in words; without a figure, the words say why there is none.
+    """A figure and its description; without a figure, the description says why there is none.
 
-    `panels` are small figures beside each other, in place of one large one.
+    `panels` are small figures side by side, instead of one large one.
     """
 
     title: str
@@ -41,12 +41,12 @@ class Chart:
 
     @property
     def figures(self) -> tuple[go.Figure, ...]:
-        """All that is drawn."""
+        """All figures of the chart."""
         return (self.figure, *self.panels) if self.figure is not None else self.panels
 
     @property
     def html(self) -> str:
-        """The figures as HTML; empty where there are none."""
+        """The figures as HTML; empty if there are none."""
         panels = "".join(f"<div>{_drawn(panel)}</div>" for panel in self.panels)
         return (html_of(self.figure) if self.figure is not None else "") + (
             f"<div class=panels>{panels}</div>" if panels else ""
@@ -59,19 +59,19 @@ def html_of(figure: go.Figure) -> str:
 
 
 def _drawn(figure: go.Figure) -> str:
-    # No "<" in the JSON, so that no text in it can end the script element.
+    # No "<" in the JSON, so no text in it can end the script element.
     drawn = figure.to_json().replace("<", "\\u003c")
     height = f' style="height: {figure.layout.height}px"' if figure.layout.height else ""
     return f'<div class=chart{height}></div><script type="application/json">{drawn}</script>'
 
 
 def figure_of(traces: list[Any], x: str | None, y: str | None) -> go.Figure:
-    """A figure without colours of its own for paper, text and grid: the page's script sets them, light or dark."""
+    """A figure without its own colours for paper, text and grid: the page's script sets them, light or dark."""
     clear = "rgba(0,0,0,0)"
     layout = go.Layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, hovermode="closest")
     layout.update(xaxis={"title": x, "automargin": True, "zeroline": False}, margin={"l": 8, "r": 8, "t": 32, "b": 8})
     layout.update(yaxis={"title": y, "automargin": True, "zeroline": False, "tickformat": ".2~%"})
-    # Ticks that are not seen keep the labels of both axes apart where the axes meet.
+    # Invisible ticks keep the labels of both axes apart at the corner.
     for axis in (layout.xaxis, layout.yaxis):
         axis.update(ticks="outside", ticklen=6, tickcolor=clear)
     layout.update(
@@ -84,19 +84,19 @@ def figure_of(traces: list[Any], x: str | None, y: str | None) -> go.Figure:
 
 @dataclass(frozen=True)
 class ScoreAxis:
-    """The part of a score's axis that is shown at first: its upper part, where the good networks are."""
+    """The part of a score's axis that is shown at first: the upper part, with the good networks."""
 
     low: float
     high: float
     best: float  # the largest value
-    below: int  # values under the axis
+    below: int  # number of values below the axis
     values: int
 
     @classmethod
     def of(cls, values: Iterable[float], fit: Iterable[float] | None = None) -> "ScoreAxis":
-        """The axis for these shares of 1: from the tenth percentile, or from the least of few, to the largest.
+        """The axis for these shares of 1: from the tenth percentile (the minimum if they are few) to the largest.
 
-        `fit` are those that the lower end follows from; none, or empty: all values.
+        `fit` are the values that set the lower end; None or empty: all values.
         """
         known = np.array([*values] or [0.0])
         fitted = np.array([*fit] if fit is not None else [])
@@ -109,7 +109,7 @@ class ScoreAxis:
 
     @property
     def words(self) -> str:
-        """How many values lie under the axis; empty where none does."""
+        """How many values are below the axis; empty if none is."""
         if not self.below:
             return ""
         lie = "lies" if self.below == 1 else "lie"
@@ -117,7 +117,7 @@ class ScoreAxis:
 
 
 def with_score_axis(figure: go.Figure, axis: ScoreAxis, results: Results, axes: Literal["y", "xy"] = "y") -> go.Figure:
-    """The figure with a score on its axis y (or on both), which the page's switch can turn into a logarithmic error."""
+    """The figure with a score on its y axis (or on both); the page's switch can turn it into a logarithmic error."""
     least = 0.5 / results.measured_on if results.measured_on else LEAST_ERROR
     figure.update_yaxes(range=[axis.low, axis.high])
     if axes == "xy":
@@ -127,7 +127,7 @@ def with_score_axis(figure: go.Figure, axis: ScoreAxis, results: Results, axes: 
 
 
 def series(name: str, points: Sequence[Point], **style: Any) -> go.Scatter:
-    """A series of points, or of lines between them; without points, it is not in the legend."""
+    """A series of points, or of lines between them; a series without points is not in the legend."""
     x, y, about = ([point[i] for point in points] for i in range(3))
     style = {"showlegend": bool(points)} | style
     return go.Scatter(name=name, x=x, y=y, hovertext=about, hoverinfo="text", **style)
@@ -139,17 +139,17 @@ def drawn_values(traces: Iterable[Any]) -> Iterator[float]:
 
 
 def score_in_words(results: Results) -> str:
-    """What the charts show of a network: `validation accuracy`, or `balanced validation accuracy`."""
+    """The score in the charts: `validation accuracy`, or `balanced validation accuracy`."""
     return named(results.spec.scored_by, "validation accuracy")
 
 
 def score_title(results: Results) -> str:
-    """The title of an axis that shows it."""
+    """The title of an axis with this score."""
     return f"{score_in_words(results).capitalize()} (%)"
 
 
 def number_of(trial: TrialRecord) -> int:
-    """The place of a trial in a chart of the trials in order."""
+    """The position of a trial in a chart that shows trials in order."""
     return trial.number
 
 
@@ -163,7 +163,7 @@ def points_of(
 
 
 def records_of(trials: Iterable[TrialRecord]) -> Iterator[TrialRecord]:
-    """Those that beat all before them."""
+    """The trials that beat all trials before them."""
     best = -1.0
     for trial in trials:
         if score_of(trial) > best:
@@ -172,12 +172,12 @@ def records_of(trials: Iterable[TrialRecord]) -> Iterator[TrialRecord]:
 
 
 def left_out(drawn: int, total: int, what: str) -> str:
-    """A sentence on how many are drawn; empty where all are."""
+    """A sentence about how many are drawn; empty if all are."""
     return f" Drawn: {drawn:,} of {total:,} {what}." if drawn < total else ""
 
 
 def about_trial(results: Results, trial: TrialRecord) -> str:
-    """What a trial was and how it ended, for its hover (which reads HTML)."""
+    """The hover text of a trial: what it was and how it ended (as HTML)."""
     verdict = verdict_of(trial)
     what = f", the baseline {trial.baseline}" if trial.baseline else f", {trial.start}" if trial.start else ""
     lines = [f"Trial {trial.number}{what}"]
@@ -191,7 +191,7 @@ def about_trial(results: Results, trial: TrialRecord) -> str:
 
 
 def about_full(run: Promotion) -> str:
-    """The same of a full run."""
+    """The hover text of a full run."""
     reached = "no accuracy" if run.val_score is None else marked(percent(run.val_score), run.score)
     outcome = f"diverged: {run.diverged}" if run.diverged else f"{reached} on validation in the end"
     lines = (f"Trial {run.trial}, seed {run.seed}, {count(run.recipe.epochs, 'epoch')}", str(run.network), outcome)

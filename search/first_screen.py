@@ -20,7 +20,7 @@ from train_core.footprint import FOOTPRINTS, IN_PLACE, file_size, memory, peak_a
 from train_core.model_files import stored_size
 from train_core.specs import ResNetSpec, TrainSpec
 
-BYTES = 4  # of a parameter in an exported model
+BYTES = 4  # for each parameter of an exported model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The best network: by its full runs, one for each seed, or (none) by its short run."""
+    """The best network: by its full runs, one for each seed, or (if None) by its short run."""
 
     network: ResNetSpec
     recipe: TrainSpec
@@ -50,7 +50,7 @@ class Best:
 
     @classmethod
     def of(cls, results: Results) -> "Best | None":
-        """That of a run; none: there is none yet."""
+        """The best network of a run; None: there is none yet."""
         if runs := winner(results.promotions):
             first = runs[0]
             return cls(
@@ -73,7 +73,7 @@ class Best:
 
 
 def badge(results: Results, going_on: str = "") -> str:
-    """What is not finished, in a few words; empty: nothing. `going_on` is what else is at work."""
+    """What is not finished, in a few words; empty: nothing. `going_on` names other work in progress."""
     if going_on:
         return f"not finished: {going_on}"
     if is_complete(results):
@@ -82,7 +82,7 @@ def badge(results: Results, going_on: str = "") -> str:
 
 
 def cards(folder: RunFolder, facts: RunFacts | None, results: Results) -> Iterator[Card]:
-    """The answer in numbers."""
+    """The main numbers, one card each."""
     if best := Best.of(results):
         yield from _accuracies(results, facts, best)
         yield from _costs(folder, facts, results.spec, best)
@@ -90,7 +90,7 @@ def cards(folder: RunFolder, facts: RunFacts | None, results: Results) -> Iterat
 
 
 def _costs(folder: RunFolder, facts: RunFacts | None, spec: StudySpec, best: Best) -> Iterator[Card]:
-    """What the network costs, and of what was limited its share."""
+    """What the network costs, and the share of each limit that it uses."""
 
     def note(cost: float, most: float | None, otherwise: str) -> str:
         return otherwise if most is None else f"{percent(cost / most)} of {most:,}"
@@ -115,12 +115,12 @@ def _costs(folder: RunFolder, facts: RunFacts | None, spec: StudySpec, best: Bes
 
 
 def _accuracies(results: Results, facts: RunFacts | None, best: Best) -> Iterator[Card]:
-    """On test, if it was read, and on validation, each with its interval."""
+    """Accuracy on test, if it was read, and on validation, each with its interval."""
     score, on_validation = results.spec.scored_by, results.measured_on
     tested = [run.test_score for run in best.runs if run.test_score is not None]
     if tested:
         images: int | None = best.runs[0].test_images
-        if score == "balanced":  # as many as count, if the classes have the same shares as on validation
+        if score == "balanced":  # the effective number, if the classes have the same shares as on validation
             all_of_them = facts.data.validation_images if facts else None
             images = round(images * on_validation / all_of_them) if images and on_validation and all_of_them else None
         yield _accuracy(f"Test {named(score)}", tested, images, "had no part in the choice")
@@ -180,14 +180,14 @@ class ExportedFile:
     """An exported model in the run's folder."""
 
     name: str
-    size: int  # in bytes, of what a device stores: of a C array, not of its text
+    size: int  # in bytes, as a device stores it: of a C array, not of its text
     address: str  # relative to the report
-    card: str | None  # that of its model card; none: there is none
+    card: str | None  # address of its model card; None: there is none
 
 
 def exported_files(folder: RunFolder, promotion: PromotionFolder | None = None) -> Iterator[ExportedFile]:
     """The exported models of the run, or of one full run."""
-    # A float model first, then those that are made from it, as `.int8.onnx` is.
+    # A float model comes before the models made from it, such as `.int8.onnx`.
     for path in sorted((folder.root / "exported").glob("*"), key=lambda path: (len(path.suffixes), path.name)):
         if path.name.startswith(".") or path.suffix == ".md" or not path.is_file():
             continue
@@ -200,7 +200,7 @@ def exported_files(folder: RunFolder, promotion: PromotionFolder | None = None) 
 
 
 def recipe_table(best: Best) -> str:
-    """The whole recipe of the best network, a row for each part of it."""
+    """The whole recipe of the best network, with a row for each part."""
     rows = "".join(f"<tr><th>{escape(name)}<td>{prose(value)}" for name, value in recipe_in_words(best.recipe))
     return f"<table class=facts>{rows}</table>"
 
@@ -213,7 +213,7 @@ def drawing(best: Best, facts: RunFacts | None) -> str:
 
 
 def exports(folder: RunFolder) -> str:
-    """Links to the exported models and their cards; empty where there are none."""
+    """Links to the exported models and their cards; empty if there are none."""
     items = [
         f'<li><a href="{each.address}">{escape(each.name)}</a> ({_bytes(each.size)})'
         + (f', <a href="{each.card}">its model card</a>' if each.card else "")

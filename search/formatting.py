@@ -1,4 +1,4 @@
-"""Numbers and times as people read them."""
+"""Formats numbers and times for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % interval: Wilson's of a share, by bootstrap (percentiles) of a correlation."""
+    """A value and its 95 % interval: Wilson's for a share, by bootstrap (percentiles) for a correlation."""
 
     value: float
     low: float
@@ -24,12 +24,12 @@ class Interval:
 
 
 def count(number: int, noun: str) -> str:
-    """As in "1 epoch" and "2 epochs"."""
+    """For example "1 epoch" and "2 epochs"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def are(number: int) -> str:
-    """The verb for so many: "is" or "are"."""
+    """The verb for this number: "is" or "are"."""
     return "is" if number == 1 else "are"
 
 
@@ -39,7 +39,7 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that suits it: `40 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    """A time in a suitable unit: `40 s`, `12 min`, `3.5 h`, `2.1 days`."""
     for limit, unit, name in ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h")):
         if seconds < limit:
             return f"{seconds / unit:.1f} {name}" if name == "h" else f"{seconds / unit:.0f} {name}"
@@ -55,12 +55,12 @@ def time_unit(seconds: float) -> tuple[int, str]:
 
 
 def mean_and_deviation(shares: list[float]) -> str:
-    """As in `95.10 ± 0.21 %`, with the standard deviation of the values, not of their mean; of one, as in `95.10 %`."""
+    """For example `95.10 ± 0.21 %`, with the standard deviation of the values, not of their mean; one: `95.10 %`."""
     return points(fmean(shares), stdev(shares) if len(shares) > 1 else None)
 
 
 def short_run(spec: StudySpec) -> str:
-    """How long a short run is, as in `30 epochs`, and on what."""
+    """The length of a short run, for example `30 epochs`, and the images that it trains on."""
     epochs = count(spec.epochs, "epoch")
     if spec.data_fraction == 1:
         return epochs
@@ -69,7 +69,7 @@ def short_run(spec: StudySpec) -> str:
 
 
 def points(share: float, deviation: float | None) -> str:
-    """As in `95.10 ± 0.21 %`; without a deviation, as in `95.10 %`."""
+    """For example `95.10 ± 0.21 %`; without a deviation, `95.10 %`."""
     return percent(share) if deviation is None else f"{100 * share:.2f} ± {100 * deviation:.2f} %"
 
 
@@ -82,7 +82,7 @@ def rounded(number: int) -> str:
 
 
 def shortened(text: str, width: int, end: str = "...") -> str:
-    """The text in at most so many characters; `end` stands for what is cut off."""
+    """The text in at most `width` characters; `end` replaces what is cut off."""
     return text if len(text) <= width else text[: max(0, width - len(end))].rstrip() + end
 
 
@@ -92,7 +92,7 @@ def ago(seconds: float) -> str:
 
 
 def warnings_of(spec: StudySpec) -> list[str]:
-    """What is wrong with a study, a warning each."""
+    """The problems of a study, one warning each."""
     return [warning for warning in (_regulariser_warning(spec), _flip_warning(spec)) if warning]
 
 
@@ -109,7 +109,7 @@ def _regulariser_warning(spec: StudySpec) -> str:
 
 
 def _flip_warning(spec: StudySpec) -> str:
-    """A warning for a study that flips images of which a mirror image is of another class; empty for any other."""
+    """A warning for a study that flips images whose mirror image has another class; empty for any other."""
     data = DATASETS.get(cast(DatasetName, spec.data))
     if data is None or data.mirrored_is_same or True not in choices_of(spec.space.flip):
         return ""
@@ -120,7 +120,7 @@ def _flip_warning(spec: StudySpec) -> str:
 
 
 def interval(estimate: Interval) -> str:
-    """As in `0.62 (0.10 to 0.88)`."""
+    """For example `0.62 (0.10 to 0.88)`."""
     return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
@@ -130,7 +130,7 @@ def left_out_in_words(left_out: Mapping[str, Sequence[str]]) -> str:
 
 
 def share_interval(estimate: Interval | None) -> str:
-    """As in `97.2 % (94.1 to 98.7)`; empty where there is none."""
+    """For example `97.2 % (94.1 to 98.7)`; empty for None."""
     return "" if estimate is None else f"{100 * estimate.value:.1f} % ({bounds(estimate)})"
 
 
@@ -140,12 +140,12 @@ def bounds(estimate: Interval) -> str:
 
 
 def p_value(p: float) -> str:
-    """As in `p = 0.03`, or `p < 0.001`."""
+    """For example `p = 0.03`, or `p < 0.001`."""
     return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
 
 
 def images_in_words(train: int, val: int, shape: str) -> str:
-    """How many images a search has, and of which shape: `80 training and 8 validation images, 8x8 RGB, 4 classes`."""
+    """The number and shape of a search's images: `80 training and 8 validation images, 8x8 RGB, 4 classes`."""
     return f"{train:,} training and {count(val, 'validation image')}, {shape}"
 
 

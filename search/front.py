@@ -1,7 +1,7 @@
-"""The best of every size: networks that no other beats in score at no more cost.
+"""The best of every size: networks that no other network beats in score at no more cost.
 
-One search draws the size of each network along its costs; what follows from the sizes is decided here. The size of a
-network is the share of its limit that it takes; of two limits, the larger share.
+One search draws the size of each network along its costs; this module decides what follows from the sizes. The size of
+a network is the share of its limit that it takes; with two limits, the larger share.
 """
 
 import math
@@ -21,13 +21,13 @@ from space import Range
 from train_core.limits import LIMITS, Bound, Limit
 from train_core.specs import ResNetSpec
 
-LEAST = 1 / 64  # of a limit: the smallest size that is drawn
-ROOM = 0.5  # of a limit, at most, that the smallest network may take
-SIZE = "budget_fraction"  # the parameter that is the size of a trial, as it was drawn
-LIKE = 2.0  # trials are of like size up to this factor
+LEAST = 1 / 64  # share of a limit: the smallest size that is drawn
+ROOM = 0.5  # share of a limit that the smallest network may take at most
+SIZE = "budget_fraction"  # the parameter that holds the drawn size of a trial
+LIKE = 2.0  # trials up to this factor apart are of similar size
 GOLDEN = (math.sqrt(5) - 1) / 2
-AT_LIMIT = 1 / 8  # as many trials as this share of the others have the whole limit
-GOOD = 0.6  # a draw whose trials beat this share of their like is tried at other sizes
+AT_LIMIT = 1 / 8  # trials with the whole limit, as a share of the other trials
+GOOD = 0.6  # a draw whose trials beat this share of the others for their size is tried at other sizes
 
 T = TypeVar("T")
 
@@ -36,10 +36,10 @@ T = TypeVar("T")
 
 
 def with_sizes(spec: StudySpec, shape: DataShape) -> StudySpec:
-    """The study with the range of sizes that its front has for these images; one without a front as it is.
+    """The study with the range of sizes that its front has for these images; a study without a front is unchanged.
 
     Sizes go from the smallest network's, but at least `LEAST`, to the limit. A study file that gives a range in the
-    logarithm for `space.budget_fraction` keeps its lower end. Done again, it changes nothing.
+    logarithm for `space.budget_fraction` keeps its lower end. Applied twice, it changes nothing more.
 
     Raises:
         SpecError: the limit leaves no room for several sizes.
@@ -51,7 +51,7 @@ def with_sizes(spec: StudySpec, shape: DataShape) -> StudySpec:
     bounds = along(spec, shape.size)
     taken = max(bounds, key=lambda each: each.cost(smallest) / each.most)
     share = taken.cost(smallest) / taken.most
-    if ROOM < share <= 1:  # where it takes more than the limit, the survey of the space refuses it
+    if ROOM < share <= 1:  # if it takes more than the limit, the survey of the space refuses it
         raise SpecError(
             f"--front: the smallest network of this space takes {share:.0%} of {taken.limit.words(taken.most)}, which "
             f"leaves no room for several sizes: give a larger {taken.limit.flag}"
@@ -63,10 +63,10 @@ def with_sizes(spec: StudySpec, shape: DataShape) -> StudySpec:
 
 
 def drawn_size(spec: StudySpec, number: int, seed: int) -> float:
-    """The size of a trial with so many trials before it, by a seed of the study.
+    """The size of a trial with `number` trials before it, by a seed of the study.
 
-    One in nine has the whole limit, where the most accurate networks are. The others are evenly spread in the
-    logarithm, however many trials there are: each step goes on by the golden section.
+    One trial in nine has the whole limit, where the most accurate networks are. The others are evenly spread in the
+    logarithm, however many trials there are: each step advances by the golden section.
     """
     low, high = search_space.bounds_of(spec.space.budget_fraction)
     place = (np.random.default_rng(seed).random() + number * GOLDEN) % 1
@@ -74,15 +74,16 @@ def drawn_size(spec: StudySpec, number: int, seed: int) -> float:
 
 
 def are_alike(one: float, other: float) -> bool:
-    """Whether two sizes are less than `LIKE` apart."""
+    """Whether two sizes differ at most by the factor `LIKE`."""
     return max(one, other) <= LIKE * min(one, other)
 
 
 def standings(sizes: Sequence[float], scores: Sequence[float | None]) -> list[float]:
-    """Of each trial, the share of the others that it beats, those of like size above all; without a score, -1.
+    """For each trial, the share of the other trials that it beats for its size; -1 without a score.
 
-    Larger networks have better scores, so each score is compared with what a straight line through all of them gives
-    at its size, in the logarithm. A trial that is four times as large or as small counts half. A trial alone stands at
+    Larger networks have better scores. So each score is compared with the value of a straight line through all scores
+    at its size, in the logarithm. Trials of similar size count more: one that is four times as large or as small counts
+    half. A single trial gets
     0.5.
     """
     size = np.log(np.array(sizes, dtype=float))
@@ -100,10 +101,10 @@ def standings(sizes: Sequence[float], scores: Sequence[float | None]) -> list[fl
 
 
 def carried(trials: Sequence[TrialRecord], size: float) -> search_space.Draw | None:
-    """All but the size of the best draw that was not tried at about this size; none: there is no good one.
+    """The best draw that was not tried at about this size, without its size; None: there is no good one.
 
-    What is good at one size is good at others, more often than not. A draw is as good as its trials stand on average,
-    with one more that stands in the middle, so that one lucky trial counts less than several good ones.
+    A draw that is good at one size is often good at others. Its quality is the mean standing of its trials and of one
+    more in the middle, so that one lucky trial counts less than several good ones.
     """
     sizes = [trial.draw[SIZE] for trial in trials]
     scores = [trial.last_score if trial.has_verdict and not trial.failed_or_diverged else None for trial in trials]
@@ -125,7 +126,7 @@ def carried(trials: Sequence[TrialRecord], size: float) -> search_space.Draw | N
 
 @dataclass(frozen=True)
 class Point(Generic[T]):
-    """A network with its costs, one for each cost of the front, its score (a share of 1), and what it stands for."""
+    """A network with its costs, one for each cost of the front, its score (a share of 1), and what it represents."""
 
     costs: tuple[float, ...]
     size: float  # the largest of the costs, as a share of its limit
@@ -133,7 +134,7 @@ class Point(Generic[T]):
     of: T
 
     def beats(self, other: "Point[T]") -> bool:
-        """Whether it is at least as good at no more cost, and not the same."""
+        """Whether it is at least as good at no more cost, and not equal."""
         no_worse = self.score >= other.score and all(a <= b for a, b in zip(self.costs, other.costs, strict=True))
         return no_worse and (self.score, self.costs) != (other.score, other.costs)
 
@@ -145,14 +146,14 @@ def along(spec: StudySpec, size: tuple[int, int]) -> list[Bound]:
 
 
 def costs_of_front(spec: StudySpec) -> list[Limit]:
-    """What the costs of its points are, in their order."""
+    """The costs of its points, in their order."""
     return [limit for name, limit in LIMITS.items() if name in spec.front]
 
 
 def point(
     spec: StudySpec, image: tuple[int, int], network: Callable[[T], ResNetSpec], score: Callable[[T], float], of: T
 ) -> Point[T]:
-    """Where something stands whose network is known, for images of this height and width."""
+    """The point of an object whose network is known, for images of this height and width."""
     bounds, found = along(spec, image), network(of)
     costs = tuple(each.cost(found) for each in bounds)
     size = max(cost / each.most for cost, each in zip(costs, bounds, strict=True))
@@ -162,7 +163,7 @@ def point(
 def points_of_trials(
     spec: StudySpec, image: tuple[int, int], trials: Iterable[TrialRecord]
 ) -> list[Point[TrialRecord]]:
-    """Where the complete trials stand, for images of this height and width."""
+    """The points of the complete trials, for images of this height and width."""
     return [point(spec, image, _network, score_of, trial) for trial in ranked(trials)]
 
 
@@ -171,9 +172,9 @@ def _network(trial: TrialRecord) -> ResNetSpec:
 
 
 def front_of(points: Iterable[Point[T]]) -> list[Point[T]]:
-    """The points that no other beats, the smallest first. Of equal ones, the first is taken."""
+    """The points that no other point beats, the smallest first. If several are equal, the first is taken."""
     front: list[Point[T]] = []
-    # Whatever beats a point comes before it, or is equal to it.
+    # A point that beats another comes before it, or equals it.
     for each in sorted(points, key=lambda each: (each.costs, -each.score)):
         if not any(other.beats(each) or (other.costs, other.score) == (each.costs, each.score) for other in front):
             front.append(each)
@@ -181,13 +182,13 @@ def front_of(points: Iterable[Point[T]]) -> list[Point[T]]:
 
 
 def spread(front: Sequence[Point[T]], number: int) -> list[Point[T]]:
-    """So many points of a front, of sizes that are evenly spread in the logarithm, the smallest first.
+    """`number` points of a front whose sizes are evenly spread in the logarithm, the smallest first.
 
-    The sizes are cut into as many equal parts, and of each part the best point is taken. Where a part has none, others
-    take its place: each time the one that is farthest in size from those that are taken.
+    The range of sizes is cut into `number` equal parts, and the best point of each part is taken. If a part is empty,
+    another point replaces it: each time the one whose size is farthest from those already taken.
 
     Raises:
-        RunError: the front has fewer.
+        RunError: the front has fewer points.
 
     """
     if len(front) < number:
@@ -209,10 +210,10 @@ def spread(front: Sequence[Point[T]], number: int) -> list[Point[T]]:
 
 
 def knee(front: Sequence[Point[T]]) -> Point[T] | None:
-    """The point of a front behind which more size buys little: none where there are fewer than three.
+    """The point of a front behind which more size buys little accuracy; None if there are fewer than three.
 
     It is the one that is highest above the straight line from the smallest to the largest, in the logarithm of size
-    (Satopää et al. 2011, "Finding a Kneedle in a haystack"). None where all lie on the line or below it.
+    (Satopää et al. 2011, "Finding a Kneedle in a haystack"). None if all lie on the line or below it.
     """
     if len(front) < 3:
         return None

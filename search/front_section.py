@@ -1,4 +1,4 @@
-"""The best of every size: the section of a report, and the table in the terminal, of a run with a front."""
+"""The best of every size, for a run with a front: the section of the report, and the table in the terminal."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -35,7 +35,7 @@ from train_core.limits import LimitName
 from train_core.tables import table
 
 TITLE = "The best of every size"
-MOST = 2000  # short runs that are drawn
+MOST = 2000  # short runs drawn, at most
 AXES: dict[LimitName, str] = table(
     "axis",
     LimitName,
@@ -54,7 +54,7 @@ KNEE = (
 
 
 def front_section(folder: RunFolder, results: Results) -> str:
-    """The front of the full runs as a chart and a table, the short runs behind it; empty where the study has none."""
+    """The front of the full runs as a chart and a table, with the short runs behind; empty if the study has none."""
     if not results.spec.front:
         return ""
     image = image_size(folder)
@@ -67,13 +67,13 @@ def front_section(folder: RunFolder, results: Results) -> str:
 
 
 def front_charts(results: Results, image: tuple[int, int], rows: Sequence[Row]) -> Iterator[Chart]:
-    """For each cost of the front a chart of it against the score; none where no trial is complete."""
+    """A chart of the score against each cost of the front; none if no trial is complete."""
     points = points_of_trials(results.spec, image, results.complete)
     if not points:
         return
     shown, best = thinned(points, MOST), front_of(points)
     on_front = [row for row in rows if row.beaten_by is None]
-    has_line = len(results.spec.front) == 1  # by one cost of two, a front goes up and down
+    has_line = len(results.spec.front) == 1  # with two costs, a front is not a line in either of them
     line: dict[str, Any] = {"mode": "lines+markers" if has_line else "markers"}
     words = _words(results, rows)
     for i, name in enumerate(name for name in AXES if name in results.spec.front):
@@ -182,7 +182,7 @@ def _test(row: Row) -> str:
 
 
 def front_table(results: Results, image: tuple[int, int]) -> Table:
-    """The same for the terminal: a row for each network, the smallest first; narrow enough for 80 columns."""
+    """The table for the terminal: a row for each network, the smallest first; narrow enough for 80 columns."""
     limits = costs_of_front(results.spec)
     headings = ("trial", "<cost", "validation (95 %)", "test (95 %)", "<")
     drawn = empty_table(f"The front of the full runs ({named(results.spec.scored_by)})", *headings)

@@ -21,10 +21,10 @@ class Row:
     """A network among those that were trained along the front. Scores are shares of 1."""
 
     point: Point[Networks]
-    validation: Interval | None  # with its 95 % interval; none: it is not known on how many images
-    test: Interval | None  # none: not tested, or not known
-    beaten_by: int | None  # the trial of a network that is at least as good and costs no more; none: on the front
-    same_as: int | None  # the trial before it on the front that the validation images do not tell it from
+    validation: Interval | None  # with its 95 % interval; None: the number of images is not known
+    test: Interval | None  # None: not tested, or not known
+    beaten_by: int | None  # the trial of a network that is at least as good and costs no more; None: on the front
+    same_as: int | None  # the trial before it on the front that the validation images do not distinguish from it
     is_knee: bool
 
     @property
@@ -34,12 +34,12 @@ class Row:
 
     @property
     def trial(self) -> int:
-        """Its trial."""
+        """The number of its trial."""
         return self.point.of[0].trial
 
     @property
     def remark(self) -> str:
-        """What is to be said of it beside its figures."""
+        """A remark on the network, for its table row."""
         if self.beaten_by is not None:
             return f"beaten by trial {self.beaten_by}"
         said = ["knee"] if self.is_knee else []
@@ -47,13 +47,13 @@ class Row:
 
 
 def image_size(folder: RunFolder) -> tuple[int, int] | None:
-    """Height and width of a run's images, in pixels; none: not known."""
+    """Height and width of a run's images, in pixels; None: not known."""
     facts = read_facts(folder)
     return facts.data.size if facts is not None else None
 
 
 def check_front(folder: RunFolder, spec: StudySpec) -> tuple[int, int]:
-    """Check that a run has a front; returns the size of its images.
+    """Check that a run has a front, and return the size of its images.
 
     Raises:
         SpecError: it has none.
@@ -76,9 +76,9 @@ def rows_of_front(
 ) -> list[Row]:
     """The longest full runs, a row for each network, the smallest first.
 
-    `image` is the height and width of the images; `images` is on how many of them scores are measured
-    (`fidelity.measured_on`); none: not known. Two neighbours on the front are not told apart if they differ by at most
-    two standard errors of their difference.
+    `image` is the height and width of the images; `images` is the number of images that scores are measured on
+    (`fidelity.measured_on`); None: not known. Two neighbours on the front are not distinguished if they differ by at
+    most two standard errors of their difference.
     """
     networks: list[Networks] = list(finalists(promotions))
     points = [point(spec, image, _network, mean_score, runs) for runs in networks]
@@ -88,7 +88,7 @@ def rows_of_front(
     for each in sorted(points, key=lambda each: (each.size, each.score)):
         place = front.index(each) if each in front else None
         before = front[place - 1] if place else None
-        # What is as good and as large as one on the front is beaten by that one, too.
+        # A network as good and as large as a dominated one is dominated as well.
         beaten = next((other for other in front if _no_worse(other, each)), None) if place is None else None
         validation = [run.val_score for run in each.of if run.val_score is not None]
         tested = [run.test_score for run in each.of if run.test_score is not None]
@@ -114,7 +114,7 @@ def _network(runs: Networks) -> ResNetSpec:
 
 
 def _tested(scores: Sequence[float], runs: Networks, images: int | None) -> Interval | None:
-    """The accuracy on test with its interval; of a balanced one the interval is not known, and left out."""
+    """The accuracy on test with its interval; the interval of a balanced accuracy is not known, so it is left out."""
     number = next((run.test_images for run in runs if run.test_images), 0)
     if not scores or not number or runs[0].score == "balanced" or not images:
         return None
@@ -128,7 +128,7 @@ def _are_one(one: Point[Networks], other: Point[Networks], images: int | None) -
 
 
 def runs_of_front(folder: RunFolder, spec: StudySpec) -> list[Promotion]:
-    """The full run that stands for each network on the front of full runs, the smallest first: its best seed.
+    """The full run that represents each network on the front of full runs, the smallest first: its best seed.
 
     Raises:
         SpecError: the run has no front.

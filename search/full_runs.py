@@ -55,7 +55,7 @@ FullRun = tuple[TrialRecord, int, int]  # trial, epochs, seed
 
 @dataclass(frozen=True, kw_only=True)
 class PromoteFlags:
-    """What a command gives over the study's promotion plan; None: as the study says."""
+    """Flags of a command that override the study's promotion plan; None: as in the study."""
 
     top: int | None = None
     front: int | None = None
@@ -67,10 +67,10 @@ class PromoteFlags:
     asam: float | None = None
 
     def over(self, plan: PromoteSpec) -> PromoteSpec:
-        """The plan with these flags over it.
+        """The plan with these flags applied.
 
         Raises:
-            SpecError: they contradict each other, or the ladder is none.
+            SpecError: they contradict each other, or the ladder cannot be read.
 
         """
         if self.front is not None and (self.top or self.ladder is not None):
@@ -94,9 +94,9 @@ class PromoteFlags:
 def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str | None = None) -> list[Promotion]:
     """Train the best trials of a run in full runs, rung by rung, and read the test split for those of the last rung.
 
-    `placement.workers` trains that many candidates at a time, each with its share of a GPU. What is finished is not
-    done again. `data` is where the images of the run are now, if they were moved. Returns the full runs of the last
-    rung, and the refit if there is one.
+    `placement.workers` candidates are trained at a time, each with its share of a GPU. Finished work is not repeated.
+    `data` is where the images of the run are now, if they were moved. Returns the full runs of the last rung, and the
+    refit if there is one.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -151,10 +151,10 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
 def _along(
     trials: Sequence[TrialRecord], plan: PromoteSpec, spec: StudySpec, image: tuple[int, int] | None
 ) -> Sequence[TrialRecord]:
-    """The trials that a plan chooses from: along a front, those that it promotes, else all.
+    """The trials that a plan chooses from: along a front, those that it promotes; otherwise all.
 
     Raises:
-        RunError: the front has fewer.
+        RunError: the front has fewer networks.
 
     """
     if image is None:
@@ -187,9 +187,9 @@ def _climb(
 def _planned(
     folder: RunFolder, plan: PromoteSpec, spec: StudySpec, trials: Sequence[TrialRecord]
 ) -> list[tuple[float, int]]:
-    """Of the full runs that a plan has still to train, the seconds of an epoch and the epochs; empty: not known.
+    """For each full run that a plan has yet to train: seconds per epoch, and epochs; empty: not known.
 
-    Which trials climb is known of finished full runs alone; of the others, it is guessed by the short runs.
+    The trials of later rungs are known only for finished full runs; for the others, short runs are used to guess.
     """
     ahead: list[tuple[float | None, int]] = []
 
@@ -215,7 +215,7 @@ def _planned(
 
 
 def _known(ahead: Sequence[tuple[float | None, int]]) -> list[tuple[float, int]]:
-    """The same, if the seconds of all are known; else nothing."""
+    """The full runs, if the seconds of all are known; otherwise nothing."""
     known = [(seconds, epochs) for seconds, epochs in ahead if seconds is not None]
     return known if len(known) == len(ahead) else []
 
@@ -223,10 +223,10 @@ def _known(ahead: Sequence[tuple[float | None, int]]) -> list[tuple[float, int]]
 def fidelity(
     ref: RunRef, placement: Placement, *, trials: int = 12, epochs: int | None = None, data: str | None = None
 ) -> Fidelity:
-    """Measure how far the short runs' ranking can be trusted: train some trials of every score in full, and compare.
+    """Measure how far the short runs' ranking can be trusted: train trials of every score in full, and compare.
 
-    `trials` are spread over scores and families; with 0, the answer comes from the full runs that exist. No test split
-    is read. `epochs` is that of a full run unless given; `placement` and `data` as in `promote`.
+    `trials` are spread over scores and families; with 0, existing full runs are compared. The test split is not read.
+    `epochs` is by default the length of a full run; `placement` and `data` as in `promote`.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -262,7 +262,7 @@ def fidelity(
 def _train_every_score(
     folder: RunFolder, spec: StudySpec, study: optuna.Study, placement: Placement, trials: int, epochs: int
 ) -> None:
-    """Train so many trials in full, spread over all scores and families."""
+    """Train `trials` trials in full, spread over all scores and families."""
     _check_complete(study, MIN_PAIRS)
     trained = finished(folder)
     asam = trained[0].recipe.asam if trained else spec.promote.asam
@@ -296,7 +296,7 @@ def _session_of(folder: RunFolder, spec: StudySpec, study: optuna.Study, placeme
 
 
 def _shared_by(placement: Placement, session: Session) -> str:
-    """How many full runs train at a time, or could."""
+    """How many full runs train, or could train, at a time."""
     if placement.workers > 1:
         return f", {placement.workers} at a time"
     gpus = torch.cuda.device_count() if session.device.type == "cuda" and gpu_index(session.device) is None else 1
@@ -304,7 +304,7 @@ def _shared_by(placement: Placement, session: Session) -> str:
 
 
 def _check_complete(study: optuna.Study, top: int) -> None:
-    """Refuse before any data is loaded what could only be refused after."""
+    """Refuse before any data is loaded what would otherwise be refused after loading."""
     complete = len(records(study, TrialState.COMPLETE))
     if complete == 0:
         ended = finished_trials(study)
@@ -320,9 +320,9 @@ def _check_complete(study: optuna.Study, top: int) -> None:
 
 
 def _check_asam(folder: RunFolder, asam: float, trials: Sequence[TrialRecord]) -> None:
-    """Refuse full runs that could not be compared with those that are finished, or whose precision does not allow it.
+    """Refuse full runs that could not be compared with finished ones, or whose precision does not allow it.
 
-    So all full runs of a run have the same `asam`, and none is taken for another one.
+    So all full runs of a run have the same `asam`, and none can be mistaken for another.
     """
     other = next((run.recipe.asam for run in finished(folder) if run.recipe.asam != asam), None)
     if other is not None:
@@ -351,7 +351,7 @@ def _as_command(folder: RunFolder, plan: PromoteSpec) -> str:
 
 
 def _in_words(plan: PromoteSpec) -> str:
-    """As in: the top 8 for 60 epochs, the best 3 of those for 200, with 3 seeds each, then the winner as a refit."""
+    """Example: the top 8 for 60 epochs, the best 3 of those for 200, with 3 seeds each, then the winner as a refit."""
     first, *others = plan.rungs
     which = f"{first.top} networks along the front" if plan.front else f"the top {first.top}"
     steps = [f"{which} for {count_of(first.epochs, 'epoch')}"]
@@ -363,7 +363,7 @@ def _in_words(plan: PromoteSpec) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class FullTrainer:
-    """Trains full runs of a run's trials: here with a bar, or ahead in several processes."""
+    """Trains full runs of a run's trials: in this process with a bar, or in advance in several processes."""
 
     promoter: Promoter
     spec: StudySpec
@@ -371,8 +371,8 @@ class FullTrainer:
     placement: Placement
     stop: Callable[[], bool]
     loggers: Loggers
-    report: LiveReport | None = None  # none: another process writes it
-    say: Callable[[str], None] = say  # tells how a request to stop is answered
+    report: LiveReport | None = None  # None: another process writes it
+    say: Callable[[str], None] = say  # prints how a request to stop is handled
 
     def train(self, trial: TrialRecord, epochs: int, seed: int, **how: bool) -> Promotion:
         """Train a trial's network; stops when asked to."""
@@ -398,7 +398,7 @@ class FullTrainer:
             self.report.something_ended()
 
     def train_ahead(self, full_runs: Sequence[FullRun]) -> None:
-        """With several workers, train these at a time, so that they are finished when they are asked for one by one."""
+        """With several workers, train these in parallel, so that they are finished when they are needed one by one."""
         placement, device, folder = self.placement, self.session.device, self.promoter.folder
         if placement.workers == 1:
             return
@@ -429,7 +429,7 @@ class FullTrainer:
 def _train_some(
     folder: RunFolder, spec: StudySpec, device: str, full_runs: Sequence[FullRun], asam: float, log: tuple[str, ...]
 ) -> None:
-    """What one of several workers does: train the full runs that no other worker trains."""
+    """The work of one of several workers: train the full runs that no other worker trains."""
     console.quiet = True
     session = open_session(spec, device)
     with (
@@ -453,7 +453,7 @@ def full_trainer(
     asam: float,
     report: LiveReport | None = None,
 ) -> Iterator[FullTrainer]:
-    """What trains full runs, until it is asked to stop."""
+    """The trainer of full runs; it trains until it is asked to stop."""
     with stop_requested(is_live) as stop, logging_to(placement.log, folder) as loggers:
         promoter = Promoter(
             folder=folder,
@@ -487,10 +487,10 @@ def reproduce(
     protocol: str = "held-out",
     device: str = "auto",
 ) -> list[Reproduction]:
-    """Train rows of the report that a study file holds, as they stand, and compare with what was printed.
+    """Train rows of the report in a study file exactly as published, and compare with the printed results.
 
-    `rows` are names or patterns (`A5*`), none: all; `flags` override the study's values (data, seed, precision);
-    `epochs` makes every row so long. Done again, what is finished is not trained.
+    `rows` are names or patterns (`A5*`); empty: all. `flags` override the study's values (data, seed, precision);
+    `epochs` is the length of every row. Finished rows are not trained again.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -525,7 +525,7 @@ def reproduce(
                 with epoch_bar(row, recipe.epochs, stop=stop, held_out=reproducer.protocol != "all-images") as bar:
                     watcher = Watcher(stop=stop, moved=bar.moved, say=say)
                     done.append(reproducer.train(row, network, recipe, bar.epoch_ended, watcher))
-            except (CheckpointError, ModelError, RunError) as error:  # the other rows can be trained
+            except (CheckpointError, ModelError, RunError) as error:  # the other rows can still be trained
                 failed.append(type(error)(f"{row}: {error}"))
         draw(reproduction_table(published, done))
         for note in reproduction_notes(published, spec.data_name, done):
@@ -538,7 +538,7 @@ def reproduce(
 
 
 def rows_of(study: str, rows: Sequence[str] = ()) -> RenderableType:
-    """The rows of the report that a study file holds, as they were printed.
+    """The rows of the report in a study file, as printed.
 
     Raises:
         UserError: the user can fix it; the message says how.

@@ -12,14 +12,14 @@ from search.records import Compared, Group, GroupComparison, Measure
 from search.scores import named
 from search.uncertainty import paired, welch
 
-SEED = "seed"  # which may differ between the runs of a group, and is then no setting
+SEED = "seed"  # may differ between the runs of a group, so it is not a setting
 
 
 def compare_groups(labels: tuple[str, str], groups: tuple[Sequence[Reader], Sequence[Reader]]) -> GroupComparison:
-    """Two groups of runs side by side. Neither is called better for a difference that may be chance.
+    """Two groups of runs side by side. Neither is called better if the difference may be chance.
 
-    Where both have one run for each of the same seeds, the runs of a seed are compared with each other (paired t), else
-    the means are (Welch's t). The verdict is that of the full runs on validation.
+    If both groups have one run for each of the same seeds, the runs of a seed are compared with each other (paired t);
+    otherwise the means are (Welch's t). The verdict uses the full runs on validation.
 
     Raises:
         SpecError: a run is in both groups.
@@ -61,7 +61,7 @@ MEASURES: dict[str, Callable[[Compared], float | None]] = {
     "full run, validation": lambda run: run.best_full.validation if run.best_full else None,
     "full run, test": lambda run: run.best_full.test if run.best_full else None,
 }
-"""What is compared, of the best network of each run by the run's score; a share of 1."""
+"""The compared figures, for the best network of each run by the run's score; shares of 1."""
 
 
 def _by_seed(group: Sequence[Reader]) -> list[Reader]:
@@ -84,7 +84,7 @@ def _values(each: Iterable[Any]) -> list[Any]:
 
 
 def _measure(name: str, values: Sequence[Sequence[float | None]], is_paired: bool) -> Measure:
-    """A figure of all runs; those that lack it are left out, of pairs both."""
+    """A figure of all runs; runs that lack it are left out, with their partner if they are paired."""
     one, other = values
     if is_paired:
         pairs = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
@@ -113,7 +113,7 @@ def _mean_and_deviation(values: Sequence[float | None]) -> tuple[float | None, f
 def _verdict(
     sides: tuple[Group, Group], full: Measure, is_paired: bool, settings: Mapping[str, Sequence[Any]]
 ) -> tuple[str, str | None]:
-    """Which group is better, if any, in words and by name."""
+    """Which group is better, if any: in words, and its name."""
     runs = [run for side in sides for run in side.runs]
     if "data fingerprint" in settings:
         return "not to be compared: their data differ", None
@@ -176,7 +176,7 @@ def as_markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_latex(rows: Sequence[Sequence[str]]) -> str:
-    """The rows as a tabular of LaTeX, which needs no package."""
+    """The rows as a LaTeX tabular, which needs no package."""
     lines = [f"  {' & '.join(map(_in_latex, row))} \\\\" for row in rows]
     head, body = lines[0], lines[1:]
     columns = "l" + "r" * (len(rows[0]) - 1)
@@ -190,7 +190,7 @@ def _in_markdown(text: str) -> str:
 
 
 def _in_latex(text: str) -> str:
-    """The text with nothing in it that LaTeX takes for more than text."""
+    """The text with LaTeX's special characters escaped."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 

@@ -1,4 +1,4 @@
-"""The processes that search in a run: which of them are alive, and how they keep out of each other's way."""
+"""The processes that search in a run: which of them are alive, and how they avoid conflicts."""
 
 import faulthandler
 import logging
@@ -25,7 +25,7 @@ from search.trials import DIED, FAULTED, KILLED, TrialRecord, records
 
 LEASE_S = float(os.environ.get("SEARCH_LEASE_S", "60"))
 """Seconds without a new heartbeat after which a worker on another machine is presumed dead."""
-BEAT = "beat"  # system attribute of a trial: a number that its worker counts up
+BEAT = "beat"  # system attribute of a trial: a number that its worker increases
 
 FAULTS = {
     "Segmentation fault": "segmentation fault",
@@ -35,24 +35,24 @@ FAULTS = {
     "Floating-point exception": "floating-point exception",
     "Floating point exception": "floating-point exception",  # in older Pythons
 }
-"""The fatal signals that Python traces, by what it calls them."""
+"""The fatal signals that Python traces, by the names in the trace."""
 
 log = logging.getLogger(__name__)
 
 
 def _kernel() -> str:
-    """What tells apart the systems whose file locks do not know of each other."""
+    """An id of the system; file locks are visible only to processes of the same system."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return boot.read_text().strip()[:8] if boot.exists() else platform.node()
 
 
 class Worker:
-    """One of the processes that search in a run, for as long as the context lasts.
+    """One of the processes that search in a run, while the context lasts.
 
-    It holds a lock in the run folder, which the system frees when the process dies, however it dies: so workers on one
-    machine know of each other at once. Where the storage is shared, it also counts up a number in its trial, the beat,
-    from a thread of its own that a failing storage does not end: a worker elsewhere is taken for dead when its beat has
-    not changed for `LEASE_S` on the observer's own clock. No two clocks are compared.
+    It holds a lock in the run folder, which the system frees when the process dies, however it dies. So workers on one
+    machine know about each other at once. If the storage is shared, it also increases a number in its trial, the
+    heartbeat, from a separate thread that a failing storage does not end. A worker elsewhere is presumed dead when its
+    heartbeat has not changed for `LEASE_S` on the observer's own clock. No two clocks are compared.
 
     If a fatal signal ends the process, Python writes a stack trace to a file beside the lock, which tells other workers
     what happened (`how_died`).
@@ -91,18 +91,18 @@ class Worker:
         self._traced.close()
         self._lock.release()
         if error is None:
-            # Else it may have left a trial behind, as where the storage has gone: the free lock then tells so at once.
+            # Otherwise it may have left a trial behind, as when the storage fails: the free lock shows this at once.
             Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def alone(self) -> AbstractContextManager[object]:
-        """Let no other worker be in such a context at the same time, where the storage itself does not keep order.
+        """Keep other workers out of this context, if the storage itself does not keep order.
 
-        SQLite hands what is enqueued to several workers. Other storages do not, and need no lock.
+        SQLite hands the same enqueued trial to several workers. Other storages do not, and need no lock.
         """
         return nullcontext() if self._is_shared else self._folder.alone()
 
     def has(self, trial_id: int | None) -> None:
-        """Say which trial this worker has, if any."""
+        """Record which trial this worker has, if any."""
         self._trial_id = trial_id
 
     def is_dead(self, trial: TrialRecord) -> bool:
@@ -113,13 +113,13 @@ class Worker:
         lock = self._folder.worker_lock(name, _kernel()) if name else None
         if lock is not None and lock.exists():
             return not is_held(lock)
-        # Without a lock here it never came so far as to say whose it is, its worker has ended, or it is elsewhere.
+        # Without a lock here, it never recorded its trial, or has ended, or is on another machine.
         return not self._is_shared or self._watch.is_silent(trial, time.monotonic())
 
     def how_died(self, trial: TrialRecord) -> str:
-        """How the worker died that had the `trial`, as the reason that the trial ended for.
+        """How the worker of `trial` died, as the reason why the trial ended.
 
-        DIED where its trace cannot be found: its run folder is another one, or it ended by an error of its own.
+        DIED if its trace cannot be found: its run folder is another one, or an error of its own ended it.
         """
         if (name := trial.worker) is None:
             return DIED
@@ -134,7 +134,7 @@ class Worker:
         return f"{FAULTED} ({fault})" if fault else DIED
 
     def others(self) -> set[str]:
-        """The other workers of the run that are at work, as far as can be seen from here."""
+        """The other workers of the run that are alive, as far as this process can see."""
         names = set(self._folder.workers())
         if self._is_shared:
             running = records(self._study, TrialState.RUNNING)
@@ -142,7 +142,7 @@ class Worker:
         return names - {self.id}
 
     def _live(self) -> None:
-        """Beat, and watch the others' beats, until the context ends."""
+        """Send heartbeats, and watch those of others, until the context ends."""
         retrying = storage_of(self._study)
         storage = retrying.storage if isinstance(retrying, RetryingStorage) else retrying
         beats = 0
@@ -156,15 +156,15 @@ class Worker:
                 self._watch.look(map(TrialRecord, running), time.monotonic())
             except optuna.exceptions.UpdateFinishedTrialError:
                 pass  # the thread that trains it will notice
-            except Exception as error:  # noqa: BLE001  # it may pass; if not, the training thread raises it
+            except Exception as error:  # noqa: BLE001  # it may be temporary; if not, the training thread raises it
                 log.debug("no beat: %s", type(error).__name__)
 
 
 def is_alive_elsewhere(study: optuna.Study, folder: RunFolder) -> str | None:
-    """The name of a worker on another machine that is alive in a study of a shared storage; none: there is none.
+    """The name of a worker on another machine that is alive in a study of a shared storage; None if there is none.
 
-    Running trials of which nothing is known here are watched: their workers are alive if a beat changes, and dead if
-    none has changed for `LEASE_S`, or if the process that had the trial was on this machine and its lock is free.
+    Running trials whose workers are unknown here are watched: their workers are alive if a heartbeat changes, and dead
+    if none has changed for `LEASE_S`, or if the process of the trial was on this machine and its lock is free.
     """
 
     def beats() -> dict[int, tuple[str, int | None]]:
@@ -178,7 +178,7 @@ def is_alive_elsewhere(study: optuna.Study, folder: RunFolder) -> str | None:
         for trial, (worker, beat) in now.items():
             if trial not in before or before[trial][1] != beat:
                 return worker
-        if before.keys() - now.keys():  # one of them has ended its trial, and may begin the next
+        if before.keys() - now.keys():  # one of them has ended its trial, and may start the next
             return before[min(before.keys() - now.keys())][0]
     return None
 
@@ -191,7 +191,7 @@ def _died_here(trial: TrialRecord, folder: RunFolder) -> bool:
 
 @contextmanager
 def _traced_to(path: Path) -> Iterator[None]:
-    """Have Python write a stack trace to this file if a fatal signal ends the process; else the file is deleted."""
+    """Make Python write a stack trace to this file if a fatal signal ends the process; otherwise delete the file."""
     was_enabled = faulthandler.is_enabled()
     with path.open("wb") as file:
         faulthandler.disable()  # so that this handler is the first to be called, before one that Ray may have set
@@ -206,16 +206,16 @@ def _traced_to(path: Path) -> Iterator[None]:
 
 
 class Watch:
-    """Remembers since when the beat of each running trial has been the same. All times are of one monotonic clock."""
+    """Remembers since when the heartbeat of each running trial is unchanged. All times are of one monotonic clock."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, tuple[int | None, float]] = {}  # by trial: its beat, and when it was first seen
+        self._seen: dict[int, tuple[int | None, float]] = {}  # by trial: its heartbeat, and when it was first seen
         self._last_look = float("-inf")
 
     def look(self, running: Iterable[TrialRecord], now: float) -> None:
-        """Take down the beats of the running trials."""
+        """Record the heartbeats of the running trials."""
         if now - self._last_look > LEASE_S / 2:
-            self._seen.clear()  # after a sleep, or without the storage, this watch does not know who else was silent
+            self._seen.clear()  # after a sleep, or without the storage, this watch has missed the heartbeats
         self._last_look = now
         beats = {trial_id(trial): _beat(trial) for trial in running}
         self._seen = {
@@ -224,7 +224,7 @@ class Watch:
         }
 
     def is_silent(self, trial: TrialRecord, now: float) -> bool:
-        """Whether the trial's beat has been the same for `LEASE_S`."""
+        """Whether the trial's heartbeat has been the same for `LEASE_S`."""
         if now - self._last_look > LEASE_S / 2:
             return False
         beat, since = self._seen.get(trial_id(trial), (None, now))

@@ -21,10 +21,10 @@ from search.storage import STORAGE_ERRORS, connect, reason_of
 from search.trials import BASELINE, records
 from train_core.specs import Precision
 
-CLAIM_TIMEOUT_S = 10.0  # for the worker that makes a study to write down what it is
+CLAIM_TIMEOUT_S = 10.0  # for the worker that makes a study to record its identity
 CLAIM_POLL_S = 0.1
 
-# Names of the study's attributes.
+# Names of attributes of the study.
 IDENTITY, PRECISION = "identity", "precision"
 FINGERPRINT = "data fingerprint"  # in the identity
 
@@ -46,7 +46,7 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
         if create and not names:
             with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
                 return optuna.create_study(storage=storage, study_name=folder.name, direction="maximize")
-        # A folder that was renamed holds its study under the old name.
+        # A renamed folder holds its study under the old name.
         study = optuna.load_study(storage=storage, study_name=names[0] if len(names) == 1 else folder.name)
     except KeyError as error:
         raise RunError(f"{folder.address} has no study {folder.name!r}: start it with `search run`") from error
@@ -54,7 +54,7 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
         raise StorageError(
             f"{folder.address} cannot be opened as a study ({reason_of(error)}): fix the cause and run it again"
         ) from error
-    if folder.address.is_shared:  # and another worker may be making it
+    if folder.address.is_shared:  # another worker may be creating it
         until = time.monotonic() + CLAIM_TIMEOUT_S
         while create and IDENTITY not in study.user_attrs and time.monotonic() < until:
             time.sleep(CLAIM_POLL_S)
@@ -62,11 +62,11 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
 
 
 class Joined(NamedTuple):
-    """A run's study, and what it begins with."""
+    """A run's study, and its first trials."""
 
     study: optuna.Study
     baselines: Mapping[str, bool]  # by name: whether budget and space allow it
-    starts: Sequence[str]  # where each configuration that did best on other images comes from
+    starts: Sequence[str]  # the source of each configuration that did best on other images
 
 
 def join(
@@ -76,12 +76,12 @@ def join(
     learned: Callable[[], Sequence[Configuration]] = list,
     images: Callable[[], Listing] | None = None,
 ) -> Joined:
-    """The run's study, made if there is none, for a worker to join. It begins with what was `learned` from other runs.
+    """The run's study, created if needed, for a worker to join. It begins with what was `learned` from other runs.
 
-    `images` lists the images of this command, to say how they differ from those of the run.
+    `images` lists the images of this command, so that a message can name the differences.
 
     Raises:
-        RunError: the run was made with another budget, space or data; the message says which.
+        RunError: the run was made with another budget, space or data; the message names it.
         StorageError: the storage cannot be opened.
 
     """
@@ -96,10 +96,10 @@ def join(
 
 
 def claim(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFolder) -> None:
-    """Write down what this study is, or check that it is the study that was written down.
+    """Record the identity of this study, or check it against the recorded one.
 
     Raises:
-        RunError: the run was made with another budget, space or data; the message says which.
+        RunError: the run was made with another budget, space or data; the message names it.
 
     """
     if IDENTITY in study.user_attrs:
@@ -123,12 +123,12 @@ def check(
     *,
     advice: str | None = None,
 ) -> None:
-    """Check that this study is the one that was written down, if one was.
+    """Check that this study has the recorded identity, if one was recorded.
 
-    `images` lists the images of this command; `advice` says what to do (none: for a command that only continues).
+    `images` lists the images of this command; `advice` says what to do (None: for a command that only continues).
 
     Raises:
-        RunError: the run was made with another budget, space or data; the message says which.
+        RunError: the run was made with another budget, space or data; the message names it.
 
     """
     given = _identity(spec, shape)
@@ -152,20 +152,20 @@ def check(
 
 
 def _with(key: str, value: Any) -> str:
-    """As in `with epochs 6` and `without max_madds`; without a key, the value alone, or `without it`."""
+    """For example `with epochs 6` and `without max_madds`; without a key, only the value, or `without it`."""
     if value is None:
         return f"without {key or 'it'}"
     return f"with {key} {_shown(value)}" if key else _shown(value)
 
 
 def identity(study: optuna.Study) -> dict[str, Any]:
-    """All that makes two trials of the study comparable, one value for each name; empty before it is written down."""
+    """All that makes two trials of the study comparable, one value for each name; empty before it is recorded."""
     stored: dict[str, Any] = study.user_attrs.get(IDENTITY, {})
     return stored
 
 
 def agreed_precision(study: optuna.Study, measure: Callable[[], Precision]) -> Precision:
-    """The precision that all trials of the study train in: what the first worker has measured."""
+    """The precision that all trials of the study train in, as measured by the first worker."""
     if PRECISION not in study.user_attrs:
         study.set_user_attr(PRECISION, measure())
     agreed: Precision = study.user_attrs[PRECISION]
@@ -194,7 +194,7 @@ def _identity(spec: StudySpec, shape: DataShape) -> dict[str, Any]:
     values["control"] = spec.control or None
     values["front"] = list(spec.front) or None
     if spec.phases.architecture:
-        values["baseline_recipe"] = spec.baseline_recipe  # architectures are compared by it
+        values["baseline_recipe"] = spec.baseline_recipe  # the recipe by which architectures are compared
     return {
         "budget": values.pop("budget"),
         FINGERPRINT: shape.fingerprint,
@@ -213,9 +213,9 @@ def _shown(value: Any) -> str:
 
 
 def enqueue_baselines(study: optuna.Study, spec: StudySpec, shape: DataShape) -> dict[str, bool]:
-    """Enqueue the baselines that budget and space allow as the first trials; says of each whether they allow it.
+    """Enqueue the baselines that budget and space allow as the first trials; returns for each whether it is allowed.
 
-    Done once in a study's life: a name that is among the trials already is not enqueued again.
+    Done once for each study: a name that is already among the trials is not enqueued again.
     """
     enqueued = {trial.baseline for trial in records(study) if not trial.is_surplus}
     allowed = {}

@@ -1,6 +1,6 @@
 """Reads runs, their trials and their full runs, for `list`, `status`, `trials` and `show`.
 
-Reading changes nothing: a search that is going on does not notice. Imports no torch, so that the answer takes a moment.
+Reading changes nothing, so a running search is not affected. Imports no torch, so the answer is fast.
 Accuracies are shares of 1, times are seconds or ISO 8601; every record is a JSON document.
 """
 
@@ -58,14 +58,14 @@ from search.trials import (
 )
 from train_core.limits import LIMITS
 
-RECENT = 20  # trials that speed is taken from: it changes with the machines
+RECENT = 20  # trials that speed is estimated from: it changes with the machines
 ORDERS = ("score", "number", "parameters")
 TableName = Literal["trials", "curves", "full runs"]
 OUTCOMES: tuple[Outcome, ...] = ("complete", "pruned", "diverged", "failed")
 
 
 class Reader:
-    """Reads a run, again and again: its study is opened once."""
+    """Reads a run, repeatedly: its study is opened once."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
@@ -73,7 +73,7 @@ class Reader:
         self.study = open_study(folder)
 
     def status(self) -> Status:
-        """How the run goes now.
+        """The current state of the run.
 
         Raises:
             UserError: a result cannot be read.
@@ -126,7 +126,7 @@ class Reader:
 
 
 def _front(run: Reader, trials: Sequence[TrialRecord]) -> Iterable[FrontNetwork]:
-    """The front of these trials; nothing where the study has none, or the size of its images is not known."""
+    """The front of these trials; empty if the study has none, or the size of its images is not known."""
     facts = read_facts(run.folder)
     image = facts.data.size if facts is not None else None
     if not run.spec.front or image is None:
@@ -145,7 +145,7 @@ def _ready_by(folder: RunFolder) -> str | None:
 
 
 def read_run(runs: Path, name: str | None, storage: str | None) -> Reader:
-    """The run called `name` in the folder `runs`, or the one worked on last; in `storage`, if it is kept in one.
+    """The run called `name` in the folder `runs`, or the last one used; in `storage`, if its study is kept there.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -155,9 +155,9 @@ def read_run(runs: Path, name: str | None, storage: str | None) -> Reader:
 
 
 def list_runs(runs: Path, storage: str | None) -> list[Run]:
-    """All runs in the folder `runs`, the one worked on last first; of a broken one, what its problem is."""
+    """All runs in the folder `runs`, the last one used first; for a broken run, its problem."""
     address = address_of(storage)
-    out_of_reach: list[StorageError] = []  # asked once, not by every run in it
+    out_of_reach: list[StorageError] = []  # tried once, not for every run in it
 
     def read(root: Path) -> Run:
         folder = RunFolder(root)
@@ -179,7 +179,7 @@ def list_runs(runs: Path, storage: str | None) -> list[Run]:
                 raise out_of_reach[0]
             status = Reader(as_kept(root, address)).status()
             return Run(**{name: getattr(status, name) for name in Run.__dataclass_fields__})
-        except Exception as error:  # noqa: BLE001  # a faulty run is listed as such, beside the others
+        except Exception as error:  # noqa: BLE001  # a faulty run is listed as such, with the others
             if isinstance(error, StorageError) and kind != "sqlite":
                 out_of_reach.append(error)
             return Run(
@@ -191,9 +191,9 @@ def list_runs(runs: Path, storage: str | None) -> list[Run]:
 
 
 def trials_of(run: Reader, order: str = "number") -> list[TrialRecord]:
-    """The trials of a run that count and have ended, in one of `ORDERS`: the best, the first or the smallest one first.
+    """The trials of a run that count and have ended, in one of `ORDERS`: the best, the first or the smallest first.
 
-    By score, those that are not complete follow behind the others, by number.
+    By score, trials that are not complete come after the others, by number.
 
     Raises:
         SpecError: there is no such order.
@@ -273,7 +273,7 @@ def show_trial(run: Reader, number: int) -> Trial:
 
 
 def best_short(trials: Iterable[TrialRecord]) -> ShortRun | None:
-    """The best of those that are complete; none where there is none."""
+    """The best complete trial; None if there is none."""
     first = best(trials)
     if first is None:
         return None
@@ -288,7 +288,7 @@ def best_short(trials: Iterable[TrialRecord]) -> ShortRun | None:
 
 
 def best_full(promotions: Sequence[Promotion]) -> FullRun | None:
-    """The network that won, by validation; none where there is none."""
+    """The network that won, by validation; None if there is none."""
     best_runs = winner(promotions)
     if not best_runs:
         return None
@@ -312,7 +312,7 @@ def best_full(promotions: Sequence[Promotion]) -> FullRun | None:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean of those that are known."""
+    """The mean of the known values."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
@@ -322,7 +322,7 @@ def _deviation(values: Sequence[float]) -> float | None:
 
 
 def _summary_fields(folder: RunFolder) -> dict[str, Any]:
-    """The fields of a run that its folder alone shows."""
+    """The fields of a run that follow from its folder alone."""
     touched = datetime.fromtimestamp(folder.last_touched).astimezone().isoformat(timespec="seconds")
     return {
         "name": folder.name,
@@ -352,12 +352,12 @@ def _running_on(trial: TrialRecord, alive: bool | None) -> RunningTrial:
 
 
 def running_trials(trials: Sequence[TrialRecord]) -> tuple[RunningTrial, ...]:
-    """The trials that workers on other machines train: of these nothing says here whether they are alive."""
+    """The trials that workers on other machines train: whether these are alive is not known here."""
     return tuple(_running_on(trial, None) for trial in trials if trial.is_running)
 
 
 def waiting_trials(trials: Sequence[TrialRecord]) -> tuple[WaitingTrial, ...]:
-    """The trials that were cut off and that no worker has now."""
+    """The interrupted trials that no worker has now."""
     return tuple(_waiting(trials))
 
 
@@ -379,7 +379,7 @@ def _waiting(trials: Sequence[TrialRecord]) -> Iterable[WaitingTrial]:
 def _seconds_left(
     done: Sequence[TrialRecord], running: Sequence[RunningTrial], wanted: int, workers: int
 ) -> float | None:
-    """Until the last trial, if all take as long as those that have ended took in the mean."""
+    """Seconds until the last trial, if all take as long as the ended ones took on average."""
     taken = [trial.seconds for trial in done if trial.seconds is not None]
     if not taken:
         return None
@@ -389,7 +389,7 @@ def _seconds_left(
 
 
 def _images_per_second(done: Sequence[TrialRecord], folder: RunFolder) -> float | None:
-    """Training images a second over these trials; their time includes the scoring after each epoch. None: not known."""
+    """Training images per second over these trials, including the time of evaluations. None: not known."""
     facts = read_facts(folder)
     training_images = facts.data.training_images if facts is not None else None
     if not training_images:

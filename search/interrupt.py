@@ -1,4 +1,4 @@
-"""Ctrl-C, and SIGTERM as a cluster sends it: once to stop where little is lost, twice to stop at once."""
+"""Ctrl-C, and SIGTERM as a cluster sends it: the first stops where little is lost, the second stops at once."""
 
 import os
 import signal
@@ -11,9 +11,9 @@ NOTICE = b"\nsearch: stopping; press Ctrl-C again to stop immediately\n"
 
 
 def end_on_sigterm() -> None:
-    """Have SIGTERM do what Ctrl-C does, for a command that can be given again; ignored, it stays so.
+    """Make SIGTERM act like Ctrl-C, for a command that can be continued; if it is ignored, it stays ignored.
 
-    Left as it is, it would end the process without a word, and nothing at all that is the first one of a container.
+    By default, SIGTERM would end the process without a message, or do nothing to the first process of a container.
     """
     if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -21,17 +21,17 @@ def end_on_sigterm() -> None:
 
 @contextmanager
 def stop_requested(is_live: Callable[[], bool] = lambda: False) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether a signal has asked to stop, to be called where stopping is cheap.
+    """Yield a function that returns whether a signal has asked to stop; call it where stopping is cheap.
 
-    The first signal is answered at once by `NOTICE`, unless `is_live` says that a live view is drawn: it would paint
-    over the line, and shows by itself that the command stops.
+    The first signal prints `NOTICE` at once, unless `is_live` says that a live view is drawn: it would paint over the
+    line, and itself shows that the command is stopping.
 
-    The first signal is only noted; after it, the handlers are again those from before. An exception, which Python's
-    own handler would raise wherever the program happens to be, is lost where that is a finalizer. A signal that is
-    ignored, as Ctrl-C is by what a shell script starts with `&`, stays so.
+    The first signal is only recorded; after it, the earlier handlers are active again. Python's own handler would raise
+    an exception at any point, which is lost inside a finalizer. A signal that is ignored, such as Ctrl-C in a process
+    that a shell script starts with `&`, stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may set handlers: a notebook's worker thread has its own ways
+        yield lambda: False  # only the main thread may set handlers: a notebook interrupts its threads itself
         return
     received: list[int] = []
 
@@ -39,8 +39,8 @@ def stop_requested(is_live: Callable[[], bool] = lambda: False) -> Iterator[Call
         received.append(number)
         restore()
         if not is_live():
-            with suppress(OSError):  # nobody reads it, as after `search run 2>&1 | head -1`
-                os.write(2, NOTICE)  # print and logging may be in the middle of something
+            with suppress(OSError):  # nobody reads it, for example after `search run 2>&1 | head -1`
+                os.write(2, NOTICE)  # print and logging may be in use at this moment
 
     def restore() -> None:
         for number, handler in before.items():

@@ -1,4 +1,4 @@
-"""Which trials are trained longer: by score, but so that a family which short runs misjudge is not lost."""
+"""Which trials are trained longer: by score, but so that a family that short runs misjudge is not lost."""
 
 import itertools
 import re
@@ -14,11 +14,11 @@ FAMILIES = sorted({*ResNetSpec.model_fields, *TrainSpec.model_fields, *AugmentSp
 """Fields by whose values a ladder can group trials into families."""
 
 Scored = tuple[TrialRecord, float]
-"""A trial and what it is chosen by: the study's score, of its short run or of a longer one."""
+"""A trial and the score that it is chosen by: the study's score, of its short run or of a longer run."""
 
 
 class Rung(Frozen):
-    """So many trials, trained for so many epochs, each run annealed inside its own length."""
+    """A number of trials and a number of epochs; each run is annealed within its own length."""
 
     top: int = Field(ge=1)
     epochs: int = Field(ge=1)
@@ -32,7 +32,7 @@ def parse_ladder(text: str, what: str = "ladder") -> tuple[Rung, ...]:
     """The rungs of `8x60,3x200`: the best 8 for 60 epochs, then the best 3 of those for 200.
 
     Raises:
-        SpecError: not such a list, or a rung has not fewer trials or not more epochs than the one before.
+        SpecError: it is not such a list, or a rung does not have fewer trials and more epochs than the one before.
 
     """
     rungs = []
@@ -57,13 +57,13 @@ def family_of(trial: TrialRecord, key: str) -> str:
 
 
 def choose(scored: Sequence[Scored], top: int, family: str | None) -> list[TrialRecord]:
-    """The `top` trials: the best of each family first, then by score. `family` is one of `FAMILIES`; none: by score.
+    """The `top` trials: first the best of each family, then by score. `family` is one of `FAMILIES`; None: by score.
 
     A short run finds the good third but misjudges families against each other (at 30 epochs Adam was best and SGD
-    worst; at 200 the order was the reverse), so that each keeps its best candidate.
+    worst; at 200 the order was the reverse), so each family keeps its best candidate.
 
     Raises:
-        RunError: there are fewer trials.
+        RunError: there are fewer trials than that.
 
     """
     if len(scored) < top:
@@ -86,7 +86,7 @@ def climb(
 ) -> list[TrialRecord]:
     """The trials for the last rung. `train` gives the scores of trials after so many epochs.
 
-    Every choice is made by family but the one of the last of several rungs, where the runs were long enough to compare
+    Every choice is made by family, except the last of several rungs, where the runs were long enough to compare
     families.
 
     Raises:

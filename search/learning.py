@@ -1,4 +1,4 @@
-"""What the user's own runs teach the next one: their best configurations are its first trials."""
+"""Learning from the user's own runs: their best configurations are the first trials of the next run."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
@@ -13,7 +13,7 @@ from search.spec import StudySpec, load_study
 from search.starts import Configuration
 from search.trials import TrialRecord, finished_trials, ranked
 
-AUTO = "auto"  # in place of a name: all runs of the same space
+AUTO = "auto"  # instead of a name: all runs of the same space
 FROM_A_RUN = 5  # configurations that are taken from each run
 
 
@@ -22,7 +22,7 @@ def runs_to_learn_from(spec: StudySpec, folder: RunFolder) -> tuple[str, ...]:
 
     Raises:
         SpecError: it names itself.
-        RunError: a run that it names is not there.
+        RunError: a run that it names does not exist.
 
     """
     if folder.name in spec.learn_from:
@@ -48,7 +48,7 @@ def learned(spec: StudySpec, folder: RunFolder) -> list[Configuration]:
     """The best configurations of the runs that the study learns from: the best of each run first, then the second best.
 
     Raises:
-        UserError: a run is not there, or cannot be read.
+        UserError: a run does not exist, or cannot be read.
 
     """
     others = [find_run_to_read(folder.root.parent, name, folder.storage) for name in spec.learn_from]
@@ -69,13 +69,13 @@ def _best(folder: RunFolder) -> Sequence[Configuration]:
 
 
 def _best_first(runs: Iterable[Promotion]) -> list[Promotion]:
-    """The longest runs first; of equally long ones, the best by their study's score."""
+    """The longest runs first; if they are equally long, the best by their study's score."""
     reached = [(run.recipe.epochs, run.val_score, run) for run in runs if run.val_score is not None]
     return [run for _, _, run in sorted(reached, key=lambda each: each[:2], reverse=True)]
 
 
 def _whole_draw(trial: TrialRecord) -> dict[str, Any]:
-    """What a trial drew, and what its study held fixed of all that decides whether another study can have it."""
+    """What a trial drew, and the fixed values of its study that decide whether another study can have it."""
     recipe = trial.recipe
     held = {"optimizer": recipe.optimizer, f"{recipe.optimizer}_lr": recipe.lr, "batch_size": recipe.batch_size}
     return {**held, "schedule": recipe.schedule, "block": trial.network.block, **trial.draw}

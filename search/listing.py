@@ -1,6 +1,6 @@
 """Which images a run began with.
 
-So a change can be reported with the names of files, and a model can be exported without its images.
+It lets a message name the files that have changed, and lets a model be exported without its images.
 """
 
 from pathlib import Path
@@ -16,21 +16,21 @@ from train_core.specs import Frozen
 if TYPE_CHECKING:  # it loads torch, which read-only commands do not need
     from train_core.data import Split, TrainingData
 
-NAMED = 3  # files of a kind that are named; the others are counted
+NAMED = 3  # files of a kind that are named; the others are only counted
 SPLITS = {"train": "training image", "val": "validation image", "test": "test image"}
 
 
 class Listing(Frozen):
-    """The images of a run without their pixels: how many there are, which files, and what a model file says of them."""
+    """The images of a run without their pixels: the number, the files, and their facts in a model file."""
 
     name: str
     fingerprint: str
     classes: tuple[str, ...]
     size: tuple[int, int]  # height and width, in pixels
     in_channels: int  # 1 grey, 3 RGB
-    counts: dict[str, dict[str, int]]  # of each split that the source brings, the images of each class
-    files: dict[str, str]  # of a folder: by path as in train/cat/1.jpg, 16 hexadecimal digits of the pixels
-    training_images: int  # as the run uses them, after its validation split is cut
+    counts: dict[str, dict[str, int]]  # for each split of the source, the images of each class
+    files: dict[str, str]  # of a folder: by path (train/cat/1.jpg), 16 hexadecimal digits of a digest of the pixels
+    training_images: int  # as the run uses them, after its validation split is taken out
     validation_images: int
     has_test: bool
     preparation: Preparation  # what was done to each image file
@@ -63,7 +63,7 @@ class Listing(Frozen):
 
     @property
     def shape(self) -> DataShape:
-        """What the images ask of a network, and which images they are."""
+        """What the images require of a network, and which images they are."""
         return DataShape(
             fingerprint=self.fingerprint,
             in_channels=self.in_channels,
@@ -78,13 +78,13 @@ def _counts(data: "TrainingData") -> dict[str, dict[str, int]]:
 
 
 def keep_listing(folder: RunFolder, data: "TrainingData") -> None:
-    """Write down which images the run began with, once."""
+    """Record, once, which images the run began with."""
     if not folder.listing.exists():
         write_text(folder.listing, Listing.of(data).model_dump_json() + "\n")
 
 
 def read_listing(folder: RunFolder) -> Listing | None:
-    """The images that the run began with; none for a run of an older version, and if the file is damaged."""
+    """The images that the run began with; None for a run of an older version, or if the file is damaged."""
     try:
         return Listing.model_validate_json(folder.listing.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -92,7 +92,7 @@ def read_listing(folder: RunFolder) -> Listing | None:
 
 
 def blank(listing: Listing, *, refit: bool) -> "TrainingData":
-    """As much as the listing knows of the data: its images are black, and take no memory.
+    """The data as far as the listing describes them: the images are black, and take no memory.
 
     `refit`: with the mean and the standard deviation of the training and validation images together.
     """
@@ -118,7 +118,7 @@ def blank(listing: Listing, *, refit: bool) -> "TrainingData":
 
 
 def changes(before: Listing, now: Listing) -> str:
-    """What is different in images since a run began, in a sentence without an end."""
+    """How images differ from those that a run began with, in a sentence without a full stop."""
     if before.shape.task != now.shape.task:
         return f"the images are {now.shape} now, {before.shape} when the run began"
     totals = {
@@ -136,7 +136,7 @@ def changes(before: Listing, now: Listing) -> str:
 
 
 def _details(before: Listing, now: Listing) -> list[str]:
-    """The files that are new, missing or changed; of arrays, the classes with other numbers of images."""
+    """The new, missing or changed files; for arrays, the classes whose number of images changed."""
     if before.files and now.files:
         kinds = {
             ("is new", "are new"): now.files.keys() - before.files.keys(),
@@ -158,19 +158,19 @@ def _details(before: Listing, now: Listing) -> list[str]:
 
 
 def _names(names: tuple[str, ...] | list[str]) -> str:
-    """As in `a`, `a and b`, and `a, b, c and 12 more`."""
+    """For example `a`, `a and b`, and `a, b, c and 12 more`."""
     shown = list(names[:NAMED])
     last = f"{len(names) - NAMED:,} more" if len(names) > NAMED else shown.pop()
     return f"{', '.join(shown)} and {last}" if shown else last
 
 
 def moved(data: str) -> str:
-    """What to say when a run's images are not where they were."""
+    """What to print when a run's images are not where they were."""
     return f"the images of this run were at {data}: give --data with the folder where they are now"
 
 
 def is_missing(data: str) -> bool:
-    """Whether the source of a study is a path, and there is nothing."""
+    """Whether the source of a study is a path that does not exist."""
     try:
         return not Path(data).expanduser().exists()
     except (OSError, RuntimeError):

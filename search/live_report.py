@@ -1,7 +1,7 @@
-"""The report of a run while it goes on: written again after trials and full runs, at most once a minute.
+"""The report of a running run: written again after trials and full runs, at most once a minute.
 
-A thread of its own writes it, so that training goes on meanwhile. What that takes of the processor is limited as for
-checkpoints: the next one waits until writing has taken no more than `SHARE` of the time.
+A separate thread writes it, so training continues meanwhile. The share of the processor is limited as for checkpoints:
+the next report waits until writing has taken no more than `SHARE` of the time.
 """
 
 import logging
@@ -21,26 +21,26 @@ from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
 
 INTERVAL_S = 60.0  # between two reports, at least
-SHARE = 0.01  # of the time, that reports may take
-FULL_RUNS = "full runs are trained"  # what goes on, besides a search
-PATIENCE_S = 2.0  # with a report that is being written when the work ends in an error
+SHARE = 0.01  # of the time that reports may take
+FULL_RUNS = "full runs are trained"  # the work in progress, besides a search
+PATIENCE_S = 2.0  # to finish a report when the work ends in an error
 
 log = logging.getLogger(__name__)
 
 
 class LiveReport:
-    """Writes the report of a run when something has ended and the last report is long enough ago.
+    """Writes the report of a run when something has ended and the last report is old enough.
 
-    Several processes can search in one run: one that another has written a moment ago is recent for all of them. Where
-    a report cannot be written, as on a full disk, the work goes on, and the log says so once. As a context, it waits
-    at its end for the report that is being written.
+    If several processes search in one run, a report that one has just written is recent for all of them. If a report
+    cannot be written, for example on a full disk, the work continues, and the log says so once. As a context, it waits
+    at its end for the report in progress.
     """
 
     def __init__(self, folder: RunFolder, study: optuna.Study, going_on: str = "") -> None:
         self._folder = folder
-        self._study = study  # whose trials are in memory: to read them all again takes longer than to write the page
+        self._study = study  # its trials are in memory: reading them all again takes longer than writing the page
         self._going_on = going_on
-        self._due = 0.0  # in monotonic seconds: the first is written at once
+        self._due = 0.0  # in monotonic seconds: the first report is written at once
         self._thread: threading.Thread | None = None
         self._has_failed = False
 
@@ -51,20 +51,20 @@ class LiveReport:
         self._wait(None if kind is None else PATIENCE_S)
 
     def something_ended(self) -> None:
-        """Begin to write the report, if it is time."""
+        """Start writing the report, if it is time."""
         if time.monotonic() < self._due or self._is_writing or self._is_recent:
             return
-        # Not waited for where the interpreter ends: a report is written whole or not at all.
+        # Not waited for when the interpreter ends: a report is written whole or not at all.
         self._thread = threading.Thread(target=self._attempt, name="report", daemon=True)
         self._thread.start()
 
     def write_last(self) -> None:
-        """Write the report now, as when the work is stopped before its end."""
+        """Write the report now, for example when the work is stopped early."""
         self._wait()
         self._attempt()
 
     def _wait(self, seconds: float | None = None) -> None:
-        """Wait until no report is being written, for so long at most."""
+        """Wait until no report is being written, for at most `seconds`."""
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -78,7 +78,7 @@ class LiveReport:
         try:
             return 0 <= time.time() - self._folder.report.stat().st_mtime < INTERVAL_S
         except OSError:
-            return False  # there is none
+            return False  # there is no report
 
     def _attempt(self) -> None:
         started = time.monotonic()

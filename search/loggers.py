@@ -1,8 +1,8 @@
 """Logs trials and full runs to TensorBoard, MLflow and Weights & Biases: one record each, in `LOGGERS`.
 
-All of them write into the run's folder and nothing leaves the machine, unless the user has set WANDB_MODE. A logger
-that fails is left out from then on, with one warning: the work goes on. To add one, write a class with the methods of
-`Logger` and give it a record.
+All of them write into the run's folder, and nothing leaves the machine unless the user has set WANDB_MODE. A logger
+that fails is left out from then on, with one warning, and the work continues. To add one, write a class with the
+methods of `Logger` and give it a record.
 """
 
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Logger(Protocol):
-    """Writes down what happens in trials and full runs, each of which has a name of its own."""
+    """Records what happens in trials and full runs; each has its own name."""
 
     def begin(self, name: str, parameters: Mapping[str, Value]) -> None:
         """A trial or a full run begins, or continues."""
@@ -41,11 +41,11 @@ class Logger(Protocol):
         """It has ended."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """No more calls follow."""
 
 
 class _TensorBoard:
-    """An event file for each, in the folder `tensorboard` of the run."""
+    """An event file for each trial or full run, in the folder `tensorboard` of the run."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._root = folder.tracked("tensorboard")
@@ -77,14 +77,14 @@ class _TensorBoard:
 
 
 class _MLflow:
-    """A run of MLflow for each, in the file `mlflow.db` of the run's folder."""
+    """An MLflow run for each trial or full run, in the file `mlflow.db` of the run's folder."""
 
     def __init__(self, folder: RunFolder) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
         database, files = folder.absolute().tracked("mlflow.db"), folder.absolute().tracked("mlflow")
-        with folder.alone():  # other workers make the database at the same time
+        with folder.alone():  # other workers create the database at the same time
             self._client = MlflowClient(f"sqlite:///{database}")
             found = self._client.get_experiment_by_name(folder.name)
             self._experiment = (
@@ -117,7 +117,7 @@ class _MLflow:
 
 
 class _WandB:
-    """A run of Weights & Biases for each, in the folder `wandb` of the run; `wandb sync` uploads it."""
+    """A Weights & Biases run for each trial or full run, in the folder `wandb` of the run; `wandb sync` uploads it."""
 
     def __init__(self, folder: RunFolder) -> None:
         os.environ.setdefault("WANDB_MODE", "offline")
@@ -152,7 +152,7 @@ class _WandB:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A tracker: its package, which is also the extra that installs it, and how a logger is made for a run."""
+    """A tracker: its package, which is also the name of the extra that installs it, and how to make its logger."""
 
     package: str
     make: Callable[[RunFolder], Logger]
@@ -211,7 +211,7 @@ class Loggers:
             self._each(lambda logger: logger.end(name, known))
 
     def full_run(self, name: str, network: ResNetSpec, recipe: TrainSpec) -> Callable[[EpochResult], None]:
-        """What is called after each epoch of a full run; it begins with its first epoch here."""
+        """The function to call after each epoch of a full run; the full run begins with its first epoch here."""
 
         def epoch_ended(result: EpochResult) -> None:
             if name not in self._begun:
@@ -221,7 +221,7 @@ class Loggers:
         return epoch_ended
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """No more calls follow."""
         self._each(lambda logger: logger.close())
 
     def _each(self, do: Callable[[Logger], None]) -> None:
@@ -274,12 +274,12 @@ class LoggedEvents:
 
 
 def trial_name(number: int) -> str:
-    """What a trial is called: as its checkpoint."""
+    """The name of a trial: that of its checkpoint."""
     return f"trial-{number:04d}"
 
 
 def outcome_of(run: Promotion) -> dict[str, Value | None]:
-    """What a full run reached, as shares of 1."""
+    """The scores of a full run, as shares of 1."""
     return {
         "outcome": "diverged" if run.diverged else "finished",
         "reason": run.diverged,

@@ -1,4 +1,4 @@
-"""One network trained to the end of its recipe, in a folder of its own, from where it was stopped."""
+"""Trains one network to the end of its recipe, in its own folder, continuing from where it was stopped."""
 
 from collections.abc import Callable
 
@@ -28,20 +28,20 @@ def train_to_end(
     on_epoch: Callable[[EpochResult], None],
     watcher: Watcher,
 ) -> tuple[TrainState, str | None]:
-    """The state after the last epoch, and why there are fewer than the recipe has, if the loss was not finite.
+    """The state after the last epoch, and, if the loss was not finite, why there are fewer epochs than in the recipe.
 
-    A run that was cut off goes on from its last checkpoint: of the epoch after which the `watcher` or `on_epoch`
-    stopped it, or what `CHECKPOINT_SHARE` of the time allowed.
+    An interrupted run continues from its last checkpoint: that of the epoch after which `watcher` or `on_epoch` stopped
+    it, or the last one that `CHECKPOINT_SHARE` of the time allowed.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or of another network or recipe.
-        ModelError: the weights to start from cannot be had.
+        CheckpointError: the checkpoint is damaged, or belongs to another network or recipe.
+        ModelError: the weights to start from are not available.
         KeyboardInterrupt: the `watcher` has asked to stop.
 
     """
     device = data.train.images.device
     folder.root.mkdir(parents=True, exist_ok=True)
-    release_memory(device)  # of the run before, however it ended
+    release_memory(device)  # from the run before, however it ended
     if checkpoint.exists(folder.checkpoint):
         state = checkpoint.load(folder.checkpoint, device)
         if (state.network, state.recipe) != (network, recipe):
@@ -59,9 +59,9 @@ def train_to_end(
                 checkpoints.save_if_due(state)
             try:
                 on_epoch(result)
-                if watcher.stop() and result.epoch < recipe.epochs:  # what is trained to the end is soon finished
+                if watcher.stop() and result.epoch < recipe.epochs:  # a fully trained run will finish soon anyway
                     raise KeyboardInterrupt
-            except KeyboardInterrupt:  # stopped here, to go on from here
+            except KeyboardInterrupt:  # stopped here, to continue from here
                 checkpoints.save(state)
                 raise
     except DivergedError as error:
@@ -70,5 +70,5 @@ def train_to_end(
 
 
 def finish(folder: PromotionFolder) -> None:
-    """Delete what only an unfinished run needs."""
+    """Delete the files that only an unfinished run needs."""
     checkpoint.previous(folder.checkpoint).unlink(missing_ok=True)

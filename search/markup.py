@@ -5,7 +5,7 @@ from html import escape
 
 
 def prose(text: str) -> str:
-    """Words as HTML; what stands between backticks is code."""
+    """Text as HTML; text between backticks becomes code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
@@ -15,7 +15,7 @@ def paragraph(text: str) -> str:
 
 
 def slug(title: str) -> str:
-    """The address of a section inside the page: `what-mattered`."""
+    """The anchor of a section in the page: `what-mattered`."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 

@@ -13,11 +13,11 @@ from search.figures import Chart, Point, figure_of, series
 from search.formatting import count, percent
 from search.mistakes import BINS, Mistakes, neighbours
 
-MATRIX_NUMBERS = 20  # classes, at most, of a confusion matrix with counts in its cells
-MATRIX_MOST = 300  # classes, at most, of a confusion matrix that is drawn
+MATRIX_NUMBERS = 20  # a confusion matrix with at most so many classes has counts in its cells
+MATRIX_MOST = 300  # a confusion matrix with more classes is not drawn
 NAME = 24  # characters of a class's name on an axis, at most
-MAX_NAMES = 110  # classes whose names have room on the axes of a confusion matrix; of more, some have names
-FAINT = 0.1  # share of a class's images: where no confusion is more frequent, none has the full colour
+MAX_NAMES = 110  # classes whose names fit on the axes of a confusion matrix; with more, only some have names
+FAINT = 0.1  # share of a class's images: if no confusion is more frequent, none gets the full colour
 
 
 def confusion_chart(mistakes: Mistakes) -> Chart:
@@ -75,14 +75,14 @@ def confusion_chart(mistakes: Mistakes) -> Chart:
 
 
 def _axis_names(names: Sequence[str]) -> list[str]:
-    """Names short enough for an axis, all different, as Plotly reads them (as HTML)."""
+    """Names that are short enough for an axis and all different, as Plotly reads them (HTML)."""
     short = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in names]
     repeated = {name for name, number in Counter(short).items() if number > 1}
     return [escape(f"{name} ({i})" if name in repeated else name) for i, name in enumerate(short)]
 
 
 def reliability_chart(validation: Mistakes, test: Mistakes | None) -> Chart:
-    """How often the network is right where it is so certain."""
+    """How often the network is right, against its confidence."""
     curves = [("validation", validation.calibration, BLUE, "circle")]
     if validation.calibrated is not None:
         name = "validation, with the temperature" if validation.split == "val" else "with the temperature"
@@ -114,7 +114,7 @@ def reliability_chart(validation: Mistakes, test: Mistakes | None) -> Chart:
             "thickness": 1,
         }
         largest = max(each.images for each in bins)
-        sizes = [6 + 10 * sqrt(each.images / largest) for each in bins]  # of the points, by their images
+        sizes = [6 + 10 * sqrt(each.images / largest) for each in bins]  # of the points, by their number of images
         marker = {"color": colour, "symbol": symbol, "size": sizes}
         style: dict[str, Any] = {"marker": marker, "line": {"color": colour, "width": 1}}
         style["error_y"] = error if name == "validation" else {}

@@ -21,7 +21,7 @@ from train_core.predictions import Predictions
 from train_core.printable import printable
 
 BINS = 15  # of the calibration error, of equal width
-ANSWERED = (1.0, 0.99, 0.95, 0.9, 0.8)  # shares of the images that thresholds are chosen for
+ANSWERED = (1.0, 0.99, 0.95, 0.9, 0.8)  # shares of the images for which thresholds are chosen
 TEMPERATURES = 0.05, 20.0  # the fitted one is between them
 
 Floats = NDArray[np.float64]
@@ -33,15 +33,15 @@ class ClassScore:
 
     name: str
     images: int  # of this class
-    said: int  # images that the network gives this class
-    recall: Interval | None  # the share of its images that are given it; none: the split has no image of it
-    precision: Interval | None  # the share of the images given it that are of it; none: no image is given it
-    f1: float | None  # harmonic mean of both; none: the class has no image
+    said: int  # images that the network assigns to this class
+    recall: Interval | None  # share of its images that are assigned to it; None: the split has no image of it
+    precision: Interval | None  # share of the images assigned to it that are of it; None: none is assigned
+    f1: float | None  # harmonic mean of both; None: the class has no image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """Images of one class that were taken for another."""
+    """Images of one class that were classified as another."""
 
     true: str
     said: str
@@ -51,13 +51,13 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """An image that got the wrong class."""
+    """A misclassified image."""
 
-    image: int  # its number in the split, from 0
-    file: str | None  # none: the images come from no files
+    image: int  # index in the split, from 0
+    file: str | None  # None: the images come from no files
     true: str
     said: str
-    probability: float  # of the class that was said
+    probability: float  # of the predicted class
     probability_of_true: float
 
 
@@ -74,22 +74,22 @@ class Bin:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How far probabilities are from how often they are right."""
+    """How far probabilities are from the frequency of right answers."""
 
     error: float  # expected calibration error: the mean |accuracy - probability| of the bins, weighted by images
     loss: float  # mean negative log-likelihood, in nats
-    bins: tuple[Bin, ...]  # those with images
+    bins: tuple[Bin, ...]  # the bins that contain images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """The cost of no answer where the highest probability is below a threshold."""
+    """The cost of refusing to answer if the highest probability is below a threshold."""
 
     threshold: float
     answered: float  # the share of the images that get an answer
-    accuracy: Interval | None  # among those; none: none is answered
-    wrong: int  # wrong answers that are left
-    lost: float  # the share of the images that would have been right, and get no answer
+    accuracy: Interval | None  # of the answered images; None: none is answered
+    wrong: int  # wrong answers that remain
+    lost: float  # share of the images whose answer would have been right, but is refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +103,16 @@ class Mistakes:
     split: SplitName
     images: int
     accuracy: Interval
-    baseline: float  # the accuracy of a network that always says the largest class
+    baseline: float  # accuracy of a network that always predicts the largest class
     largest_class: str
     balanced_accuracy: float  # the mean recall of the classes that have images
-    macro_f1: float  # the mean F1 of these
+    macro_f1: float  # the mean F1 of these classes
     classes: tuple[ClassScore, ...]  # in the order of the network's outputs
-    matrix: tuple[tuple[int, ...], ...]  # images, by true class (rows) and by what was said (columns)
+    matrix: tuple[tuple[int, ...], ...]  # images, by true class (rows) and predicted class (columns)
     confusions: tuple[Confusion, ...]  # the most frequent first
-    mistakes: tuple[Mistake, ...]  # all of them, those that the network was most certain of first
+    mistakes: tuple[Mistake, ...]  # all of them, the most certain first
     calibration: Calibration  # of the probabilities as they are
-    temperature: float | None  # that logits are divided by to be calibrated, fitted on validation; none: see `examine`
+    temperature: float | None  # logits divided by it are calibrated; fitted on validation; None: see `examine`
     calibrated: Calibration | None  # with this temperature
     thresholds: tuple[Threshold, ...]  # chosen on validation, for the probabilities as they are
 
@@ -125,14 +125,14 @@ class Mistakes:
 def mistakes_of(folder: RunFolder, trial: int | None = None, *, test: bool = False) -> Mistakes:
     """What the best full run of a run gets wrong, or the longest one of `trial`; on validation or test images.
 
-    Nothing is computed by a network: the full runs have stored their predictions.
+    No network is run: the full runs have stored their predictions.
 
     Raises:
         RunError: there is no such full run, its predictions were not stored, or they are damaged.
 
     """
     run = best_run(full_runs_of(folder, trial))
-    assert run is not None  # else `full_runs_of` raises
+    assert run is not None  # otherwise `full_runs_of` raises
     if test:
         best = best_run(finished(folder))
         if best is None or best.trial != run.trial:
@@ -142,7 +142,7 @@ def mistakes_of(folder: RunFolder, trial: int | None = None, *, test: bool = Fal
 
 
 def wrong_files(mistakes: Mistakes) -> list[str]:
-    """A line for each misclassified file: file, true class and what was said, with tabs between them.
+    """A line for each misclassified file: file, true class and predicted class, separated by tabs.
 
     Raises:
         RunError: the images come from no files.
@@ -156,14 +156,14 @@ def wrong_files(mistakes: Mistakes) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    """The text without what would end a line or a column, or steer a terminal."""
+    """The text without characters that would end a line or a column, or control a terminal."""
     return printable(text.replace("\\", "\\\\"))
 
 
 def examine(folder: RunFolder, run: Promotion, split: SplitName) -> Mistakes:
     """What a full run gets wrong. The temperature and the thresholds are those of its validation images.
 
-    Without stored validation predictions, as of a refit, which is trained on them, there are neither. Where all
+    Without stored validation predictions (as for a refit, which is trained on these images), both are missing. If all
     validation images are right, no temperature can be fitted.
 
     Raises:
@@ -191,7 +191,7 @@ def stored(folder: RunFolder, run: Promotion, split: SplitName) -> Predictions:
             "its data have no test split" if run.tested else f"the test split is not read for it yet: {again} reads it"
         )
         raise RunError(f"no test predictions of {what}: {why}")
-    # The test split is not read a second time, so that its predictions cannot be had again.
+    # The test split is not read a second time, so its predictions cannot be made again.
     lost = "and the test images are read only once: leave out --test"
     try:
         return Predictions.read(path)
@@ -204,7 +204,7 @@ def stored(folder: RunFolder, run: Promotion, split: SplitName) -> Predictions:
 
 
 def path_of(folder: RunFolder, run: Promotion, split: SplitName) -> Path:
-    """Where the predictions of a full run are stored."""
+    """The path of the stored predictions of a full run."""
     return folder.promotion(run.trial, run.recipe.epochs, run.seed, refit=run.refit).predictions(split)
 
 
@@ -214,7 +214,7 @@ _WORDS: dict[SplitName, str] = {"val": "validation", "test": "test"}
 def analyse(
     predictions: Predictions, name: str, run: Promotion, split: SplitName, fitted: Mistakes | None = None
 ) -> Mistakes:
-    """What these predictions get wrong; the temperature and the thresholds are fitted, or those of `fitted`.
+    """What these predictions get wrong; temperature and thresholds are fitted, or taken from `fitted`.
 
     They are fitted on validation images only.
     """
@@ -307,7 +307,7 @@ def _loss(logits: Floats, labels: NDArray[np.int64]) -> float:
 
 
 def calibration(logits: Floats, labels: NDArray[np.int64]) -> Calibration:
-    """How far the highest probabilities of logits [N, K] are from how often they are right, in `BINS` equal bins."""
+    """How far the highest probabilities of logits [N, K] are from the share of right answers, in `BINS` equal bins."""
     from sklearn.calibration import calibration_curve
 
     probabilities = softmax(logits)
@@ -334,14 +334,14 @@ def calibration(logits: Floats, labels: NDArray[np.int64]) -> Calibration:
 
 
 def thresholds_for(highest: Floats) -> list[float]:
-    """Thresholds, four decimals, at or above which the shares `ANSWERED` of the highest probabilities [N] are.
+    """Thresholds (four decimals) that the shares `ANSWERED` of the highest probabilities [N] reach.
 
-    One that answers as many images as the one before is left out.
+    A threshold that answers as many images as the one before is left out.
     """
     descending = np.sort(highest)[::-1]
     chosen = [0.0]
     for share in ANSWERED[1:]:
-        # Rounded down, so that the threshold as it is printed answers as many images.
+        # Rounded down, so the printed threshold answers as many images.
         threshold = math.floor(descending[math.ceil(share * len(highest)) - 1] * 1e4) / 1e4
         if (highest >= threshold).sum() < (highest >= chosen[-1]).sum():
             chosen.append(threshold)
@@ -385,7 +385,7 @@ def _mistakes(predictions: Predictions, probabilities: Floats) -> Iterator[Mista
 
 
 def neighbours(matrix: Sequence[Sequence[int]]) -> list[int]:
-    """An order of the classes in which those that are confused with each other are near each other."""
+    """An order of the classes that puts classes near each other if they are often confused."""
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 
@@ -405,11 +405,11 @@ class Paired:
     images: int
     only_first: int  # images that only the first gets right
     only_second: int
-    p: float  # of so uneven counts or more uneven ones, if both networks are equally good
+    p: float  # probability of counts at least this uneven, if both networks are equally good
 
 
 def paired(one: Predictions, other: Predictions) -> Paired | None:
-    """Compare two networks image by image; none if their images are not the same."""
+    """Compare two networks image by image; None if their images are not the same."""
     if one.digest != other.digest or len(one) != len(other):
         return None
     only_first = int((one.is_right & ~other.is_right).sum())
@@ -418,7 +418,7 @@ def paired(one: Predictions, other: Predictions) -> Paired | None:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The two-sided p of McNemar's exact test: the images that one alone gets right are heads or tails of a coin."""
+    """The two-sided p of McNemar's exact test: images that only one network gets right are like coin tosses."""
     from scipy.stats import binomtest
 
     discordant = only_first + only_second

@@ -1,4 +1,4 @@
-"""The sections of a report about what the best network gets wrong, and about what it sees, as HTML."""
+"""The sections of a report about the best network's mistakes, and about the images that it sees, as HTML."""
 
 import base64
 import io
@@ -18,15 +18,15 @@ from search.promotions import Promotion, best_run
 from search.run_folder import RunFolder
 from train_core.predictions import Predictions, SeenBatch
 
-CLASSES, CONFUSIONS = 20, 15  # rows of a table that are shown at once
+CLASSES, CONFUSIONS = 20, 15  # rows of a table that are shown without unfolding
 SMALL = 64  # pixels: smaller pictures are enlarged without smoothing
-SHOWN = 128  # pixels that a picture is wide on the page, at most
+SHOWN = 128  # largest width of a picture on the page, in pixels
 
 NOT_YET = "No full run is finished yet: `search promote` trains the best trials and stores what they get wrong."
 
 
 def mistakes_sections(folder: RunFolder, promotions: Sequence[Promotion]) -> str:
-    """What the best full run gets wrong, and a training batch as it sees it; where they are not stored, a sentence."""
+    """What the best full run gets wrong, and a training batch as the network sees it; a sentence if not stored."""
     run = best_run(promotions)
     return section("What the best network gets wrong", _mistakes(folder, run)) + section(
         "A batch as the network sees it", _batch(folder, run)
@@ -96,7 +96,7 @@ def _with_temperature(splits: Sequence[Mistakes]) -> dict[str, list[str]]:
 
 
 def _class_tables(validation: Mistakes, test: Mistakes | None) -> str:
-    """The classes, the lowest recall first; those after the first few are folded away."""
+    """The classes, the lowest recall first; all after the first few are folded away."""
     ranked = validation.worst_classes
     of_test = {each.name: each for each in test.classes} if test else {}
     words = "The lowest recall on validation first. Recall: the share of a class's images that are recognised. "
@@ -156,7 +156,7 @@ def _confusion_list(confusions: Sequence[Confusion], split: str) -> str:
 
 
 def _pictured(mistakes: Mistakes, predictions: Predictions, images: str) -> str:
-    """The pictures of the most certain mistakes, each with what was said and what is true."""
+    """The pictures of the most certain mistakes, each with its predicted and its true class."""
     if not mistakes.mistakes:
         return paragraph(f"There are none: all {mistakes.images:,} {images} are right.")
     by_number = {each.image: each for each in mistakes.mistakes}
@@ -181,7 +181,7 @@ def _grid(figures: Sequence[str], pictures: NDArray[np.uint8]) -> str:
 
 
 def _figure(pixels: NDArray[np.uint8], title: str, caption: str) -> str:
-    """A picture of uint8 [H, W, C] inside the page, with a caption that is HTML already."""
+    """A picture uint8 [H, W, C] embedded in the page; the caption is already HTML."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -196,7 +196,7 @@ def _figure(pixels: NDArray[np.uint8], title: str, caption: str) -> str:
 
 
 def _calibrated(validation: Mistakes) -> str:
-    """What the temperature does."""
+    """The effect of the temperature."""
     if validation.temperature is None:
         return "No temperature: it cannot be fitted where all validation images are right."
     direction = "too certain" if validation.temperature > 1 else "not certain enough"

@@ -1,12 +1,12 @@
-"""Divides a night: short runs, longer runs of the best, full runs of the best of those, and a model before the end.
+"""Divides a night: short runs, longer runs of the best, full runs of the best of those, and a model at the end.
 
-Nothing here trains or reads a clock. `divide` makes a plan from the time that is left and what an epoch costs.
-`conduct` follows it step by step and divides again what is left whenever more is known. So the same code runs a real
-night, a night that was interrupted, and the simulated ones of the tests and of `benchmarks/nights.py`.
+Nothing here trains or reads a clock. `divide` makes a plan from the remaining time and the cost of an epoch. `conduct`
+follows it step by step, and divides the remaining time again when more is known. So the same code runs a real night, an
+interrupted night, and the simulated nights of the tests and of `benchmarks/nights.py`.
 
 The shares follow from measurements (docs/benchmarks.md). A short run finds the good third of all networks and cannot
-order it, so several are trained longer. Few full runs are better spent on what did best on other images than on more
-short runs, so a short night has few of them.
+but cannot order it, so several are trained longer. If few full runs fit, it is better to train configurations that did
+best on other images than to do more short runs, so a short night has few short runs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,23 +23,23 @@ from search.ladder import Rung
 from search.run_folder import RunFolder
 from train_core.specs import Frozen
 
-HEAVIER = 1.3  # times the seconds of an epoch: what is promoted is larger than the mean of the draws
-UNSURE = 1.03  # times the expected seconds of a run: it must fit even if it is somewhat slower
-ALONE = 1.1  # times as long for the only full run of a night: without it there is no model
-LEAST_EPOCHS = 3  # a night too short for a full run of so many is refused
-LONG = 12  # full runs of all workers that would fit: from here on, there is a rung between short and full runs
-FEW, SHARE_OF_FEW = 4, 0.7  # full runs that would fit: of a night with fewer, more is theirs
-SHARE_OF_FULL = 0.5  # of a night with more, but without a rung between
-SHARES = (0.2, 0.3)  # of the rung between and of the full runs, in a long night
-BETWEEN = 0.3  # the length of the rung between, as a share of a full run's
+HEAVIER = 1.3  # factor on the seconds of an epoch: promoted networks are larger than the mean of the draws
+UNSURE = 1.03  # factor on the expected seconds of a run: it must fit even if it is somewhat slower
+ALONE = 1.1  # factor on the time of a night's only full run: without it there is no model
+LEAST_EPOCHS = 3  # a night too short for a full run of this length is refused
+LONG = 12  # if this many full runs fit into a night, there is a rung between short and full runs
+FEW, SHARE_OF_FEW = 4, 0.7  # if fewer full runs fit, they get a larger share of the night
+SHARE_OF_FULL = 0.5  # share of full runs in a longer night without a rung between
+SHARES = (0.2, 0.3)  # shares of the rung between and of the full runs, in a long night
+BETWEEN = 0.3  # length of the rung between, as a share of a full run's
 MOST_BETWEEN, MOST_FULL, MOST_SEEDS = 24, 5, 3
-ELASTIC = 1.6  # full runs that would fit: in a shorter night, they are shortened
-SHARE_OF_ONE = 0.65  # of such a night, for its one full run
+ELASTIC = 1.6  # if fewer full runs fit into a night, they are shortened
+SHARE_OF_ONE = 0.65  # share of the one full run in such a night
 CLOSING_SHARE, CLOSING_LEAST_S, CLOSING_MOST_S = 0.015, 10.0, 120.0  # for report and model
-CLOSING_AGAIN = 1.5  # times what it took the last time
-TOLD_AGAIN = 0.2  # a plan is said again if its number of trials changes by more than this share
-NEAR_S = 1800.0  # a time of day that is nearer is said with seconds
-PRIOR_TRIALS = 3.0  # as many trials as the first estimate of an epoch counts
+CLOSING_AGAIN = 1.5  # factor on the time that it took before
+TOLD_AGAIN = 0.2  # a plan is printed again if its number of trials changes by more than this share
+NEAR_S = 1800.0  # a time of day closer than this is printed with seconds
+PRIOR_TRIALS = 3.0  # weight, in trials, of the first estimate of an epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,21 +52,21 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """What runs cost, in seconds."""
+    """The costs of runs, in seconds."""
 
-    epoch_s: float  # an epoch of a network of the space, validation included: the mean over the draws
+    epoch_s: float  # an epoch of a network of the space, with validation: the mean over the draws
     full_epoch_s: float  # an epoch of a network that is promoted
-    start_s: float = 0.0  # what a run costs before its first epoch
+    start_s: float = 0.0  # time before the first epoch of a run
     saved: float = 0.0  # share of the epochs of short runs that pruning saves
-    workers: int = 1  # runs at a time; an epoch costs what it does beside the others
-    workers_start_s: float = 0.0  # before workers begin
+    workers: int = 1  # number of runs at a time; an epoch is timed beside the others
+    workers_start_s: float = 0.0  # time until workers have started
 
     def short_run(self, epochs: int) -> float:
-        """A short run, less what pruning saves."""
+        """A short run, minus what pruning saves."""
         return self.start_s + self.epoch_s * epochs * (1 - self.saved)
 
     def short_runs_in(self, seconds: float, epochs: int) -> int:
-        """How many of them fit."""
+        """How many short runs fit into `seconds`."""
         return floor(max(seconds - self.workers_start_s, 0.0) * self.workers / self.short_run(epochs))
 
     def full_run(self, epochs: int) -> float:
@@ -74,19 +74,19 @@ class Pace:
         return self.workers_start_s + self.start_s + self.full_epoch_s * epochs * UNSURE
 
     def full_runs(self, number: int, epochs: int) -> float:
-        """So many of them, as many at a time as there are workers."""
+        """`number` of these runs, one for each worker at a time."""
         return ceil(number / self.workers) * self.full_run(epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How the time that is left is spent."""
+    """How the remaining time is spent."""
 
     short_epochs: int
     trials: int  # short runs that are expected to fit, in addition to those that are done
     short_s: float  # seconds for them
-    rungs: tuple[Rung, ...]  # of the runs after them; the last are the full runs
-    rung_s: tuple[float, ...]  # seconds for each, as far as is known
+    rungs: tuple[Rung, ...]  # the runs after the short ones; the last rung are the full runs
+    rung_s: tuple[float, ...]  # seconds for each, where known
     seeds: int  # full runs of each network
     closing_s: float  # seconds for the report and the model
 
@@ -97,7 +97,7 @@ class Plan:
 
 
 class TooShortError(Exception):
-    """The time is too short for a model that deserves the name."""
+    """The time is too short for a useful model."""
 
     def __init__(self, needed_s: float) -> None:
         super().__init__(f"at least {needed_s:.0f} seconds are needed")
@@ -105,10 +105,10 @@ class TooShortError(Exception):
 
 
 def divide(seconds: float, lengths: Lengths, pace: Pace, *, is_fixed: bool = False) -> Plan:
-    """Divide the seconds that are left of a night.
+    """Divide the remaining seconds of a night.
 
-    `is_fixed`: the length of the short runs is given, as some are done already. Otherwise they are shortened together
-    with the full runs, where no full run of the study's length fits.
+    `is_fixed`: the length of the short runs is given, because some are done already. Otherwise, if no full run of the
+    study's length fits, they are shortened together with the full runs.
 
     Raises:
         TooShortError: not even `LEAST_EPOCHS` of one network fit.
@@ -178,69 +178,69 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class FullRun:
-    """A run of a promoted network, finished or to be done."""
+    """A run of a promoted network, finished or planned."""
 
     trial: int
     epochs: int
-    seed: int = 0  # the first, the second, ... of the seeds that full runs have
+    seed: int = 0  # index of the seed, from 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What is done so far."""
+    """The work that is done so far."""
 
-    short_epochs: int | None = None  # of a short run; none: the first has not begun
+    short_epochs: int | None = None  # of a short run; None: the first has not begun
     ended: int = 0  # short runs, pruned ones included
-    epochs: int = 0  # that they were trained
-    seconds: float = 0.0  # that they took
+    epochs: int = 0  # trained in these
+    seconds: float = 0.0  # spent on these
     candidates: Sequence[Tried] = ()  # in the order in which they are promoted: by their longest runs, then by score
-    finished: Sequence[FullRun] = ()  # runs after the short ones
-    finished_s: float = 0.0  # that these took
-    begun: Mapping[FullRun, int] = field(default_factory=dict)  # runs that were interrupted: the epochs that they have
+    finished: Sequence[FullRun] = ()  # runs after the short runs
+    finished_s: float = 0.0  # spent on these
+    begun: Mapping[FullRun, int] = field(default_factory=dict)  # interrupted runs, with the epochs that they have
 
 
 Left = Callable[[], float]
-"""How many seconds are left for short runs; asked before each of them."""
+"""Returns the seconds left for short runs; called before each of them."""
 
 
 class Work(Protocol):
-    """What can be done in a night, and what is known of it."""
+    """The actions of a night, and the current state of the work."""
 
     def now(self) -> float:
         """The time in seconds since the epoch."""
 
     def known(self) -> Known:
-        """What is done so far."""
+        """The work that is done so far."""
 
     def search(self, plan: Plan, left: Left) -> None:
-        """Do short runs while `left` says that there is time."""
+        """Do short runs while `left` returns enough time."""
 
     def train(self, runs: Sequence[FullRun], until: float) -> bool:
-        """Train networks to their end, all at a time, or stop at `until`. Returns whether all are done."""
+        """Train networks beside each other to their end, or stop at `until`. Returns whether all are finished."""
 
     def deliver(self) -> None:
         """Write the model of the best full run so far."""
 
     def searched(self) -> Plan | None:
-        """The plan with which the short runs of this night ended; none: they have not."""
+        """The plan with which the short runs of this night ended; None: they have not ended."""
 
     def end_search(self, plan: Plan) -> None:
-        """Note that they have, for this plan."""
+        """Record that the short runs have ended, with this plan."""
 
     def say(self, line: str) -> None:
-        """Tell the user."""
+        """Print a line for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Night:
-    """A time to be ready, and what is expected of the work until then."""
+    """The end of a night, and the initial estimates."""
 
     end: float  # seconds since the epoch
     lengths: Lengths  # as the study has them
     expected: Pace  # before anything is measured
 
     def pace(self, known: Known) -> Pace:
-        """What runs cost: the expectation, corrected by what is measured."""
+        """The costs of runs: the estimate, corrected by measurements."""
         if not known.epochs:
             return self.expected
         short = known.short_epochs or self.lengths.short
@@ -257,10 +257,10 @@ class Night:
         )
 
     def plan(self, known: Known, now: float) -> Plan:
-        """The plan for the time that is left.
+        """The plan for the remaining time.
 
-        The whole night is divided, what its runs took included, and what they took is taken off: divided again and
-        again, what is left would never be enough for the full runs.
+        The whole night is divided, including the time already spent, and the spent time is then subtracted. If only the
+        remaining time were divided each time, the full runs would never get enough.
         """
         pace = self.pace(known)
         spent = (known.seconds + known.finished_s) / pace.workers
@@ -268,7 +268,7 @@ class Night:
         seconds, is_fixed = self.end - now + spent, known.short_epochs is not None
         plan = divide(seconds, lengths, pace, is_fixed=is_fixed)
         if known.candidates:
-            if plan.full_epochs < lengths.full:  # how long it can be depends on its network
+            if plan.full_epochs < lengths.full:  # its possible length depends on the network
                 first = replace(pace, full_epoch_s=known.candidates[0].epoch_s)
                 epochs = divide(seconds, lengths, first, is_fixed=is_fixed).full_epochs
                 plan = replace(plan, rungs=(Rung(top=plan.rungs[-1].top, epochs=epochs),))
@@ -277,7 +277,7 @@ class Night:
         return replace(plan, short_s=short_s, trials=pace.short_runs_in(short_s, plan.short_epochs))
 
     def _that_fits(self, plan: Plan, known: Known, now: float) -> Plan:
-        """The plan with what its full runs really cost, and with fewer of them if these do not fit."""
+        """The plan with the real cost of its full runs, and with fewer of them if they do not fit."""
         pace = self.pace(known)
         full = plan.rungs[-1]
         for top in range(full.top, 0, -1):
@@ -292,16 +292,16 @@ class Night:
         return replace(plan, rungs=rungs, rung_s=(*plan.rung_s[:-1], seconds))
 
     def for_search(self, plan: Plan, known: Known, now: float) -> float:
-        """Seconds that the plan leaves for short runs; none if another one is likely not to end.
+        """Seconds that the plan leaves for short runs; 0 or less if another one is unlikely to end in time.
 
-        Without a complete short run, there is nothing to promote: the search goes on while a full run could follow.
+        Without a complete short run, there is nothing to promote: the search continues while a full run could follow.
         """
         if not known.candidates:
             return self.end - now - plan.closing_s - self.pace(known).full_run(LEAST_EPOCHS)
         return plan.short_s if plan.trials else 0.0
 
     def next_runs(self, plan: Plan, known: Known, now: float) -> list[FullRun]:
-        """The next runs, which are trained at a time: as many as there are workers, and all of one length."""
+        """The next runs to train beside each other: at most one for each worker, all of the same length."""
         runs: list[FullRun] = []
         while len(runs) < self.expected.workers:
             begun = {run: epochs for run, epochs in known.begun.items() if run not in runs}
@@ -313,10 +313,10 @@ class Night:
         return runs
 
     def next_run(self, plan: Plan, known: Known, now: float) -> FullRun | None:
-        """The next run of the rungs that fits before the end; none: nothing does, or all is done.
+        """The next run of the rungs that fits before the end; None: nothing fits, or all is done.
 
-        One that was interrupted is finished first. Beyond the plan, time that is left goes to further candidates, and
-        then to further seeds of the best ones.
+        An interrupted run is finished first. Time left beyond the plan goes to further candidates, and then to further
+        seeds of the best ones.
         """
         left, candidates = self.end - plan.closing_s - now, known.candidates
         done = {(run.trial, run.epochs, run.seed) for run in known.finished}
@@ -334,7 +334,7 @@ class Night:
             if max(lengths, default=0) > rung.epochs:
                 continue  # full runs have begun
             for candidate in candidates[: rung.top]:
-                kept = cost(candidates[0], plan.full_epochs)  # for one full run at least
+                kept = cost(candidates[0], plan.full_epochs)  # for at least one full run
                 if (candidate.trial, rung.epochs, 0) not in done and cost(candidate, rung.epochs) + kept <= left:
                     return FullRun(trial=candidate.trial, epochs=rung.epochs)
         between = {rung.epochs for rung in plan.rungs[:-1]}
@@ -349,7 +349,7 @@ class Night:
         return None
 
     def _full_length(self, candidates: Sequence[Tried], left: float, pace: Pace) -> int:
-        """The epochs of a full run: as the study has them, or, where not one fits, as many as the first can have."""
+        """The epochs of a full run: those of the study, or if none fits, as many as the first candidate can have."""
         if not candidates:
             return self.lengths.full
         first = replace(pace, full_epoch_s=candidates[0].epoch_s)
@@ -357,16 +357,16 @@ class Night:
 
 
 def _most_trained(begun: tuple[FullRun, int]) -> tuple[int, int, int]:
-    """Sorts interrupted runs: the longest first, then the one with most epochs; the order is always the same."""
+    """Sort key for interrupted runs: the longest first, then the one with most epochs; deterministic."""
     run, trained = begun
     return -run.epochs, -trained, run.trial
 
 
 def conduct(night: Night, work: Work) -> Plan:
-    """Do the work of a night, from where it was interrupted; returns the last plan.
+    """Do the work of a night, continuing after an interruption; returns the last plan.
 
     Raises:
-        TooShortError: the time that is left is too short for a model. Nothing was trained.
+        TooShortError: the remaining time is too short for a model. Nothing was trained.
 
     """
     plan = work.searched()
@@ -382,13 +382,13 @@ def conduct(night: Night, work: Work) -> Plan:
 
 
 def _search(night: Night, work: Work) -> Plan:
-    """Do the short runs; returns the plan that they end with."""
+    """Do the short runs; returns the plan that was in use at their end."""
     plan = said = night.plan(work.known(), work.now())
     said_in_all = work.known().ended + said.trials
     work.say(in_words(plan, night.end, work.now()))
 
     def left() -> float:
-        """Seconds that short runs have; none if another one is likely not to end. Says what has changed."""
+        """Seconds left for short runs; 0 or less if another one is unlikely to end. Prints a changed plan."""
         nonlocal plan, said, said_in_all
         known, now = work.known(), work.now()
         plan = night.plan(known, now)
@@ -404,7 +404,7 @@ def _search(night: Night, work: Work) -> Plan:
 
 
 def in_words(plan: Plan, end: float, now: float) -> str:
-    """As in: until 05:40 about 90 short runs of 20 epochs; from 05:40 the best 2 for 200 epochs; ready by 08:00."""
+    """Example: until 05:40 about 90 short runs of 20 epochs; from 05:40 the best 2 for 200 epochs; ready by 08:00."""
     at = now + plan.short_s
     parts = []
     if plan.trials:
@@ -428,7 +428,7 @@ def clock(at: float, now: float) -> str:
 
 
 class Kept(Frozen):
-    """A night, as a file of its run keeps it."""
+    """A night, as stored in a file of its run."""
 
     asked: str  # as the user gave the time
     end: float  # seconds since the epoch
@@ -438,7 +438,7 @@ class Kept(Frozen):
 
 
 def read_night(folder: RunFolder) -> Kept | None:
-    """The night of a run that was begun last; none: no such command was given, or its file is damaged."""
+    """The night of a run that was started last; None: there was none, or its file is damaged."""
     try:
         return Kept.model_validate_json(folder.night.read_text(encoding="utf-8"))
     except (OSError, ValidationError):

@@ -10,7 +10,7 @@
     result = open_run("digits-20k")
 
 The same specs and the same errors as on the command line. Interrupting the kernel stops after the epoch; the same call
-goes on from there.
+continues.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A run's outcome, read from its folder and its study when it is asked for."""
+    """A run's outcome, read from its folder and its study on access."""
 
     folder: RunFolder
 
@@ -51,7 +51,7 @@ class SearchResult:
 
     @property
     def ref(self) -> RunRef:
-        """The run, as a command names it."""
+        """The run as commands refer to it."""
         storage = self.folder.storage
         return RunRef(self.name, self.folder.root.parent, storage.url if storage else None)
 
@@ -62,13 +62,13 @@ class SearchResult:
 
     @property
     def best(self) -> Promotion | TrialRecord | None:
-        """The best full run by validation (of several seeds, the first); before there is any, the best trial."""
+        """The best full run by validation (of several seeds, the first); if there is none yet, the best trial."""
         runs = winner(finished(self.folder))
         return runs[0] if runs else next(iter(self._results.complete), None)
 
     @property
     def promotions(self) -> list[Promotion]:
-        """The finished full runs: the longest first, of those the best on validation."""
+        """The finished full runs: the longest first; if they are equally long, the best on validation first."""
         return finished(self.folder)
 
     @property
@@ -104,7 +104,7 @@ class SearchResult:
         return _dataframe(full_run_rows(self.promotions))
 
     def report(self) -> Path:
-        """Write the report; returns its path."""
+        """Write the report and return its path."""
         from search.report import write_report
 
         return write_report(self.folder)
@@ -117,39 +117,39 @@ class SearchResult:
         data: str | None = None,
         calibration: int | None = None,
     ) -> Path:
-        """Write the best model, or that of a trial, as one file, and its card beside it; returns the file's path.
+        """Write the best model, or that of a trial, as one file, with its card beside it; return the file's path.
 
-        `format` is the study's by default; `data` is where the images of the run are now, if they were moved;
-        `calibration`, how many of them a file in int8 is calibrated on.
+        `format` is by default the study's; `data` is where the images of the run are now, if they were moved;
+        `calibration` is the number of images that an int8 file is calibrated on.
 
         Raises:
-            UserError: the user can fix it, such as a missing package; the message says how.
+            UserError: the user can fix it (for example a missing package); the message says how.
 
         """
         return api.export(self.ref, trial=trial, fmt=format, data=data, calibration=calibration).file
 
     @property
     def model(self) -> Path | None:
-        """The file of the best network, as `auto` or `export` wrote it; None: it was not exported."""
+        """The file of the best network that `auto` or `export` wrote; None: it was not exported."""
         return model_of(self.folder)
 
     def __str__(self) -> str:
-        """The answer in a sentence or two, as on top of the report."""
+        """The result in a sentence or two, as at the top of the report."""
         results = self._results
         return f"{headline(results)} {progress(results)}"
 
     def _repr_html_(self) -> str:
-        """The same, and a table of the best five networks: by their full runs, or before there are any, short runs."""
+        """The result, and a table of the best five networks: by full runs, or if there are none, by short runs."""
         results = self._results
         words = f"<b>{escape(self.name)}</b>: {escape(headline(results))}", escape(progress(results))
         return "".join(f"<p>{each}</p>" for each in words) + _best_as_html(results)
 
 
-BEST = 5  # networks that a notebook shows of a result
+BEST = 5  # networks in the table of a result
 
 
 def _best_as_html(results: Results) -> str:
-    """The best networks in a table; empty before there is one."""
+    """The best networks in a table; empty if there is none yet."""
     score = results.spec.scored_by
     rows: list[list[Any]] = []
     if rivals := finalists(results.promotions)[:BEST]:
@@ -173,15 +173,15 @@ def _best_as_html(results: Results) -> str:
 
 
 def _scores(runs: Sequence[Promotion]) -> tuple[list[float | None], list[float | None]]:
-    """What the seeds of a network reached on validation and on test."""
+    """The scores of a network's seeds on validation and on test."""
     return [run.val_score for run in runs], [run.test_score for run in runs]
 
 
 def open_run(name: str | None = None, *, runs: str | Path | None = None, storage: str | None = None) -> SearchResult:
-    """A run that is there, to look at: nothing is measured, trained or printed.
+    """An existing run, to look at: nothing is measured, trained or printed.
 
-    `name` is the run's name (none: the run worked on last), `runs` the folder of all runs (none: `runs`), `storage`
-    the address of the storage that the run's study is kept in, if it is kept in one.
+    `name` is the run's name (None: the last one used), `runs` the folder of all runs (None: `runs`), `storage` the
+    address of the storage that contains the run's study, if there is one.
 
     Raises:
         UserError: there is no such run, or its study cannot be opened.
@@ -202,11 +202,11 @@ def run(
     control: str | None = None,
     **flags: Any,
 ) -> SearchResult:
-    """Search, as `search run`: a study by name or path, with values over its own.
+    """Search, as `search run`: a study by name or path, with values that override its own.
 
-    `budget` is a number or as on the command line ("5M"); `flags` are any other keys of a study file (trials, epochs,
-    data, seed, sampler, max_madds, space, promote, ...), or name, runs and storage of the run, or device, workers,
-    gpus_per_worker, ray_address and log of where it trains. `ref` and `placement` give these at once.
+    `budget` is a number or text as on the command line ("5M"); `flags` are any other keys of a study file (trials,
+    epochs, data, seed, sampler, max_madds, space, promote, ...), or name, runs and storage of the run, or device,
+    workers, gpus_per_worker, ray_address and log for the training. `ref` and `placement` give these as objects.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -228,11 +228,11 @@ def auto(
     budget: int | float | str | None = None,
     **flags: Any,
 ) -> SearchResult:
-    """Search, train the best at full length and export the model before the time is over, as `search auto`.
+    """Search, train the best in full runs and export the model before the time is over, as `search auto`.
 
     Give one of `hours`, `minutes` and `until` ("08:00", or "2026-12-24 08:00"). `budget` and `flags` are those of
-    `run`; without `workers`, there is one for each GPU. The same call continues after an interruption, with the time
-    that is left.
+    `run`; without `workers`, there is one for each GPU. The same call continues after an interruption, with the
+    remaining time.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -249,7 +249,7 @@ def auto(
 def promote(run: SearchResult | str | None = None, **options: Any) -> SearchResult:
     """Train the best trials of a run in full runs, then test them, as `search promote`.
 
-    `run` is what `run` returned, or a run's name (none: the run worked on last); `options` are runs, storage, device,
+    `run` is what `run` returned, or a run's name (None: the last one used); `options` are runs, storage, device,
     workers, gpus_per_worker, data (where the images are now, if they were moved), and those of
     `full_runs.PromoteFlags`: top, front, epochs, ladder, seeds, refit, mirrored, asam.
 
@@ -276,13 +276,13 @@ def _dataframe(rows: Rows) -> "pd.DataFrame":
 
 
 def _ref_from(options: dict[str, Any]) -> RunRef:
-    """Which run, taken out of the options."""
+    """The run, taken out of the options."""
     name, runs, storage = (options.pop(key, None) for key in ("name", "runs", "storage"))
     return RunRef(name, Path(runs or RUNS), storage)
 
 
 def _placement_from(options: dict[str, Any]) -> Placement:
-    """Where it trains, taken out of the options."""
+    """The placement, taken out of the options."""
     names = [field.name for field in fields(Placement) if field.name in options]
     if "log" in options:
         options["log"] = (options["log"],) if isinstance(options["log"], str) else tuple(options["log"])

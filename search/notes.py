@@ -1,7 +1,7 @@
 """Writes notes for Optuna's dashboard: one for each trial and for the study, and pictures of the promoted trials.
 
-Nothing is read back from them: where one cannot be written, the work goes on. The dashboard, which takes seconds to
-import, is imported when the first of them is written.
+Nothing is read back from them: if one cannot be written, the work continues. The dashboard takes seconds to import, so
+it is imported when the first note is written.
 """
 
 import json
@@ -35,14 +35,14 @@ from search.trials import Attempts, TrialRecord, by_first_attempt, records, scor
 from train_core.results import EpochResult, Score
 from train_core.specs import ResNetSpec, TrainSpec
 
-MAX_NOTES = 1000  # trials with a note, besides the promoted: the dashboard's time to open grows with their square
+MAX_NOTES = 1000  # trials with a note, besides the promoted ones: the dashboard's start-up time grows with their square
 OURS = "[//]: # (Written by search, which replaces what stands below this line, and nothing above it.)"
 
 log = logging.getLogger(__name__)
 
 
 class NotedEvents:
-    """Passes events on to others, and gives each trial its note when it has its verdict."""
+    """Passes events on, and gives each trial a note when it has a verdict."""
 
     def __init__(self, study: optuna.Study, budget: int, events: Events) -> None:
         self.study = study
@@ -50,7 +50,7 @@ class NotedEvents:
         self.max_madds: int | None = identity(study).get("max_madds")
         self.score: Score = identity(study).get("score", "accuracy")
         self.events = events
-        self._works = True  # else the notes are left to `publish`, when the search has ended
+        self._works = True  # otherwise `publish` writes the notes when the search has ended
 
     def trial_started(self, number: int, network: ResNetSpec, recipe: TrainSpec) -> None:
         """Pass it on."""
@@ -77,7 +77,7 @@ class NotedEvents:
 def publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None:
     """Write the study's note, the missing notes of trials, and notes and pictures of the promoted trials.
 
-    What exists already is not written again. `size` is the images' height and width in pixels.
+    Existing ones are not written again. `size` is the images' height and width in pixels.
     """
 
     def do() -> None:
@@ -105,7 +105,7 @@ def _publish(folder: RunFolder, results: Results, size: tuple[int, int]) -> None
 
 
 def _write_uncounted(storage: "_Storage", study: optuna.Study, first_attempt: int | None = None) -> None:
-    """Give the trials that do not count their notes; `first_attempt`: only the attempts at this trial."""
+    """Write the notes of trials that do not count; `first_attempt`: only for the attempts at this trial."""
     trials = by_first_attempt(records(study))
     for attempts in trials.values() if first_attempt is None else [trials[first_attempt]]:
         for attempt in attempts.attempts:
@@ -114,9 +114,9 @@ def _write_uncounted(storage: "_Storage", study: optuna.Study, first_attempt: in
 
 
 def uncounted_note(trial: TrialRecord, attempts: Attempts) -> str:
-    """Why a trial that has ended does not count, in Markdown; empty for one that does, or has not ended.
+    """Why an ended trial does not count, in Markdown; empty for one that counts or has not ended.
 
-    Optuna has no state for such a trial but a failed one, and lets nobody change a trial that has ended.
+    Optuna can only call such a trial failed, and does not let anybody change an ended trial.
     """
     if trial.is_counted:
         return ""
@@ -172,7 +172,7 @@ def _titled(run: Promotion) -> str:
 
 
 def _outcome(run: Promotion) -> str:
-    """A full run's outcome, in a line."""
+    """A full run's outcome, in one line."""
     how = "diverged"
     if run.val_score is not None and not run.diverged:
         how = f"{scored(percent(run.val_score), run.score)} on validation"
@@ -205,7 +205,7 @@ def study_note(folder: RunFolder, results: Results) -> str:
 
 
 def _why_another(results: Results) -> str:
-    """Why the network above is not what the dashboard calls the best trial; empty where it is."""
+    """Why the network above is not the dashboard's best trial; empty if it is."""
     chosen, short = winner(results.promotions), results.complete[:1]
     if not chosen or not short or chosen[0].trial == short[0].number:
         return ""
@@ -217,12 +217,12 @@ def _why_another(results: Results) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text with nothing in it that Markdown takes for more than text."""
+    """The text with Markdown's special characters escaped."""
     return "".join(f"\\{letter}" if letter in "\\*_<[#|`" else letter for letter in text)
 
 
 def _quoted(text: str) -> str:
-    """The text as Markdown shows code, whatever is in it."""
+    """The text as code in Markdown, whatever it contains."""
     return f"`{' '.join(text.split()).replace('`', chr(39))}`"
 
 
@@ -233,10 +233,10 @@ def _uploaded(folder: RunFolder, trial: "_Trial", runs: Sequence[Promotion], siz
     folder.artifacts.mkdir(parents=True, exist_ok=True)
     store, paths = FileSystemArtifactStore(folder.artifacts), {}
     for name, draw in _pictures(runs, size):
-        # An id that follows from the name, so that nothing is there twice.
+        # An id derived from the name, so nothing exists twice.
         artifact = str(uuid5(NAMESPACE_URL, name))
-        # Optuna takes no artifact for a trial that has ended; the dashboard also looks here, and this is where it
-        # notes what somebody has deleted, which stays so.
+        # Optuna accepts no artifact for an ended trial, but the dashboard also looks here. It also records here
+        # what was deleted, which stays deleted.
         key = f"dashboard:artifacts:{trial.id}:{artifact}"
         listed = json.loads(trial.storage.known.get(key, "{}"))
         if listed is None:
@@ -253,7 +253,7 @@ def _uploaded(folder: RunFolder, trial: "_Trial", runs: Sequence[Promotion], siz
 def _pictures(runs: Sequence[Promotion], size: tuple[int, int]) -> Iterator[tuple[str, Callable[[], str]]]:
     """The pictures of a trial's full runs: file names, and how to draw them."""
     for run in runs:
-        # A refit has no validation images left, and one that diverged at once no epochs.
+        # A refit has no validation images left, and a run that diverged at once has no epochs.
         if run.history and not run.refit:
             name = f"trial-{run.trial}-epochs-{run.recipe.epochs}-seed-{run.seed}-learning-curve.svg"
             points = list(enumerate(run.curve, start=1))
@@ -271,13 +271,13 @@ def _is_there(store: FileSystemArtifactStore, artifact: str) -> bool:
 
 @dataclass(frozen=True)
 class _Storage:
-    """A study's storage as the dashboard's functions use it, with the study's attributes read before.
+    """A study's storage as the dashboard's functions use it, with the study's attributes read in advance.
 
-    Each of these functions reads them all, and every note is one of them: that takes longer with every trial.
+    Each of these functions reads all attributes, and every note is one: this takes longer with every trial.
     """
 
     study: optuna.Study
-    known: Mapping[str, Any]  # all of them, or those of a trial that has no note yet: none
+    known: Mapping[str, Any]  # all attributes, or those of a trial without a note: none
 
     def get_study_system_attrs(self, _: int) -> Mapping[str, Any]:
         return self.known
@@ -306,7 +306,7 @@ class _Trial:
 
 
 def _write(noted: optuna.Study | _Trial, body: str) -> None:
-    """Write a note below what people have written into it, unless it is the same as before."""
+    """Write a note below any text that people have added, unless it is unchanged."""
     from optuna_dashboard import get_note, save_note
 
     old = get_note(noted)
@@ -317,7 +317,7 @@ def _write(noted: optuna.Study | _Trial, body: str) -> None:
 
 
 def _attempted(what: str, do: Callable[[], None]) -> bool:
-    """Do something optional. Returns whether it worked; if not, the log says why."""
+    """Do something optional. Returns whether it worked; if not, the reason is logged."""
     try:
         do()
     except Exception as error:

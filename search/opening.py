@@ -1,6 +1,6 @@
 """Opens the run of a study for a command that searches: its name, its images, its Optuna study, made or continued.
 
-What is decided before the first trial belongs here, and nothing that trains.
+Decisions before the first trial belong here, and nothing that trains.
 """
 
 import platform
@@ -56,7 +56,7 @@ from train_core.specs import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A run whose study is open: made now, or continued."""
+    """A run whose study is open: newly made, or continued."""
 
     folder: RunFolder
     spec: StudySpec
@@ -64,16 +64,16 @@ class Opened:
     survey: Survey
     study: optuna.Study
     baselines: Mapping[str, bool]  # by name: whether budget and space allow it
-    starts: Sequence[str]  # where each configuration that did best on other images comes from
-    follows_size: Mapping[str, Any]  # dimensions that the study leaves to the size of the images, with their values
-    why_score: str  # why its networks are compared by this score; empty: nothing to say
-    relative: str  # what a new run has to do with one that exists; empty: nothing to say
-    precision_seconds: Mapping[Precision, float]  # of a step in each precision that was measured
+    starts: Sequence[str]  # the source of each configuration that did best on other images
+    follows_size: Mapping[str, Any]  # dimensions that follow the size of the images, with their values
+    why_score: str  # why its networks are compared by this score; empty: no remark
+    relative: str  # how a new run relates to an existing one; empty: no remark
+    precision_seconds: Mapping[Precision, float]  # per step, for each precision that was measured
 
     def plan(
         self, speedup: Speedup, *, expected: Estimate | None = None, hours: float | None = None, others: int = 0
     ) -> Plan:
-        """What the search is about to do, beside `others`; without `expected`, its time is said elsewhere."""
+        """The plan of the search; `others` workers are already searching. Without `expected`, it has no time."""
         return Plan(
             folder=self.folder,
             spec=self.spec,
@@ -95,7 +95,7 @@ class Opened:
 
 
 def as_it_is(spec: StudySpec, _folder: RunFolder, _session: Session, _survey: Survey) -> StudySpec:
-    """The spec of a study, not changed."""
+    """The spec of a study, unchanged."""
     return spec
 
 
@@ -109,7 +109,7 @@ def opened(
     control: str | None = None,
     adapt: Callable[[StudySpec, RunFolder, Session, Survey], StudySpec] = as_it_is,
 ) -> Iterator[Opened]:
-    """Open the run of a study, made if there is none; what is printed meanwhile is also written to its log.
+    """Open the run of a study, made if there is none; what is printed meanwhile also goes to its log.
 
     `adapt` may change the spec before the study is made or continued.
 
@@ -168,7 +168,7 @@ def _named(
         spec = load_study(study, {**flags, **CONTROLS[control], "control": control})
         name = control_name(name, control)
     if spec.data not in NAMED and Path(spec.data).exists():
-        spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # to be found from any folder
+        spec = spec.model_copy(update={"data": str(Path(spec.data).absolute())})  # so that it is found from any folder
     folder = new_run(ref.runs.absolute() if placement.ray_address else ref.runs, name, address_of(ref.storage))
     check_trainable(folder)
     if spec.data not in NAMED and is_missing(spec.data) and folder.study_file.exists():
@@ -176,7 +176,7 @@ def _named(
         last = facts.data.source if facts and facts.data.source else spec.data
         if is_missing(last):
             raise DataError(moved(last))
-        spec = spec.model_copy(update={"data": last})  # where a command with --data has found them
+        spec = spec.model_copy(update={"data": last})  # where a command with --data has found the images
     spec = spec.model_copy(update={"learn_from": runs_to_learn_from(spec, folder)})
     if placement.ray_address and not folder.address.is_shared:
         raise SpecError("--ray-address places workers on several machines: give a --storage that they share")
@@ -190,9 +190,9 @@ def _changed(asked: StudySpec, spec: StudySpec) -> dict[str, Any]:
 
 
 def _with_score(spec: StudySpec, session: Session) -> tuple[StudySpec, str]:
-    """The spec with the score that its networks are compared by, and why it is this one; empty: nothing to say.
+    """The spec with the score that its networks are compared by, and the reason for it; empty: no remark.
 
-    `auto` follows from the training images alone, so a study that is continued keeps its score.
+    `auto` depends only on the training images, so a continued study keeps its score.
     """
     if spec.score != "auto":
         return spec.for_score(spec.score), ""
@@ -207,7 +207,7 @@ def _images_of_classes(split: Split, session: Session) -> tuple[int, ...]:
 def _in_agreed_precision(
     study: optuna.Study, spec: StudySpec, session: Session, space_survey: Survey
 ) -> tuple[Session, Mapping[Precision, float]]:
-    """The session in the study's precision, and the seconds of a step in each that was measured for it."""
+    """The session in the study's precision, and the seconds per step in each precision that was measured for it."""
     if spec.precision != "auto":
         return session, {}
     seconds: dict[Precision, float] = {}
@@ -221,12 +221,12 @@ def _in_agreed_precision(
 
 
 def _default_name(study: str, spec: StudySpec, flags: Mapping[str, Any]) -> str:
-    """The study (or the data, where a flag names other data), the budget and a limit: `cifar10-5M`."""
+    """The name of a run: the study (or the data, if a flag names other data), the budget, a limit: `cifar10-5M`."""
     return _named_after(spec.data if "data" in flags else study, spec, _usual(study))
 
 
 def _usual(study: str) -> StudySpec | None:
-    """A shipped study as it is by itself: its limits are in no name."""
+    """A shipped study without flags: its own limits are not part of a name."""
     return load_study(study, {}) if study in shipped_studies() else None
 
 
@@ -247,7 +247,7 @@ def _named_after(source: str, spec: StudySpec, usual: StudySpec | None) -> str:
 def _with_same_images(
     folder: RunFolder, study: str, spec: StudySpec, flags: Mapping[str, Any], fingerprint: str
 ) -> RunFolder | None:
-    """The run that this command means if its images were moved: it has the name that their old place gave it."""
+    """The run that this command means if its images were moved: it has the name from their old place."""
     for name, facts in _named_alike(folder, study, spec, flags):
         source = facts.source
         if facts.fingerprint == fingerprint and source and source not in NAMED and is_missing(source):
@@ -256,9 +256,9 @@ def _with_same_images(
 
 
 def _relative(folder: RunFolder, study: str, spec: StudySpec, flags: Mapping[str, Any], data: TrainingData) -> str:
-    """Why this command begins a run though one of the study exists, in a sentence without an end; empty: none exists.
+    """Why this command starts a run although the study has one, in a sentence without a full stop; empty: it has none.
 
-    A run that is named after its own images is one of these if its classes are the same.
+    A run that is named after its own images is included if its classes are the same.
     """
     others = []
     for name, facts in _named_alike(folder, study, spec, flags):
@@ -274,7 +274,7 @@ def _relative(folder: RunFolder, study: str, spec: StudySpec, flags: Mapping[str
 def _named_alike(
     folder: RunFolder, study: str, spec: StudySpec, flags: Mapping[str, Any]
 ) -> Iterator[tuple[str, DataFacts]]:
-    """The runs beside `folder`, with their images, that are named as the study or their images would name them."""
+    """The runs beside `folder`, with their images, whose names come from the same study or from their images."""
     control = folder.name.removeprefix(_default_name(study, spec, flags))
     for root in run_folders(folder.root.parent).values():
         facts = read_facts(RunFolder(root))
@@ -285,7 +285,7 @@ def _named_alike(
 
 
 def _facts(spec: StudySpec, session: Session, folder: RunFolder) -> RunFacts:
-    """What is needed to run it again, besides the spec."""
+    """The facts that are needed to repeat the run, besides the spec."""
     data = session.data
     return RunFacts(
         versions={
@@ -312,7 +312,7 @@ def _facts(spec: StudySpec, session: Session, folder: RunFolder) -> RunFacts:
 
 
 def _commit() -> str | None:
-    """The commit of this tool's checkout; none where it was installed from a package, or where there is no git."""
+    """The commit of this tool's checkout; None if it was installed from a package, or if there is no git."""
     here = Path(__file__).parents[1]
     git = shutil.which("git")
     if git is None or not (here / ".git").exists():

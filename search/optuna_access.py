@@ -1,7 +1,7 @@
-"""The one place that uses what Optuna calls private: ids of trials and studies, and a study's storage.
+"""The only module that uses Optuna's private names: ids of trials and studies, and a study's storage.
 
 Optuna's public interface has no way to end a trial by its number from another process, to write a trial's system
-attributes, or to read one trial again. A release of Optuna that changes these names is followed here.
+attributes, or to read one trial again. If a release of Optuna changes these names, change this module.
 """
 
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ def storage_of(study: optuna.Study) -> BaseStorage:
 
 
 def study_id(study: optuna.Study) -> int:
-    """The study's id in its storage, by which the dashboard's pages are called."""
+    """The study's id in its storage, used in addresses of the dashboard's pages."""
     return study._study_id
 
 
@@ -30,7 +30,7 @@ def trial_id(trial: "Trial | FrozenTrial | TrialRecord") -> int:
 
 
 def take(study: optuna.Study, id_: int) -> Trial | None:
-    """The waiting trial, started by this process, as `Study.ask` starts one; none: another process was faster."""
+    """The waiting trial, started by this process as by `Study.ask`; None: another process was faster."""
     study._thread_local.cached_all_trials = None
     try:
         is_ours = storage_of(study).set_trial_state_values(id_, TrialState.RUNNING)
@@ -40,7 +40,7 @@ def take(study: optuna.Study, id_: int) -> Trial | None:
 
 
 def trial_again(study: optuna.Study, id_: int) -> FrozenTrial:
-    """The trial as it is now."""
+    """The current state of the trial."""
     return storage_of(study).get_trial(id_)
 
 

@@ -1,7 +1,7 @@
-"""`search auto`: one command for one night. It searches, trains the best at length and exports the model, in time.
+"""`search auto`: one command for one night. It searches, trains the best in full runs and exports the model, in time.
 
-How the time is divided is in `night`; here is how each part is done. The night is written to a file of the run, so that
-the same command goes on with what is left of it, however it was interrupted.
+`night` divides the time; this module does each part. The night is written to a file of the run, so the same command
+continues with the remaining time after any interruption.
 """
 
 import time
@@ -45,13 +45,13 @@ from train_core.formats import FORMATS, check_installed
 SAVED = 0.3  # share of the epochs of short runs that pruning is expected to save
 LONGEST_S = 31 * 24 * 3600.0
 REPORT_EVERY_S = 60.0
-WORKERS_FROM_S = 1800.0  # of a shorter night, the start of workers before each of its parts would take too much
-MOST_CANDIDATES = 50  # that are ranked for the full runs
+WORKERS_FROM_S = 1800.0  # in a shorter night, starting workers before each part would take too long
+MOST_CANDIDATES = 50  # trials that are ranked for the full runs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Time:
-    """How long a night lasts, as the user gave it."""
+    """The length of a night, as the user gave it."""
 
     hours: float | None = None
     minutes: float | None = None
@@ -80,7 +80,7 @@ class Time:
 
 
 def _end_of(text: str, now: float) -> float:
-    """The next time of day, or the time of a day."""
+    """The next time of day, or the time on a given day."""
     here = datetime.fromtimestamp(now)
     for form in ("%H:%M", "%H:%M:%S"):
         try:
@@ -99,10 +99,10 @@ def _end_of(text: str, now: float) -> float:
 
 
 def auto(study: str, flags: Mapping[str, Any], ref: RunRef, placement: Placement, how_long: Time) -> RunFolder:
-    """Search, train the best at length and export the model, all before the time is over. Returns the run's folder.
+    """Search, train the best in full runs and export the model before the time is over. Returns the run's folder.
 
-    The same command goes on after an interruption, with what is left of its time; with another time, or when the time
-    is over, it begins another night with the same run. `study`, `flags`, `ref` and `placement` as in `api.run`.
+    The same command continues after an interruption, with the remaining time; with another time, or when the time is
+    over, it starts another night with the same run. `study`, `flags`, `ref` and `placement` as in `api.run`.
 
     Raises:
         UserError: the user can fix it; the message says how.
@@ -132,7 +132,7 @@ def auto(study: str, flags: Mapping[str, Any], ref: RunRef, placement: Placement
 
 @dataclass
 class _Adapted:
-    """Fits the lengths of the runs into the time, before a study is made; those of a study that exists stay."""
+    """Fits the lengths of the runs to the time, before a study is made; those of an existing study stay."""
 
     now: float
     asked: str
@@ -173,7 +173,7 @@ class _Adapted:
         )
 
     def _continued(self, folder: RunFolder) -> Kept:
-        """The night that was interrupted, if the same time is asked for and it is not over; else a new one."""
+        """The interrupted night, if the same time is given and it is not over; otherwise a new one."""
         before = read_night(folder)
         if before is not None and before.asked == self.asked and before.end > self.now:
             return before
@@ -181,7 +181,7 @@ class _Adapted:
 
 
 def _expected(spec: StudySpec, session: Session, survey: Survey, speedup: Speedup) -> Pace:
-    """What an epoch takes, from a few steps that are timed; of several workers, beside the others."""
+    """The cost of an epoch, from a few timed steps; with several workers, beside the others."""
     epoch_s = expected(spec, survey, session).trial_s / spec.epochs * speedup.workers / speedup.low
     start_s = WORKERS_START_S[1] if speedup.workers > 1 else 0.0
     return Pace(
@@ -258,19 +258,19 @@ class _Work:
     placement: Placement
     kept: Kept
     exported: Promotion | None = None  # the full run whose model was written last
-    report_due: float = 0.0  # when the report is written again
+    report_due: float = 0.0  # when the report is due again
 
     def now(self) -> float:
-        """The clock's time."""
+        """The current time."""
         return time.time()
 
     def keep(self, **changes: Any) -> None:
-        """Write the night down."""
+        """Store the night."""
         self.kept = self.kept.model_copy(update=changes)
         write_text(self.run.folder.night, self.kept.model_dump_json(indent=2) + "\n")
 
     def known(self) -> Known:
-        """What study and run folder hold."""
+        """The state in the study and the run folder."""
         ended = finished_trials(self.run.study)
         runs = finished(self.run.folder)
         done = [run for run in runs if not run.refit]
@@ -293,13 +293,13 @@ class _Work:
             trial, epochs, seed, refit = folder.of
             if folder.result.exists() or refit or not checkpoint.exists(folder.checkpoint):
                 continue
-            with suppress(UserError):  # a damaged one is reported when it is to be trained
+            with suppress(UserError):  # a damaged checkpoint is reported when its run is trained
                 trained = len(checkpoint.load(folder.checkpoint, torch.device("cpu")).history)
                 begun[FullRun(trial=trial, epochs=epochs, seed=seed - self.run.spec.seed)] = trained
         return begun
 
     def _candidates(self, runs: Sequence[Promotion]) -> list[Tried]:
-        """Complete trials: by their longest runs, then as they are promoted. One that diverged is none."""
+        """Complete trials: by their longest runs, then in the order of promotion. Diverged ones are left out."""
         lost = {run.trial for run in runs if run.diverged}
         scored = [
             (trial, trial.score)
@@ -313,7 +313,7 @@ class _Work:
         return [Tried(trial=trial.number, epoch_s=seconds) for trial, seconds in paces if seconds is not None]
 
     def search(self, plan: Plan, left: Left) -> None:
-        """Short runs, as `search run` does them. If pruning saves time, there are more than were planned."""
+        """Do short runs, as `search run` does. If pruning saves time, there are more than planned."""
         run = self.run
         while (seconds := left()) > 0 and not is_used_up(run.study):
             ended = finished_trials(run.study)
@@ -331,7 +331,7 @@ class _Work:
         return int(seconds * known.ended / max(known.seconds, 1e-9))
 
     def train(self, runs: Sequence[FullRun], until: float) -> bool:
-        """Full runs, as `search promote` does them: several at a time in workers."""
+        """Do full runs, as `search promote` does: several at a time in workers."""
         spec = self.run.spec
         between = {rung.epochs for rung in self.kept.searched.rungs[:-1]} if self.kept.searched else set()
         out_of_time = partial(_is_after, until)
@@ -366,18 +366,18 @@ class _Work:
         return next(trial for trial in records(self.run.study) if trial.number == number)
 
     def deliver(self) -> None:
-        """Export the model of the best full run, if it is another one than before; now and then write the report."""
+        """Export the model of the best full run if it is a new one; write the report from time to time."""
         self._export_best()
         if time.time() >= self.report_due:
             self._report()
 
     def conclude(self) -> None:
-        """Test the best full run, where the time was over before the last rung did; write model and report."""
+        """Test the best full run, if the time was over before the last rung did; write model and report."""
         best = best_run(finished(self.run.folder))
         if best is not None and not best.tested:
             with self._trainer() as trainer:
                 trainer.train(self._trial(best.trial), best.recipe.epochs, best.seed)
-        self.exported = None  # its card names all full runs
+        self.exported = None  # the card names all full runs, so it is written again
         self._export_best()
         self._report()
 
@@ -397,28 +397,28 @@ class _Work:
             exported = export_model(
                 run.folder, best, run.spec, run.session.data, _format(run.spec.format), trials=len(results.trials)
             )
-        except UserError as error:  # what was trained is kept; `search export` can be tried again
+        except UserError as error:  # the training is kept; `search export` can be tried again
             say(f"warning: no model was written: {error}")
         else:
             self.exported = best
             say(f"model so far: {exported}")
 
     def searched(self) -> Plan | None:
-        """As it was written down."""
+        """The recorded plan."""
         return self.kept.searched
 
     def end_search(self, plan: Plan) -> None:
-        """Write it down."""
+        """Record it."""
         self.keep(searched=plan)
 
     def say(self, line: str) -> None:
-        """On the terminal, in the log, and in the file of the night for `search watch`."""
+        """Print the line, log it, and store it for `search watch`."""
         self.keep(told=line)
         say(f"plan     {line}")
 
 
 def _nothing(_line: str) -> None:
-    """Say nothing: nobody has asked to stop."""
+    """Print nothing: nobody has asked to stop."""
 
 
 def _is_after(until: float) -> bool:

@@ -1,4 +1,4 @@
-"""The charts of a report about the parameters of the space: how much each mattered, and the score against each."""
+"""The charts of a report about the parameters of the space: how much each one matters, and the score against each."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,15 +16,15 @@ from search.trials import TrialRecord, score_of
 from space import all_dimensions
 
 MAX_BARS = 15  # parameters in the chart of importances
-MAX_PANELS = 12  # parameters that the score is drawn against
+MAX_PANELS = 12  # parameters whose score is drawn
 MAX_IN_PANEL = 400  # trials
-MAX_LOOKED_AT = 1000  # trials, of which those that use a parameter are drawn
-FEWEST = 3  # trials that use a parameter, for a panel of its own
-STRIPS = 8  # values, at most, of a parameter of numbers whose trials are drawn in strips
-ROOM = 30  # letters that fit side by side under a panel
+MAX_LOOKED_AT = 1000  # trials considered; those that use a parameter are drawn
+FEWEST = 3  # a parameter that fewer trials use has no panel
+STRIPS = 8  # a numeric parameter with at most this many values is drawn in strips
+ROOM = 30  # letters that fit side by side below a panel
 JITTER = 0.6  # width of a strip; strips are 1 apart
 
-GOLDEN = 0.6180339887  # its multiples are spread evenly
+GOLDEN = 0.6180339887  # its multiples are evenly spread
 
 
 def importance_chart(results: Results) -> Chart:
@@ -62,7 +62,7 @@ def importance_chart(results: Results) -> Chart:
 
 
 def slices_chart(results: Results) -> Chart:
-    """The score against each parameter that varied, of the trials that use it, in small charts."""
+    """The score against each parameter that varied, for the trials that use it, in small charts."""
     title = "What was drawn"
     usage, order = results.usage if results.complete else {}, "those that most trials use"
     names = sorted(usage, key=lambda name: -usage[name])
@@ -108,7 +108,7 @@ def _panel(results: Results, name: str, trials: Sequence[TrialRecord]) -> go.Fig
         shift = {trial.number: (trial.number * GOLDEN % 1 - 0.5) * JITTER for trial in trials}
         x = [kinds.index(value) + shift[trial.number] for trial, value in zip(trials, values, strict=True)]
         ticks = _strips([_in_words(kind) for kind in kinds])
-    more = 7 * max(map(len, ticks["ticktext"])) if ticks["tickangle"] else 0  # turned labels take their room
+    more = 7 * max(map(len, ticks["ticktext"])) if ticks["tickangle"] else 0  # rotated labels need space
     points: list[Point] = [
         (place, score_of(trial), f"trial {trial.number}: {percent(score_of(trial))}<br>{escape(_in_words(value))}")
         for place, trial, value in zip(x, trials, values, strict=True)
@@ -131,7 +131,7 @@ def _panel(results: Results, name: str, trials: Sequence[TrialRecord]) -> go.Fig
 
 
 def _strips(labels: Sequence[str]) -> dict[str, Any]:
-    """An axis with a strip for each label; the labels are turned where they do not fit side by side."""
+    """An axis with a strip for each label; the labels are rotated if they do not fit side by side."""
     longest = max(map(len, labels))
     return {
         "tickvals": list(range(len(labels))),

@@ -1,4 +1,4 @@
-"""What a study will do, worked out before it starts: the networks it can draw and the time it will take."""
+"""What a study will do, computed before it starts: the networks that it can draw and the time that it will take."""
 
 import random
 import time
@@ -23,22 +23,22 @@ from train_core.specs import Precision, ResNetSpec, TrainSpec, num_madds, num_pa
 from train_core.state import TrainState
 from train_core.step import WARM_UP, Stepper
 
-SAMPLES = 100  # networks drawn to see what the space holds
-QUANTILES = (0.1, 0.9, 0.3, 0.7)  # of the draws by multiply-adds: those that are timed besides the typical one
-PATIENCE_S = 3.0  # after which no other network is timed
-OVERHEAD = 1.01  # of a trial, for its checkpoints (trainer.CHECKPOINT_SHARE)
-DRAW_S = 0.15  # to draw a trial and to write down its verdict
-PREFER_BF16 = 1.05  # times the seconds of fp16
+SAMPLES = 100  # networks drawn to describe the space
+QUANTILES = (0.1, 0.9, 0.3, 0.7)  # draws, by multiply-adds, that are timed besides the median
+PATIENCE_S = 3.0  # after this time, no further network is timed
+OVERHEAD = 1.01  # factor on a trial, for its checkpoints (trainer.CHECKPOINT_SHARE)
+DRAW_S = 0.15  # to draw a trial and to record its verdict
+PREFER_BF16 = 1.05  # bf16 may take this many times the seconds of fp16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a space holds within a budget, from `SAMPLES` random draws."""
+    """The contents of a space within a budget, from `SAMPLES` random draws."""
 
-    smallest: ResNetSpec  # of the whole space, exactly
+    smallest: ResNetSpec  # exact, of the whole space
     largest: ResNetSpec  # of the draws, by parameters
     typical: ResNetSpec  # of the draws, the median by multiply-adds
-    mean_madds: float  # multiply-adds an image, over the draws
+    mean_madds: float  # per image, over the draws
     batch_sizes: tuple[int, ...]  # of the draws
     draws: tuple[tuple[ResNetSpec, TrainSpec], ...] = ()  # networks and recipes, by multiply-adds
 
@@ -47,17 +47,17 @@ class Survey:
 class Estimate:
     """How long the short runs will take, from a few measured batches of the typical network."""
 
-    images_per_second: float  # that the typical network trains on
-    trial_s: float  # seconds of a short run, in the mean of the space, if it is not pruned
-    one_thread: float = 1.0  # how many times as fast a step of the typical network is with one thread of the CPU
+    images_per_second: float  # training speed of the typical network
+    trial_s: float  # seconds of a short run, averaged over the space, if it is not pruned
+    one_thread: float = 1.0  # how many times as fast a step of the typical network is with one CPU thread
 
 
 def survey(spec: StudySpec, shape: DataShape) -> Survey:
-    """Draw networks of the study's space to see what it holds.
+    """Draw networks of the study's space to describe it.
 
     Raises:
-        SpecError: a limit is less than the smallest network takes; the message names how much that is. Or the space
-            mixes images in a way that they are too small for.
+        SpecError: a limit is below the cost of the smallest network; the message names that cost. Or the images are too
+            small for a way of mixing in the space.
 
     """
     _check_mixes(spec, shape)
@@ -92,14 +92,14 @@ def _check_mixes(spec: StudySpec, shape: DataShape) -> None:
 
 
 def estimate(spec: StudySpec, found: Survey, data: TrainingData, precision: Precision) -> Estimate:
-    """Time a few training batches of networks that the space draws, and work out how long a short run takes.
+    """Time a few training batches of networks that the space draws, and compute how long a short run takes.
 
-    What a trial costs before its steps run at full speed is counted once for each trial: on CUDA, trying algorithms and
-    capturing. What is loaded once in a process, such as the parts of PyTorch that its first optimizer step imports, is
-    not counted: the smallest network is trained first, to have that behind. Small batches are slower by the image, on
-    CUDA much slower, so that the typical network is timed with two sizes and those that the space draws are
-    interpolated. How the cost grows with a network's multiply-adds is interpolated between a few draws, each timed with
-    its own optimizer and augmentation, for at most `PATIENCE_S`.
+    The time before a trial's steps run at full speed is counted once for each trial: on CUDA, trying algorithms and
+    capturing. What is loaded once per process, such as the parts of PyTorch that its first optimizer step imports, is
+    not counted: the smallest network is trained first to get past it. Small batches take more time per image, on CUDA
+    much more, so the typical network is timed with two batch sizes, and the others of the space are interpolated. The
+    growth of the cost with a network's multiply-adds is interpolated between a few draws, each timed with its own
+    optimizer and augmentation, for at most `PATIENCE_S`.
     """
     batches = sorted(min(batch, len(data.train)) for batch in found.batch_sizes)
     middle = batches[len(batches) // 2]
@@ -114,7 +114,7 @@ def estimate(spec: StudySpec, found: Survey, data: TrainingData, precision: Prec
     step_s = {batch: each.step_s for batch, each in pace.items()}
     image_s = sum(_seconds_an_image(batch, step_s) for batch in batches) / len(batches)
 
-    cost = {num_madds(found.typical, data.size): 1.0}  # by multiply-adds, over that of the typical network
+    cost = {num_madds(found.typical, data.size): 1.0}  # by multiply-adds, relative to the typical network
     for quantile in QUANTILES if found.draws else ():
         network, recipe = found.draws[round(quantile * (len(found.draws) - 1))]
         if (madds := num_madds(network, data.size)) not in cost and time.perf_counter() - started < PATIENCE_S:
@@ -130,9 +130,9 @@ def estimate(spec: StudySpec, found: Survey, data: TrainingData, precision: Prec
 def _gain_of_one_thread(
     network: ResNetSpec, data: TrainingData, precision: Precision, batch_size: int, step_s: float
 ) -> float:
-    """How many times as fast a step is with one thread as with all, which takes `step_s`.
+    """How many times as fast a step is with one thread as with all threads, which take `step_s`.
 
-    Beside other programs, several threads can take many times as long: each operation waits until the last thread had
+    Beside other programs, several threads can take many times as long: each operation waits for the last thread to get
     its turn, and oneDNN's gradients of weights keep a processor busy while they wait.
     """
     threads = torch.get_num_threads()
@@ -146,7 +146,7 @@ def _gain_of_one_thread(
 
 
 def mean_cost(cost: Mapping[int, float], madds: Sequence[float]) -> float:
-    """The mean over networks with these multiply-adds, from the cost of some; beyond those it grows in proportion."""
+    """The mean cost of networks with these multiply-adds, from the cost of some; beyond those it is proportional."""
     known, values = np.array(sorted(cost)), np.array([cost[each] for each in sorted(cost)])
     wanted = np.array(madds)
     beyond = np.where(wanted > known[-1], wanted / known[-1], np.where(wanted < known[0], wanted / known[0], 1.0))
@@ -155,7 +155,7 @@ def mean_cost(cost: Mapping[int, float], madds: Sequence[float]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How fast a network trains: seconds a step, and what comes once before the steps are that fast."""
+    """How fast a network trains: seconds per step, and the time before its steps reach this speed."""
 
     step_s: float
     start_up_s: float
@@ -164,7 +164,7 @@ class Pace:
 def time_steps(
     network: ResNetSpec, data: TrainingData, precision: Precision, batch_size: int, recipe: TrainSpec | None = None
 ) -> Pace:
-    """Train a network for a few steps on the data's device, and time them; by the usual recipe if none is given."""
+    """Train a network for a few steps on the data's device, and time them; by default with the usual recipe."""
     device = data.train.images.device
     recipe = (recipe or TrainSpec(epochs=1)).model_copy(update={"precision": precision, "batch_size": batch_size})
     release_memory(device)
@@ -172,24 +172,24 @@ def time_steps(
     state = TrainState.new(network, recipe, device)
     stepper = Stepper.of(state, data.train, data.mean, data.std, batch_size)
     on_cuda = device.type == "cuda"
-    # On CUDA, until the captured steps have settled.
+    # On CUDA, until the captured steps are stable.
     warm_up, timed = (WARM_UP + 5, 50) if on_cuda else (2, 5)
     ends = []
     for i in range(warm_up + timed):
         stepper.step(torch.randint(len(data.train), (batch_size,), device=device), recipe.lr)
-        if not on_cuda or i in (warm_up - 1, warm_up + timed - 1):  # else a step would wait for the one before
+        if not on_cuda or i in (warm_up - 1, warm_up + timed - 1):  # otherwise a step would wait for the one before
             wait_for(device)
             ends.append(time.perf_counter())
     if on_cuda:
         settled, step_s = ends[0], (ends[1] - ends[0]) / timed
-    else:  # the median: others may use the processors, too
+    else:  # the median: others may use the processors too
         settled = ends[warm_up - 1]
         step_s = median(later - earlier for earlier, later in pairwise(ends[warm_up - 1 :]))
     return Pace(step_s=step_s, start_up_s=max(0.0, settled - started - warm_up * step_s))
 
 
 def time_evaluation(network: ResNetSpec, data: TrainingData, precision: Precision) -> float:
-    """Seconds that a network takes to score all validation images, from one batch of them."""
+    """Seconds that a network takes to evaluate all validation images, from one batch of them."""
     part = Split(data.val.images[:EVAL_BATCH], data.val.labels[:EVAL_BATCH])
     state = TrainState.new(network, TrainSpec(epochs=1, precision=precision), data.train.images.device)
     for _ in range(2):  # the first one warms up
@@ -200,7 +200,7 @@ def time_evaluation(network: ResNetSpec, data: TrainingData, precision: Precisio
 
 
 def _seconds_an_image(batch: int, step_s: Mapping[int, float]) -> float:
-    """Of a batch size, from the seconds a step of one or two others: a cost by the step and one by the image."""
+    """Seconds per image at a batch size, from the seconds per step of one or two others: a fixed and a linear cost."""
     (small, small_s), (large, large_s) = min(step_s.items()), max(step_s.items())
     if small == large:
         return small_s / small
@@ -211,11 +211,12 @@ def _seconds_an_image(batch: int, step_s: Mapping[int, float]) -> float:
 def fastest_precision(
     found: Survey, data: TrainingData, pace: Callable[..., Pace] = time_steps
 ) -> tuple[Precision, dict[Precision, float]]:
-    """The precision in which the typical network trains fastest on the data's device, and the seconds a step of each.
+    """The precision in which the typical network trains fastest on the data's device, and the seconds per step of each.
 
-    Half precisions alone are tried on CUDA, where none is the fastest for all: batch norm of bf16 takes PyTorch's own
-    kernels, of fp16 cuDNN's. bf16 is preferred where it is at most `PREFER_BF16` slower, since no step of it is skipped
-    for gradients out of range. Elsewhere nothing is timed: the device's instructions decide (`pick_precision`).
+    Only half precisions on CUDA are compared, where no precision is the fastest for all networks: batch norm in bf16
+    uses PyTorch's own kernels, in fp16 cuDNN's. bf16 is preferred if it is at most `PREFER_BF16` times as slow, because
+    it skips no step for gradients out of range. Elsewhere nothing is timed: the device's instructions decide
+    (`pick_precision`).
     """
     device = data.train.images.device
     picked = pick_precision(device)

@@ -9,7 +9,7 @@ from search.formatting import percent
 
 
 class Curve:
-    """A learning curve as wide as there is room for: of braille, or of asterisks where the terminal knows no UTF-8."""
+    """A learning curve of the available width: in braille, or in asterisks if the terminal does not know UTF-8."""
 
     ROWS, MAX_COLUMNS = 8, 60
 
@@ -18,7 +18,7 @@ class Curve:
         self.values = values
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The title, the curve with its least and greatest value beside it, and the epochs below."""
+        """The title, the curve with its minimum and maximum beside it, and the epochs below."""
         low, high = min(self.values), max(self.values)
         columns = min(self.MAX_COLUMNS, max(options.max_width - 10, 10))
         rows = list(plotted(self.values, columns, self.ROWS, braille=not options.ascii_only))
@@ -31,7 +31,7 @@ class Curve:
 
 
 def plotted(values: Sequence[float], columns: int, rows: int, *, braille: bool) -> Iterator[str]:
-    """The values as a line from left to right in so many characters; of braille, each holds two by four dots."""
+    """The values as a line from left to right, in `columns` x `rows` characters; a braille one has two by four dots."""
     across, down = (2, 4) if braille else (1, 1)
     width, height = columns * across, rows * down
     low, high = min(values), max(values)
@@ -43,7 +43,7 @@ def plotted(values: Sequence[float], columns: int, rows: int, *, braille: bool) 
         heights.append(round((high - value) / (high - low) * (height - 1)) if high > low else height // 2)
     dots = set()
     for x, y in enumerate(heights):
-        before = heights[max(x - 1, 0)]  # joined to it, however steep the line
+        before = heights[max(x - 1, 0)]  # connected to it, however steep the line
         dots |= {(x, between) for between in range(min(y, before + (before < y)), max(y, before - (before > y)) + 1)}
     for row in range(rows):
         cells = ("".join(_cell(dots, column, row, braille=braille)) for column in range(columns))
@@ -51,7 +51,7 @@ def plotted(values: Sequence[float], columns: int, rows: int, *, braille: bool) 
 
 
 BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-"""Of a braille character's dots, from the top, left and right (Unicode 2800)."""
+"""The bits of a braille character's dots, from the top, left and right (Unicode 2800)."""
 
 
 def _cell(dots: set[tuple[int, int]], column: int, row: int, *, braille: bool) -> str:

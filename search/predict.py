@@ -1,7 +1,7 @@
-"""Classifies images with an exported model: finds the images that a command names, and answers them one after another.
+"""Classifies images with an exported model: finds the images that a command names, and classifies them one by one.
 
-One image that cannot be read does not end the command: it has an answer too, which says why. At most `BATCH` images
-are in memory at a time, in the size of the model.
+An image that cannot be read does not end the command: its answer says why. At most `BATCH` images are in memory at a
+time, in the size of the model.
 """
 
 import csv
@@ -30,8 +30,8 @@ from train_core.printable import printable
 from train_core.specs import Frozen
 
 BATCH = 100  # images at a time
-READERS = min(8, os.cpu_count() or 1)  # threads; each may hold an image in its own size, of up to 180 megapixels
-STDIN = "-"  # in place of an image: a list of paths on standard input
+READERS = min(8, os.cpu_count() or 1)  # threads; each may hold an image at its original size, up to 180 megapixels
+STDIN = "-"  # instead of an image: a list of paths on standard input
 
 Form = Literal["text", "json", "csv"]
 
@@ -43,12 +43,12 @@ class Guess(Frozen):
     probability: float
 
     def __str__(self) -> str:
-        """As in `cat 97.1 %`."""
+        """For example `cat 97.1 %`."""
         return f"{printable(self.name)} {100 * self.probability:.1f} %"
 
 
 class Prediction(Frozen):
-    """A model's most probable classes of one image, or why the image cannot be read."""
+    """The most probable classes of one image, or why the image cannot be read."""
 
     image: str
     guesses: tuple[Guess, ...] = Field(default=(), description="the most probable classes, the first first")
@@ -59,7 +59,7 @@ class Prediction(Frozen):
     advice: str | None = Field(default=None, exclude=True, description="what to do about the error")
 
     def __str__(self) -> str:
-        """As in `cat.png  cat 97.1 %  dog 2.1 %  (resized from 640x480)`, or the error in a line."""
+        """For example `cat.png  cat 97.1 %  dog 2.1 %  (resized from 640x480)`, or the error in a line."""
         if self.error is not None:
             return printable(f"cannot read {self.image} ({self.error}): {self.advice}")
         words = [printable(self.image), *map(str, self.guesses)]
@@ -70,15 +70,15 @@ class Prediction(Frozen):
 
 @dataclass(frozen=True)
 class Model:
-    """A model file, read."""
+    """The contents of a model file."""
 
     about: Description
     probabilities: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-    """Of each class, [N, classes], for images [N, height, width, channels]."""
+    """The probability of each class, [N, classes], for images [N, height, width, channels]."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The model in a file; where its runtime needs no torch, none is imported, which takes seconds.
+        """The model in a file; torch takes seconds to import, so it is imported only if the runtime needs it.
 
         Raises:
             ModelError: it cannot be read.
@@ -106,14 +106,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers for images, in their order: they are computed while they are iterated over."""
+    """The answers for images, in their order: computed during iteration."""
 
     model: Model
-    images: Sequence["Path | Prediction"]  # a prediction here is an image that was not found
+    images: Sequence["Path | Prediction"]  # a Prediction here is an image that was not found
     guesses: int  # classes for each image
 
     def __len__(self) -> int:
-        """How many answers there are."""
+        """The number of answers."""
         return len(self.images)
 
     def __iter__(self) -> Iterator[Prediction]:
@@ -125,7 +125,7 @@ class Predictions:
     def _answers(self, pool: ThreadPoolExecutor, images: Sequence["Path | Prediction"]) -> list[Prediction]:
         about = self.model.about
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of large images, which it reads
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of large images, but reads them
             read_images = list(pool.map(lambda image: _picture(image, about), images))
         pictures = [each for each in read_images if isinstance(each, _Picture)]
         answers: Iterator[Prediction] = iter(())
@@ -148,8 +148,8 @@ class Predictions:
 def classify(model: Path, images: Iterable[str | Path], top: int) -> Predictions:
     """The `top` classes of each image.
 
-    `images` are files, folders (all images inside, also of subfolders; hidden files are left out), patterns such as
-    `photos/*.png` where no such file exists, and `-` for a list of these on standard input, one in a line.
+    `images` are files, folders (all images inside, including subfolders; hidden files are left out), patterns such as
+    `photos/*.png` if no such file exists, and `-` for a list of these on standard input, one per line.
 
     Raises:
         ModelError: the model cannot be read.
@@ -164,9 +164,9 @@ def classify(model: Path, images: Iterable[str | Path], top: int) -> Predictions
 
 
 def written(predictions: Iterable[Prediction], form: Form, guesses: int) -> Iterator[str]:
-    """The predictions as lines of text, a CSV table or a JSON document, in pieces to be printed one after another.
+    """The predictions as lines of text, a CSV table or a JSON document, in pieces to be printed in order.
 
-    `guesses` is how many classes each image has. The text leaves out images that cannot be read.
+    `guesses` is the number of classes for each image. The text leaves out images that cannot be read.
     """
     if form == "json":
         start = "[\n"
@@ -200,7 +200,7 @@ def _found(images: Iterable[str | Path]) -> Iterator[Path | Prediction]:
             listed = sys.stdin.buffer.read() if sys.stdin is not None else b""
             lines = (os.fsdecode(line).removesuffix("\r") for line in listed.split(b"\n"))
             yield from _found(line for line in lines if line and line != STDIN)
-        elif os.path.isdir(image):  # noqa: PTH112  # a Path would take no text for the current folder
+        elif os.path.isdir(image):  # noqa: PTH112  # a Path would turn an empty text into the current folder
             yield from _in_folder(Path(image), is_named=True)
         elif glob.has_magic(image) and not os.path.lexists(image):
             yield from _matching(image)
@@ -209,7 +209,7 @@ def _found(images: Iterable[str | Path]) -> Iterator[Path | Prediction]:
 
 
 def _in_folder(folder: Path, *, is_named: bool = False) -> Iterator[Path | Prediction]:
-    """The images of a folder and of its subfolders, sorted; a folder that is named has to hold some."""
+    """The images of a folder and of its subfolders, sorted; if the user named the folder, it must contain some."""
     is_empty = True
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
@@ -226,13 +226,13 @@ def _in_folder(folder: Path, *, is_named: bool = False) -> Iterator[Path | Predi
 
 
 def _image(file: Path) -> Iterator[Path]:
-    """The file, if its name is that of an image."""
+    """The file, if it has the name of an image."""
     if file.suffix.lower() in SUFFIXES:
         yield file
 
 
 def _matching(pattern: str) -> Iterator[Path | Prediction]:
-    """The files that match a pattern, sorted; folders as if they were named, unless `**` goes into them anyway."""
+    """The files that match a pattern, sorted; matched folders as if named, unless `**` descends into them anyway."""
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # a pattern may be absolute
     if "**" in pattern:
         matches = [match for match in matches if not Path(match).is_dir()]
@@ -260,7 +260,7 @@ def _picture(image: Path | Prediction, about: Description) -> _Picture | Predict
     try:
         header = read_header(image)
         pixels = with_channels(decode(image, about.preparation), about.channels)
-    except Exception as error:  # noqa: BLE001  # whatever Pillow's many readers make of a broken file
+    except Exception as error:  # noqa: BLE001  # the many errors of Pillow's readers for a broken file
         return _failed(image, error)
     size = (header.width, header.height)
     return _Picture(str(image), pixels, None if size == (about.width, about.height) else size)

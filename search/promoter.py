@@ -30,11 +30,11 @@ class Promoter:
     data: TrainingData
     load_test: Callable[[], Split | None]
     device_name: str
-    mirrored: bool = False  # test on averages over mirror images, too
+    mirrored: bool = False  # also test on averages over mirror images
     asam: float = 0.0  # the radius of sharpness-aware steps; 0: plain steps
-    score: Score = "accuracy"  # what the study compares networks by
+    score: Score = "accuracy"  # the score that the study compares networks by
     save: Save = checkpoint.save
-    stop: Callable[[], bool] = lambda: False  # whether to be impatient with a full disk
+    stop: Callable[[], bool] = lambda: False  # returns whether to stop waiting for a full disk
 
     def train(
         self,
@@ -47,14 +47,14 @@ class Promoter:
         tests: bool = True,
         refit: bool = False,
     ) -> Promotion:
-        """Train the trial's network for `epochs`; then, if it `tests`, read the test split.
+        """Train the trial's network for `epochs`; then, if `tests`, read the test split.
 
-        Done again, what is finished is read back and not trained; a diverged run is finished, too. `refit`: the
-        validation images are trained on, too, so that the test split is all that can score it.
+        A finished run is read back and not trained again; a diverged run counts as finished. `refit`: the validation
+        images are trained on as well, so only the test split can score it.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or of another study.
-            RunError: the result is damaged, or of another study.
+            CheckpointError: the checkpoint is damaged, or belongs to another study.
+            RunError: the result is damaged, or belongs to another study.
 
         """
         folder = self.folder.promotion(trial.number, epochs, seed, refit=refit)
@@ -71,7 +71,7 @@ class Promoter:
         if not (run.refit or run.diverged or folder.predictions("val").exists()) and checkpoint.exists(
             folder.checkpoint
         ):
-            # Of a version that did not store them.
+            # From a version that did not store them.
             self._predict_validation(checkpoint.load(folder.checkpoint, self.data.train.images.device), folder)
         missing = not run.tested or (self.mirrored and run.test_images and run.mirrored_test_accuracy is None)
         if tests and missing and run.diverged is None:
@@ -88,7 +88,7 @@ class Promoter:
         *,
         refit: bool,
     ) -> Promotion:
-        assert trial.score is not None  # complete trials alone are promoted
+        assert trial.score is not None  # only complete trials are promoted
         network, data = trial.network, self.data.with_validation_in_training() if refit else self.data
         state, diverged = train_to_end(
             folder, network, recipe, data, save=self.save, on_epoch=on_epoch, watcher=watcher
@@ -115,13 +115,13 @@ class Promoter:
             history=tuple(state.history),
         )
         if run.val_accuracy is not None:
-            self._predict_validation(state, folder)  # before the result: who finds that finds these, too
+            self._predict_validation(state, folder)  # before the result: if there is a result, there are predictions
         self._write(run, folder)
         finish(folder)
         return run
 
     def _predict_validation(self, state: TrainState, folder: PromotionFolder) -> None:
-        """Store what the trained network says of the validation images."""
+        """Store the trained network's predictions for the validation images."""
         predictions = predict(state.final_model, self.data.val, self.data, state.recipe.precision)
         self._store(predictions, folder.predictions("val"))
 
@@ -137,7 +137,7 @@ class Promoter:
             if run.test_accuracy is None or not folder.predictions("test").exists():
                 plain = predict(state.final_model, split, data, precision)
                 self._store(plain, folder.predictions("test"))
-                if run.test_accuracy is None:  # asked for the mirrored one later, the plain one stays what it was
+                if run.test_accuracy is None:  # if the mirrored accuracy is asked for later, the plain one stays
                     measured |= {"test_accuracy": plain.accuracy, "test_balanced": plain.balanced}
             if self.mirrored:
                 mirrored = evaluate(state.final_model, split, data.mean, data.std, precision, mirrored=True)

@@ -1,4 +1,4 @@
-"""Finished full runs, and which network is the best. No torch: reading them takes a moment."""
+"""Finished full runs, and which network is the best. No torch, so that reading them is fast."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -50,7 +50,7 @@ class Promotion(Frozen):
     history: tuple[EpochResult, ...]
 
     def __repr__(self) -> str:
-        """As in `trial 4, seed 0: [8,16] x [1,1] basic, 3x3 stem; 95.10 % on validation, ...; 18,170 parameters`."""
+        """Example: `trial 4, seed 0: [8,16] x [1,1] basic, 3x3 stem; 95.10 % on validation, ...; 18,170 parameters`."""
         score = named(self.score, "")
         figures = ((self.val_score, f"{score}on validation"), (self.test_score, f"{score}on test"))
         reached = ", ".join(f"{percent(share)} {what}" for share, what in figures if share is not None)
@@ -63,32 +63,32 @@ class Promotion(Frozen):
 
     @property
     def val_score(self) -> float | None:
-        """What it reached on the validation images, by `score`; none: diverged, or a refit."""
+        """Its score on the validation images, by `score`; None: diverged, or a refit."""
         return self.val_balanced if self.score == "balanced" else self.val_accuracy
 
     @property
     def test_score(self) -> float | None:
-        """What it reached on the test split, by `score`; none as for `test_accuracy`."""
+        """Its score on the test split, by `score`; None as for `test_accuracy`."""
         return self.test_balanced if self.score == "balanced" else self.test_accuracy
 
     @property
     def mirrored_test_score(self) -> float | None:
-        """The same, by the mean logits of each image and its mirror image; none: not asked for."""
+        """Its test score with the mean logits of each image and its mirror image; None: not requested."""
         return self.mirrored_test_balanced if self.score == "balanced" else self.mirrored_test_accuracy
 
     @property
     def curve(self) -> tuple[float, ...]:
-        """What it reached on the validation images after each epoch, by `score`."""
+        """Its score on the validation images after each epoch, by `score`."""
         return tuple(epoch.validation(self.score) for epoch in self.history)
 
     @property
     def ranking_score(self) -> float:
-        """What runs are compared by on the validation images; 0 for one that diverged or is a refit."""
+        """The validation score that runs are compared by; 0 if it diverged or is a refit."""
         return self.val_score or 0.0
 
 
 def finished(folder: RunFolder) -> list[Promotion]:
-    """All finished promotions of a run: the longest first, of those the best on validation; refits behind them."""
+    """All finished full runs of a run: the longest first, then by validation; refits come last."""
     results = [each.read(Promotion) for each in folder.promotions() if each.result.exists()]
     return sorted(results, key=lambda run: (not run.refit, run.recipe.epochs, run.ranking_score), reverse=True)
 
@@ -96,15 +96,15 @@ def finished(folder: RunFolder) -> list[Promotion]:
 def finalists(promotions: Sequence[Promotion]) -> list[list[Promotion]]:
     """The full runs that compete to be the best: a list for each trial, with one run for each seed; the best first.
 
-    The best has the highest mean score on validation, to which a diverged seed counts 0. Only runs of the same length,
-    the greatest, compete; and where some of them are tested, only those, and the diverged seeds of the same trials.
-    A trial whose seeds all diverged is none of them.
+    The best has the highest mean score on validation, with 0 for diverged seeds. Only runs of the greatest length
+    compete; if some of these are tested, only those compete, with the diverged seeds of the same trials. A trial whose
+    seeds all diverged is left out.
     """
     compared = [run for run in promotions if not run.refit]
     longest = max((run.recipe.epochs for run in compared if run.diverged is None), default=0)
     rivals = [run for run in compared if run.recipe.epochs == longest]
     if tested := {run.trial for run in rivals if run.test_accuracy is not None}:
-        # One that diverged is never tested.
+        # A diverged run is never tested.
         rivals = [run for run in rivals if run.trial in tested and (run.test_accuracy is not None or run.diverged)]
     by_trial = groupby(sorted(rivals, key=lambda run: run.trial), key=lambda run: run.trial)
     seeds = [list(runs) for _, runs in by_trial]
@@ -112,26 +112,26 @@ def finalists(promotions: Sequence[Promotion]) -> list[list[Promotion]]:
 
 
 def mean_score(runs: Sequence[Promotion]) -> float:
-    """The mean score of a network's full runs on validation, by which networks are compared; diverged: 0."""
+    """The mean score of a network's full runs on validation, by which networks are compared; 0 for diverged runs."""
     return fmean(run.ranking_score for run in runs)
 
 
 def winner(promotions: Sequence[Promotion]) -> list[Promotion]:
-    """The full runs of the best of the finalists, one for each seed that did not diverge; empty if there is none."""
+    """The full runs of the best finalist, one for each seed that did not diverge; empty if there is none."""
     best = next(iter(finalists(promotions)), [])
     return [run for run in best if run.diverged is None]
 
 
 def best_run(promotions: Sequence[Promotion]) -> Promotion | None:
-    """The one full run that stands for the best network: of several seeds the best on validation; none: there is none.
+    """The full run that represents the best network: of several seeds, the best on validation; None: there is none.
 
-    A run without a score on validation is behind all others.
+    A run without a score on validation comes after all others.
     """
     return max(winner(promotions), key=lambda run: -1.0 if run.val_score is None else run.val_score, default=None)
 
 
 def full_runs_of(folder: RunFolder, trial: int | None) -> list[Promotion]:
-    """The finished full runs that did not diverge, of one trial or (none) of all; in the order of `finished`.
+    """The finished full runs that did not diverge, of one trial or (None) of all; in the order of `finished`.
 
     Raises:
         RunError: there are none.
@@ -153,13 +153,13 @@ def full_runs_of(folder: RunFolder, trial: int | None) -> list[Promotion]:
 
 
 def diverged_of(promotions: Sequence[Promotion], chosen: Sequence[Promotion]) -> list[Promotion]:
-    """The winner's runs of the same length, of other seeds, that diverged."""
+    """The winner's runs of the same length, with other seeds, that diverged."""
     length = (chosen[0].trial, chosen[0].recipe.epochs)
     return [run for run in promotions if run.diverged and not run.refit and (run.trial, run.recipe.epochs) == length]
 
 
 def refit_of(promotions: Sequence[Promotion], chosen: Sequence[Promotion]) -> Promotion | None:
-    """The winner's run on training and validation images together, where there is one of the same length."""
+    """The winner's run on training and validation images together, if there is one of the same length."""
     matches = [
         run
         for run in promotions

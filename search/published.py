@@ -13,8 +13,8 @@ from train_core.specs import Frozen, Precision, ResNetSpec, TrainSpec
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Protocol = Literal["held-out", "all-images", "published"]
-"""How the number comes about: with validation images held out; from all training images, at the last epoch; or from all
-of them, at the epoch that is best on the test split, as many reports did it."""
+"""How the number was obtained: with validation images held out; from all training images, at the last epoch; or from
+all of them, at the epoch that is best on the test split, as in many reports."""
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 
@@ -63,14 +63,14 @@ class Published(Frozen):
     def recipe_of(
         self, row: str, *, epochs: int | None = None, seed: int = 0, precision: Precision = "fp32"
     ) -> TrainSpec:
-        """How a row is trained, for `epochs` or for as long as in the report."""
+        """The recipe of a row, for `epochs` or for as long as in the report."""
         changes, common = self.rows[row].recipe, self.recipe
         augment = {**common.get("augment", {}), **changes.get("augment", {})}
         fixed = {"epochs": epochs or self.rows[row].epochs, "seed": seed, "precision": precision}
         return TrainSpec.model_validate({**common, **changes, "augment": augment, **fixed})
 
     def chosen(self, patterns: Sequence[str]) -> list[str]:
-        """The rows that match any of the patterns (`A5`, `A5*`), in the report's order; all, if there is no pattern.
+        """The rows that match any of the patterns (`A5`, `A5*`), in the report's order; all if there is no pattern.
 
         Raises:
             SpecError: a pattern matches no row.
@@ -89,7 +89,7 @@ class Published(Frozen):
 
 
 class Reproduction(Frozen):
-    """A row as it was trained here, finished. Accuracies are shares of 1."""
+    """A row that was trained here, finished. Accuracies are shares of 1."""
 
     row: str
     network: ResNetSpec
@@ -107,5 +107,5 @@ class Reproduction(Frozen):
 
 
 def unknown_network(published: Published, networks: Mapping[str, Any]) -> str | None:
-    """The first row whose network is none of these; none if all are."""
+    """The first row whose network is not in `networks`; None if all are."""
     return next((name for name, row in published.rows.items() if row.network not in networks), None)

@@ -1,4 +1,4 @@
-"""What a model loses when it is written in int8: both files answer the same validation images."""
+"""What a model loses in int8: both files classify the same validation images."""
 
 import time
 from dataclasses import dataclass
@@ -15,40 +15,40 @@ from train_core.examples import FormatName
 from train_core.formats import FORMATS
 from train_core.runtimes import Logits
 
-CALIBRATION = 300  # training images, if the user asks for no other number
-ACCEPTED = 0.005  # a loss of accuracy above it is warned of
+CALIBRATION = 300  # training images, unless the user asks for another number
+ACCEPTED = 0.005  # a larger loss of accuracy gives a warning
 BATCH = 200  # images at a time
-WARM_UP, TIMED = 10, 50  # answers for the latency
+WARM_UP, TIMED = 10, 50  # forward passes for the latency
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """A file, as its runtime computes it on the CPU of this machine."""
 
-    size: int  # in bytes, of what a device stores
+    size: int  # in bytes, as a device stores it
     accuracy: float  # on the validation images
-    latency: float  # seconds from one image to its logits: the median, on one thread
+    latency: float  # median seconds from one image to its logits, on one thread
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantised:
-    """A file in int8, and the one in float32 that it was made from."""
+    """A file in int8, and the float32 file that it was made from."""
 
     floats: Measured
     int8: Measured
     calibrated_on: int  # training images
     images: int  # validation images
     float_format: FormatName = "onnx"
-    test: "OnTest | None" = None  # both files on the test images; none: those are not read for this model, or not here
+    test: "OnTest | None" = None  # both files on the test images; None: not read for this model, or not here
 
     @property
     def lost(self) -> float:
-        """Of the validation accuracy; negative if the int8 file is right more often."""
+        """The loss of validation accuracy; negative if the int8 file is right more often."""
         return self.floats.accuracy - self.int8.accuracy
 
     @property
     def warning(self) -> str | None:
-        """What to do about a loss that is too large, in a line; none: it is small."""
+        """What to do about a loss that is too large, in a line; None: it is small."""
         if self.lost <= ACCEPTED:
             return None
         return (
@@ -58,7 +58,7 @@ class Quantised:
         )
 
     def __str__(self) -> str:
-        """As in `12,345 bytes (float: 45,678), 96.50 % right on 287 validation images (float: 96.86 %)`."""
+        """For example `12,345 bytes (float: 45,678), 96.50 % right on 287 validation images (float: 96.86 %)`."""
         return (
             f"{self.int8.size:,} bytes (float: {self.floats.size:,}), {percent(self.int8.accuracy)} right on "
             f"{count(self.images, 'validation image')} (float: {percent(self.floats.accuracy)})"
@@ -67,7 +67,7 @@ class Quantised:
 
 @dataclass(frozen=True, kw_only=True)
 class OnTest:
-    """What share of the test images a file in float32 and the one in int8 are right on."""
+    """The accuracy of a float32 file and of the int8 file on the test images, as shares of 1."""
 
     floats: float
     int8: float
@@ -75,7 +75,7 @@ class OnTest:
 
 
 def on_test(written: bytes, made: bytes, fmt: FormatName, test: Split) -> OnTest:
-    """How often the file in float32 and that in int8 of the format `fmt` are right on the test images."""
+    """The accuracies of the float32 file and of the int8 file (format `fmt`) on the test images."""
     how = FORMATS[fmt].int8
     assert how is not None
     threads = torch.get_num_threads()
@@ -86,13 +86,13 @@ def on_test(written: bytes, made: bytes, fmt: FormatName, test: Split) -> OnTest
 
 
 def quantise(written: bytes, fmt: FormatName, data: TrainingData, number: int) -> tuple[bytes, Quantised]:
-    """The file of a format in int8, made from one in float32 on about `number` training images, and how both do.
+    """The int8 file of a format, made from a float32 file with about `number` training images, compared with it.
 
-    Of each class the calibration images are the same share, but at least one. They are the same in each call. Both
+    The calibration images are the same share of each class, but at least one; they are the same in each call. Both
     files are measured on the validation images.
 
     Raises:
-        ModelError: the file in int8 is not half as often right as the other one.
+        ModelError: the int8 file is right less than half as often as the other one.
 
     """
     how = FORMATS[fmt].int8
@@ -116,7 +116,7 @@ def quantise(written: bytes, fmt: FormatName, data: TrainingData, number: int) -
 
 
 def measured(written: bytes, fmt: FormatName, split: Split) -> Measured:
-    """The size, the accuracy on a split, and the latency of a file that its runtime computes without torch."""
+    """Size, accuracy on a split, and latency of a file that its runtime computes without torch."""
     runtime = FORMATS[fmt].runtime
     assert runtime is not None
     accuracy = right_on(_network(written, fmt, torch.get_num_threads()), split)
@@ -125,7 +125,7 @@ def measured(written: bytes, fmt: FormatName, split: Split) -> Measured:
 
 
 def right_on(network: Logits, split: Split) -> float:
-    """The share of the images of a split that a network is right on."""
+    """The share of the images of a split that a network classifies correctly."""
     right = 0
     for start in range(0, len(split), BATCH):
         answers = network(_as_input(split.images[start : start + BATCH]))
@@ -140,10 +140,10 @@ def _network(written: bytes, fmt: FormatName, threads: int) -> Logits:
 
 
 def check_calibration(fmt: FormatName, number: int | None) -> None:
-    """Check that calibration images are only asked for where the format takes some.
+    """Check that calibration images are requested only if the format takes some.
 
     Raises:
-        SpecError: they are not.
+        SpecError: they are requested for another format.
 
     """
     if number is not None and FORMATS[fmt].int8 is None:
@@ -152,7 +152,7 @@ def check_calibration(fmt: FormatName, number: int | None) -> None:
 
 
 def _as_input(images: torch.Tensor) -> NDArray[np.float32]:
-    """Images uint8 [N, H, W, C] as the network takes them: float32 [N, C, H, W]."""
+    """Images uint8 [N, H, W, C] as network input: float32 [N, C, H, W]."""
     return np.ascontiguousarray(images.permute(0, 3, 1, 2).cpu().numpy(), dtype=np.float32)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from search.errors import RunError, SpecError
 
-POLL_S = 0.5  # between looks at what the workers have done
-MAX_DEATHS = 100  # of one worker's processes: more than trials that kill theirs can cause
+POLL_S = 0.5  # between checks of what the workers have done
+MAX_DEATHS = 100  # of one worker's processes: more than trials that kill their process can cause
 
 
 def run_workers(
@@ -23,19 +23,19 @@ def run_workers(
     gpu: int | None = None,
     address: str | None = None,
 ) -> None:
-    """Run `work` in `count` processes until all of them have ended; call `poll` now and then, and at the end.
+    """Run `work` in `count` processes until all of them have ended; call `poll` from time to time, and at the end.
 
-    They run on the Ray cluster at `address`; none: on this machine alone. There, `gpu` is the index of the only GPU
-    that they can see, which is then the first one to each of them; none: they can see all that this process can.
+    They run on the Ray cluster at `address`; None: on this machine only. There, `gpu` is the index of the only GPU that
+    they see, which is then GPU 0 for each of them; None: they see all GPUs that this process sees.
 
-    Each gets an equal part of the processors, and of the GPUs the share `gpus_each`; none: an equal part, at most one.
-    A process that dies is started again by Ray. Once `stop` says so, each is interrupted as by Ctrl-C; so are
-    the others, once one of them has raised.
+    Each gets an equal part of the processors, and the share `gpus_each` of the GPUs; None: an equal part, at most one.
+    Ray restarts a process that dies. When `stop` returns True, each is interrupted as by Ctrl-C; so are the others when
+    one of them has raised.
 
     Raises:
         SpecError: there are fewer GPUs than that.
         RunError: Ray is not installed, or cannot be started.
-        UserError: whatever `work` raised first.
+        UserError: the first one that `work` raised.
 
     """
     ray = _ray()
@@ -45,7 +45,7 @@ def run_workers(
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus_each = _gpu_share(nodes, count, gpus_each)
         cpus_each = _cpu_share(nodes, count, gpus_each)
-        # Retried when its process dies, not when it raises.
+        # Retried if its process dies, not if it raises.
         task = ray.remote(num_cpus=cpus_each, num_gpus=gpus_each, max_retries=MAX_DEATHS)(_with_threads)
         running = [task.remote(work, max(1, int(cpus_each))) for _ in range(count)]
         interrupted, first_error = False, None
@@ -54,12 +54,12 @@ def run_workers(
             try:
                 poll()
             except Exception:
-                if not stop():  # else it was cut short, and the workers must still be interrupted
+                if not stop():  # otherwise it was cut short, and the workers must still be interrupted
                     raise
             for one in ended:
                 first_error = first_error or (None if interrupted else _error_of(ray, one))
             if (stop() or first_error) and not interrupted:
-                interrupted = True  # each ends its epoch, and leaves its trial to be continued
+                interrupted = True  # each finishes its epoch, and its trial can be continued
                 for one in running:
                     ray.cancel(one)
         if first_error:
@@ -69,14 +69,14 @@ def run_workers(
 
 
 def _gpu_share(nodes: Sequence[Mapping[str, float]], count: int, wanted: float | None) -> float:
-    """The share of a GPU that each of `count` workers has: the one that is wanted; none: an equal one, at most 1.
+    """The share of a GPU for each of `count` workers: `wanted`, or if None, an equal share, at most 1.
 
     Raises:
-        SpecError: the nodes have too few GPUs for the share that is wanted.
+        SpecError: the nodes have too few GPUs for the wanted share.
 
     """
     gpus = sum(node.get("GPU", 0.0) for node in nodes)
-    # A share lies on one GPU: as many as fit whole.
+    # A share lies on one GPU: count how many fit without being split.
     equal = 1 / math.ceil(count / gpus) if gpus else 0.0
     share = equal if wanted is None else wanted
     if share and gpus * _times(1, share) < count:
@@ -88,7 +88,7 @@ def _gpu_share(nodes: Sequence[Mapping[str, float]], count: int, wanted: float |
 
 
 def _cpu_share(nodes: Sequence[Mapping[str, float]], count: int, gpus_each: float) -> float:
-    """The most processors that each of `count` workers can have, every one of them on a single node."""
+    """The most processors that each of `count` workers can have, if each stays on a single node."""
 
     def held_by(node: Mapping[str, float], part: float) -> float:
         by_gpus = int(node.get("GPU", 0)) * _times(1, gpus_each) if gpus_each else count
@@ -97,7 +97,7 @@ def _cpu_share(nodes: Sequence[Mapping[str, float]], count: int, gpus_each: floa
     parts = {node.get("CPU", 0) / share for node in nodes for share in range(1, count + 1)} - {0}
     fitting = (part for part in parts if sum(held_by(node, part) for node in nodes) >= count)
     most = max(fitting, default=0.0)
-    return math.floor(most) or most  # Ray counts in whole ones above one
+    return math.floor(most) or most  # above one, Ray counts in whole processors
 
 
 def _times(whole: float, part: float) -> int:
@@ -106,7 +106,7 @@ def _times(whole: float, part: float) -> int:
 
 
 def _with_threads(work: Callable[[], Any], threads: int) -> None:
-    """Do the work with this many threads: more would wait for processors that other workers have."""
+    """Do the work with this many threads: more would wait for processors that other workers use."""
     import torch
 
     torch.set_num_threads(threads)
@@ -114,7 +114,7 @@ def _with_threads(work: Callable[[], Any], threads: int) -> None:
 
 
 def _error_of(ray: Any, task: Any) -> Exception | None:
-    """What a task that has ended raised, if anything."""
+    """The error that a finished task raised, if any."""
     try:
         ray.get(task)
     except ray.exceptions.RayTaskError as error:
@@ -139,9 +139,9 @@ def _ray() -> Any:
 
 @contextmanager
 def _seeing(gpu: int | None) -> Iterator[None]:
-    """Let the processes that are started meanwhile see this GPU alone; `gpu` is its index in this process.
+    """Let the processes that are started in this context see only this GPU; `gpu` is its index in this process.
 
-    Where this process itself sees only some of the machine's GPUs, it counts those.
+    If this process sees only some of the machine's GPUs, the index counts only those.
     """
     name = "CUDA_VISIBLE_DEVICES"
     before = os.environ.get(name)
@@ -157,15 +157,15 @@ def _seeing(gpu: int | None) -> Iterator[None]:
 
 
 def _start(ray: Any, address: str | None) -> None:
-    # Ray would report how it is used, and print about itself and about what its workers print.
+    # Otherwise Ray would report usage, and print about itself and about the output of its workers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     handler = signal.getsignal(signal.SIGTERM)
     try:
         local = {"include_dashboard": False} if address is None else {}
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
-        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
-    except Exception as error:  # whatever keeps it from starting, there is nothing to do but to say it
+        signal.signal(signal.SIGTERM, handler)  # Ray replaces it with its own
+    except Exception as error:  # there are many reasons why it cannot start, and all are only reported
         first_line = (str(error).strip().splitlines() or [""])[0]
         if address:
             what = f"the Ray cluster at {address} cannot be joined ({first_line}): begin one with `ray start --head`"

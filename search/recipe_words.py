@@ -17,7 +17,7 @@ OPTIMIZER_NAMES = {
 
 
 def recipe_in_words(recipe: TrainSpec) -> Iterator[tuple[str, str]]:
-    """The whole recipe as names and values: what is always there, and all that is not "none"."""
+    """The whole recipe as names and values: the fixed entries, and all others that are not "none"."""
     yield "optimizer", _optimizer(recipe)
     yield "learning rate", f"{recipe.lr:.3g} at its peak"
     yield "schedule", _schedule(recipe)
@@ -73,7 +73,7 @@ def augmentation_in_words(augment: AugmentSpec) -> Iterator[str]:
 
 
 def notation(network: ResNetSpec) -> str:
-    """What the short name of a network means, in one line; what is code stands between backticks."""
+    """An explanation of a network's short name, in one line; text between backticks is code."""
     short = str(network).partition(", ")[0]
     widths = short.partition(" x ")[0].strip("[]").split(",")
     return (

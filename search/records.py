@@ -1,6 +1,6 @@
 """The records of `list`, `status`, `show` and `compare`: their JSON documents, field by field.
 
-That of `errors` is in `search.mistakes`.
+The record of `errors` is in `search.mistakes`.
 
 Accuracies are shares of 1, times are seconds or ISO 8601. Imports no torch.
 """
@@ -14,11 +14,11 @@ from train_core.limits import LIMITS
 from train_core.results import Score
 
 SEARCHING, PROMOTING, UNFINISHED, FINISHED, PROMOTED = "searching", "promoting", "unfinished", "finished", "promoted"
-ARCHIVED = "archived"  # opened from an archive: it can be read, and nothing more is done in it
+ARCHIVED = "archived"  # opened from an archive: readable, but no command can continue it
 
 
 def limits_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The limits of a study, by their keys, from all its values; none where there is none, or it is not known."""
+    """The limits of a study, by their keys, from all its values; None for a missing or unknown limit."""
     return {limit.key: values.get(limit.key) for limit in LIMITS.values()}
 
 
@@ -36,7 +36,7 @@ class ShortRun:
 
 @dataclass(frozen=True, kw_only=True)
 class FullRun:
-    """The best network by its full runs, over their seeds. Deviations are standard deviations; none: of one seed."""
+    """The best network by its full runs, over their seeds. Deviations are standard deviations; None: only one seed."""
 
     trial: int
     epochs: int
@@ -55,18 +55,18 @@ class FullRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run in a few words. None: not known, as of a broken run, or of a study in a storage elsewhere."""
+    """A run in a few words. None: not known, for example for a broken run or a study in a storage elsewhere."""
 
     name: str
     folder: str
-    touched: str  # when something was last done in it
+    touched: str  # when it last changed
     storage: str  # what keeps the study: sqlite, postgresql, ...
     state: str | None = None  # searching, promoting, unfinished, finished (not promoted yet), promoted
-    workers: int = 0  # that have a trial now
+    workers: int = 0  # workers that have a trial now
     data: str | None = None
-    score: Score | None = None  # what its networks are compared by
+    score: Score | None = None  # the score that its networks are compared by
     budget: int | None = None
-    max_madds: int | None = None  # the limit on multiply-adds; none, here and below: also where there is none
+    max_madds: int | None = None  # the limit on multiply-adds; None, here and below, also: no limit
     max_memory: int | None = None  # bytes
     max_file: int | None = None  # bytes
     max_latency: float | None = None  # seconds
@@ -74,7 +74,7 @@ class Run:
     trials_wanted: int | None = None
     best_short: ShortRun | None = None
     best_full: FullRun | None = None
-    problem: str | None = None  # why the rest is not known
+    problem: str | None = None  # why the other fields are not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +83,9 @@ class RunningTrial:
 
     trial: int
     worker: str | None
-    alive: bool | None  # none: its worker is on another machine
-    epoch: int  # the last that ended; 0: none yet
-    validation: float | None  # after that
+    alive: bool | None  # None: its worker is on another machine
+    epoch: int  # the last finished epoch; 0: none yet
+    validation: float | None  # after that epoch
     seconds: float | None  # since it began
     parameters: int | None
     network: str | None
@@ -93,29 +93,29 @@ class RunningTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class WaitingTrial:
-    """A trial that was cut off, and goes on when a search has room for it."""
+    """An interrupted trial, which continues when a search has room for it."""
 
     trial: int  # the number of its first attempt
-    epoch: int  # the last that ended, in any attempt
-    validation: float | None  # after that
+    epoch: int  # the last finished epoch of any attempt
+    validation: float | None  # after that epoch
     parameters: int | None
     network: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PendingFullRun:
-    """A full run that is not finished, as its folder shows it."""
+    """An unfinished full run, according to its folder."""
 
     trial: int
     epochs: int
     seed: int
     refit: bool
-    seconds_since_epoch: float | None  # since its last epoch ended; none: none has
+    seconds_since_epoch: float | None  # since its last epoch ended; None: no epoch has ended
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrontNetwork:
-    """A trial that no other beats in score at no more cost."""
+    """A trial that no other trial beats in score at no more cost."""
 
     trial: int
     costs: dict[
@@ -129,18 +129,18 @@ class Status(Run):
     """The state of a run and of its trials."""
 
     epochs: int  # of a short run
-    always_largest: float | None  # the score of always answering the largest class; none: not known
+    always_largest: float | None  # the score of always predicting the largest class; None: not known
     outcomes: dict[str, int]  # trials that have ended, by `OUTCOMES`
-    networks: int  # different ones, among the trials that have ended
-    used_up: bool  # the space has no new network left
+    networks: int  # number of different networks among the ended trials
+    used_up: bool  # whether the space has no new network left
     running: tuple[RunningTrial, ...]
-    waiting: tuple[WaitingTrial, ...]  # trials that were cut off
-    images_per_second: float | None  # that a worker trains on, over its last trials; none: nobody knows
-    seconds_left: float | None  # of the search, at the pace of its trials so far; none: nobody knows, or it is over
+    waiting: tuple[WaitingTrial, ...]  # interrupted trials
+    images_per_second: float | None  # training speed of a worker, over its last trials; None: not known
+    seconds_left: float | None  # of the search, at the pace of its trials so far; None: not known, or it is over
     full_runs: int  # finished
     full_runs_pending: tuple[PendingFullRun, ...]
-    ready_by: str | None  # the time, as in ISO 8601, that `search auto` has; none: it is over, or was never given
-    front: tuple[FrontNetwork, ...] = ()  # of the short runs, the smallest first; empty where the study has none
+    ready_by: str | None  # the end time of `search auto`, ISO 8601; None: it is over, or there was none
+    front: tuple[FrontNetwork, ...] = ()  # of the short runs, the smallest first; empty if the study has none
 
     @property
     def is_going_on(self) -> bool:
@@ -189,15 +189,15 @@ class Trial:
     trial: int
     outcome: str
     reason: str | None
-    score: Score  # what the run's networks are compared by
-    validation: float | None  # by that; none: it is not complete
+    score: Score  # the score that the run's networks are compared by
+    validation: float | None  # by this score; None: it is not complete
     validation_accuracy: float | None  # after its last epoch
-    validation_balanced: float | None  # balanced accuracy, the same
-    rank: int | None  # by that, among the complete ones; 1: the best
-    complete: int  # trials that are
-    baseline: str | None  # the baseline that it is
-    start: str | None  # where it comes from, if the study began with it as it did best on other images
-    attempts: tuple[Attempt, ...]  # at this trial, this one included
+    validation_balanced: float | None  # balanced accuracy, after its last epoch
+    rank: int | None  # by this score, among the complete trials; 1: the best
+    complete: int  # number of complete trials
+    baseline: str | None  # its name, if it is a baseline
+    start: str | None  # its source, if the study began with it because it did best on other images
+    attempts: tuple[Attempt, ...]  # all attempts at this trial, including this one
     network_words: str | None
     recipe_words: str | None
     parameters: int | None
@@ -208,10 +208,10 @@ class Trial:
     worker: str | None
     started: str | None
     seconds: float | None
-    epochs: int | None  # that it was to have
+    epochs: int | None  # the planned number
     curve: tuple[float, ...]  # on validation, after each epoch
     full_runs: tuple[FinishedFullRun, ...]
-    on_front: bool | None = None  # whether no other short run beats it at no more cost; none: the study has no front
+    on_front: bool | None = None  # whether no other short run beats it at no more cost; None: the study has no front
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,11 +227,11 @@ class Comparison:
     """Two runs, side by side."""
 
     runs: tuple[Compared, Compared]
-    differences: dict[str, tuple[Any, Any]]  # of their study files and data, by name
-    difference: float | None  # the second's score on validation less the first's; none: not to be compared
-    spread: float | None  # how far such a difference may be chance, in 95 of 100 cases; none: not known
-    paired: Paired | None  # a network of each on the same validation images; none: not stored, or not the same images
-    better: str | None  # the run that is, by more than may be chance
+    differences: dict[str, tuple[Any, Any]]  # in their study files and data, by name
+    difference: float | None  # validation score of the second minus that of the first; None: not comparable
+    spread: float | None  # how large such a difference may be by chance, in 95 of 100 cases; None: not known
+    paired: Paired | None  # one network of each on the same validation images; None: not stored, or other images
+    better: str | None  # the run that is better by more than chance, if any
     verdict: str  # the same in words
 
 
@@ -239,7 +239,7 @@ class Comparison:
 class Group:
     """A group of runs that is compared with another one."""
 
-    name: str  # as the command has it
+    name: str  # as in the command
     runs: tuple[Compared, ...]
     seeds: tuple[int, ...]  # of each run
 
@@ -251,9 +251,9 @@ class Measure:
     name: str
     values: tuple[tuple[float | None, ...], tuple[float | None, ...]]  # of each run
     means: tuple[float | None, float | None]
-    deviations: tuple[float | None, float | None]  # standard deviations of the runs; none: of one run
-    difference: float | None  # the mean of the second group less that of the first
-    low: float | None  # its 95 % interval; none: of one run
+    deviations: tuple[float | None, float | None]  # standard deviations over the runs; None: only one run
+    difference: float | None  # mean of the second group minus mean of the first
+    low: float | None  # its 95 % interval; None: only one run
     high: float | None
     p: float | None  # of Student's t, two-sided
 
@@ -264,7 +264,7 @@ class GroupComparison:
 
     groups: tuple[Group, Group]
     paired: bool  # runs of the same seed are compared with each other
-    differences: dict[str, tuple[list[Any], list[Any]]]  # settings whose values differ, with those of each group
+    differences: dict[str, tuple[list[Any], list[Any]]]  # settings with different values, and the values of each group
     measures: tuple[Measure, ...]
-    better: str | None  # the group that is, by more than may be chance
+    better: str | None  # the group that is better by more than chance, if any
     verdict: str  # the same in words

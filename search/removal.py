@@ -1,4 +1,4 @@
-"""Deletes runs: the folder, and the study where it is kept in a storage elsewhere. Imports no torch."""
+"""Deletes runs: the folder, and the study if a storage elsewhere contains it. Imports no torch."""
 
 import os
 import shutil
@@ -23,11 +23,11 @@ from search.trials import finished_trials
 
 @dataclass(frozen=True, kw_only=True)
 class Removal:
-    """What is deleted with a run, and which runs have to do with it."""
+    """What is deleted with a run, and which runs are related to it."""
 
     folder: RunFolder
-    study: optuna.Study | None  # where it is kept in a storage elsewhere, and is there
-    trials: int | None  # that have ended; none: the study cannot be read
+    study: optuna.Study | None  # if it exists in a storage elsewhere
+    trials: int | None  # that have ended; None: the study cannot be read
     full_runs: int  # finished
     bytes: int  # on the disk
     learned: tuple[str, ...]  # runs that learned from it
@@ -35,7 +35,7 @@ class Removal:
     control_of: str | None  # the run whose control it is
 
     def __str__(self) -> str:
-        """What is deleted, in one line, and a line for each kind of runs that it has to do with."""
+        """What is deleted, in one line, and a line for each kind of related runs."""
         trials = "its study cannot be read" if self.trials is None else count(self.trials, "trial")
         parts = [trials, count(self.full_runs, "full run"), size_in_words(self.bytes)]
         where = f", and its study in {self.folder.address}" if self.study is not None else ""
@@ -52,10 +52,10 @@ class Removal:
         return "\n".join(lines)
 
     def check_idle(self) -> None:
-        """Check that nobody works in it. In a storage elsewhere, it may take a minute to see.
+        """Check that no process works in it. With a storage elsewhere, this may take a minute.
 
         Raises:
-            BusyError: a process does.
+            BusyError: a process works in it.
 
         """
         folder = self.folder
@@ -67,9 +67,9 @@ class Removal:
             raise BusyError(f"run {folder.name!r} is in use: {worker} searches in it: end it, and delete the run then")
 
     def do(self) -> None:
-        """Delete it. If that is cut off, it can be done again: the study file, which makes it a run, goes last.
+        """Delete it. After an interruption it can be repeated: the study file, which makes it a run, is deleted last.
 
-        Links are deleted, and what they lead to stays.
+        Links are deleted, but not their targets.
         """
         if self.study is not None:
             optuna.delete_study(study_name=self.study.study_name, storage=storage_of(self.study))
@@ -86,7 +86,7 @@ def removals(runs: Path, names: Sequence[str], storage: Address | None) -> list[
     """What would be deleted with these runs of the folder `runs`.
 
     Raises:
-        RunError: a run is a link, or its study is kept in a storage that is not given.
+        RunError: a run is a link, or its study is in a storage that is not given.
         StorageError: the storage cannot be opened.
 
     """
@@ -113,11 +113,11 @@ def _removal(root: Path, storage: Address | None, others: dict[str, tuple[str, .
 
 
 def _study_of(folder: RunFolder) -> optuna.Study | None:
-    """The run's study; none where it is gone already, or a file is no study: the rest can still be deleted."""
+    """The run's study; None if it is already gone, or a file is not a study: the rest can still be deleted."""
     try:
         return open_study(folder)
     except StorageError:
-        if folder.address.is_shared:  # it may be there, and would be left behind
+        if folder.address.is_shared:  # it may exist, and would be left behind
             raise
         return None
     except RunError:
@@ -140,7 +140,7 @@ def _sizes(root: Path) -> Iterable[int]:
 
 
 def size_in_words(number: int) -> str:
-    """As in `340 kB`, `12.3 MB`."""
+    """For example `340 kB`, `12.3 MB`."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if number >= unit:
             return f"{number / unit:.3g} {name}"

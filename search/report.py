@@ -1,6 +1,6 @@
 """Writes a run's report: one HTML file with the result in a sentence, the full runs in a table, and charts.
 
-The page itself is `report.html.in`, beside this module; its words and tables are made here, its charts in
+The page itself is `report.html.in`, beside this module; its texts and tables are made here, its charts in
 `search.charts`.
 """
 
@@ -39,14 +39,14 @@ from train_core.errors import UserError
 from train_core.limits import LIMITS
 from train_core.results import Score
 
-REFRESH_S = 60  # after which a page that is not finished loads itself again
-SHOWN_RUNS = 5  # full runs that are shown at once
+REFRESH_S = 60  # an unfinished page reloads after this time
+SHOWN_RUNS = 5  # full runs that are shown without unfolding
 
 
 def write_report(folder: RunFolder, results: Results | None = None, *, going_on: str = "") -> Path:
-    """Write the report of a run, from `results` where they are read already; returns its path.
+    """Write the report of a run and return its path; `results` avoids reading them again.
 
-    `going_on` says what is at work besides the search. A page that is not finished loads itself again each minute.
+    `going_on` names other work besides the search. An unfinished page reloads every minute.
 
     Raises:
         UserError: the study, its file or a full run's result cannot be read.
@@ -78,7 +78,7 @@ def write_report(folder: RunFolder, results: Results | None = None, *, going_on:
 
 
 def _sections(folder: RunFolder, facts: RunFacts | None, results: Results) -> Iterator[str]:
-    """All that comes after the first screen."""
+    """Everything after the first screen."""
     yield front_section(folder, results)
     switch = "<p><label><input type=checkbox id=errors> Show errors on logarithmic axes instead of accuracies</label>"
     for i, chart in enumerate(make(results) for make in CHARTS):
@@ -102,7 +102,7 @@ def _contents(sections: str) -> str:
 
 
 def _winner(best: Best | None, facts: RunFacts | None) -> str:
-    """The best network's recipe, and its drawing beside it; nothing before there is one."""
+    """The best network's recipe, with its drawing beside it; empty if there is none yet."""
     if best is None:
         return ""
     recipe = f"<div><h2>Its recipe</h2>{recipe_table(best)}</div>"
@@ -120,7 +120,7 @@ def _trials_table(results: Results) -> str:
 
 
 def _reproduction(folder: RunFolder, facts: RunFacts | None, results: Results) -> str:
-    """The commands, the versions and the study file."""
+    """The commands, versions and study file that repeat the run."""
     rows = "".join(f"<tr><th>{escape(name)}<td>{escape(value)}" for name, value in _facts(folder, facts, results))
     commands = escape("\n".join(_commands(facts, results)))
     return (
@@ -138,7 +138,7 @@ def _template() -> Template:
 
 
 def _full_run_table(results: Results) -> str:
-    """The full runs; validation, which chose, and test, which did not, under separate headings."""
+    """The full runs; validation (used to choose) and test (not used) are under separate headings."""
     if not results.promotions:
         return paragraph("No full run is done yet: `search promote` trains the best trials at full length.")
     limited = results.spec.max_madds is not None
@@ -161,7 +161,7 @@ def _full_run_table(results: Results) -> str:
     )
     words += ", except those marked as trained on them." if results.promotions[-1].refit else "."
     words += _test_reads(results.promotions)
-    asam = results.promotions[0].recipe.asam  # that of all of them
+    asam = results.promotions[0].recipe.asam  # the same for all of them
     words += f" They took sharpness-aware steps (asam {asam:g})." if asam else ""
     words += " Seconds: of training and validation."
     words += " Milliseconds (ms) an image: one image at a time, in fp32, on the device that the run names below."
@@ -174,9 +174,9 @@ def _full_run_table(results: Results) -> str:
 
 
 def _test_reads(promotions: Sequence[Promotion]) -> str:
-    """A sentence that counts the models which read the test split; empty where none did.
+    """A sentence that counts the models that read the test split; empty if none did.
 
-    A refit and each seed are models of their own. Mirror images are a second look of the same model.
+    A refit and each seed are separate models. Mirror images are a second look by the same model.
     """
     tested = sum(run.test_score is not None for run in promotions)
     if not tested:
@@ -212,7 +212,7 @@ def _test_cell(run: Promotion) -> str:
 
 
 def _control_table(folder: RunFolder, results: Results) -> str:
-    """A comparison with the search's control runs in the same folder; empty where there are none."""
+    """A comparison with the search's control runs in the same folder; empty if there are none."""
     rows = []
     for control, changes in CONTROLS.items():
         beside = folder.named(control_name(folder.name, control))
@@ -221,7 +221,7 @@ def _control_table(folder: RunFolder, results: Results) -> str:
         try:
             other = read_results(beside)
         except UserError:
-            continue  # its own report says what is wrong with it
+            continue  # its own report names its problem
         if _comparable(results, other):
             rows.append(
                 (f"{control} ({', '.join(f'{key} {str(value).lower()}' for key, value in changes.items())})", other)
@@ -275,7 +275,7 @@ def _commands(facts: RunFacts | None, results: Results) -> Iterator[str]:
 
 
 def _reproducibility_note(facts: RunFacts | None, results: Results) -> str:
-    """How closely these commands repeat the run's numbers: it depends on where and how the run was made."""
+    """How closely these commands repeat the run's numbers: this depends on where and how the run was made."""
     devices = {facts.device if facts is not None else None, *(run.device for run in results.promotions)}
     names = " and ".join(sorted(device for device in devices if device)) or "a device that is not known"
     if not all(device is not None and device.startswith("CPU") for device in devices):
@@ -296,13 +296,13 @@ def _reproducibility_note(facts: RunFacts | None, results: Results) -> str:
 
 
 def _overlapping(trials: Sequence[TrialRecord]) -> bool:
-    """Whether some trials were trained at the same time, which takes several workers."""
+    """Whether some trials were trained at the same time, which requires several workers."""
     spans = sorted((trial.started, trial.ended) for trial in trials if trial.started)
     return any(start < end for (_, end), (start, _) in pairwise(spans) if end)
 
 
 def _facts(folder: RunFolder, facts: RunFacts | None, results: Results) -> Iterator[tuple[str, str]]:
-    """Versions, device and data, as far as they are known: names and values."""
+    """Versions, device and data, if known: names and values."""
     if facts is None:
         yield folder.facts.name, "missing, or cannot be read"
     else:

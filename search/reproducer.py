@@ -1,4 +1,4 @@
-"""Trains the rows of a report as they stand, beside what was printed of them."""
+"""Trains the rows of a report exactly as published, next to the printed results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,12 +18,12 @@ from train_core.specs import ResNetSpec, TrainSpec, num_params
 
 @dataclass(frozen=True, kw_only=True)
 class Reproducer:
-    """Trains networks by published recipes, each from its checkpoint where there is one, and tests them.
+    """Trains networks by published recipes, continuing from a checkpoint if there is one, and tests them.
 
     Held out: a validation split is kept from training, and the test split is read once, when a network is finished.
     All images: the validation images are trained on as well, and the test split is read once, after the last epoch.
-    As published: all training images are trained on, and the epoch that is best on the test split is what counts.
-    That number is too high: it was chosen by the images that it is to be judged by.
+    As published: all training images are trained on, and the epoch that is best on the test split counts. That number
+    is too high, because the images that judge it also chose it.
     """
 
     folder: RunFolder
@@ -32,7 +32,7 @@ class Reproducer:
     protocol: Protocol
     device_name: str
     save: Save
-    stop: Callable[[], bool] = lambda: False  # whether to be impatient with a full disk
+    stop: Callable[[], bool] = lambda: False  # returns whether to stop waiting for a full disk
 
     def train(
         self,
@@ -42,16 +42,16 @@ class Reproducer:
         on_epoch: Callable[[EpochResult], None],
         watcher: Watcher = Watcher(),  # noqa: B008  # it is frozen
     ) -> Reproduction:
-        """Train a row's network; done again, what is finished is read back and not trained.
+        """Train a row's network; a finished row is read back and not trained again.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or of another network or recipe.
+            CheckpointError: the checkpoint is damaged, or belongs to another network or recipe.
             RunError: the result is damaged.
-            SpecError: a choice by the test split is asked for, and there is none.
+            SpecError: a choice by the test split is requested, but there is none.
 
         """
         if self.protocol != "held-out":
-            keep = "best" if self.protocol == "published" else "last"  # of all images, no other epoch can be chosen
+            keep = "best" if self.protocol == "published" else "last"  # with all images, no other epoch can be chosen
             recipe = recipe.model_copy(update={"keep": keep})
         folder = self.folder.reproduction(row, recipe.epochs, recipe.seed, self.protocol, self.data.fingerprint)
         if folder.result.exists():
@@ -89,7 +89,7 @@ class Reproducer:
         return done
 
     def _data(self) -> TrainingData:
-        """The images to train on, and those to score every epoch on."""
+        """The images to train on, and those to evaluate after every epoch."""
         if self.protocol == "held-out":
             return self.data
         if self.protocol == "all-images":

@@ -1,4 +1,4 @@
-"""A run's outcome, read from its folder and its study, and in a sentence or two."""
+"""A run's outcome, read from its folder and its study, and its summary in a sentence or two."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,12 +23,12 @@ from search.spec import StudySpec, load_study
 from search.starts import source_of, sources_of
 from search.trials import TrialRecord, different_networks, finished_trials, ranked, records, score_of
 
-PER_PARAMETER = 5  # complete trials, at least, for each parameter whose importance is shown
-RESAMPLES = 8  # of the trials, that the importances are learnt from
-MAX_LEARNT = 128  # trials of a resample: 8 of these take a second, of 10,000 minutes
+PER_PARAMETER = 5  # complete trials needed for each parameter whose importance is shown
+RESAMPLES = 8  # resamples of the trials for the importances
+MAX_LEARNT = 128  # trials in a resample: 8 of these take a second; with 10,000 trials, minutes
 
-MAX_COUNTED = 500  # trials whose parameters are counted
-MOST = 0.5  # share of the trials that use a parameter, at least, for its importance to mean something
+MAX_COUNTED = 500  # at most so many trials are checked for the parameters that they use
+MOST = 0.5  # a parameter has a meaningful importance only if this share of the trials uses it
 
 Verdict = Literal["complete", "pruned", "failed or diverged"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -38,16 +38,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """All that a report is made from."""
+    """Everything that a report is made from."""
 
     name: str
     spec: StudySpec
     study: optuna.Study
-    trials: Sequence[TrialRecord]  # those that have ended, by number
-    promotions: Sequence[Promotion]  # the finished full runs, the longest and best on validation first
-    fidelity: Fidelity | None = None  # none: there are too few full runs to measure it
-    measured_on: int | None = None  # validation images that standard errors follow from; none: not known
-    always_largest: float | None = None  # the score of always answering the largest class; none: not known
+    trials: Sequence[TrialRecord]  # the ended trials, by number
+    promotions: Sequence[Promotion]  # the finished full runs, the longest first, then by validation
+    fidelity: Fidelity | None = None  # None: there are too few full runs to measure it
+    measured_on: int | None = None  # number of validation images that standard errors follow from; None: not known
+    always_largest: float | None = None  # the score of always predicting the largest class; None: not known
 
     @property
     def compared(self) -> list[Promotion]:
@@ -61,16 +61,16 @@ class Results:
 
     @cached_property
     def usage(self) -> dict[str, float]:
-        """The parameters that varied, in the order of the space, and the share of complete trials that use each."""
+        """The parameters that varied, in the order of the space, with the share of complete trials that use each."""
         trials = thinned(self.complete, MAX_COUNTED)
         drawn = varied_parameters(search_space.parameters(self.spec.space), trials)
         using = Counter(chain.from_iterable(self.used_by(trial) for trial in trials))
         return {name: using[name] / len(trials) for name in drawn}
 
     def used_by(self, trial: TrialRecord) -> set[str]:
-        """The drawn parameters that have an effect in a trial: not the rates of other optimizers than its own."""
+        """The drawn parameters that have an effect in a trial, so not the rates of other optimizers."""
         draw = self._held | trial.draw
-        is_whole = all(name in draw for name in ("stages", "optimizer", "mix"))  # not of a trial made by hand
+        is_whole = all(name in draw for name in ("stages", "optimizer", "mix"))  # not for a trial made by hand
         return search_space.used(draw, self.spec.space) if is_whole else set(draw)
 
     @cached_property
@@ -79,16 +79,16 @@ class Results:
 
     @cached_property
     def importances(self) -> dict[str, Interval]:
-        """Share of the short scores' spread that each parameter explains by itself (fANOVA); the largest first.
+        """The share of the short scores' variance that each parameter alone explains (fANOVA); the largest first.
 
-        The mean over resamples of the trials, with the lowest and the highest of them. Left out are parameters that
-        most trials do not use.
+        The value is the mean over resamples of the trials; the interval is their minimum and maximum. Parameters that
+        most trials do not use are left out.
 
         Raises:
-            ValueError: these trials are too few or too similar.
+            ValueError: there are too few trials, or they are too similar.
 
         """
-        # Takes seconds to import, which a search needs at its end only.
+        # Takes seconds to import, and a search needs it only at its end.
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
         complete, names = self.complete, [name for name, share in self.usage.items() if share >= MOST]
@@ -107,7 +107,7 @@ class Results:
             study = optuna.create_study(direction="maximize")
             drawn = generator.choice(len(complete), min(len(complete), MAX_LEARNT))
             study.add_trials([_bare(complete[i], names) for i in drawn])
-            # fANOVA learns from every score; Optuna's default compares the best tenth with the rest: too few here.
+            # fANOVA learns from every score; Optuna's default compares the best tenth with the rest: too few.
             evaluator = FanovaImportanceEvaluator(n_trees=8, max_depth=8, seed=seed)
             varied = varied_parameters(names, [complete[i] for i in drawn])
             try:
@@ -121,7 +121,7 @@ class Results:
 
 
 def _bare(trial: TrialRecord, names: Iterable[str]) -> optuna.trial.FrozenTrial:
-    """A complete trial with no more than these parameters: a study copies all that its trials have."""
+    """A complete trial with only these parameters: a study copies everything that its trials have."""
     draw, distributions = trial.draw, trial.optuna.distributions
     params = {name: draw[name] for name in names if name in draw}
     return optuna.trial.create_trial(
@@ -130,7 +130,7 @@ def _bare(trial: TrialRecord, names: Iterable[str]) -> optuna.trial.FrozenTrial:
 
 
 def read_results(folder: RunFolder, study: optuna.Study | None = None) -> Results:
-    """A run's outcome so far; `study` is its study where it is open already."""
+    """A run's outcome so far; `study` is its study if it is already open."""
     study, spec, facts = study or open_study(folder), load_study(str(folder.study_file), {}), read_facts(folder)
     return Results(
         name=folder.name,
@@ -145,7 +145,7 @@ def read_results(folder: RunFolder, study: optuna.Study | None = None) -> Result
 
 
 def fidelity_of(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> Fidelity | None:
-    """How well the run's short scores predict its full runs; none where there are too few."""
+    """How well the run's short scores predict its full runs; None if there are too few."""
     return measure(
         records(study),
         finished(folder),
@@ -156,12 +156,12 @@ def fidelity_of(folder: RunFolder, spec: StudySpec, study: optuna.Study) -> Fide
 
 
 def is_complete(results: Results) -> bool:
-    """Whether the search has come to its end: it has its trials, or its space has no new network."""
+    """Whether the search has ended: it has all its trials, or its space has no new network."""
     return len(results.trials) >= results.spec.trials or is_used_up(results.study)
 
 
 def headline(results: Results) -> str:
-    """What the search found: the network, its limits and its accuracy. It is chosen on validation, never on test."""
+    """The result of the search: network, limits and accuracy. It is chosen on validation, never on test."""
     spec, runs, trials = results.spec, winner(results.promotions), results.complete
     if not runs and not trials:
         stage = "No trial is complete yet" if results.trials else "No trial has ended yet"
@@ -192,7 +192,7 @@ def _of_full_runs(results: Results, runs: Sequence[Promotion]) -> str:
 
 
 def remarks(results: Results) -> list[str]:
-    """What belongs to the headline: where the network is from, what is as good, and what needs no network."""
+    """Remarks on the headline: the origin of the network, ties, and the score without any network."""
     runs, trials = winner(results.promotions), results.complete
     if not runs and not trials:
         return []
@@ -213,7 +213,7 @@ def remarks(results: Results) -> list[str]:
 
 
 def _origin(results: Results, runs: Sequence[Promotion]) -> str:
-    """A sentence where the search was given the best network: which one it is, and what the search drew by itself."""
+    """A sentence if the best network was given to the search: which one it is, and the best that the search drew."""
     by_number = {trial.number: trial for trial in results.trials}
     best = by_number.get(runs[0].trial) if runs else results.complete[0]
     if best is None or best.given is None:
@@ -236,16 +236,16 @@ def _origin(results: Results, runs: Sequence[Promotion]) -> str:
 
 
 def _is_drawn(trial: TrialRecord | None) -> bool:
-    """Whether the search drew the trial by itself."""
+    """Whether the search drew the trial itself."""
     return trial is not None and trial.given is None
 
 
 def tie_of(promotions: Sequence[Promotion], images: int | None) -> str:
-    """A sentence where the validation images do not tell the best network from the second; empty where they do.
+    """A sentence if the validation images do not distinguish the best network from the second; empty if they do.
 
-    `images` is the number of them that standard errors follow from (`fidelity.measured_on`); none: not known.
-    They do not if the two differ by at most two standard errors of their difference. Several seeds reduce only a part
-    of that error, since they are measured on the same images; it is not made smaller for them.
+    `images` is the number of images that standard errors follow from (`fidelity.measured_on`); None: not known. They do
+    not distinguish the two if the difference is at most two standard errors. Several seeds reduce only a part of that
+    error, because they are measured on the same images; so it is not reduced for them.
     """
     rivals = finalists(promotions)
     if len(rivals) < 2 or not images:
@@ -282,23 +282,23 @@ def progress(results: Results) -> str:
 
 
 def verdict_of(trial: TrialRecord) -> Verdict:
-    """How a finished trial ended, in three kinds."""
+    """How a finished trial ended, as one of three kinds."""
     if trial.failed_or_diverged:
         return "failed or diverged"
     return "pruned" if trial.is_pruned else "complete"
 
 
 def seconds_of(trials: Iterable[TrialRecord]) -> float:
-    """Seconds of training and validation, summed over the trials that came so far."""
+    """Seconds of training and validation, summed over the trials for which they are known."""
     return sum(trial.seconds for trial in trials if trial.seconds is not None)
 
 
 def thinned(items: Sequence[T], most: int) -> list[T]:
-    """At most `most` of the items (two at least), evenly spread, the first and the last among them."""
+    """At most `most` of the items (at least two), evenly spread, including the first and the last."""
     last, steps = len(items) - 1, max(most, 2) - 1
     return list(items) if last <= steps else [items[round(i * last / steps)] for i in range(steps + 1)]
 
 
 def varied_parameters(names: Iterable[str], trials: Sequence[TrialRecord]) -> list[str]:
-    """The parameters, in order, that have more than one value; those that only some trials have are among them."""
+    """The parameters, in order, that have more than one value, including those that only some trials have."""
     return [name for name in names if len({trial.draw.get(name) for trial in trials}) > 1]

@@ -1,4 +1,4 @@
-"""Trials whose process was lost: found, and run again or given up."""
+"""Trials that have lost their process: found, and run again or given up."""
 
 import logging
 
@@ -19,21 +19,21 @@ from search.trials import (
     records,
 )
 
-MAX_DEATHS = 8  # of the process, with the same trial, without a new epoch; then the trial is failed, ...
-MAX_FAULTS = 2  # ... and so it is after this many that a fault explains, such as a segmentation fault
+MAX_DEATHS = 8  # times that the process died with the same trial, without a new epoch; then the trial is failed, ...
+MAX_FAULTS = 2  # ... or after this many deaths by a fault, such as a segmentation fault
 
 log = logging.getLogger(__name__)
 
 
 def retry_interrupted(study: optuna.Study, worker: Worker) -> list[TrialRecord]:
-    """Enqueue every trial that was cut off, once, and log why, where its process died. Doing it twice changes nothing.
+    """Enqueue every interrupted trial once, and log how its process died, if it did. Repeating this changes nothing.
 
     A trial that has lost its process `MAX_DEATHS` times, or `MAX_FAULTS` times in a fault that Python saw, without a
-    new epoch, is failed for good, since it may well be the cause. Returns those that are failed here.
+    new epoch, is failed for good, because it is probably the cause. Returns the trials that are failed here.
     """
     failed: list[TrialRecord] = []
     trials = records(study)
-    undecided = {trial.first_attempt for trial in trials if not trial.has_verdict}  # or with an attempt without
+    undecided = {trial.first_attempt for trial in trials if not trial.has_verdict}  # or an attempt has none
     for attempts in by_first_attempt(trial for trial in trials if trial.first_attempt in undecided).values():
         if not attempts.last.has_verdict:
             failed += _retry(study, worker, attempts)
@@ -66,7 +66,7 @@ def _retry(study: optuna.Study, worker: Worker, trial: Attempts) -> list[TrialRe
             log.warning("trial %s %s: it counts as failed, and the search goes on", name, hopeless)
         return [TrialRecord(trial_again(study, trial_id(attempt))) for attempt in ended_here]
     if len(ended_here) < len(dead):
-        return []  # the others have ended after all, or another worker has found them at the same time
+        return []  # the others have ended after all, or another worker found them at the same time
     running = [attempt for attempt in trial.attempts if attempt.is_counted and attempt.number not in dead]
     draw = last.retry_draw
     if not running and (ended_here or last.was_interrupted) and draw:
@@ -78,10 +78,10 @@ def _retry(study: optuna.Study, worker: Worker, trial: Attempts) -> list[TrialRe
 
 
 def _why_hopeless(cut_off: list[tuple[TrialRecord, str]]) -> str | None:
-    """Why a trial is not run again, whose attempts were cut off for these reasons; None if it is run again.
+    """Why a trial is not run again, given the reasons for which its attempts ended; None if it is run again.
 
-    The attempts count that ended with their process since the last one that reached a new epoch. That one counts
-    against the trial only if it ended in a fault.
+    Counted are attempts that ended with their process since the last attempt that reached a new epoch. That attempt
+    counts only if it ended in a fault.
     """
     furthest, deaths = 0, 0
     faults: list[str] = []
@@ -102,6 +102,6 @@ def _why_hopeless(cut_off: list[tuple[TrialRecord, str]]) -> str | None:
 
 
 def _name(trial: Attempts, attempt: TrialRecord) -> str:
-    """The trial's number, by which it is known, and that of the attempt: `3 (run again as trial 5)`."""
+    """The number of the trial, and that of the attempt: `3 (run again as trial 5)`."""
     again = f" (run again as trial {attempt.number})" if attempt.number != trial.number else ""
     return f"{trial.number}{again}"

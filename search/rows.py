@@ -1,7 +1,7 @@
 """Trials, learning curves and full runs as rows of plain values: the tables for CSV files, JSON and DataFrames.
 
 All three are made here, so they cannot differ. The names of the columns need no quotes: `[a-z0-9_]`. Every row has all
-columns, and what is not known is None. Shares are shares of 1, times are seconds. Imports no torch.
+columns, with None for unknown values. Shares are shares of 1, times are seconds. Imports no torch.
 """
 
 import csv
@@ -29,13 +29,13 @@ class Rows:
 
     @classmethod
     def of(cls, columns: Iterable[str], rows: Iterable[Row]) -> "Rows":
-        """The table with these columns first, and behind them those that only some rows have."""
+        """The table with these columns first, followed by the columns that only some rows have."""
         rows = list(rows)
         names = dict.fromkeys((*columns, *(name for row in rows for name in row)))
         return cls(tuple(names), tuple({name: row.get(name) for name in names} for row in rows))
 
     def csv(self) -> str:
-        """The table as CSV: a line with the names, then a line for each row; what is not known is empty."""
+        """The table as CSV: a line with the names, then a line for each row; unknown values are empty."""
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()
@@ -47,14 +47,14 @@ TRIAL_COLUMNS = (
     *("number", "outcome", "reason", "score", "validation_accuracy", "validation_balanced", "parameters"),
     *("multiply_adds", "seconds", "epochs", "network", "baseline", "start"),
 )
-"""The columns that each table of trials begins with; `epochs` are those that were trained."""
+"""The first columns of each table of trials; `epochs` is the number of trained epochs."""
 
 
 def trial_rows(trials: Sequence[TrialRecord]) -> Rows:
-    """A row for each of these trials, in their order.
+    """A row for each of these trials, in the given order.
 
-    Behind `TRIAL_COLUMNS` are the fields of the network (`network_`) and of the recipe (`recipe_`), what was drawn
-    (`drawn_`), and the score after each epoch (`epoch_1`, `epoch_2`, ...).
+    After `TRIAL_COLUMNS` come the fields of the network (`network_`) and of the recipe (`recipe_`), the drawn
+    parameters (`drawn_`), and the score after each epoch (`epoch_1`, `epoch_2`, ...).
     """
     rows = [_trial_row(trial) for trial in trials]
     names = dict.fromkeys(name for row in rows for name in row)
@@ -92,8 +92,8 @@ CURVE_COLUMNS = (
 def curve_rows(trials: Iterable[TrialRecord], full_runs: Iterable[Promotion], score: Score) -> Rows:
     """A row for each epoch of each short run (`run` is "short"), then of each full run ("full").
 
-    `run_epochs` is the length of the run. Of a short run, the study keeps only the score after each epoch; `score` says
-    which one that is.
+    `run_epochs` is the length of the run. For a short run, the study keeps only the score after each epoch; `score` is
+    the name of this score.
     """
     return Rows.of(CURVE_COLUMNS, (*_short_curves(trials, score), *_full_curves(full_runs)))
 
@@ -145,10 +145,10 @@ FULL_RUN_COLUMNS = (
 
 
 def full_run_rows(full_runs: Iterable[Promotion]) -> Rows:
-    """A row for each of these finished full runs, in their order.
+    """A row for each of these finished full runs, in the given order.
 
-    `score` is that on validation; it is None for a run that diverged, and for a refit. `tested` says whether the test
-    split was to be read. Behind these are the fields of the network and of the recipe.
+    `score` is that on validation; it is None for a run that diverged, and for a refit. `tested`: whether the test split
+    was to be read. The fields of the network and of the recipe follow.
     """
     return Rows.of(FULL_RUN_COLUMNS, map(_full_run_row, full_runs))
 
@@ -183,13 +183,13 @@ def _full_run_row(run: Promotion) -> Row:
 
 
 def _made(network: ResNetSpec, recipe: TrainSpec) -> Row:
-    """The fields of a network and its recipe, a column each."""
+    """The fields of a network and its recipe, one column each."""
     fields = _flat("network", network.model_dump(mode="json"))
     return fields | _flat("recipe", recipe.model_dump(mode="json"))
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Row:
-    """The values under names that begin with the prefix; those of tables inside one by one, lists as JSON."""
+    """The values with the prefix added to their names; nested tables are flattened, lists become JSON."""
     row: Row = {}
     for name, value in values.items():
         column = re.sub(r"[^a-z0-9]+", "_", f"{prefix}_{name}".lower())

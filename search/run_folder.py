@@ -30,8 +30,8 @@ except ImportError:  # Windows locks files in another way, on all drives
 Outcome = TypeVar("Outcome", bound=BaseModel)
 SplitName = Literal["val", "test"]
 
-LOCK_TIMEOUT_S = 60.0  # with another worker that does what only one may do at a time
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system without them
+LOCK_TIMEOUT_S = 60.0  # waiting for another worker that does what only one may do at a time
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # from a file system without locks
 LOOK_S = 1.0  # longer than a read-only command holds a lock that it tests
 
 
@@ -42,7 +42,7 @@ class RunFolder:
     study.toml     the spec as run
     run.json       versions, device, data: what is needed to run it again
     images.json    which images the run began with, and what a model file says of them
-    night.json     how much time `search auto` has, and how far it is
+    night.json     how much time `search auto` has, and its progress
     study.db       the Optuna study, unless it is kept in a `storage` that several machines share
     search.log     a line for each thing that happened
     trials/        checkpoints of trials that are running, or were interrupted
@@ -52,7 +52,7 @@ class RunFolder:
     artifacts/     pictures of the promoted trials, as Optuna's dashboard keeps them
     report.html    written by `search report`
     tensorboard/, mlflow.db, mlflow/, wandb/    written by `--log`
-    .workers/      a lock for each process that searches, and a file for what a fatal signal makes it leave behind
+    .workers/      a lock for each process that searches, and a file for its stack trace after a fatal signal
     """
 
     root: Path
@@ -80,7 +80,7 @@ class RunFolder:
 
     @property
     def night(self) -> Path:
-        """How much time `search auto` has, and how far it is."""
+        """How much time `search auto` has, and its progress."""
         return self.root / "night.json"
 
     @property
@@ -94,21 +94,21 @@ class RunFolder:
         return self.storage or Address(_sqlite(self.database.absolute()))
 
     def absolute(self) -> "RunFolder":
-        """The same, for processes with another working folder."""
+        """The run folder with an absolute path, for processes with another working folder."""
         return RunFolder(self.root.absolute(), self.storage)
 
     def named(self, name: str) -> "RunFolder":
-        """Another run beside this one."""
+        """Another run in the same folder of runs."""
         return RunFolder(self.root.with_name(name), self.storage)
 
     @property
     def log(self) -> Path:
-        """What happened, in plain lines."""
+        """The log, in plain lines."""
         return self.root / "search.log"
 
     @property
     def last_touched(self) -> float:
-        """When something was last done in it, in seconds since the epoch."""
+        """When the run last changed, in seconds since the epoch."""
         written = (self.study_file, self.database, self.log, *(each.checkpoint for each in self.promotions()))
         return max(path.stat().st_mtime for path in written if path.exists())
 
@@ -119,7 +119,7 @@ class RunFolder:
 
     @property
     def artifacts(self) -> Path:
-        """Files that the dashboard shows with a trial, each under the id that the study has for it."""
+        """Files that the dashboard shows with a trial, each under its id in the study."""
         return self.root / "artifacts"
 
     def trial_checkpoint(self, first_attempt: int) -> Path:
@@ -127,7 +127,7 @@ class RunFolder:
         return self.root / "trials" / f"trial-{first_attempt:04d}.pt"
 
     def trials_with_checkpoints(self) -> set[int]:
-        """The first attempts that have a checkpoint, if only a half-written one."""
+        """The first attempts that have a checkpoint, even if only a half-written one."""
         names = (re.search(r"trial-(\d+)\.pt", path.name) for path in (self.root / "trials").glob("*"))
         return {int(found[1]) for found in names if found}
 
@@ -149,7 +149,7 @@ class RunFolder:
         return self.root / "exported" / f"{promotion.root.name}{suffix_of(fmt)}"
 
     def tracked(self, name: str) -> Path:
-        """A file or a folder that an experiment tracker has in the run: see `search.loggers`."""
+        """A file or a folder of an experiment tracker in the run: see `search.loggers`."""
         return self.root / name
 
     def create(self) -> None:
@@ -170,10 +170,10 @@ class RunFolder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Let no other process be in such a context of this folder at the same time. Keep it short.
+        """Let no other process be in this context for the same folder at the same time. Keep it short.
 
         Raises:
-            BusyError: another one has been in it for `LOCK_TIMEOUT_S`.
+            BusyError: another process has been in it for `LOCK_TIMEOUT_S`.
 
         """
         try:
@@ -183,26 +183,26 @@ class RunFolder:
             raise BusyError(f"another search in {self.root} hangs: end it, and run this again") from error
 
     def worker_lock(self, name: str, kernel: str) -> Path:
-        """The file that a worker, on the system `kernel`, locks as long as it lives."""
+        """The file that a worker, on the system `kernel`, locks while it is alive."""
         self._workers.mkdir(exist_ok=True)
         return self._workers / f"{name}@{kernel}.lock"
 
     def worker_trace(self, name: str) -> Path:
-        """Where a worker leaves its stack trace if a fatal signal ends it; empty until then, gone once it has ended."""
+        """The stack trace of a worker that a fatal signal ended; empty until then, deleted when it ends normally."""
         self._workers.mkdir(exist_ok=True)
         return self._workers / f"{name}.trace"
 
     def workers(self) -> dict[str, str]:
-        """The processes that search in this run now, as far as their locks show: the name of each, and its kernel."""
+        """The processes that search in this run now, according to their locks: the name of each, and its kernel."""
         held = (path.stem.rpartition("@") for path in sorted(self._workers.glob("*.lock")) if is_held(path))
         return {name: kernel for name, _, kernel in held}
 
     @contextmanager
     def promoting(self) -> Iterator[None]:
-        """Be the process that promotes trials of this run.
+        """Mark this process as the one that promotes trials of this run.
 
         Raises:
-            BusyError: another one does, or a search is at work.
+            BusyError: another process promotes trials, or a search is running.
 
         """
         if self.workers():
@@ -228,12 +228,12 @@ class RunFolder:
 
 
 def _check_locks(file: int, folder: Path) -> None:
-    """Check that files can be locked here: on some mounted drives they cannot, and two processes would collide.
+    """Check that files can be locked here: some mounted drives cannot, and two processes would collide.
 
-    `filelock` would then do with files that exist, which stay when a process is killed.
+    `filelock` would then use the existence of a file as a lock, which remains when a process is killed.
 
     Raises:
-        RunError: they cannot.
+        RunError: files cannot be locked.
 
     """
     if fcntl is None:
@@ -266,18 +266,18 @@ class PromotionFolder:
 
     @property
     def of(self) -> tuple[int, int, int, bool]:
-        """Which run it is, as its name says: trial, epochs, seed, and whether it is a refit."""
+        """Which run it is, according to its name: trial, epochs, seed, and whether it is a refit."""
         _, trial, _, epochs, _, seed, *refit = self.root.name.split("-")
         return int(trial), int(epochs), int(seed), bool(refit)
 
     @property
     def checkpoint(self) -> Path:
-        """The state after the last finished epoch; in the end, the trained network."""
+        """The state after the last finished epoch; at the end, the trained network."""
         return self.root / "checkpoint.pt"
 
     @contextmanager
     def taken(self) -> Iterator[bool]:
-        """Whether this process may train it: no other one is about to, until the context ends."""
+        """Whether this process may train the run: no other process has taken it, until the context ends."""
         self.root.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.root / ".lock", timeout=0):
@@ -287,11 +287,11 @@ class PromotionFolder:
 
     @property
     def result(self) -> Path:
-        """The outcome; there only when the run is finished."""
+        """The outcome; it exists only when the run is finished."""
         return self.root / "result.json"
 
     def predictions(self, split: SplitName) -> Path:
-        """What the trained network says of the images of a split."""
+        """The trained network's predictions for the images of a split."""
         return self.root / f"predictions-{split}.npz"
 
     @property
@@ -320,10 +320,10 @@ def card_of(exported: Path) -> Path:
 
 
 def new_run(runs: Path, name: str, storage: Address | None = None) -> RunFolder:
-    """The folder of a run by name, which need not be there yet.
+    """The folder of a run by name; it need not exist yet.
 
     Raises:
-        RunError: the name is no plain one, or the run is kept elsewhere.
+        RunError: the name cannot be the name of a folder, or the run's study is kept elsewhere.
 
     """
     if re.fullmatch(r"[\w+][\w.+-]*", name) is None:
@@ -331,7 +331,7 @@ def new_run(runs: Path, name: str, storage: Address | None = None) -> RunFolder:
             f"a run cannot be called {name!r}: give --name with letters, digits and . _ + -, and none of . - first"
         )
     folder = RunFolder(runs / name, storage)
-    # Older versions of SQLAlchemy cannot write every path into an address.
+    # Older versions of SQLAlchemy cannot express every path in an address.
     if not storage and make_url(folder.address.url).database != str(folder.database.absolute()):
         special = min(set("?%#") & set(str(runs.absolute())), default="special character")
         raise RunError(f"the folder {str(runs)!r} has a {special} in its path: choose another with --runs")
@@ -339,17 +339,17 @@ def new_run(runs: Path, name: str, storage: Address | None = None) -> RunFolder:
 
 
 def _sqlite(database: Path) -> str:
-    """The address of an SQLite database; characters that mean something in an address are escaped."""
+    """The address of an SQLite database; characters with a meaning in an address are escaped."""
     return URL.create("sqlite", database=str(database)).render_as_string()
 
 
 def reproduction_folder(runs: Path, study: str) -> RunFolder:
-    """Where the rows of a study's report are trained; no run of its own, so that no command takes it for one."""
+    """Where the rows of a study's report are trained; it is not a run, so no command mistakes it for one."""
     return RunFolder(runs / f"{Path(study).stem}-reproduced")
 
 
 def _kept(folder: RunFolder) -> RunFolder:
-    """The folder, if its study is where it is said to be."""
+    """The folder, if its study is where the command expects it."""
     if folder.storage and folder.database.exists():
         raise RunError(
             f"run {folder.name!r} keeps its study in its own folder: leave out --storage (and SEARCH_STORAGE), or "
@@ -364,12 +364,12 @@ def _kept(folder: RunFolder) -> RunFolder:
 
 
 def control_name(name: str, control: str) -> str:
-    """Name of the run that is a control of the run called `name`."""
+    """Name of the control of the run called `name`."""
     return f"{name}-{control}"
 
 
 def find_run(runs: Path, name: str | None, storage: Address | None = None) -> RunFolder:
-    """The run called `name` in the folder `runs`, or the one worked on last.
+    """The run called `name` in the folder `runs`, or the last one used.
 
     Raises:
         RunError: there is none, or it is kept elsewhere.
@@ -379,7 +379,7 @@ def find_run(runs: Path, name: str | None, storage: Address | None = None) -> Ru
 
 
 def find_run_to_read(runs: Path, name: str | None, storage: Address | None = None) -> RunFolder:
-    """The same, where a storage that this run is not kept in does no harm: nothing will be written.
+    """As `find_run`, but a storage that this run does not use is ignored, because nothing will be written.
 
     Raises:
         RunError: there is none, or it is kept elsewhere.
@@ -389,28 +389,28 @@ def find_run_to_read(runs: Path, name: str | None, storage: Address | None = Non
 
 
 def as_kept(root: Path, storage: Address | None) -> RunFolder:
-    """The run in this folder; with the storage only if it is kept in one.
+    """The run in this folder, with the storage only if its study is kept there.
 
     Raises:
-        RunError: it is, and none is given.
+        RunError: its study is kept in a storage, and none is given.
 
     """
     return _kept(RunFolder(root, storage if kind_of_storage(RunFolder(root)) != "sqlite" else None))
 
 
 def kind_of_storage(folder: RunFolder) -> str:
-    """What keeps the run's study, as far as its folder tells."""
+    """The kind of storage that contains the run's study, according to its folder."""
     facts = read_facts(folder)
     return facts.storage if facts is not None else "sqlite"
 
 
 def named_runs(runs: Path, words: Iterable[str]) -> list[str]:
-    """The names of the runs in the folder `runs` that the words mean, each once.
+    """The names of the runs in the folder `runs` that match the words, each once.
 
     A word is a name, or a pattern such as `night-*`, or several of these with commas between them.
 
     Raises:
-        RunError: a name or a pattern means no run.
+        RunError: a name or a pattern matches no run.
 
     """
     found: dict[str, None] = {}
@@ -448,7 +448,7 @@ class DataFacts(Frozen):
 
 
 class RunFacts(Frozen):
-    """What is needed to run it again, besides the spec. What is not known is None, never a guess."""
+    """The facts that are needed to repeat the run, besides the spec. Unknown facts are None, never a guess."""
 
     versions: dict[str, str] = Field(default={})
     commit: str | None = None  # of the tool's checkout
@@ -456,12 +456,12 @@ class RunFacts(Frozen):
     device: str | None = None
     precision: str | None = None
     data: DataFacts = DataFacts()
-    promoted: tuple[str, ...] = ()  # the commands that have trained full runs, in order
-    archived: str | None = None  # the day on which it was packed; none: it is no archive
+    promoted: tuple[str, ...] = ()  # the commands that trained full runs, in order
+    archived: str | None = None  # the day on which it was packed; None: not an archive
 
 
 def read_facts(folder: RunFolder) -> RunFacts | None:
-    """What `run.json` says; None if it is missing or damaged."""
+    """The contents of `run.json`; None if it is missing or damaged."""
     try:
         return RunFacts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -469,10 +469,10 @@ def read_facts(folder: RunFolder) -> RunFacts | None:
 
 
 def check_trainable(folder: RunFolder) -> None:
-    """Check that this run is no opened archive, which has results, and nothing to train on.
+    """Check that this run is not an opened archive, which has results but no images to train on.
 
     Raises:
-        RunError: it is one.
+        RunError: it is an opened archive.
 
     """
     facts = read_facts(folder)
@@ -484,14 +484,14 @@ def check_trainable(folder: RunFolder) -> None:
 
 
 def write_facts(folder: RunFolder, facts: RunFacts) -> None:
-    """Write `run.json`, and keep the commands that it holds of full runs."""
+    """Write `run.json`, and keep the commands for full runs that it lists."""
     before = read_facts(folder)
     kept = facts.model_copy(update={"promoted": before.promoted}) if before is not None else facts
     write_text(folder.facts, kept.model_dump_json(indent=2) + "\n")
 
 
 def note_promoted(folder: RunFolder, command: str) -> None:
-    """Write down, once, that this command is done."""
+    """Record, once, that this command is done."""
     facts = read_facts(folder) or RunFacts()
     commands = tuple(dict.fromkeys([*facts.promoted, command]))
     write_text(folder.facts, facts.model_copy(update={"promoted": commands}).model_dump_json(indent=2) + "\n")
@@ -499,9 +499,9 @@ def note_promoted(folder: RunFolder, command: str) -> None:
 
 @dataclass(frozen=True)
 class RunRef:
-    """Which run a command is about, as the user names it."""
+    """The run that a command uses, as the user names it."""
 
-    name: str | None = None  # none: the run worked on last
+    name: str | None = None  # None: the last one used
     runs: Path = Path("runs")  # the folder of all runs
     storage: str | None = None  # the address of a storage that several machines share
 
@@ -515,7 +515,7 @@ class RunRef:
         return find_run(self.runs, self.name, address_of(self.storage))
 
     def find_to_read(self) -> RunFolder:
-        """The run's folder, for a command that writes nothing: a storage that it does not use does no harm.
+        """The run's folder, for a command that writes nothing: a storage that it does not use is ignored.
 
         Raises:
             UserError: there is none, or its study is kept elsewhere.
@@ -525,8 +525,8 @@ class RunRef:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `path`, whole or not at all; its folder is made if need be."""
+    """Write `path`, whole or not at all; its folder is created if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as file:
-        # A class name may come from a folder whose name is no text.
+        # A class name may come from a folder name that is not valid text.
         file.write(text.encode(errors="replace"))

@@ -1,4 +1,4 @@
-"""Samplers: how a trial's parameters are drawn, from the trials before it."""
+"""Samplers: how a trial's parameters are drawn, given the earlier trials."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +17,16 @@ from search.trials import Attempts, TrialRecord, ranked
 from train_core.tables import table
 
 BEFORE_TPE = 10  # trials with a verdict, besides the baselines, before TPE has a model (Optuna's default)
-CHANGES = 2  # parameters in which a proposal must differ from each earlier trial, among those that have an effect
-DRAWN_AGAIN = 3  # parameters of a proposal that does not
-ATTEMPTS = 20  # at keeping a proposal apart: a small space may hold no other
-NEAREST = (30, 1 / 3, 300)  # trials that TPE learns from along a front: at least, the share of all, at most
-CARRIED = 2  # along a front, every second trial tries a good configuration at another size, if there is one
-CANDIDATES = 24  # draws of TPE's model of good trials, of which it proposes the most promising (Optuna's default)
+CHANGES = 2  # a proposal must differ from each earlier trial in at least so many parameters that have an effect
+DRAWN_AGAIN = 3  # parameters that are drawn again in a proposal that does not
+ATTEMPTS = 20  # tries to find a different proposal: a small space may not contain one
+NEAREST = (30, 1 / 3, 300)  # trials that TPE learns from along a front: at least, share of all, at most
+CARRIED = 2  # along a front, every second trial repeats a good draw at another size, if there is one
+CANDIDATES = 24  # draws from TPE's model of good trials; the most promising one is proposed (Optuna's default)
 
 
 class Prior(RandomSampler):
-    """Draws each parameter by itself: as the space says, some values more often than others."""
+    """Draws each parameter independently: as the space says, some values more often than others."""
 
     def __init__(self, space: search_space.Space, seed: int) -> None:
         super().__init__(seed)
@@ -51,11 +51,11 @@ class Prior(RandomSampler):
 
 
 class Tpe(TPESampler):
-    """TPE whose proposals are kept apart from the earlier trials.
+    """TPE with proposals that differ from the earlier trials.
 
-    Its model of a few good trials, multiplied over many parameters, is narrow: after some dozens of trials TPE proposes
-    networks that it knows, with slightly other rates. A proposal that changes fewer than `CHANGES` parameters of an
-    earlier trial has some of its parameters drawn again.
+    Its model of a few good trials, multiplied over many parameters, is narrow: after some dozens of trials, TPE
+    proposes networks that it has already tried, with slightly different rates. If a proposal changes fewer than
+    `CHANGES` parameters of an earlier trial, some of its parameters are drawn again.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Tpe(TPESampler):
         *,
         liar: bool = True,
     ) -> None:
-        # Optuna has changed these defaults before: what decides the search is said here.
+        # Optuna has changed these defaults before, so they are stated here.
         super().__init__(
             seed=seed, n_startup_trials=0, n_ei_candidates=CANDIDATES, multivariate=True, constant_liar=liar
         )
@@ -77,9 +77,9 @@ class Tpe(TPESampler):
         self.prior = Prior(space, seed)
 
     def infer_relative_search_space(self, study: optuna.Study, _trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The distributions of all parameters, in the order in which Optuna has them.
+        """The distributions of all parameters, in Optuna's order.
 
-        They are taken from one trial, since all trials have the same, instead of comparing all of them.
+        They are taken from one trial instead of comparing all of them, because all trials have the same ones.
         """
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         first = next((each.distributions for each in study.get_trials(deepcopy=False, states=states)), {})
@@ -107,11 +107,11 @@ class Tpe(TPESampler):
 
 
 class TpeAlongFront(Tpe):
-    """TPE for a study of networks of every size: the size is given, and TPE proposes all else.
+    """TPE for a study of networks of every size: the size is given, and TPE proposes the rest.
 
-    It learns from the trials that are nearest in size. Each counts by how many it beats for its size (`standings`),
-    since by accuracy alone the largest networks would be the good ones. This needs no second objective, which would
-    take pruning away: Optuna prunes no trials of several objectives.
+    It learns from the trials that are nearest in size. The value of each is the share of the others that it beats for
+    its size (`standings`), because by accuracy alone the largest networks would be the good ones. A second objective
+    would make pruning impossible: Optuna does not prune trials with several objectives.
     """
 
     def __init__(
@@ -134,9 +134,9 @@ class TpeAlongFront(Tpe):
 
 
 def _of_like_size(trials: Sequence[TrialRecord], size: float) -> optuna.Study:
-    """A study in memory of the trials that are nearest to a size, by how they stand among their like.
+    """A study in memory of the trials that are nearest to a size, ranked among trials of similar size.
 
-    One that goes on, or diverged, stands last: where it is, another worker searches, or there is nothing to find.
+    A running or diverged trial is ranked last: another worker already searches there, or nothing is to be found there.
     """
     nearest = sorted(trials, key=lambda trial: abs(np.log(trial.draw[SIZE] / size)))
     least, share, most = NEAREST
@@ -163,21 +163,21 @@ SAMPLERS: dict[
         "random": lambda space, seed, _earlier, _fixed: Prior(space, seed),
     },
 )
-"""Makes each sampler, from the space, a seed, the draws of the earlier trials, and the parameters that are fixed."""
+"""Makes each sampler from the space, a seed, the earlier draws, and the parameters that are fixed."""
 
 
 def sampler_for(
     spec: StudySpec, before: Sequence[Attempts], *, first_phase: int = 0, random: bool = False
 ) -> BaseSampler:
-    """A new sampler for the next trial, seeded by the study's seed and the number of trials `before` it.
+    """A new sampler for the next trial, seeded with the study's seed and the number of trials `before` it.
 
-    So a study that was stopped and continued draws what it would have drawn, and no two draws are the same. The name of
-    a control is a part of its seed: with the seed of the search alone, both would begin with the same random draws.
-    `first_phase` is the number of trials that draw the architecture alone; `random` overrides the study's sampler.
+    So a continued study draws what an uninterrupted one would have drawn, and no two draws are the same. The name of a
+    control is a part of its seed: with the seed of the search alone, both would begin with the same random draws.
+    `first_phase` is the number of trials that draw only the architecture; `random` overrides the study's sampler.
     """
     drawn = [attempts for attempts in before if not attempts.drew_nothing]
     seed = _seed(spec, len(drawn))
-    # The baselines are much alike: a model made from them alone would look no further.
+    # The baselines are very similar: a model made from them alone would explore nothing else.
     verdicts = sum(attempts.last.has_verdict and attempts.last.baseline is None for attempts in drawn)
     name: SamplerName = "random" if random or verdicts < BEFORE_TPE else spec.sampler
     fixed = _fixed(spec, before, first_phase) if spec.phases.architecture else {}
@@ -204,9 +204,9 @@ def _seed(spec: StudySpec, *numbers: int) -> int:
 
 
 def _fixed(spec: StudySpec, before: Sequence[Attempts], first_phase: int) -> dict[str, Any]:
-    """The parameters that the next trial of a study of two phases does not draw.
+    """The parameters that the next trial of a two-phase study does not draw.
 
-    In the first phase those of the recipe; then those of the architecture, which are the first phase's best in turn.
+    In the first phase, those of the recipe; later, those of the architecture: the best of the first phase in turn.
     """
     counted = [attempts.last for attempts in before if attempts.is_counted]
     if len(counted) < first_phase:

@@ -1,19 +1,19 @@
-"""What the networks of a study are compared by: accuracy, or balanced accuracy where classes are not equal."""
+"""The scores that compare networks: accuracy, or balanced accuracy if classes have different sizes."""
 
 from collections.abc import Sequence
 
 from train_core.results import Score
 
-UNEQUAL = 3  # times as many training images in the largest class as in the smallest: balanced accuracy compares
+UNEQUAL = 3  # balanced accuracy is used if the largest class has this many times the training images of the smallest
 
 
 def are_unequal(training_images: Sequence[int]) -> bool:
-    """Whether the classes, with so many training images each, are so unequal that accuracy hides the small ones."""
+    """Whether classes with these numbers of training images are so unequal that accuracy hides the small ones."""
     return max(training_images) >= UNEQUAL * min(training_images)
 
 
 def chosen(training_images: Sequence[int]) -> Score:
-    """The score for classes with so many training images each."""
+    """The score for classes with these numbers of training images."""
     return "balanced" if are_unequal(training_images) else "accuracy"
 
 
@@ -31,7 +31,7 @@ def _images(of_class: tuple[int, str]) -> int:
 
 
 def always_largest(images_of_classes: Sequence[int], score: Score) -> float | None:
-    """The score of always answering the largest of the classes with so many images each; none: these are not known."""
+    """The score of always predicting the largest class, given the images of each class; None: these are not known."""
     if not images_of_classes:
         return None
     if score == "balanced":  # one class is always right, the others never
@@ -40,15 +40,15 @@ def always_largest(images_of_classes: Sequence[int], score: Score) -> float | No
 
 
 def named(score: Score, noun: str = "accuracy") -> str:
-    """As in `balanced accuracy`; by accuracy, the noun alone."""
+    """For example `balanced accuracy`; for accuracy, only the noun."""
     return f"balanced {noun}" if score == "balanced" else noun
 
 
 def scored(figure: str, score: Score) -> str:
-    """As in `94.24 % balanced accuracy`, in a sentence; of an accuracy, the figure alone."""
+    """For example `94.24 % balanced accuracy`, for a sentence; for accuracy, only the figure."""
     return f"{figure} balanced accuracy" if score == "balanced" else figure
 
 
 def marked(figure: str, score: Score | None) -> str:
-    """As in `94.24 % balanced`, where there is little room; of an accuracy, the figure alone."""
+    """For example `94.24 % balanced`, for narrow places; for accuracy, only the figure."""
     return f"{figure} balanced" if score == "balanced" else figure

@@ -1,6 +1,6 @@
 """Searches in a run that is open: in this process, or in the processes that Ray places.
 
-What goes on from the first trial to the last belongs here. Tests replace `Trainer` and `estimate` in this module.
+Work from the first trial to the last belongs here. Tests replace `Trainer` and `estimate` in this module.
 """
 
 import time
@@ -36,12 +36,12 @@ from train_core.device import gpu_index, release_memory
 
 @dataclass(frozen=True)
 class Search:
-    """A search that goes on: where it is kept, what its trials depend on, and until when it may run."""
+    """A running search: its study, what its trials depend on, and its end."""
 
     folder: RunFolder
     setting: Setting
     until: float  # seconds since the epoch
-    left: Callable[[], float] | None = None  # seconds for further trials; none: those until the end
+    left: Callable[[], float] | None = None  # seconds left for further trials; None: until the end
 
     def run(self, session: Session, events: studies.Events, watcher: Watcher, stop: Callable[[], bool]) -> None:
         """Run trials in this process."""
@@ -55,7 +55,7 @@ class Search:
 
 
 def expected(spec: StudySpec, found: Survey, session: Session) -> Estimate:
-    """How long the short runs of a study take, from a few steps that are timed."""
+    """How long the short runs of a study take, from a few timed steps."""
     return estimate(spec, found, session.data, session.precision)
 
 
@@ -99,7 +99,7 @@ def search_on(
 
 @dataclass
 class _End:
-    """Whether several workers have no time left for further trials: known after each trial, as one worker knows it."""
+    """Whether several workers have no time left for further trials; asked after each trial."""
 
     left: Callable[[], float] | None
     has_come: bool = False
@@ -112,7 +112,7 @@ class _End:
 def _catch_up(
     progress: StudyProgress, report: LiveReport, study: optuna.Study, stop: Callable[[], bool], end: _End
 ) -> None:
-    """Show what the workers have done since, in the terminal and in the report: they write none."""
+    """Show the progress of the workers in the terminal and in the report, because they write neither."""
     if stop():
         progress.workers_stop()
     before = progress.count
@@ -126,7 +126,7 @@ def _search_on_ray(
     search: Search, session: Session, placement: Placement, poll: Callable[[], None], stop: Callable[[], bool]
 ) -> None:
     """Run trials in several processes, on this machine or a cluster."""
-    release_memory(session.device)  # of the estimate
+    release_memory(session.device)  # used by the estimate
     device = placement.device_of_workers(session)
     study = search.setting.study
     studies.stop_retrying_when(study, stop)
@@ -142,7 +142,7 @@ def _search_on_ray(
 
 
 def _work(folder: RunFolder, spec: StudySpec, device: str, until: float, log: Sequence[str]) -> None:
-    """What one of several workers does. It writes to the log alone: the command that started it prints."""
+    """The work of one of several workers. It writes only to the log: the command that started it prints."""
     console.quiet = True
     session = open_session(spec, device)
     folder.create()

@@ -1,4 +1,4 @@
-"""What a study trains with: the device, the precision, the images; and where its workers run."""
+"""The setting of a training: the device, the precision, the images; and where workers run."""
 
 import os
 from collections.abc import Callable
@@ -26,7 +26,7 @@ PER_GPU_WITH_MPS = 2  # a third worker added little more (docs/benchmarks.md)
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """The device, set up; the precision to train in; and the training images, on the device."""
+    """The prepared device; the precision to train in; and the training images, on the device."""
 
     device: torch.device
     precision: Precision
@@ -34,7 +34,7 @@ class Session:
 
     @property
     def shape(self) -> DataShape:
-        """What the images ask of a network."""
+        """What the images require of a network."""
         return data_shape_of(self.data)
 
     def listing(self) -> Listing:
@@ -42,19 +42,19 @@ class Session:
         return Listing.of(self.data)
 
     def with_precision(self, precision: Precision) -> Self:
-        """The same session, training in another precision."""
+        """The same session in another precision."""
         return replace(self, precision=precision)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a command trains: on which device, in how many processes, where Ray places them; and where it logs to."""
+    """Where a command trains: on which device, in how many processes, where Ray places them; and where it logs."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps
     workers: int = 1  # 0: as many as are worth starting, for `search auto`
     gpus_per_worker: float | None = None  # none: an equal share, at most a whole GPU
-    ray_address: str | None = None  # of a cluster; none: this machine
-    log: tuple[str, ...] = ()  # the loggers that get trials and full runs, by name
+    ray_address: str | None = None  # address of a cluster; None: this machine
+    log: tuple[str, ...] = ()  # names of the loggers that get trials and full runs
 
     @property
     def uses_ray(self) -> bool:
@@ -63,7 +63,7 @@ class Placement:
 
     @property
     def device_here(self) -> str:
-        """The device of this process: on a cluster each worker finds its own, and this machine may have none."""
+        """The device of this process: on a cluster, each worker finds its own, and this machine may have none."""
         return self.device if self.ray_address is None or self.device == "cpu" else "auto"
 
     def device_of_workers(self, session: Session) -> str:
@@ -71,7 +71,7 @@ class Placement:
         return session.device.type if self.ray_address is None else self.device
 
     def speedup(self, session: Session) -> Speedup:
-        """How much faster its workers are than one; on a cluster nothing is known of the machines."""
+        """The speedup of its workers over one worker; on a cluster, the machines are not known."""
         if self.ray_address is not None:
             return Speedup(high=self.workers, workers=self.workers)
         one = gpu_index(session.device) is not None
@@ -79,10 +79,10 @@ class Placement:
         return Speedup.of(self.workers, gpus)
 
     def check(self) -> None:
-        """Check that the parts go together.
+        """Check that the options can be combined.
 
         Raises:
-            SpecError: they do not.
+            SpecError: they cannot.
 
         """
         kind, _, index = self.device.partition(":")
@@ -119,9 +119,9 @@ def mps_is_running() -> bool:
 
 
 def open_session(spec: StudySpec, device: str, progress: Progress | None = None) -> Session:
-    """The session of a study on the device of this name; without a precision in the spec, in the device's usual one.
+    """The session of a study on the device of this name; its precision is the spec's, or else the device's usual one.
 
-    `progress` is called while data are fetched.
+    `progress` is called while data are loaded.
 
     Raises:
         UserError: there is no such device, or the data cannot be read.
@@ -134,7 +134,7 @@ def open_session(spec: StudySpec, device: str, progress: Progress | None = None)
 
 
 def load(spec: StudySpec, progress: Progress | None = None) -> TrainingData:
-    """The study's training and validation images, in main memory; `progress` is called while they are fetched.
+    """The study's training and validation images, in main memory; `progress` is called while they are loaded.
 
     Raises:
         DataError: they cannot be read.
@@ -152,10 +152,10 @@ def load(spec: StudySpec, progress: Progress | None = None) -> TrainingData:
 
 
 def with_images_at(spec: StudySpec, data: str | None) -> StudySpec:
-    """The spec of a run that exists; `data` is where its images are now, none: where they were.
+    """The spec of an existing run; `data` is where its images are now, None: where they were.
 
     Raises:
-        DataError: they are not there any more.
+        DataError: they are no longer there.
 
     """
     if data is None:
@@ -166,7 +166,7 @@ def with_images_at(spec: StudySpec, data: str | None) -> StudySpec:
 
 
 def census_of(spec: StudySpec, sheet: Path | None, progress: Progress | None = None) -> Census:
-    """What the study's data hold, its test images among them; `sheet` is a PNG file to draw training images in.
+    """The contents of the study's data, including test images; `sheet` is a PNG file to draw training images in.
 
     Raises:
         DataError: they cannot be read.
@@ -186,7 +186,7 @@ def census_of(spec: StudySpec, sheet: Path | None, progress: Progress | None = N
 
 
 def test_of(spec: StudySpec, data: TrainingData) -> Callable[[], Split | None]:
-    """The only way to the test split: a function that reads it, for when a model is finished."""
+    """The only access to the test split: a function that reads it, for finished models."""
     return partial(
         load_test,
         spec.data,

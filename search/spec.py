@@ -44,7 +44,7 @@ def _as_seconds(value: object) -> object:
 
 
 def _as_costs(value: object) -> object:
-    """One cost as a list of one, and `params` for parameters."""
+    """One cost as a list with one element, and `params` as parameters."""
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list | tuple):
         return given
@@ -57,7 +57,7 @@ def _as_costs(value: object) -> object:
 
 
 def _value_error(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """The same, but complaining as pydantic wants it."""
+    """The same function, with the errors that pydantic expects."""
 
     def parsed(text: str) -> T:
         try:
@@ -142,14 +142,14 @@ class PromoteSpec(Frozen):
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
-        """The ladder; `top` and `epochs` are one of a single rung, and so is a front."""
+        """The ladder; `top` and `epochs` are a ladder of one rung, and so is a front."""
         if self.front:
             return (Rung(top=self.front, epochs=self.epochs),)
         return parse_ladder(self.ladder) if self.ladder else (Rung(top=self.top, epochs=self.epochs),)
 
     @property
     def families(self) -> str | None:
-        """What tells families apart, if anything."""
+        """The key that defines families, if there is one."""
         return None if self.family == "none" else self.family
 
 
@@ -326,12 +326,12 @@ class StudySpec(Frozen):
 
     @property
     def data_name(self) -> str:
-        """What to call the data where others read it: of a path, its last part."""
+        """The name of the data for other readers: of a path, only the last part."""
         return Path(self.data).name
 
     @property
     def data_fraction(self) -> float:
-        """Share of the training images that short runs see."""
+        """Share of the training images that short runs use."""
         if self.short_run_images == "all" or (self.short_run_images == "auto" and not drawn_regularisers(self.space)):
             return 1.0
         return min(1.0, self.epochs / self.promote.rungs[-1].epochs)
@@ -349,10 +349,10 @@ class StudySpec(Frozen):
         return self.model_copy(update={"space": new, "baselines": baselines})
 
     def for_score(self, score: Score) -> Self:
-        """The study with its networks compared by this score.
+        """The study with this score for comparing its networks.
 
-        By balanced accuracy, all classes count the same in training too, unless the study says otherwise of
-        `class_weights`: a network of a short run would learn to name the largest class, and no score would differ.
+        With balanced accuracy, all classes also count the same in training, unless the study sets `class_weights`:
+        otherwise a network in a short run would learn to predict the largest class, and all scores would be the same.
         """
         space = self.space
         if score == "balanced" and "class_weights" not in space.model_fields_set:
@@ -361,7 +361,7 @@ class StudySpec(Frozen):
 
     @property
     def scored_by(self) -> Score:
-        """What networks are compared by; a run's own study file says it."""
+        """The score that networks are compared by; the study file of a run states it."""
         return "balanced" if self.score == "balanced" else "accuracy"
 
     def as_toml(self) -> str:
@@ -370,7 +370,7 @@ class StudySpec(Frozen):
 
 
 def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
-    """The spec of a shipped study (by name) or of a study file (by path), with `flags` over it.
+    """The spec of a shipped study (by name) or of a study file (by path), with `flags` applied.
 
     Raises:
         SpecError: no such study, not TOML, an unknown key, a value out of range.
@@ -404,7 +404,7 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
 
 
 def _with_target(values: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a study file with what its target allows; a target among the flags goes before the file's keys."""
+    """The values of a study file with the limits of its target; a target among the flags overrides the file."""
     if "target" in flags:
         return {**values, **limits_at(flags["target"])}
     return {**limits_at(values["target"]), **values} if values.get("target") else values
@@ -422,11 +422,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _with_baselines_of_others(values: dict[str, Any], study: str) -> dict[str, Any]:
-    """A study's values with the baselines of those in `baselines_from` before its own, and that key left out."""
+    """A study's values with the baselines of the studies in `baselines_from` before its own, without that key."""
     others = values.get("baselines_from", [])
     shipped = shipped_studies()
     if not isinstance(others, list) or not isinstance(values.get("baselines", {}), dict):
-        return values  # which is refused with all that is of the wrong kind
+        return values  # it is refused with everything else of the wrong type
     baselines: dict[str, Any] = {}
     for other in map(str, others):
         source, _, name = other.partition("/")
@@ -441,7 +441,7 @@ def _with_baselines_of_others(values: dict[str, Any], study: str) -> dict[str, A
 
 
 class Known(NamedTuple):
-    """The best result that was printed of a network."""
+    """The best published result of a network."""
 
     row: str
     title: str
@@ -451,7 +451,7 @@ class Known(NamedTuple):
 
 
 def known_results(data: str, budget: int) -> list[Known]:
-    """What the shipped reports printed of networks within the budget, on these data: for each network its best row."""
+    """The results in shipped reports for networks within the budget, on these data: for each network its best row."""
     best: dict[str, Known] = {}
     for study in shipped_studies():
         spec = load_study(study, {})
@@ -474,9 +474,9 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "one-epoch": {"sampler": "random", "portfolio": False, "epochs": 1},
     "no-portfolio": {"portfolio": False},
 }
-"""What a search is to be measured against, as changes to its study: the same with random draws (Li & Talwalkar 2019,
-arXiv:1902.07638), random draws of which each is trained for one epoch (Egele et al. 2023, arXiv:2207.14207), and the
-same search without what other images have taught. The key `control` of such a study is the name here.
+"""The controls of a search, as changes to its study: the same with random draws (Li & Talwalkar 2019,
+arXiv:1902.07638), random draws that are trained for one epoch each (Egele et al. 2023, arXiv:2207.14207), and the
+same search without what was learned from other images. In such a study, the key `control` is the name here.
 """
 
 
@@ -536,7 +536,7 @@ def parse_seconds(text: str, what: str = "latency") -> float:
 
 
 def _amount(text: str, units: Mapping[str, Decimal | int]) -> Decimal:
-    """The number in front of a unit, in units of 1; 0 where there is none."""
+    """The number before a unit, in units of 1; 0 if there is none."""
     match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([a-z]*)\s*", text, flags=re.IGNORECASE)
     if match is None or match[2].lower() not in units:
         return Decimal(0)
@@ -544,7 +544,7 @@ def _amount(text: str, units: Mapping[str, Decimal | int]) -> Decimal:
 
 
 def _check_annealed(spec: StudySpec, study: str) -> None:
-    """Refuse short runs that would be a full run cut off: neither annealed to zero nor averaged."""
+    """Refuse short runs that would be a full run cut off early: neither annealed to zero nor averaged."""
     cut_off = [schedule for schedule in choices_of(spec.space.schedule) if schedule not in ANNEALED]
     if cut_off and bounds_of(spec.space.ema_decay)[0] == 0:
         raise SpecError(
@@ -554,24 +554,24 @@ def _check_annealed(spec: StudySpec, study: str) -> None:
 
 
 FLAGS = {"short_run_images": "images", "test_fraction": "no-test"}
-"""Those that are not called as their key in a study file."""
+"""The flags whose names differ from their keys in a study file."""
 
 
 def _flag_of(path: Sequence[str], flags: Mapping[str, Any]) -> str | None:
-    """The flag that gave the value at `path` of a study; none: the study file did."""
+    """The flag that gave the value at `path` of a study; None: the study file did."""
     key, given = (path[0], flags) if path[0] != "reading" else (path[1], flags.get("reading", {}))
     return f"--{FLAGS.get(key, key).replace('_', '-')}" if key in given else None
 
 
 def _first_problem(error: ValidationError, study: str, flags: Mapping[str, Any]) -> str:
-    """The most telling of pydantic's findings, as one line with the nearest valid word where there is one.
+    """The most informative of pydantic's findings, in one line, with the nearest valid word if there is one.
 
     It begins with the study, or with the flag that gave the value.
     """
-    # A misspelt key is often also a missing one: name what was written, not what was not.
+    # A misspelt key is often also a missing key: name what was written, not what was missing.
     unknown = {"extra_forbidden", "unexpected_keyword_argument"}
     finding = min(error.errors(), key=lambda finding: finding["type"] not in unknown)
-    # The tags of a dimension's forms ("fixed", "choices", ...) are ours, not the user's.
+    # The tags of a dimension's forms ("fixed", "choices", ...) are internal names.
     path = [str(part) for part in finding["loc"] if part not in {"fixed", "choices", "weighted", "range"}]
     where, whose = ".".join(path), f"study {study}: "
     if finding["type"] in unknown:

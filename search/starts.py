@@ -1,7 +1,7 @@
-"""The configurations that a study begins with, behind its baselines: what did best on other images.
+"""The configurations that a study begins with, after its baselines: those that did best on other images.
 
-They come from two places: from the portfolio, which `benchmarks/portfolio.py` has measured on several data sets, and
-from the user's own runs. A configuration says nothing of widths: the budget solves them.
+They come from two places: the portfolio, measured on several data sets by `benchmarks/portfolio.py`, and the user's
+own runs. A configuration contains no widths: these follow from the budget.
 """
 
 import json
@@ -24,16 +24,16 @@ from search.trials import START, has_begun, records
 from train_core.specs import ResNetSpec, TrainSpec
 
 PORTFOLIO = Path(__file__).with_name("portfolio.json")
-SIZES = 3  # at which a configuration is tried along a front
-SHARE = 1 / 3  # of a study's trials, at most: the others search
+SIZES = 3  # number of sizes at which a configuration is tried along a front
+SHARE = 1 / 3  # at most this share of a study's trials; the rest is for the search
 
 Accuracies = Mapping[str, Sequence[float | None]]
-"""For each task the test accuracy of each configuration, a share of 1; none where training diverged."""
+"""For each task, the test accuracy of each configuration, a share of 1; None if training diverged."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A value for each of many parameters of a space, and where it comes from, in words."""
+    """A value for each of many parameters of a space, and its source, in words."""
 
     source: str
     draw: search_space.Draw
@@ -51,7 +51,7 @@ class Measured:
     @classmethod
     @cache
     def shipped(cls) -> "Measured":
-        """Those that come with this version."""
+        """The measurements in this version."""
         values = json.loads(PORTFOLIO.read_text(encoding="utf-8"))
         made = values["configurations"]
         return cls(
@@ -62,8 +62,8 @@ class Measured:
         )
 
     def portfolio(self, space: search_space.Space) -> list[Configuration]:
-        """Those of the space's configurations that together do best on all tasks, the most useful first."""
-        different: dict[str, int] = {}  # in this space; of those that are alike in it, the best
+        """The configurations of the space that together do best on all tasks, the most useful first."""
+        different: dict[str, int] = {}  # in this space; if several are the same in it, the best
         losses = [_losses(task) for task in self.accuracies.values()]
         for i in sorted(range(len(self.draws)), key=lambda i: fmean(task[i] for task in losses)):
             if (parameters := fitted(self.draws[i], space)) is not None:
@@ -74,12 +74,12 @@ class Measured:
 
 
 def source_of(start: str) -> str:
-    """The place that a configuration comes from: `portfolio`, or the run's name."""
+    """The source of a configuration: `portfolio`, or the run's name."""
     return start.partition(":")[0] if start.startswith("portfolio:") else start.rpartition(" of ")[2]
 
 
 def sources_of(starts: Sequence[str]) -> str:
-    """How many configurations come from where: `4 from the portfolio, 2 from cats`."""
+    """How many configurations come from each source: `4 from the portfolio, 2 from cats`."""
     numbers = Counter(map(source_of, starts))
     return ", ".join(f"{number} from {'the ' * (name == 'portfolio')}{name}" for name, number in numbers.items())
 
@@ -89,10 +89,10 @@ def shortlist(
 ) -> list[int]:
     """Choose `size` configurations one by one, so that the best of them is near the best of all on each task.
 
-    They are chosen `among` these; none: among all. What each task counts is how far the best of the chosen is from the
-    best of all, in units of how far the median is. Of those that add equally much, or nothing, one of a kind that the
-    list has least of comes first (`kinds`: the optimizer of each; other images may want another one), and of these the
-    best in the mean.
+    They are chosen from `among`; None: from all. The loss on a task is the distance of the best chosen configuration
+    from the best of all, in units of the median's distance. If several reduce the loss equally, or not at all, one of
+    the kind that is rarest in the list comes first (`kinds`: the optimizer of each; other images may need another one),
+    and of these the best on average.
     """
     losses = [_losses(task) for task in accuracies.values()]
     if not losses:
@@ -113,18 +113,18 @@ def shortlist(
 
 
 def _losses(task: Sequence[float | None]) -> list[float]:
-    """How far each configuration is from the best, in units of how far the median is; at most 2."""
+    """The distance of each configuration from the best, in units of the median's distance; at most 2."""
     known = [each or 0.0 for each in task]
     unit = max(max(known) - median(known), 1e-9)
     return [min((max(known) - each) / unit, 2.0) for each in known]
 
 
 ESSENTIAL = ("optimizer", "block")
-"""A study that does not have a configuration's value of one of these does not have the configuration."""
+"""If a study lacks a configuration's value of one of these, it lacks the configuration."""
 
 
 def fitted(draw: search_space.Draw, space: search_space.Space) -> dict[str, Any] | None:
-    """The parameters that make a draw of this space the configuration, as near as it can be; none if it is not there.
+    """The parameters that turn a draw of this space into the configuration, as closely as possible; None if impossible.
 
     Rates are scaled with the batch size: in proportion for SGD (Goyal et al. 2017, arXiv:1706.02677), by the square
     root for the others, whose steps do not depend on the size of the gradient.
@@ -148,9 +148,9 @@ def fitted(draw: search_space.Draw, space: search_space.Space) -> dict[str, Any]
 def enqueue_starts(
     study: optuna.Study, spec: StudySpec, shape: DataShape, learned: Callable[[], Sequence[Configuration]]
 ) -> list[str]:
-    """Enqueue what was `learned` from the user's runs, and the portfolio, as far as the space holds them.
+    """Enqueue what was `learned` from the user's runs, and the portfolio, if the space contains them.
 
-    Returns where each comes from. Done once in a study's life. What is the same as another trial is left out.
+    Returns the source of each. Done once for each study. Duplicates of other trials are left out.
     """
     before = records(study)
     known = [trial.start for trial in before if trial.start is not None]
@@ -175,9 +175,9 @@ def enqueue_starts(
 
 
 def _at_sizes(source: str, spec: StudySpec) -> list[str]:
-    """The names under which a configuration is tried: one, or along a front one for each of `SIZES` sizes.
+    """The names under which a configuration is tried: one name, or along a front one for each of `SIZES` sizes.
 
-    What is good at one size is so at others, too: separate searches at several budgets try it at each of them.
+    A configuration that is good at one size is good at others too: searches at several budgets would all try it.
     """
     if not spec.front:
         return [source]
@@ -193,9 +193,9 @@ def _sized(draw: search_space.Draw, spec: StudySpec) -> search_space.Draw:
 
 
 def _made(parameters: Mapping[str, Any], spec: StudySpec, shape: DataShape) -> tuple[ResNetSpec, TrainSpec]:
-    """The network and the recipe of a draw; what it lacks is its dimension's least, of a front's sizes the most.
+    """The network and the recipe of a draw; a missing value is its dimension's minimum, for sizes the maximum.
 
-    Where networks are small enough, different shapes give the same one.
+    If networks are small enough, different shapes give the same network.
     """
     largest = {SIZE: search_space.bounds_of(spec.space.budget_fraction)[1]} if spec.front else {}
     draw = search_space.lowest(spec.space) | largest | dict(parameters)

@@ -1,4 +1,4 @@
-"""Where a study is kept: the addresses of storages, and patience with those that do not answer for a while."""
+"""Where a study is kept: the addresses of storages, and retries while a storage does not answer."""
 
 import abc
 import errno
@@ -23,11 +23,11 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 from search.errors import RunError, SpecError, StorageError
 
 RETRY_TIMEOUT_S = float(os.environ.get("SEARCH_PATIENCE_S", "600"))
-"""Seconds for which a storage that does not answer, or a full disk, is tried again."""
+"""Seconds for which a call is retried if a storage does not answer or a disk is full."""
 FIRST_PATIENCE_S = min(10.0, RETRY_TIMEOUT_S)  # while a study is opened: a wrong address is reported at once
 LONGEST_WAIT_S = 15.0  # between two tries
-QUIET_S = 1.0  # less than that is not worth a line
-ANSWER_S = 30  # a server that says nothing for so long is taken to be gone
+QUIET_S = 1.0  # a shorter wait is not printed
+ANSWER_S = 30  # a server that is silent for so long is presumed gone
 
 FORMS = (
     "postgresql+psycopg://user:password@host/database, mysql+pymysql://user:password@host/database, or "
@@ -37,17 +37,17 @@ DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgres": "postgresql+psycopg",
     "mysql": "mysql+pymysql",
-    # Optuna knows one by the name of the other alone.
+    # Optuna knows each of these only by the other name.
     "mariadb": "mysql+pymysql",
     "mariadb+pymysql": "mysql+pymysql",
 }
 CONNECTING: dict[str, dict[str, Any]] = {
-    # Without these a connection whose other end has vanished hangs for a quarter of an hour.
+    # Otherwise, a connection whose other end has vanished hangs for a quarter of an hour.
     "psycopg": {"connect_timeout": ANSWER_S, "tcp_user_timeout": 1000 * ANSWER_S},
     "pymysql": {"connect_timeout": ANSWER_S, "read_timeout": 2 * ANSWER_S, "write_timeout": ANSWER_S},
-    "pysqlite": {"timeout": 3},  # workers write by turns; a worker that waits for longer says so
+    "pysqlite": {"timeout": 3},  # workers write in turn; a worker that waits longer reports it
 }
-PERMANENT_ERRORS = (  # errors that waiting does not fix, in the words of the databases
+PERMANENT_ERRORS = (  # errors that waiting does not fix, as the databases word them
     "readonly database",
     "not a database",
     "malformed",
@@ -69,12 +69,12 @@ _passwords: set[str] = set()
 
 @dataclass(frozen=True)
 class Address:
-    """Where a study is kept. Its text names no password, nor does its `repr`."""
+    """Where a study is kept. Its text and its `repr` contain no password."""
 
     url: str = field(repr=False)
 
     def __str__(self) -> str:
-        """As in `postgresql on host:5432/database`."""
+        """For example `postgresql on host:5432/database`."""
         url = make_url(self.url)
         if url.get_backend_name() == "sqlite":
             return str(url.database)
@@ -83,17 +83,17 @@ class Address:
 
     @property
     def kind(self) -> str:
-        """What keeps it: sqlite, postgresql, mysql, grpc."""
+        """The kind of storage: sqlite, postgresql, mysql, grpc."""
         return make_url(self.url).drivername.split("+")[0]
 
     @property
     def is_shared(self) -> bool:
-        """Whether several machines can work on it: SQLite relies on the file locks of one."""
+        """Whether several machines can use it: SQLite relies on the file locks of one machine."""
         return self.kind != "sqlite"
 
 
 def address_of(text: str | None) -> Address | None:
-    """The address of a shared storage, where one is given."""
+    """The address of a shared storage, if one is given."""
     return parse_address(text) if text else None
 
 
@@ -101,7 +101,7 @@ def parse_address(text: str) -> Address:
     """The address of a storage that several machines can share.
 
     Raises:
-        SpecError: it is none; the message does not repeat it, since it may hold a password.
+        SpecError: it is not one; the message does not repeat it, because it may contain a password.
 
     """
     try:
@@ -124,7 +124,7 @@ def parse_address(text: str) -> Address:
 
 
 def redacted(text: str) -> str:
-    """The text without any password of the addresses that were parsed, or connected to."""
+    """The text without the passwords of all addresses that were parsed or connected to."""
     for secret in sorted(_passwords, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
@@ -141,11 +141,11 @@ def connect(address: Address) -> "RetryingStorage":
 
     Raises:
         RunError: its driver is not installed.
-        StorageError: it cannot be reached, or it is no study's storage.
+        StorageError: it cannot be reached, or it is not the storage of a study.
 
     """
     url = make_url(address.url)
-    _passwords.update(_secrets(url))  # in a worker that another process has made, nobody has parsed it
+    _passwords.update(_secrets(url))  # needed in a worker that another process started: it has not parsed the address
     try:
         if url.drivername == "grpc":
             proxy = _proxy(url)
@@ -153,7 +153,7 @@ def connect(address: Address) -> "RetryingStorage":
         driver = url.get_driver_name()
         settings = {"connect_args": CONNECTING.get(driver, {}), "pool_pre_ping": True}
         open_it = Retrying(
-            # Two that make the tables at the same time stand in each other's way.
+            # Two processes that create the tables at the same time disturb each other.
             retry=retry_if_exception(lambda error: is_transient(error) or "already exists" in str(error)),
             wait=wait_exponential(multiplier=0.1, max=2) + wait_random(0, 0.1),
             stop=stop_after_delay(FIRST_PATIENCE_S),
@@ -181,7 +181,7 @@ def _what_to_do(address: Address) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what an error of a storage says, without passwords."""
+    """The first line of a storage's error message, without passwords."""
     if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__:
         error = error.__cause__
     if isinstance(error, database_errors.DBAPIError) and error.orig is not None:
@@ -191,7 +191,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the storage may answer again by itself after this: it is locked, full, restarting, or out of reach."""
+    """Whether the storage may recover from this by itself: it is locked, full, restarting, or out of reach."""
     if any(words in reason_of(error).lower() for words in PERMANENT_ERRORS):
         return False
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
@@ -207,7 +207,7 @@ _PASSING = (
 
 
 def _is_of_proxy(error: BaseException) -> bool:
-    # By name: gRPC is an extra.
+    # Compared by name, because gRPC is an extra.
     return "RpcError" in {kind.__name__ for kind in type(error).__mro__}
 
 
@@ -217,7 +217,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
+    """Whether only this machine can reach a server on this host."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -227,9 +227,9 @@ def is_loopback(host: str) -> bool:
 def with_retries(
     do: Callable[[], T], passing: Callable[[BaseException], bool], what: str, stop: Callable[[], bool] = lambda: False
 ) -> T:
-    """Do it; where that fails with what may pass, again and again for `RETRY_TIMEOUT_S`, or until `stop`, then raise.
+    """Call `do`; if an error may be temporary, retry for `RETRY_TIMEOUT_S` or until `stop`, then raise it.
 
-    The log says so once, and once more when it has worked; `what` is what does not, as in "the disk".
+    The log reports this once, and once more when it has worked; `what` names what fails, for example "the disk".
     """
     told = False
 
@@ -261,20 +261,20 @@ def with_retries(
 
 
 def write_with_retries(write: Callable[[], None], path: Path, stop: Callable[[], bool] = lambda: False) -> None:
-    """Write the file `path`; where the disk is full, again and again until it is not."""
+    """Write the file `path`; if the disk is full, retry until there is room."""
     with_retries(write, is_full, f"the disk of {path.parent}", stop)
 
 
 class RetryingStorage(BaseStorage):
-    """Passes every call on to another storage, again and again while that one does not answer.
+    """Passes every call to another storage, and retries it while that storage does not answer.
 
-    A call may then have been carried out twice, where the answer alone was lost: of a new trial this leaves one that
-    nobody has, and of a verdict an `UpdateFinishedTrialError`. Who uses it has to bear both.
+    A call may then have been executed twice, if only the answer was lost: for a new trial this leaves a trial without a
+    worker, and for a verdict it raises `UpdateFinishedTrialError`. Callers must handle both.
     """
 
     def __init__(self, storage: BaseStorage, close: Callable[[], None]) -> None:
-        self.storage = storage  # the impatient one
-        self.stop: Callable[[], bool] = lambda: False  # whether to be impatient
+        self.storage = storage  # the storage that does not retry
+        self.stop: Callable[[], bool] = lambda: False  # whether to stop retrying
         weakref.finalize(self, close)
 
 
@@ -286,7 +286,7 @@ def _patient(name: str) -> Callable[..., Any]:
     return call
 
 
-# All of the interface, whatever an Optuna release adds to it.
+# The whole interface, including what a later Optuna release adds to it.
 for _name in [name for name, each in vars(BaseStorage).items() if callable(each) and not name.startswith("__")]:
     setattr(RetryingStorage, _name, _patient(_name))
 abc.update_abstractmethods(RetryingStorage)  # type: ignore[type-abstract]  # the loop above has defined every method
@@ -305,7 +305,7 @@ def serve(address: Address, host: str, port: int) -> None:
 
     """
     patient = connect(address)
-    impatient = patient.storage  # it is the workers who wait
+    impatient = patient.storage  # the workers retry
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

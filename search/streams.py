@@ -1,4 +1,4 @@
-"""Standard output and standard error, as the commands write to them: what happens when nobody can read them."""
+"""Standard output and standard error of the commands: what happens when nobody can read them."""
 
 import codecs
 import io
@@ -12,15 +12,15 @@ from search.errors import OutputError
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-BROKEN_PIPE = 141  # the exit code that shells give a command whose reader has ended, as in `search list | head -1`
+BROKEN_PIPE = 141  # the exit code of shells for a command whose reader has ended, as in `search list | head -1`
 AS_IT_WAS = "search-as-it-was"
-"""The handler of what cannot be encoded: a file name that is not UTF-8 is written as its bytes, so that it can be used
-again; any other character that a terminal lacks is `?`, since that is no reason to fail.
+"""The handler for characters that cannot be encoded: a file name that is not UTF-8 is written as its bytes, so that it
+can be used again; any other character that a terminal lacks becomes `?`, because that is no reason to fail.
 """
 
 
 def _as_it_was(error: UnicodeError) -> tuple[bytes, int]:
-    """Bytes for the characters that an encoding lacks, and where to go on."""
+    """Bytes for the characters that an encoding lacks, and where to continue."""
     assert isinstance(error, UnicodeEncodeError)
     lacking = error.object[error.start : error.end]
     return b"".join(bytes([ord(each) & 0xFF]) if "\udc80" <= each <= "\udcff" else b"?" for each in lacking), error.end
@@ -30,14 +30,14 @@ codecs.register_error(AS_IT_WAS, _as_it_was)
 
 
 class Stream(io.FileIO):
-    """Writes to an open file descriptor. After an error, it takes everything and writes nothing."""
+    """Writes to an open file descriptor. After an error, it accepts everything and writes nothing."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)
         self.is_lost = False
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Write, and return the number of bytes that were taken."""
+        """Write, and return the number of bytes that were accepted."""
         if not self.is_lost:
             try:
                 return super().write(data)
@@ -47,16 +47,16 @@ class Stream(io.FileIO):
         return memoryview(data).nbytes
 
     def lost(self, error: OSError) -> None:
-        """Decide what an error means: here, nothing."""
+        """Handle an error; this class ignores it."""
 
 
 class Output(Stream):
-    """Standard output. Where it is all that a command is for, an error ends the command."""
+    """Standard output. If it is all that a command is for, an error ends the command."""
 
-    is_logged = False  # whether all that is printed is in a log, too
+    is_logged = False  # whether everything that is printed is also in a log
 
     def lost(self, error: OSError) -> None:
-        """End the command, or go on without the output.
+        """End the command, or continue without the output.
 
         Raises:
             SystemExit: nobody reads it any more.
@@ -74,7 +74,7 @@ class Output(Stream):
 
 @contextmanager
 def outputs() -> Iterator[None]:
-    """Write to standard output and standard error by way of `Output` and `Stream`, where they are files or pipes."""
+    """Write to standard output and standard error through `Output` and `Stream`, if they are files or pipes."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _by_way_of(Output, sys.stdout), _by_way_of(Stream, sys.stderr)
     try:
@@ -85,7 +85,7 @@ def outputs() -> Iterator[None]:
 
 @contextmanager
 def output_is_logged() -> Iterator[None]:
-    """Do not end a command when its output cannot be written: the log has it."""
+    """Do not end a command if its output cannot be written: the log has it."""
     before, Output.is_logged = Output.is_logged, True
     try:
         yield
@@ -94,7 +94,7 @@ def output_is_logged() -> Iterator[None]:
 
 
 def _by_way_of(kind: type[Stream], stream: TextIO) -> TextIO:
-    """The stream with another way to its file; unchanged if it has none, as in a notebook."""
+    """The stream with another writer for its file; unchanged if it has no file, as in a notebook."""
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.reconfigure(errors=AS_IT_WAS)

@@ -1,7 +1,7 @@
 """Runs a study: asks for a trial, trains it for a short run, reports every epoch, prunes, tells.
 
-The loop is ours (Optuna's ask and tell), so that every end of a trial is written down in the same way, and a trial that
-was interrupted is found and run again.
+The loop is our own (Optuna's ask and tell), so that every end of a trial is recorded in the same way, and an
+interrupted trial is found and run again.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from train_core.results import EpochResult, Score
 from train_core.specs import ResNetSpec, TrainSpec
 
 ALL_FAILED_AFTER = 5  # a study whose first trials all fail is stopped here
-POLL_S = 1.0  # between looks at the last trials of other workers
+POLL_S = 1.0  # between checks of the last trials of other workers
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +50,12 @@ class Trainer(Protocol):
         """Train a network by a recipe; yield after each epoch.
 
         If an earlier attempt at the same trial was interrupted, or closed after an epoch, its epochs are yielded again,
-        and training goes on from there. If an error is thrown into the generator, another worker has the trial by now,
+        and training continues from there. If an error is thrown into the generator, another worker has taken the trial,
         and no state is kept.
         """
 
     def forget(self, first_attempt: int) -> None:
-        """Delete the state of a trial that has its verdict."""
+        """Delete the state of a trial that has a verdict."""
 
 
 class Events(Protocol):
@@ -80,7 +80,7 @@ def run(
 ) -> None:
     """Run trials until the study has `spec.trials`, until no seconds are `left`, or until `stop`.
 
-    Before each trial, `left` says how many seconds there are; the trial stops before an epoch that takes more.
+    Before each trial, `left` returns the remaining seconds; the trial stops before an epoch that takes longer.
 
     Other workers may do the same at the same time. The last trials are waited for, whichever worker runs them, and run
     again here if their worker dies.
@@ -111,7 +111,7 @@ def run(
                 continue
             ended, epoch_s = _run_trial(setting, drawn, trainer, events, deadline, stop)
         except optuna.exceptions.UpdateFinishedTrialError:
-            # As after a long sleep of this machine. What was trained is in the trial's checkpoint.
+            # For example after a long sleep of this machine. The trial's checkpoint has what was trained.
             log.warning("a trial was taken from this worker, whose heartbeat had stopped: another worker runs it again")
             continue
         except BaseException as error:
@@ -131,7 +131,7 @@ def run(
 
 
 def stop_retrying_when(study: optuna.Study, stop: Callable[[], bool]) -> None:
-    """Once `stop` says so, wait no longer for a storage that does not answer."""
+    """When `stop` returns True, stop waiting for a storage that does not answer."""
     storage = storage_of(study)
     if isinstance(storage, RetryingStorage):
         storage.stop = stop
@@ -149,13 +149,13 @@ def _pruner(spec: StudySpec) -> MedianOfLike:
 
 @dataclass
 class _Verdict:
-    """How a short run ended, as far as it has come."""
+    """The current or final outcome of a short run."""
 
     state: TrialState = TrialState.COMPLETE
     reason: str | None = None
     last: EpochResult | None = None
     trained_s: float = 0.0
-    """Seconds of its epochs, also those of earlier attempts."""
+    """Seconds of its epochs, including those of earlier attempts."""
 
 
 def _run_trial(
@@ -166,7 +166,7 @@ def _run_trial(
     deadline: float,
     stop: Callable[[], bool],
 ) -> tuple[TrialRecord, float]:
-    """One short run, to its verdict, which is written down; and the seconds that its last epoch took."""
+    """Run a trial to its verdict, and record it; returns the trial, and the seconds that its last epoch took."""
     trial, started = drawn.trial, time.monotonic()
     events.trial_started(trial.number, drawn.network, drawn.recipe)
     verdict = _short_run(
@@ -191,7 +191,7 @@ def _run_trial(
 def _short_run(
     drawn: Drawn, trainer: Trainer, events: Events, score_name: Score, must_stop: Callable[[float], bool]
 ) -> _Verdict:
-    """Train until the end, until the pruner or an error ends it, or until another epoch of so many seconds `must_stop`.
+    """Train until the end, until the pruner or an error stops it, or until `must_stop` for one more epoch's seconds.
 
     Raises:
         _StoppedError: it must stop.
@@ -200,16 +200,16 @@ def _short_run(
     trial, verdict = drawn.trial, _Verdict()
     with contextlib.closing(trainer(drawn.network, drawn.recipe, drawn.first_attempt)) as results:
         while verdict.state == TrialState.COMPLETE:
-            # What the trainer raises is about this network; what the storage raises, outside of this `try`, is not.
+            # Errors of the trainer concern this network; errors of the storage, outside of this `try`, do not.
             try:
                 result = next(results, None)
             except (UserError, OSError):
                 raise
             except DivergedError as error:
-                # Pruned, not failed: the sampler learns nothing from a failed trial, and much from this one.
+                # Pruned, not failed: the sampler learns nothing from a failed trial, but much from this one.
                 verdict.state, verdict.reason = TrialState.PRUNED, f"{DIVERGED}: {error}"
                 break
-            except Exception as error:  # whatever goes wrong in one trial, the study goes on
+            except Exception as error:  # the study continues after any error in one trial
                 first_line = (str(error).strip().splitlines() or [""])[0]
                 verdict.state, verdict.reason = TrialState.FAIL, f"{type(error).__name__}: {first_line}"
                 log.exception("trial %d failed", trial.number)
@@ -232,15 +232,15 @@ def _short_run(
 
 
 def _tell(study: optuna.Study, trial: Trial, score: float | None, state: TrialState) -> TrialRecord:
-    """Write the verdict down.
+    """Record the verdict.
 
     Raises:
-        UpdateFinishedTrialError: another worker has taken this one for dead.
+        UpdateFinishedTrialError: another worker presumed this one dead.
 
     """
     try:
         record = TrialRecord(study.tell(trial, score, state, skip_if_finished=True))
-    except optuna.exceptions.UpdateFinishedTrialError:  # as when it was written down, and the answer was lost
+    except optuna.exceptions.UpdateFinishedTrialError:  # for example if it was recorded, and the answer was lost
         record = TrialRecord(trial_again(study, trial_id(trial)))
     if record.was_interrupted:
         raise optuna.exceptions.UpdateFinishedTrialError
@@ -272,7 +272,7 @@ def _stop_if_all_failed(trials: list[TrialRecord]) -> None:
 
 
 def all_diverged(trials: Sequence[TrialRecord]) -> bool:
-    """Whether there are trials, and the loss of each was not finite."""
+    """Whether there are trials and all of them diverged."""
     return bool(trials) and all(trial.outcome == "diverged" for trial in trials)
 
 

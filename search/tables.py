@@ -47,11 +47,11 @@ STYLES = {
     "failed": "red",
     "diverged": "red",
 }
-"""Colours of states and of trials' outcomes; what is not here has none. Nothing is said by colour alone."""
+"""Colours of states and of trials' outcomes; others have none. Colour is never the only sign."""
 
 
 def best_table(trials: Sequence[TrialRecord], score: Score = "accuracy") -> Table:
-    """The best trials of a search, in the order given; narrow enough for 80 columns, where the networks are folded."""
+    """The best trials of a search, in the order given; it fits 80 columns by folding the networks."""
     table = empty_table(
         f"Best trials (score: {named(score, 'validation accuracy')} after the short run)",
         *("score", "trial", "parameters", "multiply-adds", "optimizer", "<network", "seconds"),
@@ -70,7 +70,7 @@ def best_table(trials: Sequence[TrialRecord], score: Score = "accuracy") -> Tabl
 
 
 def best_so_far(trials: Sequence[TrialRecord], score: Score = "accuracy") -> Table:
-    """The best trials while a search goes on, in the order given: a line each, however narrow the terminal is."""
+    """The best trials during a search, in the order given: one line each, however narrow the terminal is."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
     for heading in ("best", "trial", "size", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -87,7 +87,7 @@ def best_so_far(trials: Sequence[TrialRecord], score: Score = "accuracy") -> Tab
 
 
 def trials_table(trials: Sequence[TrialRecord], score: Score = "accuracy") -> RenderableType:
-    """All trials that have ended, in the order given; narrow enough for 80 columns, where the networks are folded."""
+    """All ended trials, in the order given; it fits 80 columns by folding the networks."""
     if not trials:
         return Text("no trial has ended yet: see `search status`")
     table = empty_table(
@@ -110,7 +110,7 @@ def trials_table(trials: Sequence[TrialRecord], score: Score = "accuracy") -> Re
 
 
 def full_runs_table(promotions: list[Promotion]) -> RenderableType:
-    """Finished full runs, in the order given, or a line where there are none."""
+    """Finished full runs, in the order given, or a line if there are none."""
     if not promotions:
         return Text("no full run is finished yet: train the best trials with `search promote`")
     return promotion_table(promotions)
@@ -163,7 +163,7 @@ def reproduction_table(published: Published, done: Sequence[Reproduction]) -> Ta
 
 
 def published_table(published: Published, rows: Sequence[str], networks: Mapping[str, ResNetSpec]) -> Table:
-    """Rows of a report as they were printed, and what they are."""
+    """Rows of a report as printed, and their networks and recipes."""
     title = f"{published.title}\n{_words(published.recipe)}"
     table = empty_table(title, "<row", "parameters", "accuracy, %", "epochs", "<network", "<other than above")
     table.columns[0].no_wrap = True
@@ -177,12 +177,12 @@ def published_table(published: Published, rows: Sequence[str], networks: Mapping
 
 
 def _printed(row: Row) -> str:
-    """A row's accuracy in per cent."""
+    """A row's accuracy in percent."""
     return "not printed" if row.accuracy is None else f"{row.accuracy:.2f}"
 
 
 def _words(recipe: Mapping[str, Any]) -> str:
-    """A recipe's keys and values, tables inside it flattened, and of lists of tables their number."""
+    """A recipe's keys and values; nested tables are flattened, and lists of tables become their length."""
     words = []
     for key, value in recipe.items():
         if isinstance(value, dict):
@@ -195,7 +195,7 @@ def _words(recipe: Mapping[str, Any]) -> str:
 
 
 def reproduction_notes(published: Published, data: str, done: Sequence[Reproduction]) -> list[str]:
-    """The differences from the report, a line for each."""
+    """The differences from the report, one line each."""
     notes = [
         f"Trained on {count(images, 'image')} of {data}." for images in sorted({row.training_images for row in done})
     ]
@@ -229,13 +229,13 @@ def _accuracy_here(here: Reproduction) -> str:
 
 
 def run_table(runs: Sequence[Run]) -> RenderableType:
-    """The runs of a folder, a row each; a line below for what could not be read."""
+    """The runs of a folder, a row each, and a line below for runs that could not be read."""
     if not runs:
         return Text("no run here: start one with `search run`")
     title = "Accuracies in %; short and full run: on validation"
     title += "; b: balanced accuracy" if any(run.score == "balanced" for run in runs) else ""
     table = empty_table(title, "<run", "<data", "budget", "trials", "short", "full", "test", "<state", "idle")
-    table.columns[0].no_wrap = table.columns[1].no_wrap = True  # states can be folded better
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True  # states can be folded more easily
     for run in runs:
         trials = "" if run.trials is None else str(run.trials)
         if run.trials_wanted is not None:
@@ -316,7 +316,7 @@ def status_rows(status: Status) -> list[tuple[str, str | Text]]:
 
 
 def _costs(network: FrontNetwork) -> str:
-    """What a network of the front costs, in words."""
+    """The costs of a network of the front, in words."""
     return ", ".join(limit.words(network.costs[name]) for name, limit in LIMITS.items() if name in network.costs)
 
 
@@ -402,12 +402,12 @@ def groups_view(comparison: GroupComparison, rows: Sequence[Sequence[str]]) -> R
 
 
 def _epochs(run: Compared) -> str:
-    """How much was trained in all, as in `11 epochs in short runs, 5 in full runs`."""
+    """How much was trained in total, for example `11 epochs in short runs, 5 in full runs`."""
     return f"{count(run.epochs_short, 'epoch')} in short runs, {run.epochs_full:,} in full runs"
 
 
 CLASSES, CONFUSIONS, MISTAKES = 20, 10, 10
-"""How many classes, confusions and mistakes the terminal shows, if not all are asked for."""
+"""How many classes, confusions and mistakes the terminal shows, unless all are requested."""
 
 
 def mistakes_view(mistakes: Mistakes, *, whole: bool = False) -> RenderableType:
@@ -435,7 +435,7 @@ def mistakes_view(mistakes: Mistakes, *, whole: bool = False) -> RenderableType:
 
 
 def calibration_words(mistakes: Mistakes) -> str:
-    """The calibration error, and what the temperature does to it."""
+    """The calibration error, and the effect of the temperature on it."""
     words = f"error {100 * mistakes.calibration.error:.2f} points (ECE, {BINS} bins)"
     if mistakes.calibrated is None or mistakes.temperature is None:
         return words
@@ -497,7 +497,7 @@ def _threshold_table(mistakes: Mistakes) -> Table:
 
 
 def _with_rest(table: Table, number: int, most: int | None, one: str, several: str) -> RenderableType:
-    """The table, and a line below that counts the rows that are left out."""
+    """The table, and a line below it with the number of omitted rows."""
     left = 0 if most is None else max(0, number - most)
     return Group(table, Text(f"and {left:,} {one if left == 1 else several}: --all", style="dim")) if left else table
 
@@ -545,7 +545,7 @@ def _full_run_table(runs: Sequence[FinishedFullRun], score: Score) -> Table:
 
 
 def empty_table(title: str | None, *headings: str) -> Table:
-    """An empty table: columns of numbers, and after a `<` of text, which alone may be folded."""
+    """An empty table: columns of numbers; a heading that begins with `<` is a column of text, which may be folded."""
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
     for heading in headings:
         is_text = heading.startswith("<")
@@ -571,7 +571,7 @@ def _state(run: Run) -> Text:
 
 
 def _idle(run: Run) -> float:
-    """Seconds since something was last done in it."""
+    """Seconds since the run last changed."""
     return max(0.0, (datetime.now().astimezone() - datetime.fromisoformat(run.touched)).total_seconds())
 
 

@@ -1,4 +1,4 @@
-"""Devices by name, and what a network may cost there: `targets.toml`, or a file of the user's."""
+"""Devices by name, with what a network may cost there: `targets.toml`, or the user's own file."""
 
 import difflib
 import tomllib
@@ -11,16 +11,16 @@ from train_core.limits import LIMITS
 
 FILE = Path(__file__).with_name("targets.toml")
 LIMIT_KEYS = (*(limit.key for limit in LIMITS.values()), "format")
-"""What a device may decide: keys of a study file."""
+"""The keys of a study file that a device may set."""
 
 
 def targets() -> list[str]:
-    """The names of the devices that ship."""
+    """The names of the shipped devices."""
     return list(_records(FILE))
 
 
 def limits_at(target: str) -> Mapping[str, Any]:
-    """Keys of a study file with what a network may cost on a device: by its name, or in a file that has one record.
+    """Keys of a study file with what a network may cost on a device: by its name, or in a file with one record.
 
     Raises:
         SpecError: there is no such device or file, or its record has other keys.

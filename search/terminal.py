@@ -1,4 +1,4 @@
-"""The terminal and the log, where every printed line goes. Imports no torch, so that read-only commands are fast."""
+"""The terminal and the log, which get every printed line. Imports no torch, so that read-only commands are fast."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from train_core.printable import printable
 
-LOOK_S = 2.0  # between looks at what is watched
+LOOK_S = 2.0  # between updates of a view
 
 console = Console(highlight=False, soft_wrap=True)
 log = logging.getLogger("search")
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def program() -> str:
-    """How this command is called in this shell: `search`, or the path that it was called by if that is not found."""
+    """The name of this command in this shell: `search`, or the path that it was called by if that is not found."""
     called = sys.argv[0]
     is_ours = Path(called).name == "search" and Path(called).parent != Path()
     found = shutil.which("search")
@@ -36,23 +36,23 @@ def program() -> str:
 
 
 def is_drawn_on() -> bool:
-    """Whether there are bars and tables as wide as there is room for: in a terminal or a notebook, not in a pipe."""
-    return console.is_terminal or console.is_jupyter  # a notebook is no terminal to rich
+    """Whether bars and full-width tables are drawn: in a terminal or a notebook, not in a pipe."""
+    return console.is_terminal or console.is_jupyter  # rich does not treat a notebook as a terminal
 
 
-_views: list[Live] = []  # that are drawn now
+_views: list[Live] = []  # the views that are drawn now
 
 
 def is_live() -> bool:
-    """Whether a view is drawn now that paints over what others write into the terminal."""
+    """Whether a live view is drawn now, which paints over what others write into the terminal."""
     return bool(_views)
 
 
 @contextlib.contextmanager
 def drawn_live(what: RenderableType) -> Iterator[Callable[[], None]]:
-    """Draw `what` below all that is printed, again and again; nothing where the output is no terminal or notebook.
+    """Draw `what` below all printed lines, repeatedly; nothing if the output is not a terminal or notebook.
 
-    Yields a function that draws it at once. In the end it is gone.
+    Yields a function that draws it at once. It is removed at the end.
     """
     if not is_drawn_on():
         yield lambda: None
@@ -66,28 +66,28 @@ def drawn_live(what: RenderableType) -> Iterator[Callable[[], None]]:
 
 
 class StopHint:
-    """The last line of a live view: how to stop it, and whether it is about to.
+    """The last line of a live view: how to stop it, or that it is stopping.
 
-    It is short: the terminal writes its own ^C behind it, and behind a line as wide as the terminal that would begin a
-    new one, and shift all that is drawn over it.
+    It is short: the terminal appends its own ^C, and after a line as wide as the terminal this would start a new line
+    and shift the whole view.
     """
 
     def __init__(self, stop: Callable[[], bool]) -> None:
         self._stop = stop
 
     def __rich__(self) -> Text:
-        """As the request to stop stands when it is drawn."""
+        """The line for the current state of the request to stop."""
         if self._stop():
             return Text("stopping; press Ctrl-C again to stop immediately", style="yellow")
         return Text("Ctrl-C stops; the same command continues", style="dim")
 
 
 if not is_drawn_on():
-    console.width = 1000  # in a file or a pipe, a row of a table is a line
+    console.width = 1000  # in a file or a pipe, each row of a table is one line
 
 
 def tell(line: str) -> None:
-    """Print one line; in a terminal it is wrapped, but no word is broken, so that paths stay whole."""
+    """Print one line; a terminal wraps it, but no word is broken, so that paths stay whole."""
     line = printable(line)
     if is_drawn_on():
         console.print(Text(line, overflow="ignore"), soft_wrap=False, crop=False)
@@ -96,7 +96,7 @@ def tell(line: str) -> None:
 
 
 def show(line: Text) -> None:
-    """Print one line in its style, as it is: it is not wrapped."""
+    """Print one styled line without wrapping it."""
     console.print(line, soft_wrap=True)
 
 
@@ -106,20 +106,20 @@ def width() -> int:
 
 
 def has_signs() -> bool:
-    """Whether the output can show signs that ASCII lacks."""
+    """Whether the output can show characters outside of ASCII."""
     return console.encoding.startswith("utf")
 
 
 def say(line: str) -> None:
-    """Print one line, and log it."""
+    """Print and log one line."""
     tell(line)
     log.info("%s", printable(line))
 
 
 def draw(what: RenderableType, columns: int | None = None) -> None:
-    """Print a table or the like; in a file or a pipe, as lines without the spaces that fill its width.
+    """Print a table or the like; in a file or a pipe, without the spaces that fill the width.
 
-    In a file or a pipe, it has at most so many columns; none: each row is a line, however long.
+    There, it has at most `columns` columns; None: each row is one line, however long.
     """
     if is_drawn_on():
         console.print(what, soft_wrap=False)
@@ -130,8 +130,8 @@ def draw(what: RenderableType, columns: int | None = None) -> None:
 
 
 def watch(look: Callable[[], T], draw: Callable[[T], RenderableType], may_change: Callable[[T], bool]) -> None:
-    """Draw the result of `look` again and again in place, until it cannot change any more, or until Ctrl-C."""
-    # The terminal's own ^C, behind a line as wide as the terminal, would shift all that is drawn over it.
+    """Draw the result of `look` repeatedly in place, until it cannot change any more, or until Ctrl-C."""
+    # After a line as wide as the terminal, the terminal's own ^C would shift the whole view.
     hint = Text("Ctrl-C ends this view, and nothing else", style="dim")
     state = look()
     with Live(draw(state), console=console, auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""How long networks take on the device of a search, measured before its first trial where latency is limited."""
+"""How long networks take on the device of a search: measured before its first trial if latency is limited."""
 
 import random
 from collections.abc import Callable
@@ -19,17 +19,17 @@ from train_core.models import ResNet
 from train_core.specs import ResNetSpec, num_params
 
 NETWORKS = 48
-"""That are timed: some dozens, of all sizes."""
+"""Number of networks that are timed: some dozens, of all sizes."""
 BUSY = 0.75
-"""An error that an idle machine did not have: docs/devices.md."""
+"""An error that an idle machine did not exceed: docs/devices.md."""
 BEYOND = 2.0
-"""No larger networks are timed than those that take this many times the limit."""
+"""Networks larger than one that takes this many times the limit are not timed."""
 
 
 def with_timing(
     spec: StudySpec, folder: RunFolder, shape: DataShape, device: torch.device, say: Callable[[str], object]
 ) -> StudySpec:
-    """The spec with the latency model of its study; measured now, if the study is new and latency is limited."""
+    """The spec with the latency model of its study; measured now if the study is new and latency is limited."""
     if spec.max_latency is None:
         return spec
     timed = _stored(folder)
@@ -43,7 +43,7 @@ def with_timing(
 
 
 def _stored(folder: RunFolder) -> LatencyModel | None:
-    """What the first worker has measured; none: there is no such study yet."""
+    """The model that the first worker measured; None: there is no such study yet."""
     with suppress(RunError, StorageError):
         if values := identity(open_study(folder)).get("timed"):
             return LatencyModel.model_validate(values)

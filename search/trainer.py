@@ -1,4 +1,4 @@
-"""Trains short runs, each from where an earlier attempt was cut off."""
+"""Trains short runs, continuing earlier attempts that were interrupted."""
 
 import logging
 from collections.abc import Generator
@@ -19,13 +19,13 @@ from train_core.results import EpochResult
 from train_core.specs import ResNetSpec, TrainSpec
 from train_core.state import TrainState
 
-CHECKPOINT_SHARE = 0.01  # of a short run's time, for checkpoints
+CHECKPOINT_SHARE = 0.01  # share of a short run's time for checkpoints
 
 log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains networks on the data, each on a clean device, from where an interrupted attempt stopped."""
+    """Trains networks on the data, each on a clean device; continues from where an interrupted attempt stopped."""
 
     def __init__(self, folder: RunFolder, data: TrainingData, device: torch.device, watcher: Watcher) -> None:
         self.folder = folder
@@ -34,8 +34,8 @@ class Trainer:
         self.watcher = watcher
 
     def __call__(self, network: ResNetSpec, recipe: TrainSpec, first_attempt: int) -> Generator[EpochResult]:
-        """As `study.Trainer` says."""
-        release_memory(self.device)  # of the trial before, however it ended
+        """See `study.Trainer`."""
+        release_memory(self.device)  # memory of the trial before, however it ended
         path = self.folder.trial_checkpoint(first_attempt)
         path.parent.mkdir(exist_ok=True)
         state = self._resumed(path, network, recipe) or TrainState.new(network, recipe, self.device)
@@ -46,15 +46,15 @@ class Trainer:
         checkpoints = PacedCheckpoints(path, save, share=CHECKPOINT_SHARE, resumed=bool(state.history))
         for result in train(state, self.data, BetweenSteps(self.watcher, checkpoints)):
             try:
-                yield result  # first: another error than this one tells that the trial is somebody else's by now
-            except GeneratorExit:  # stopped here, to go on from here
+                yield result  # first: any other error here means that another worker has the trial now
+            except GeneratorExit:  # stopped here, to continue from here
                 checkpoints.save(state)
                 raise
             if result.epoch < recipe.epochs:
                 checkpoints.save_if_due(state)
 
     def _resumed(self, path: Path, network: ResNetSpec, recipe: TrainSpec) -> TrainState | None:
-        """The state of an earlier attempt; none if it cannot be used: the trial then starts again."""
+        """The state of an earlier attempt; None if it cannot be used: the trial then starts again."""
         if not checkpoint.exists(path):
             return None
         try:

@@ -1,4 +1,4 @@
-"""A line in the terminal for each trial that ends, with its columns below each other; never wider than the terminal."""
+"""A line in the terminal for each ended trial, with aligned columns; never wider than the terminal."""
 
 from rich.text import Text
 
@@ -7,11 +7,11 @@ from search.terminal import has_signs, is_drawn_on, width
 from search.trials import TrialRecord
 from train_core.results import Score
 
-PLAIN_WIDTH = 80  # of a line in a file or a pipe: who looks at it often has a terminal of this width
+PLAIN_WIDTH = 80  # of a line in a file or a pipe: its readers often have a terminal of this width
 
 
 class TrialColumns:
-    """The columns of a search with so many trials, compared by `score`."""
+    """The columns of a search with a given number of trials, compared by `score`."""
 
     def __init__(self, trials: int, score: Score) -> None:
         self._trials = trials
@@ -19,7 +19,7 @@ class TrialColumns:
         self._measure = "balanced" if score == "balanced" else "score"
 
     def heading(self) -> Text:
-        """What the columns are, and the marks."""
+        """The names of the columns, and the meaning of the marks."""
         done, left = "done".rjust(2 * self._digits + 1), "" if is_drawn_on() else f"{'left':>7}  "
         best = _sign("★", "*")
         line = f" {done}   trial  {self._measure:>8}  {'size':>5}  {'time':>6}  {left}"
@@ -28,7 +28,7 @@ class TrialColumns:
         return Text(whole if _cut(whole) == whole else _cut(f"{line}{marks}"), style="dim")
 
     def line(self, number: int, trial: TrialRecord, *, is_best: bool, left: str) -> Text:
-        """The trial that was the `number`-th to end; `is_best` of all so far. `left` is the time until the last one."""
+        """The `number`-th trial that ended; `is_best`: the best so far. `left` is the time until the last one."""
         mark, style = _mark(trial, is_best)
         score = percent(trial.last_score) if trial.last_score is not None else ""
         is_known = trial.is_decided and trial.seconds is not None  # a trial that was given up may lack both
@@ -40,7 +40,7 @@ class TrialColumns:
 
 
 def _mark(trial: TrialRecord, is_best: bool) -> tuple[str, str]:
-    """The mark of how a trial ended, and its style. Nothing is said by colour alone."""
+    """The mark for the end of a trial, and its style. Colour is never the only sign."""
     if trial.failed_or_diverged:
         return "x", "red"
     if trial.is_pruned:
@@ -49,7 +49,7 @@ def _mark(trial: TrialRecord, is_best: bool) -> tuple[str, str]:
 
 
 def _about(trial: TrialRecord) -> str:
-    """Its network and, where it has one, its name; of one that failed, why."""
+    """Its network and its name, if it has one; for a failed trial, the reason."""
     if trial.failed_or_diverged:
         return trial.reason or "no reason is known"
     parts = f"(batches in {trial.accumulation_steps} parts) " if trial.accumulation_steps > 1 else ""

@@ -1,4 +1,4 @@
-"""The table of all trials: compact JSON, from which the page's script makes rows as they are asked for."""
+"""The table of all trials: compact JSON, from which the page's script makes rows on demand."""
 
 import json
 from collections.abc import Hashable
@@ -21,11 +21,11 @@ COLUMNS = (
     "From",
 )
 WORDS = {1: "outcome", 5: "network", 6: "optimizer", 10: "from"}
-"""The columns of words, by number: a row holds the place of its word in a list."""
+"""The columns of words, by number: a row holds the index of its word in a list."""
 
 
 def trials_json(results: Results) -> str:
-    """The columns, the different words of each column of words, and a row of numbers for each trial that has ended."""
+    """The columns, the different words of each column of words, and a row of numbers for each ended trial."""
     words: dict[int, dict[Hashable, int]] = {column: {} for column in WORDS}
     rows = [_row(trial) for trial in results.trials]
     for row in rows:
@@ -36,7 +36,7 @@ def trials_json(results: Results) -> str:
 
 
 def _row(trial: TrialRecord) -> list[Any]:
-    """A trial's values; none (or no words): it has none, as it was never decided."""
+    """A trial's values; None (or an empty text) if it was never decided."""
     score = None if trial.last_score is None else round(100 * trial.last_score, 2)
     decided: list[Any] = [None, None, "", "", None, None]
     if trial.is_decided:

@@ -1,4 +1,4 @@
-"""How exactly accuracies and their differences are known: for the choice of images, and the chance of training.
+"""Uncertainty of accuracies and their differences: from the choice of images, and from the chance of training.
 
 No torch; scipy is imported when it is needed.
 """
@@ -12,17 +12,17 @@ from statistics import NormalDist, fmean, stdev, variance
 from search.formatting import Interval
 
 CONFIDENCE = 0.95
-Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)  # standard errors on each side, where the error is known
+Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)  # standard errors on each side, if the error is known
 
 
 def accuracy_interval(shares: Sequence[float], images: int) -> Interval:
     """The mean of accuracies (shares of 1), one for each seed, on `images` images, and its 95 % interval.
 
     Two variances are added: that of the images, from Wilson's interval for the mean, and that of the seeds, the square
-    of the standard error of their mean. Few seeds know their own variance badly, so the interval has the width of
+    of the standard error of their mean. Few seeds estimate their own variance badly, so the interval has the width of
     Student's t, with the degrees of freedom of the sum (Welch and Satterthwaite). With one seed, it is Wilson's
-    interval and holds the images alone. On the safe side: seeds also differ by what chance does on these images, which
-    is thus counted twice.
+    interval and covers only the images. It errs on the safe side: seeds also differ by chance on these images, which is
+    thus counted twice.
     """
     value = fmean(shares)
     low, high = _wilson(value, images)
@@ -35,21 +35,21 @@ def accuracy_interval(shares: Sequence[float], images: int) -> Interval:
 def difference_in_noise(accuracy: float, images: int) -> float:
     """Two standard errors of the difference of two networks of about this accuracy on the same images; shares of 1.
 
-    See `fidelity.standard_error`. Two images are added on each side, so that it is not 0 where all are right.
+    See `fidelity.standard_error`. Two images are added on each side, so that it is not 0 if all are right.
     """
     share = (accuracy * images + 2) / (images + 4)
     return 2 * math.sqrt(share * (1 - share) / images)
 
 
 def _wilson(share: float, images: int) -> tuple[float, float]:
-    """Wilson's 95 % interval, also for a mean share, which is no whole number of images."""
+    """Wilson's 95 % interval, also for a mean share that is not a whole number of images."""
     middle = (share + Z**2 / (2 * images)) / (1 + Z**2 / images)
     half = Z / (1 + Z**2 / images) * math.sqrt(share * (1 - share) / images + Z**2 / (4 * images**2))
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def _width(distance: float, of_seeds: float, freedom: int) -> float:
-    """How far a bound is from the mean: `distance` for the images alone, and with the variance of the seeds."""
+    """The distance of a bound from the mean: `distance` for the images, combined with the variance of the seeds."""
     total = (distance / Z) ** 2 + of_seeds
     return half_width(math.sqrt(total), freedom * (total / of_seeds) ** 2)
 
@@ -59,7 +59,7 @@ def _width(distance: float, of_seeds: float, freedom: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A mean difference, its 95 % interval, and the p of Student's t (two-sided). None: too few values for them."""
+    """A mean difference, its 95 % interval, and the p of Student's t (two-sided). None: too few values."""
 
     value: float
     low: float | None = None
@@ -68,7 +68,7 @@ class Difference:
 
 
 def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
-    """The mean of the differences, the second less the first, of values that belong together, with a paired t."""
+    """The mean of the differences, second minus first, of paired values, with a paired t test."""
     differences = [b - a for a, b in zip(one, other, strict=True)]
     if len(differences) < 2:
         return Difference(value=fmean(differences))
@@ -76,7 +76,7 @@ def paired(one: Sequence[float], other: Sequence[float]) -> Difference:
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> Difference:
-    """The difference of the means, the second less the first, with Welch's t: the variances may be different."""
+    """The difference of the means, second minus first, with Welch's t: the variances may be different."""
     value = fmean(other) - fmean(one)
     if min(len(one), len(other)) < 2:
         return Difference(value=value)
@@ -84,7 +84,7 @@ def welch(one: Sequence[float], other: Sequence[float]) -> Difference:
 
 
 def error_of_means(*groups: tuple[float, int]) -> tuple[float, float]:
-    """The standard error of a difference of means, and Welch's degrees of freedom, from deviations and numbers."""
+    """The standard error of a difference of means, and Welch's degrees of freedom, from deviations and counts."""
     variances = [deviation**2 / number for deviation, number in groups]
     if not sum(variances):
         return 0.0, math.inf
@@ -95,7 +95,7 @@ def error_of_means(*groups: tuple[float, int]) -> tuple[float, float]:
 
 
 def half_width(error: float, freedom: float) -> float:
-    """How far the 95 % interval goes on each side of a mean with this standard error."""
+    """The half width of the 95 % interval of a mean with this standard error."""
     return error * _quantile(freedom) if error else 0.0
 
 
@@ -109,6 +109,6 @@ def _with_t(value: float, error: float, freedom: float) -> Difference:
 
 @cache
 def _quantile(freedom: float) -> float:
-    from scipy.special import stdtrit  # here, since it takes a moment
+    from scipy.special import stdtrit  # imported here, because it takes a moment
 
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) if math.isfinite(freedom) else Z

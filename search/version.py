@@ -1,4 +1,4 @@
-"""Which version of this package it is."""
+"""The version of this package."""
 
 import tomllib
 from importlib import metadata
@@ -8,7 +8,7 @@ PACKAGE = "budget-search"
 
 
 def version() -> str:
-    """As installed; in a checkout that is not installed, as its pyproject.toml says; else `unknown`."""
+    """The installed version; in a checkout that is not installed, that of pyproject.toml; otherwise `unknown`."""
     try:
         return metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
@@ -18,6 +18,6 @@ def version() -> str:
 def _version_in(project_file: Path) -> str:
     try:
         project = tomllib.loads(project_file.read_text(encoding="utf-8"))["project"]
-        return str(project["version"]) if project["name"] == PACKAGE else "unknown"  # it may be another package's
+        return str(project["version"]) if project["name"] == PACKAGE else "unknown"  # it may belong to another package
     except (OSError, ValueError, KeyError):
         return "unknown"

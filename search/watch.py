@@ -1,4 +1,4 @@
-"""`search watch`: a small page that shows how a run goes, for a phone or another machine. It can change nothing.
+"""`search watch`: a small page about the progress of a run, for a phone or another machine. It can change nothing.
 
 It answers GET requests for `/`, `/report` and `/status.json`, and nothing else. Imports no torch.
 """
@@ -33,9 +33,9 @@ from search.terminal import say
 from train_core.printable import printable
 
 REFRESH_S = 10  # between two loads of the page
-FRESH_S = 2.0  # as long as an answer is given again: many readers cost no more than one
-LINES, LINES_BYTES = 12, 16_384  # of the end of the log
-REQUEST_S = 30  # for a request to arrive
+FRESH_S = 2.0  # an answer is reused for this time: many readers cost no more than one
+LINES, LINES_BYTES = 12, 16_384  # shown from the end of the log
+REQUEST_S = 30  # until a request must have arrived
 
 STYLE = f"""
 :root {{ color-scheme: light dark }}
@@ -53,17 +53,17 @@ a {{ display: block; padding: 12px 0 }}
 
 
 class Watched:
-    """What there is to see of a run; read again when the last look is more than `FRESH_S` ago."""
+    """The visible facts of a run; read again if they are older than `FRESH_S`."""
 
     def __init__(self, run: Reader | Elsewhere) -> None:
         self._run = run
-        self._folder = run.folder if isinstance(run, Reader) else None  # none: it is on another machine
+        self._folder = run.folder if isinstance(run, Reader) else None  # None: it is on another machine
         self._lock = threading.Lock()
         self._status: Status | None = None
         self._read = 0.0  # in monotonic seconds
 
     def status(self) -> Status:
-        """How the run goes."""
+        """The current state of the run."""
         with self._lock:
             if self._status is None or time.monotonic() - self._read > FRESH_S:
                 self._status, self._read = self._run.status(), time.monotonic()
@@ -74,7 +74,7 @@ class Watched:
         return page(self.status(), self.plan(), self.log(), has_report=self.report() is not None)
 
     def plan(self) -> str:
-        """How `search auto` spends the time, as it was last printed; empty: no such command is at work."""
+        """How `search auto` spends the time, as last printed; empty: no such command is running."""
         night = read_night(self._folder) if self._folder else None
         return night.told if night is not None and not night.done else ""
 
@@ -91,14 +91,14 @@ class Watched:
         return [printable(line) for line in end.splitlines()[-LINES:]]
 
     def report(self) -> bytes | None:
-        """The report; none: there is none yet, or not on this machine."""
+        """The report; None: there is none yet, or not on this machine."""
         try:
             return self._folder.report.read_bytes() if self._folder else None
         except OSError:
             return None
 
     def as_json(self) -> str:
-        """The status, as `search status --json` prints it, without the folder, with the plan and the log."""
+        """The status, as printed by `search status --json`, without the folder, with the plan and the log."""
         document = {name: value for name, value in asdict(self.status()).items() if name != "folder"}
         return json.dumps({**document, "plan": self.plan(), "log": self.log()}, indent=2)
 
@@ -122,7 +122,7 @@ def page(status: Status, plan: str, log: list[str], *, has_report: bool) -> str:
 
 
 def _best(status: Status) -> tuple[str, str]:
-    """The score of the best network so far, and which score it is."""
+    """The score of the best network so far, and the name of the score."""
     full, short = status.best_full, status.best_short
     what = named(status.score or "accuracy", "validation accuracy")
     if full is not None:
@@ -133,7 +133,7 @@ def _best(status: Status) -> tuple[str, str]:
 
 
 def _running(status: Status) -> Iterator[str]:
-    """Where the trials are that are trained now."""
+    """The progress of the running trials."""
     for trial in status.running:
         reached = f", {percent(trial.validation)}" if trial.validation is not None else ""
         died = "; its process has died" if trial.alive is False else ""
@@ -141,7 +141,7 @@ def _running(status: Status) -> Iterator[str]:
 
 
 def _left(status: Status) -> str:
-    """How long it will take; empty: not known."""
+    """The remaining time; empty: not known."""
     if status.ready_by is not None:
         left = datetime.fromisoformat(status.ready_by) - datetime.now().astimezone()
         return f"{duration(max(left.total_seconds(), 0.0))} left of the night"
@@ -149,12 +149,12 @@ def _left(status: Status) -> str:
 
 
 def _whole(title: str, content: str) -> str:
-    """A page that loads itself again."""
+    """A page that reloads itself."""
     name = escape(printable(title))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'  # else a browser asks for one
+        '<link rel="icon" href="data:,">'  # otherwise a browser asks for one
         f'<meta http-equiv="refresh" content="{REFRESH_S}"><style>{STYLE}</style></head>'
         f"<body><h1>{name}</h1>{content}"
         f"<footer>{time.strftime('%H:%M:%S')}, loaded again every {REFRESH_S} seconds</footer></body></html>\n"
@@ -162,7 +162,7 @@ def _whole(title: str, content: str) -> str:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers GET; `send_error` is what the standard library calls for each other method."""
+    """Answers GET; the standard library calls `send_error` for all other methods."""
 
     server: "_Server"
     server_version, sys_version = "search", ""
@@ -184,13 +184,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(HTTPStatus.NOT_FOUND, "text/plain", "there is no report yet, or not on this machine\n")
         except ConnectionError:
             pass  # the reader has gone
-        except Exception as error:  # noqa: BLE001  # as of a storage that does not answer: the next load may succeed
+        except Exception as error:  # noqa: BLE001  # such as a storage error: the next load may succeed
             reason = f"<p>The run cannot be read at the moment: {escape(printable(reason_of(error)))}</p>"
             with suppress(ConnectionError):
                 self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/html", _whole("search watch", reason))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse a method other than GET; say of any other mistake no more than its number."""
+        """Refuse a method other than GET; of any other error, show only the number."""
         refused = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus(code)
         self._answer(refused, "text/plain", "" if self.command == "HEAD" else f"{refused.phrase}\n")
 
@@ -207,11 +207,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name in the standard library
-        """Say nothing: a line for each request hides the one with the address."""
+        """Print nothing: a line for each request would hide the line with the address."""
 
 
 class _Server(ThreadingHTTPServer):
-    """Answers several requests at a time, and waits for none of them at the end."""
+    """Handles several requests at a time, and does not wait for them at the end."""
 
     daemon_threads = True
     watched: Watched
@@ -223,7 +223,7 @@ class _ServerV6(_Server):
 
 @contextmanager
 def listening(run: Reader | Elsewhere, host: str, port: int) -> Iterator[tuple[_Server, str]]:
-    """A server of the page, and its address; with port 0, on a free port.
+    """A server of the page, and its address; port 0 means a free port.
 
     Raises:
         RunError: host or port cannot be listened on.
@@ -256,10 +256,10 @@ def serve_page(runs: Path, run: str | None, storage: str | None, *, host: str, p
 
 
 def _own_address() -> str:
-    """The address of this machine on its network, which a phone there can use; `localhost` if it has none."""
+    """The address of this machine on its network, for use by a phone; `localhost` if it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # an address for documentation: nothing is sent
+            probe.connect(("192.0.2.1", 9))  # an address reserved for documentation: nothing is sent
             return str(probe.getsockname()[0])
         except OSError:
             return "localhost"

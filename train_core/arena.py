@@ -1,7 +1,7 @@
 """The RAM that a TFLite file in int8 takes in TensorFlow Lite Micro: computed from the file. Imports no torch.
 
-The library keeps everything in one block of memory, the arena: at one end the tensors, at the other what it stores
-about tensors and operators. The tensors are planned here in the same way as in its greedy planner.
+The library keeps everything in one block of memory, the arena: the tensors at one end, its records about tensors and
+operators at the other. The tensors are planned here as by its greedy planner.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ ALIGNED = 16  # bytes: each tensor starts at a multiple of it
 
 @dataclass(frozen=True, kw_only=True)
 class Buffer:
-    """Memory that is in use from one operator to another one, both included."""
+    """Memory that is in use from one operator to another, both included."""
 
     size: int  # in bytes
     first: int
@@ -30,12 +30,12 @@ class Arena:
 
     @property
     def total(self) -> int:
-        """Both, rounded up to whole KiB."""
+        """The sum of both, rounded up to whole KiB."""
         return -(-(self.tensors + self.records) // 1024) * 1024
 
 
 def arena_of(graph: Graph) -> Arena:
-    """What a network in int8 takes, with the reference kernels of the library."""
+    """The memory that an int8 network takes, with the reference kernels of the library."""
     channels = sum(
         graph.tensors[each.inputs[1]].shape[AXES[each.name]] for each in graph.operators if each.name in AXES
     )
@@ -44,13 +44,13 @@ def arena_of(graph: Graph) -> Arena:
 
 
 AXES = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
-"""Which axis of the weights has the output channels: for each, the library stores a multiplier and a shift."""
+"""The axis of the weights with the output channels: for each of these, the library stores a multiplier and a shift."""
 
 PER_TENSOR, PER_OPERATOR, FIXED = 24, 200, 1024  # bytes
 
 
 def buffers_of(graph: Graph) -> Iterator[Buffer]:
-    """The tensors that are not constants, and the working memory of means, in the order of the library."""
+    """The tensors that are not constants, and the working memory of means, in the library's order."""
     last = len(graph.operators)  # the input exists before operator 1
     first_of, last_of = {graph.input: 0}, {graph.input: 0}
     for number, each in enumerate(graph.operators, start=1):
@@ -70,11 +70,11 @@ def buffers_of(graph: Graph) -> Iterator[Buffer]:
 
 
 def planned(buffers: Sequence[Buffer]) -> int:
-    """How many bytes the buffers take: the largest first, each in the first gap that nothing uses at the same time.
+    """How many bytes the buffers take: the largest first, each in the first gap that is free during its use.
 
-    This is `GreedyMemoryPlanner` of TensorFlow Lite Micro. Of buffers of one size, it takes the last one first.
+    This is `GreedyMemoryPlanner` of TensorFlow Lite Micro. Of buffers of the same size, it places the last one first.
     """
-    placed: list[tuple[int, Buffer]] = []  # by offset
+    placed: list[tuple[int, Buffer]] = []  # with their offsets, in order
     for _, buffer in sorted(enumerate(buffers), key=lambda each: (-each[1].size, -each[0])):
         offset = 0
         for start, other in placed:

@@ -1,10 +1,10 @@
 """Random changes to whole batches of training images, on the device that holds them.
 
-Every transform is a function of explicit per-image parameters and agrees with torchvision's of the same name; the
-parameters are drawn by the `draw_*` functions, from torchvision's distributions and torch's default generator.
+Every transform is a function of explicit per-image parameters and agrees with torchvision's function of the same name;
+the `draw_*` functions draw the parameters from torchvision's distributions with torch's default generator.
 
-Nothing here waits for the device or lets a shape depend on data (no `.item()`, no boolean indexing, no tensor made from
-Python numbers by a copy from the host), so that a training step can be captured in a CUDA graph, drawing included.
+Nothing here waits for the device or lets a shape depend on data (no `.item()`, no boolean indexing, no tensor copied
+from Python numbers on the host), so a training step, including its draws, can be captured in a CUDA graph.
 """
 
 import math
@@ -18,14 +18,15 @@ from torch import Tensor
 from train_core.policy import TrivialAugment
 from train_core.specs import AugmentSpec, CopySpec
 
-COPIED_AT_ONCE = 1000  # images, of a fixed copy
+COPIED_AT_ONCE = 1000  # images of a fixed copy that are changed together
 
 
 class Augmenter:
     """Draws augmented training batches from images that stay on their device.
 
-    `images` is uint8 [N, H, W, C]; `mean` and `std` are per channel, in units in which white is 1; `dtype` is the
-    batches'. Holds one copy of the images, with a black border of `spec.crop_padding` pixels (without one: no copy).
+    `images` is uint8 [N, H, W, C]; `mean` and `std` are per channel, in units in which white is 1; `dtype` is that of
+    the batches. Holds one copy of the images, with a black border of `spec.crop_padding` pixels (if this is 0: no
+    copy).
 
     If flips alternate, `seed` decides which images are flipped in the first pass over the images. `enter_pass` starts
     the other passes.
@@ -53,19 +54,19 @@ class Augmenter:
         self._alternates = spec.flip and spec.flip_order == "alternating"
         if self._alternates:
             self._flipped_first = draw_first_flips(len(images), seed).to(images.device)
-            self._is_odd_pass = torch.zeros((), dtype=torch.bool, device=images.device)  # what a graph reads
+            self._is_odd_pass = torch.zeros((), dtype=torch.bool, device=images.device)  # read by the graph
             self._pass = 0
         self._distorts = any(getattr(spec, name) != each.none for name, each in DISTORTIONS.items())
 
     def batch(self, indices: Tensor) -> Tensor:
         """Augment images `indices` (int64 [B]) and normalise them: `dtype` [B, C, H, W], channels last.
 
-        Each call draws again.
+        Each call draws new parameters.
 
         In this order: random crop and flip, the policy's operation, enlargement and crop, random resized crop,
         rotation, perspective, brightness, contrast, saturation, hue, normalisation, cutout, random erasing.
-        (torchvision's ColorJitter draws the order of its four; here it is fixed.) What the spec leaves out is not
-        computed.
+        (torchvision's ColorJitter draws the order of its four; here it is fixed.) Changes that the spec leaves out are
+        not computed.
         """
         pixels = self._crop_and_flip(indices)
         if self._policy:
@@ -82,7 +83,7 @@ class Augmenter:
         return batch
 
     def enter_pass(self, number: int) -> None:
-        """Start the pass with this number (from 0) over the images: where flips alternate, the others are flipped."""
+        """Start the pass with this number (from 0) over the images: if flips alternate, the others are flipped."""
         if self._alternates and number != self._pass:
             self._is_odd_pass.fill_(number % 2 == 1)
             self._pass = number
@@ -138,8 +139,8 @@ def crop_flip(
     `padded` is [N, height, width, C], contiguous; `rows` and `cols` (int64 [B]) are the windows' top left pixels in it;
     `flip` is bool [B]. Returns [B, *size, C].
 
-    One gather of whole pixels. (Whole rows, gathered from images stored both plain and mirrored, come faster on a CPU
-    but take double the memory; either time is lost in that of a training step.)
+    One gather of whole pixels. (Gathering whole rows from images stored both plain and mirrored is faster on a CPU but
+    takes double the memory; either time is small compared with a training step.)
     """
     height, width = size
     col = torch.arange(width, device=padded.device)
@@ -164,7 +165,7 @@ def resize_crop(x: Tensor, boxes: Tensor) -> Tensor:
     """Enlarge the inside of `boxes` ([B, 4]: top, left, height, width in pixels) to the whole image; bilinear."""
     rows, cols = _pixel_centres(x)
     top, left, height, width = boxes[:, :, None, None].unbind(1)
-    # A crop knows nothing of what is outside it: nothing is read beyond the centres of its outermost pixels.
+    # A crop does not know the pixels outside it: nothing is read beyond the centres of its outermost pixels.
     rows = torch.minimum((rows * (height / x.shape[-2])).clamp(min=0.5), height - 0.5)
     cols = torch.minimum((cols * (width / x.shape[-1])).clamp(min=0.5), width - 0.5)
     return _sample(x, top + rows, left + cols)
@@ -184,12 +185,12 @@ def perspective(x: Tensor, corners: Tensor) -> Tensor:
     """Show x as if its corner pixels had moved to `corners`; bilinear, black outside.
 
     `corners` ([B, 4, 2]) are the new (x, y) pixels of the top left, top right, bottom right and bottom left corner;
-    where they lie on one line, everything is black.
+    if they lie on one line, everything is black.
     """
     rows, cols = _pixel_centres(x)
     to_square = _square_from_quadrilateral(corners)[..., None, None]  # [B, 3, 3, 1, 1]
     uvw = to_square[:, :, 0] * cols + to_square[:, :, 1] * rows + to_square[:, :, 2]  # [B, 3, H, W]
-    # Points at infinity, or nowhere, go far outside: grid_sample would make NaN of them.
+    # Points at infinity are moved far outside: grid_sample would return NaN for them.
     u, v = (uvw[:, :2] / uvw[:, 2:]).nan_to_num(nan=-1).clamp(-1, 2).unbind(1)
     # torchvision's convention: corners lie at 0 and width - 1 in a plane in which pixels' centres lie at halves.
     return _sample(x, v * (x.shape[-2] - 1), u * (x.shape[-1] - 1))
@@ -279,8 +280,8 @@ def draw_boxes(count: int, size: tuple[int, int], least_area: float, device: tor
     """Draw boxes for `resize_crop` (Szegedy et al. 2015, arXiv:1409.4842): float [count, 4] of whole numbers.
 
     As torchvision's RandomResizedCrop: areas uniform from `least_area` to all of the image's, ratios of width to height
-    log-uniform from 3/4 to 4/3, positions uniform. The first of ten tries that fits into the image counts; where none
-    fits, the largest central box whose ratio is allowed.
+    log-uniform from 3/4 to 4/3, positions uniform. The first of ten tries that fits into the image is used; if none
+    fits, the largest central box with an allowed ratio.
     """
     height, width = size
     tries = (10, count)
@@ -288,7 +289,7 @@ def draw_boxes(count: int, size: tuple[int, int], least_area: float, device: tor
     ratio = torch.empty(tries, device=device).uniform_(-math.log(4 / 3), math.log(4 / 3)).exp()
     box_height, box_width = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
     fits = (box_height > 0) & (box_height <= height) & (box_width > 0) & (box_width <= width)
-    first = fits.to(torch.uint8).argmax(0, keepdim=True)  # of equal values argmax takes the first
+    first = fits.to(torch.uint8).argmax(0, keepdim=True)  # if several are equal, argmax takes the first
     some_fit = fits.any(0)
     box_height = torch.where(some_fit, box_height.gather(0, first)[0], min(height, round(width * 4 / 3)))
     box_width = torch.where(some_fit, box_width.gather(0, first)[0], min(width, round(height * 4 / 3)))
@@ -303,7 +304,7 @@ def draw_erased(count: int, size: tuple[int, int], probability: float, device: t
 
     As torchvision's RandomErasing: areas uniform from 0.02 to 0.33 of the image's, ratios of height to width
     log-uniform from 0.3 to 3.3, positions uniform. The first of ten tries that is lower and narrower than the image
-    counts. The boxes of images that keep all pixels are empty.
+    is used. The boxes of images that keep all pixels are empty.
     """
     height, width = size
     tries = (10, count)
@@ -320,7 +321,7 @@ def draw_erased(count: int, size: tuple[int, int], probability: float, device: t
 
 
 def draw_first_flips(images: int, seed: int) -> Tensor:
-    """Draw which images are flipped in the first pass over them: bool [images], on the CPU, by the seed alone."""
+    """Draw which images are flipped in the first pass over them: bool [images], on the CPU, from the seed alone."""
     return torch.rand(images, generator=torch.Generator().manual_seed(seed)) < 0.5
 
 
@@ -353,7 +354,7 @@ def draw_centres(count: int, size: tuple[int, int], device: torch.device) -> Ten
     return torch.stack((row, col), 1)
 
 
-# Arithmetic shared by the transforms.
+# Functions used by several transforms.
 
 
 def _scale_and_shift(
@@ -361,7 +362,7 @@ def _scale_and_shift(
 ) -> tuple[Tensor, Tensor]:
     """Fold 1/255, mean and std into one multiply-add for a row of pixels: float32 [width C] each.
 
-    A row, because three channels are too few for vector instructions: a CPU is several times as fast on whole rows.
+    For a whole row, because three channels are too few for vector instructions: a CPU is several times as fast on rows.
     """
     scale = [1 / (255 * s) for s in std]
     shift = [-m / s for m, s in zip(mean, std, strict=True)]
@@ -379,7 +380,7 @@ def _multiply_add(pixels: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dty
 
 
 def _pixel_centres(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the rows [H, 1] and columns [W] of the pixels' centres, where pixel 0 reaches from 0 to 1."""
+    """The rows [H, 1] and columns [W] of the pixels' centres; pixel 0 covers 0 to 1."""
     rows = torch.arange(x.shape[-2], device=x.device, dtype=x.dtype)[:, None] + 0.5
     cols = torch.arange(x.shape[-1], device=x.device, dtype=x.dtype) + 0.5
     return rows, cols
@@ -394,11 +395,11 @@ def _sample(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
 
 
 def _square_from_quadrilateral(corners: Tensor) -> Tensor:
-    """Give matrices [B, 3, 3] that take the corners [B, 4, 2], in turn, to (0, 0), (1, 0), (1, 1) and (0, 1).
+    """Matrices [B, 3, 3] that map the corners [B, 4, 2], in this order, to (0, 0), (1, 0), (1, 1) and (0, 1).
 
-    On homogeneous coordinates, up to scale. Heckbert's closed form (1989, "Fundamentals of texture mapping and image
-    warping", 2.2.3) leads from the square to the quadrilateral, its adjugate back. (A linear solver would wait for the
-    device, to look for singular matrices.)
+    For homogeneous coordinates, up to scale. Heckbert's closed form (1989, "Fundamentals of texture mapping and image
+    warping", 2.2.3) maps the square to the quadrilateral, and its adjugate maps back. (A linear solver would wait for
+    the device to look for singular matrices.)
     """
     p0, p1, p2, p3 = corners.unbind(1)  # [B, 2]
     d1, d2, total = p1 - p2, p3 - p2, p0 - p1 + p2 - p3
@@ -411,17 +412,17 @@ def _square_from_quadrilateral(corners: Tensor) -> Tensor:
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
-    """Multiply vectors in the plane crosswise: [B, 2], [B, 2] -> [B, 1]."""
+    """The cross product of vectors in the plane: [B, 2], [B, 2] -> [B, 1]."""
     return a[:, :1] * b[:, 1:] - a[:, 1:] * b[:, :1]
 
 
 def _lightness(x: Tensor) -> Tensor:
-    """Weigh RGB to luma (ITU-R BT.601, with torchvision's digits): [B, 3, H, W] -> [B, 1, H, W]. Others stay."""
+    """Convert RGB to luma (ITU-R BT.601, with torchvision's digits): [B, 3, H, W] -> [B, 1, H, W]. Others stay."""
     return 0.2989 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:] if x.shape[1] == 3 else x
 
 
 def _blend(start: Tensor, end: Tensor, factor: Tensor) -> Tensor:
-    """Go from `start` (factor 0) through `end` (1) and beyond, clamped to [0, 1]."""
+    """Interpolate from `start` (factor 0) through `end` (1) and beyond, clamped to [0, 1]."""
     return torch.lerp(start, end, factor[:, None, None, None]).clamp(0, 1)
 
 
@@ -430,7 +431,7 @@ def _blend(start: Tensor, end: Tensor, factor: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Distortion:
-    """A change to float images [B, C, H, W] in [0, 1], by its strength: a field of `AugmentSpec`."""
+    """A change to float images [B, C, H, W] in [0, 1], with its strength: a field of `AugmentSpec`."""
 
     none: float  # the strength that changes nothing
     apply: Callable[[Tensor, float], Tensor]
@@ -460,10 +461,10 @@ DISTORTIONS = {
     ),
     "hue": Distortion(none=0.0, apply=lambda x, most: adjust_hue(x, draw_uniform(len(x), 0, most, x.device))),
 }
-"""What changes the geometry, then the colours, in this order; crop, flip and policy come before it, cutout and erasing
-after it."""
+"""The changes of geometry, then of colours, in this order; crop, flip and policy come before, cutout and erasing
+after."""
 
-# What `Augmenter` itself does, on uint8 or on normalised images.
+# `Augmenter` itself does these, on uint8 or on normalised images.
 _ON_PIXELS = ("crop_padding", "flip", "flip_order", "policy", "cutout", "erasing")
 
 if missing := set(AugmentSpec.model_fields) - set(DISTORTIONS) - set(_ON_PIXELS):

@@ -1,6 +1,6 @@
-"""The kinds of residual blocks: one record each, with all that the rest of the code asks of a kind.
+"""The kinds of residual blocks: one record each, with everything that the rest of the code needs to know of a kind.
 
-Imports no torch before a block is built, so that a command line can count parameters in a moment. To add a kind, name
+Imports no torch before a block is built, so a command can count parameters quickly. To add a kind, name
 it in `BlockName`, give it a record here, and write its module in `train_core/models.py`.
 """
 
@@ -36,7 +36,7 @@ class Convolution:
 
     @property
     def parameters(self) -> int:
-        """Its weights; also its multiply-adds for each pixel of its output."""
+        """The number of its weights; also its multiply-adds for each pixel of its output."""
         return self.inputs // self.groups * self.outputs * self.kernel**2
 
     def __str__(self) -> str:
@@ -51,22 +51,22 @@ class Convolution:
 class Block:
     """A kind of residual block. Its functions take the network's spec, and the channels of the input and the output.
 
-    The shortcut is the same for all kinds; the network builds and counts it. So it does squeeze-and-excitation.
+    The network builds and counts the shortcut and squeeze-and-excitation, which are the same for all kinds.
     """
 
     description: str  # of the branch and what follows it, for the page of all keys
     module: str  # the name of its class in `train_core.models`
-    convolutions: Callable[[ResNetSpec, int, int], Sequence[Convolution]]  # of the branch, in their order
+    convolutions: Callable[[ResNetSpec, int, int], Sequence[Convolution]]  # of the branch, in order
     norms: Callable[[ResNetSpec, int, int], Sequence[int]]  # channels of each norm of the branch
-    uses: frozenset[str]  # the fields of the spec that have an effect in this kind, among those that `OPTIONAL` names
+    uses: frozenset[str]  # the fields in `OPTIONAL` that have an effect in this kind
     opens: Opening = "nothing"  # what the branch does to its input before the first convolution
-    activations: int  # ReLUs of the branch and behind the sum, in each block
+    activations: int  # ReLUs of the branch and after the sum, in each block
     clips: int = 0  # ReLU6s
-    excites: int = -1  # the convolution whose output squeeze-and-excitation scales, by its place in `convolutions`
-    narrows: bool = False  # the channels inside are those of the output divided by `expansion`, in `groups`
+    excites: int = -1  # the index in `convolutions` of the one whose output squeeze-and-excitation scales
+    narrows: bool = False  # the inner channels are those of the output divided by `expansion`, in `groups`
 
     def build(self, spec: ResNetSpec, inputs: int, width: int, stride: int) -> ResidualBlock:
-        """A block of this kind, with its first weights."""
+        """A block of this kind, with its initial weights."""
         from train_core import models
 
         module: type[ResidualBlock] = getattr(models, self.module)
@@ -74,7 +74,7 @@ class Block:
 
 
 OPTIONAL = frozenset({"k2", "stem_end", "final_norm", "shortcut_input", "expansion", "groups"})
-"""Fields of the spec that have an effect in some kinds only."""
+"""Fields of the spec that have an effect only in some kinds."""
 
 _NO_LAST_RELU = frozenset({"stem_end", "final_norm"})
 _PREACTIVATES = _NO_LAST_RELU | {"shortcut_input"}

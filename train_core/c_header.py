@@ -1,4 +1,4 @@
-"""A TFLite file in int8 as an array in C, for TensorFlow Lite Micro. Imports no torch."""
+"""An int8 TFLite file as an array in C, for TensorFlow Lite Micro. Imports no torch."""
 
 import json
 import re
@@ -49,7 +49,7 @@ _ROW = 16  # bytes
 
 
 def header_of(written: bytes) -> bytes:
-    """The header of a TFLite file in int8."""
+    """The header for an int8 TFLite file."""
     about, array = description_of(written), without_description(written)
     graph = graph_of(array)
     arena = arena_of(graph)
@@ -89,5 +89,5 @@ def array_of(header: bytes) -> tuple[Description, bytes]:
 
 
 def _method(name: str) -> str:
-    """How an operator is registered: `AddConv2D` for CONV_2D."""
+    """The method that registers an operator: `AddConv2D` for CONV_2D."""
     return "Add" + "".join(word.capitalize() for word in name.replace("PADV2", "PAD_V2").split("_")).replace("2d", "2D")

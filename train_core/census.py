@@ -1,6 +1,6 @@
-"""Looks at all images of a source, the test images among them, and says what there is. Trains nothing.
+"""Looks at all images of a source, including the test images, and describes them. Trains nothing.
 
-What leaves this module is a record (`Census`) and, if it is asked for, a picture of training images (`draw_sheet`).
+The results are a record (`Census`) and, on request, a picture of training images (`draw_sheet`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ WORDS: Mapping[SplitName, str] = {"train": "training", "val": "validation", "tes
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An image: its file, or as in `x_train[7]` its place in the arrays of the source, and what it counts as."""
+    """An image: its file, or its index in the source's arrays, such as `x_train[7]`; its split and class."""
 
     name: str
     split: SplitName
@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Pictures that are equal, or almost; in the order training, validation, test."""
+    """Pictures that are equal or almost equal, in the order training, validation, test."""
 
     pictures: tuple[Picture, ...]
 
@@ -46,25 +46,25 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Census:
-    """What a source holds, as a search would read and cut it.
+    """The contents of a source, as a search would read and split it.
 
     `counts` are images by class and split. `mean` and `std` are those of each channel of the training images, where 1
-    is the brightest value. `almost_equal` holds one picture for each group of `equal`.
+    is the brightest value. `almost_equal` contains one picture for each group of `equal`.
     """
 
-    source: str  # as it was asked for
+    source: str  # as the user gave it
     name: str
     classes: tuple[str, ...]
     counts: Mapping[str, Mapping[SplitName, int]]
-    held_out: tuple[SplitName, ...]  # the splits that are cut from the training images of the source
-    size: tuple[int, int]  # height and width that the network will see
+    held_out: tuple[SplitName, ...]  # the splits that are taken from the training images of the source
+    size: tuple[int, int]  # height and width of the network's input
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    file_sizes: FileSizes | None  # none: the source has no image files
+    file_sizes: FileSizes | None  # None: the source has no image files
     notes: tuple[str, ...]
     left_out: LeftOut
-    constant: tuple[Picture, ...]  # of a single colour
+    constant: tuple[Picture, ...]  # images of a single colour
     equal: tuple[Group, ...]
     almost_equal: tuple[Group, ...]
     warnings: tuple[str, ...]  # what would make a result wrong, and what to do about it: whole sentences
@@ -85,7 +85,7 @@ def take_census(
     sheet: Path | None = None,
     progress: Progress | None = None,
 ) -> Census:
-    """Look at a source; all arguments but `sheet` are those of `load_training`.
+    """Look at a source; all arguments except `sheet` are those of `load_training`.
 
     `sheet` is a PNG file to draw some training images of each class in.
 
@@ -170,7 +170,7 @@ def _file_sizes(found: AllSplits) -> FileSizes | None:
 
 
 def lack_warning(split: SplitName, classes: Sequence[str]) -> str:
-    """Say that classes have training images, but none in the validation or test split, and what to do."""
+    """Warn that classes have training images, but none in the validation or test split, and say what to do."""
     which = f"class {classes[0]} has" if len(classes) == 1 else f"{len(classes):,} classes have"
     names = "" if len(classes) == 1 else f" ({some(classes)})"
     it = "it" if len(classes) == 1 else "them"
@@ -181,7 +181,7 @@ def lack_warning(split: SplitName, classes: Sequence[str]) -> str:
 
 
 def leak_warning(split: SplitName, number: int, *, almost: bool = False) -> str:
-    """Say that validation images are training images too, or test images either, and what to do."""
+    """Warn that validation images are also training images, or test images are also either, and say what to do."""
     images = f"{number:,} {WORDS[split]} image{' is' if number == 1 else 's are'}"
     seen = "training" if split == "val" else "training or validation"
     others = f"{'almost equal to' if almost else 'also'} {f'a {seen} image' if number == 1 else f'{seen} images'}"

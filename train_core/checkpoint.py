@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 
 def save(state: TrainState, path: Path) -> None:
-    """Write the state to `path`, and keep the one that was there as `previous(path)`.
+    """Write the state to `path`, and keep the earlier file as `previous(path)`.
 
-    A crash at any instant leaves a whole file under one of the two names, if there was one.
+    A crash at any moment leaves a complete file under one of the two names, if there was one.
     """
     content = {
         "format": FORMAT,
@@ -44,28 +44,28 @@ def save(state: TrainState, path: Path) -> None:
     with written_whole(path) as file:
         file.write(_digest(buffer.getbuffer()))
         file.write(buffer.getbuffer())
-        if _is_whole(path):  # a damaged one does not take the place of the good one before it
+        if _is_whole(path):  # a damaged file does not replace the good one before it
             path.replace(previous(path))
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before the one at `path` is kept."""
+    """The path of the checkpoint before the one at `path`."""
     return path.with_name(f"previous-{path.name}")
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a checkpoint at `path`, or the one before it."""
+    """Whether there is a checkpoint at `path`, or an earlier one."""
     return path.exists() or previous(path).exists()
 
 
 def delete(path: Path) -> None:
-    """Delete the checkpoint at `path` and the one before it, where there are any."""
+    """Delete the checkpoint at `path` and the earlier one, if they exist."""
     for each in (path, previous(path), *half_written(path)):
         each.unlink(missing_ok=True)
 
 
 def load(path: Path, device: torch.device) -> TrainState:
-    """The state that `save` wrote, on `device`; where it is damaged or missing, the one before it.
+    """The state that `save` wrote, on `device`; if it is damaged or missing, the earlier one.
 
     Raises:
         CheckpointError: both are damaged or missing, or of another format.
@@ -95,7 +95,7 @@ def _read(path: Path, device: torch.device) -> TrainState:
         payload = memoryview(written)[DIGEST_SIZE:]
         if written[:DIGEST_SIZE] != _digest(payload):
             raise CheckpointError(f"{path} is damaged, or of another version: {_delete(path)}")
-        # weights_only: tensors, numbers and strings alone; a file made to run code is refused.
+        # weights_only: only tensors, numbers and strings; a file that would run code is refused.
         content = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
         if content["format"] != FORMAT:
             raise CheckpointError(
@@ -118,7 +118,7 @@ def _read(path: Path, device: torch.device) -> TrainState:
         state.accumulation_steps = state.history[-1].accumulation_steps if state.history else 1
     except CheckpointError:
         raise
-    except Exception as error:  # torch raises half a dozen kinds for what is no checkpoint
+    except Exception as error:  # torch raises many kinds of errors for files that are no checkpoints
         if is_out_of_memory(error) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
             raise  # the file may be a good one
         raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): {_delete(path)}") from error
@@ -135,7 +135,7 @@ def _digest(payload: memoryview) -> bytes:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Take the buffers that were saved. The settings stay: they are the recipe's, in this device's form."""
+    """Load the saved buffers. The settings stay: they are the recipe's, in the form for this device."""
     settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, ours in zip(optimizer.param_groups, settings, strict=True):

@@ -1,4 +1,4 @@
-"""How many images each class has, and the weights of the loss that follow from it.
+"""How many images each class has, and the resulting weights of the loss.
 
 Nothing here waits for the device.
 """
@@ -16,7 +16,7 @@ def images_of_classes(labels: Tensor, classes: int) -> Tensor:
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     """A weight for each class, inversely proportional to its number of images, with mean 1 over the images.
 
-    Float [classes]. It is "balanced" of `sklearn.utils.class_weight.compute_class_weight`. A class without images does
+    Float [classes]. It is "balanced" of `sklearn.utils.class_weight.compute_class_weight`. Classes without images do
     not count.
     """
     counts = images_of_classes(labels, classes)

@@ -1,8 +1,8 @@
-"""Named data sets and users' own images -> uint8 tensors, small enough to live whole on the device.
+"""Named data sets and users' own images -> uint8 tensors, small enough to be kept on the device.
 
-What a caller needs: the data as tensors, checked, and cut into training and validation. `train_core.sources` reads the
-arrays. `load_training` never hands out test images; `load_test` is the only way to them for what trains, and
-`load_all_splits` for the census, which trains nothing.
+This module returns the data as checked tensors, split into training and validation. `train_core.sources` reads the
+arrays. `load_training` never returns test images; training code can get them only from `load_test`, and the census,
+which trains nothing, from `load_all_splits`.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ PLAIN = Reading()
 class Split:
     """Images, uint8 [N, H, W, C], their labels, int64 [N], and the files that they were read from.
 
-    `files` are paths as in `train/cat/1.jpg`, inside the folder that was read; empty if the source is not a folder.
+    `files` are paths such as `train/cat/1.jpg`, inside the folder that was read; empty if the source is not a folder.
     """
 
     images: Tensor
@@ -46,7 +46,7 @@ class Split:
         return len(self.labels)
 
     def where(self, chosen: NDArray[np.bool_]) -> "Split":
-        """The images of which the mask [N] is true, in their order."""
+        """The images for which the mask [N] is true, in order."""
         mask = torch.from_numpy(chosen)
         return Split(self.images[mask], self.labels[mask], tuple(compress(self.files, chosen)))
 
@@ -62,10 +62,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a source holds, in short: enough to say later what has changed in it.
+    """A summary of a source that is enough to find later what has changed in it.
 
-    `counts` has the number of images of each split and class; `files`, of a folder of images, 16 hexadecimal digits for
-    the pixels of each file, by its path as in `train/cat/1.jpg`.
+    `counts` has the number of images of each split and class; `files`, for a folder of images, 16 hexadecimal digits of
+    the pixels of each file, by its path such as `train/cat/1.jpg`.
     """
 
     counts: Mapping[str, Mapping[str, int]]
@@ -74,11 +74,11 @@ class Inventory:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a search may see: no test images in it, by design.
+    """The data that a search may see: no test images, by design.
 
-    `mean` and `std` are those of each channel of `train`, where 1 is the brightest pixel value; a channel that is the
-    same everywhere has `std` 1, so that dividing by it does no harm. `fingerprint` is a hash of the whole source
-    (training, validation and test arrays and the class names), however it is then cut into splits.
+    `mean` and `std` are those of each channel of `train`, where 1 is the brightest pixel value; a constant channel has
+    `std` 1, so that division by it is safe. `fingerprint` is a hash of the whole source (training, validation and test
+    arrays and the class names), independent of how it is split.
     """
 
     name: str
@@ -89,13 +89,13 @@ class TrainingData:
     std: tuple[float, ...]
     fingerprint: str
     has_test: bool
-    held_out: int = 0  # test images that were held out from the source's training images, as it brings no test split
-    notes: tuple[str, ...] = ()  # what was chosen or converted to read the source, a sentence each
+    held_out: int = 0  # number of test images held out from the training images, because the source has no test split
+    notes: tuple[str, ...] = ()  # what was chosen or converted to read the source, one sentence each
     left_out: LeftOut = field(default_factory=dict)
-    made_by: Preparation | None = None  # none: the source does not consist of image files
+    made_by: Preparation | None = None  # None: the source does not consist of image files
     inventory: Inventory | None = None  # of the whole source
     copied: Mapping[SplitName, int] = field(default_factory=dict)
-    """By split, how many validation images are training images too, and test images either, pixel for pixel."""
+    """By split, how many validation images are also training images, and test images also either, pixel for pixel."""
     lacking: Mapping[SplitName, tuple[str, ...]] = field(default_factory=dict)
     """By split, the classes that have training images, but none in that validation or test split."""
 
@@ -116,11 +116,11 @@ class TrainingData:
 
     @property
     def preparation(self) -> Preparation:
-        """What is to be done to an image file before a model of these data can classify it."""
+        """What must be done to an image file before a model of these data can classify it."""
         return self.made_by or Preparation.of_arrays(self.size)
 
     def with_validation_in_training(self) -> "TrainingData":
-        """The same data with the validation images among the training images: scores on `val` then mean nothing."""
+        """The same data with the validation images added to the training images: scores on `val` then mean nothing."""
         images = torch.cat([self.train.images, self.val.images])
         mean, std = self.mean_and_std_with_validation()
         labels = torch.cat([self.train.labels, self.val.labels])
@@ -148,22 +148,22 @@ def load_training(
 ) -> TrainingData:
     """Training and validation images of `source`, on the CPU.
 
-    `source` is a name of `NAMED`; a `.npz` file that holds `x_train` and `y_train` and, optionally, `x_val` and
-    `y_val`, `x_test` and `y_test`, and `classes` (uint8 images [N, H, W] or [N, H, W, C], integer labels [N] or
-    [N, 1], and what `train_core.sources.arrays` makes these of); a folder `train/<class>/<image>` with, optionally,
-    `val/` and `test/` beside `train/`, or another layout that `train_core.sources.listing` knows; a table that names
-    images; or an archive of any of these. `reading` says what size image files are brought to, and how.
+    `source` is a name of `NAMED`; a `.npz` file with `x_train` and `y_train` and, optionally, `x_val` and `y_val`,
+    `x_test` and `y_test`, and `classes` (uint8 images [N, H, W] or [N, H, W, C], integer labels [N] or [N, 1], or
+    arrays that `train_core.sources.arrays` converts to these); a folder `train/<class>/<image>` with, optionally,
+    `val/` and `test/` beside `train/`, or another layout of `train_core.sources.listing`; a table that names images; or
+    an archive of any of these. `reading` defines the size of image files, and how they are resized.
 
-    A validation split that the source brings is used as it is. Otherwise it is cut from the training images, class
-    by class: the share `val_fraction` of each, drawn by `seed`, at least one image and never all of them. The images
-    keep their order.
+    A validation split in the source is used as it is. Otherwise it is taken from the training images, class by class:
+    the share `val_fraction` of each, drawn by `seed`, at least one image and never all of them. The images keep their
+    order.
 
-    Of a source without a test split, the share `test_fraction` of each class is held out first, for `load_test`: the
-    same images for every `seed`, so that a search with another one has not seen them either. A class of one or two
-    images gives none. Where `reading` names a group, whole groups are held out, as near to the share as they allow.
+    If a source has no test split, the share `test_fraction` of each class is held out first, for `load_test`: the same
+    images for every `seed`, so a search with another seed has not seen them either. A class of one or two images gives
+    none. If `reading` names a group, whole groups are held out, as close to the share as possible.
 
     Raises `DataError` for a source that is unknown, missing, broken or cannot be downloaded, for a cache folder that
-    cannot be written, and for a `val_fraction` outside 0 to 1 or a class of one image where a split must be cut.
+    cannot be written, and for a `val_fraction` outside 0 to 1 or a class of one image if a split must be taken.
     """
     whole = _load(source, reading, cache, progress)
     return _training(whole, _with_test(whole, test_fraction), val_fraction, seed)
@@ -171,12 +171,12 @@ def load_training(
 
 @dataclass(frozen=True, kw_only=True)
 class AllSplits:
-    """All that a search and its tests would use. Each image has a name: its file, or as in `x_train[7]`."""
+    """Everything that a search and its tests would use. Each image has a name: its file, or such as `x_train[7]`."""
 
     training: TrainingData
     test: Split | None
-    brought: tuple[SplitName, ...]  # the splits of the source itself; others are cut from its training images
-    file_sizes: NDArray[Any] | None  # [N, 2], width and height of each image file; none: there are no files
+    brought: tuple[SplitName, ...]  # the splits of the source itself; others are taken from its training images
+    file_sizes: NDArray[Any] | None  # [N, 2], width and height of each image file; None: there are no files
 
 
 def load_all_splits(
@@ -189,7 +189,7 @@ def load_all_splits(
     reading: Reading = PLAIN,
     progress: Progress | None = None,
 ) -> AllSplits:
-    """The splits that `load_training` and `load_test` cut, on the CPU. For looking at images: never for training.
+    """The splits that `load_training` and `load_test` return, on the CPU. For looking at images: never for training.
 
     Raises `DataError` as `load_training` does.
     """
@@ -205,7 +205,7 @@ def load_all_splits(
 
 
 def _training(whole: "_Source", data: "_Source", val_fraction: float, seed: int) -> TrainingData:
-    """The training and validation images of `data`, which is `whole` without the test images that are held out."""
+    """The training and validation images of `data`, which is `whole` without held-out test images."""
     train, val = (data.train, data.val) if data.val else _cut_validation(data, val_fraction, seed)
     mean, std = _mean_and_std(train.images)
     contents = data.read.contents
@@ -237,11 +237,11 @@ def load_test(
     reading: Reading = PLAIN,
     progress: Progress | None = None,
 ) -> Split | None:
-    """Test split of `source`, on the CPU; none if it has none. For finished models only.
+    """Test split of `source`, on the CPU; None if it has none. For finished models only.
 
     `fingerprint`, `test_fraction` and `reading` are those of the training images that the model has seen.
 
-    Raises `DataError` as `load_training` does, and where the source has changed since.
+    Raises `DataError` as `load_training` does, and if the source has changed since then.
     """
     data = _load(source, reading, cache, progress)
     if _fingerprint(data) != fingerprint:
@@ -261,7 +261,7 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True)
 class _Source:
-    """All that a source holds, checked."""
+    """The checked contents of a source."""
 
     read: Source
     train: Split
@@ -269,11 +269,11 @@ class _Source:
     test: Split | None
     classes: tuple[str, ...]
     is_cut: bool = False  # whether the test split was held out from the training images
-    groups: NDArray[Any] | None = None  # of the training images: which belong together
+    groups: NDArray[Any] | None = None  # of the training images: the group of each
 
 
 def _load(source: str, reading: Reading, cache: Path, progress: Progress | None) -> _Source:
-    """Read a source and check it: `DataError` for arrays that are not what the docstring of `load_training` says."""
+    """Read a source and check it: `DataError` for arrays that do not match the docstring of `load_training`."""
     found = read_source(source, reading, cache, progress)
     arrays, origin = found.contents.arrays, found.origin
     images: dict[str, Tensor] = {}
@@ -309,7 +309,7 @@ def _load(source: str, reading: Reading, cache: Path, progress: Progress | None)
 
 
 def _with_names(data: _Source) -> _Source:
-    """The source with a name for each image that was no file: its place in the arrays."""
+    """The source with a name for each image without a file: its index in the arrays."""
     named = {
         split: replace(images, files=images.files or tuple(f"x_{split}[{i}]" for i in range(len(images))))
         for split in SPLITS
@@ -319,7 +319,7 @@ def _with_names(data: _Source) -> _Source:
 
 
 def _check_groups(origin: str, groups: Mapping[str, NDArray[Any]]) -> None:
-    """No group on both sides of a split that the source brings."""
+    """Check that no group is on both sides of a split of the source."""
     for one, other in combinations(groups, 2):
         if both := sorted(set(groups[one].tolist()) & set(groups[other].tolist())):
             raise data_error(
@@ -353,9 +353,9 @@ def _check_label_array(what: str, labels: NDArray[Any], num_images: int) -> NDAr
 
 
 def _check_classes(origin: str, names: NDArray[Any] | None, train_labels: NDArray[Any]) -> tuple[str, ...]:
-    """Names of the classes; where there are none, the labels as words."""
+    """Names of the classes; if there are none, the labels as text."""
     if names is None:
-        # The number of different labels, not the largest label plus one: a gap is then reported as a label outside.
+        # The number of different labels, not the largest label plus one: a gap is then reported as a wrong label.
         classes = tuple(str(label) for label in range(len(np.unique(train_labels))))
     elif names.ndim == 1 and names.dtype.kind in "USiu":
         classes = tuple(n.decode(errors="replace") if isinstance(n, bytes) else str(n) for n in names.tolist())
@@ -392,7 +392,7 @@ def _fingerprint(data: _Source) -> str:
 
 
 def _inventory(data: _Source) -> Inventory:
-    """What the source holds, in short."""
+    """A summary of the source."""
     counts: dict[str, dict[str, int]] = {}
     files: dict[str, str] = {}
     for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
@@ -408,12 +408,12 @@ def _inventory(data: _Source) -> Inventory:
 
 
 def _with_test(data: _Source, fraction: float) -> _Source:
-    """The source with the share `fraction` of each class held out as its test split, if it brings none."""
+    """The source with the share `fraction` of each class held out as its test split, if it has none."""
     if data.test is not None or fraction == 0:
         return data
     if not 0 < fraction < 1:
         raise data_error(f"the test split cannot be {fraction} of the training images: choose 0, or between 0 and 1")
-    # One image is left to train on, and one to validate.
+    # At least one image is left for training, and one for validation.
     chosen = _drawn(data, fraction, lambda n: max(min(max(round(n * fraction), 1), n - 2), 0), _TEST_SEED)
     if not chosen.any():
         return data
@@ -422,7 +422,7 @@ def _with_test(data: _Source, fraction: float) -> _Source:
 
 
 def _drawn(data: _Source, fraction: float, count: Callable[[int], int], seed: int) -> NDArray[np.bool_]:
-    """Which training images are held out: `count(n)` of each class of n, or whole groups of them."""
+    """Which training images are held out: `count(n)` of each class of n images, or whole groups of them."""
     labels = data.train.labels.numpy()
     if data.groups is None:
         return hold_out(labels, count, seed)
@@ -441,11 +441,11 @@ def _drawn(data: _Source, fraction: float, count: Callable[[int], int], seed: in
     return held
 
 
-_TEST_SEED = 7_919  # of the held-out test split; not a study's, which its validation split is drawn by
+_TEST_SEED = 7_919  # for the held-out test split; different from a study's seed, which draws the validation split
 
 
 def _cut_validation(data: _Source, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Split off the share `fraction` of each class: what remains for training, and what is held out."""
+    """Take the share `fraction` of each class out: the rest for training, and the images that are held out."""
     if not 0 < fraction < 1:
         raise data_error(f"the validation split cannot be {fraction} of the training images: choose between 0 and 1")
     for label, count in enumerate(data.train.labels.bincount().tolist()):

@@ -1,7 +1,7 @@
-"""The data sets that have a name: one record each, with all that the rest of the code asks of one.
+"""The named data sets: one record each, with everything that the rest of the code needs to know of one.
 
-Imports no torch before a data set is read. To add one, name it in `DatasetName` and give it a record here. One of
-torchvision's also says in `train_core.sources.published` where it is published, and what its files hold.
+Imports no torch before a data set is read. To add one, name it in `DatasetName` and give it a record here. For a data
+set of torchvision, also add its address and the format of its files in `train_core.sources.published`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DatasetName = Literal[
 class Dataset:
     """A named data set. `read` takes the cache's folder, how to read images, and where to report a download's progress.
 
-    Where the images are files of mixed sizes, `read` brings them to the size that is asked for, or else to `size`.
+    If the images are files of mixed sizes, `read` resizes them to the requested size, or else to `size`.
     """
 
     read: Callable[[Path, Reading, Progress | None], Contents]

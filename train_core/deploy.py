@@ -1,4 +1,4 @@
-"""A trained network as it is deployed: it takes plain pixels and normalises them itself.
+"""A trained network in the form that is exported: it takes plain pixels and normalises them itself.
 
 `train_core.formats` writes it to files and reads it back.
 """
@@ -38,18 +38,18 @@ class Deployed(nn.Module):
 
 
 def deployed(network: ResNet, about: Description) -> Deployed:
-    """A copy of a trained network as it is deployed: on the CPU, in fp32, as it is when it is scored."""
+    """A copy of a trained network for export: on the CPU, in fp32, in evaluation mode."""
     model = Deployed(copy.deepcopy(network), about).cpu().float().eval()
     return model.to(memory_format=torch.contiguous_format).requires_grad_(False)
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model file, read."""
+    """The contents of a model file."""
 
     about: Description
     logits: Network
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Of each class, [N, classes], for images uint8 [N, H, W, C]."""
+        """The probability of each class, [N, classes], for images uint8 [N, H, W, C]."""
         return self.logits(images.permute(0, 3, 1, 2).float().contiguous()).softmax(dim=1)

@@ -1,4 +1,4 @@
-"""What a model file says of itself. Imports no torch."""
+"""The description of a model inside its file. Imports no torch."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Description(Frozen):
-    """What a model file says of itself. Each field is an entry of the file's metadata, as JSON."""
+    """The description of a model inside its file. Each field is an entry of the file's metadata, as JSON."""
 
     version: Literal[1] = 1
     origin: str
@@ -30,8 +30,8 @@ class Description(Frozen):
 
     @classmethod
     def of(cls, network: ResNetSpec, data: "TrainingData", origin: str) -> Self:
-        """What is to be said of a network that was trained on this data."""
-        # The name of a folder may be no text.
+        """The description of a network that was trained on this data."""
+        # The name of a folder may not be valid text.
         classes = tuple(name.encode(errors="replace").decode() for name in data.classes)
         height, width = data.size
         return cls(
@@ -72,5 +72,5 @@ class Description(Frozen):
 
     @classmethod
     def from_metadata(cls, entries: Mapping[str, str]) -> Self:
-        """The description that `metadata` wrote; what else is among the entries is left alone."""
+        """The description that `metadata` wrote; other entries are ignored."""
         return cls.model_validate({name: json.loads(entries[name]) for name in cls.model_fields})

@@ -14,11 +14,11 @@ from train_core.errors import UserError
 from train_core.specs import Precision
 
 NO_CAPTURE = "SEARCH_EAGER"
-"""Environment variable: set to 1, kernels are launched one by one instead of captured in a CUDA graph."""
+"""Environment variable: if it is 1, kernels are launched one by one instead of captured in a CUDA graph."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name` (auto, cpu, cuda, cuda:1, mps); `auto` is the fastest one there.
+    """The device called `name` (auto, cpu, cuda, cuda:1, mps); `auto` is the fastest one available.
 
     Raises:
         UserError: this machine has no such device.
@@ -27,7 +27,7 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        if name.partition(":")[0] not in {"cpu", "cuda", "mps"}:  # torch would list devices that nothing here uses
+        if name.partition(":")[0] not in {"cpu", "cuda", "mps"}:  # torch would list devices that are not used here
             raise RuntimeError("neither cpu, cuda nor mps")
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -47,14 +47,14 @@ def pick_precision(device: torch.device) -> Precision:
     faster (as on an H100).
     """
     if device.type == "cuda":
-        with torch.cuda.device(device):  # else the current one is asked
+        with torch.cuda.device(device):  # otherwise the current device is asked
             if torch.cuda.is_bf16_supported(including_emulation=False):
                 return "bf16"
         has_tensor_cores = torch.cuda.get_device_capability(device) >= (7, 0)
         return "fp16" if has_tensor_cores else "fp32"
     if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
         return "bf16"
-    # Without the instructions, a half precision would be emulated and slower than fp32.
+    # Without these instructions, a half precision would be emulated and slower than fp32.
     return "fp32"
 
 
@@ -76,21 +76,21 @@ def gpu_index(device: torch.device) -> int | None:
 def set_up(device: torch.device) -> None:
     """Prepare this process for training on the device. Call it once, before the first batch.
 
-    A GPU with an index becomes the current one, whose streams are used where nothing else is said.
+    A GPU with an index becomes the current one; its streams are used by default.
     """
     _keep_freed_memory()
     if device.type == "cuda":
         if gpu_index(device) is not None:
             torch.cuda.set_device(device)
-        # Every batch of a network has one shape, so that trying cuDNN's algorithms once pays: the first few of them,
-        # since each costs milliseconds for each convolution of each network.
+        # Every batch of a network has the same shape, so it is worth trying cuDNN's algorithms once: only the first
+        # few, because each costs milliseconds for each convolution of each network.
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.benchmark_limit = 4
 
 
 @contextmanager
 def without_trials_of_algorithms() -> Iterator[None]:
-    """Let cuDNN choose by its heuristics: for work that is too short to repay trying its algorithms."""
+    """Let cuDNN choose by its heuristics: for work that is too short to benefit from trying its algorithms."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
     try:
@@ -105,29 +105,29 @@ def may_capture(device: torch.device) -> bool:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
 
 
-# At the end all is to be found again, or some libraries complain that their objects were left.
+# At exit, frozen objects must be found again, or some libraries complain that their objects were left.
 atexit.register(gc.unfreeze)
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what no tensor uses any more, cycles of objects included. Meant for between two networks."""
+    """Free what no tensor uses any more, including cycles of objects. Meant for the time between two networks."""
     gc.collect()
-    # What is left belongs to no network: modules, and what is known of the study. To look through it again before each
-    # trial takes a quarter of a second.
+    # What is left belongs to no network: modules, and data of the study. Scanning it again before each trial takes a
+    # quarter of a second.
     gc.freeze()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device has no memory left (torch has no one class for it)."""
+    """Whether an error says that the device has no memory left (torch has no single class for it)."""
     said = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError)
@@ -139,16 +139,16 @@ def is_out_of_memory(error: BaseException) -> bool:
                 "not enough memory",
                 "STATUS_ALLOC_FAILED",
                 "DEVICE_ALLOCATION_FAILED",
-                "FIND was unable to find an engine",  # cuDNN's search, where there is no room for any workspace
+                "FIND was unable to find an engine",  # cuDNN's search, if there is no room for any workspace
             )
         )
     )
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep freed blocks instead of giving every activation buffer back to the system at each step.
+    """Make glibc keep freed blocks instead of returning every activation buffer to the system at each step.
 
-    Without it, each step maps and clears the same pages again. Does nothing where the C library is another.
+    Otherwise each step maps and clears the same pages again. Does nothing with another C library.
     """
     if not sys.platform.startswith("linux"):
         return

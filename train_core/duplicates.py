@@ -1,8 +1,8 @@
 """Finds pictures that are in a data set more than once: pixel for pixel, or almost.
 
 Almost means the same picture in another compression, at another size, brighter, or without its colours. A perceptual
-hash would be usual. But of 1,000 images of CIFAR, saved again as JPEG files of quality 75, a difference hash of 64 bits
-was within 2 bits for 77 % only; the thumbnails here agreed for 99.9 %.
+hash would be usual. But of 1,000 CIFAR images, saved again as JPEG files of quality 75, a 64-bit difference hash
+was within 2 bits for only 77 %; the thumbnails here agreed for 99.9 %.
 """
 
 from collections import defaultdict
@@ -18,15 +18,15 @@ Floats = NDArray[np.float32]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 THUMBNAIL = 8  # pixels in each direction
-ALIKE = 0.085  # largest distance of two thumbnails of mean 0 and norm 1; of different handwritten digits: 0.087
-FLAT = 2.0  # smallest standard deviation of a thumbnail, in pixel values: below it is noise
-DETAIL = 32  # pixels in each direction, at most, of the second look
-SAME_DETAIL = 0.65  # smallest correlation of steps in brightness; of CIFAR's images and their JPEG files: 0.76
-STEEP = 2.0  # times the mean step: one strong edge, as of a horizon, shall not outweigh all else
-LIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue: what JPEG files keep best
+ALIKE = 0.085  # largest distance of two thumbnails of mean 0 and norm 1; between different handwritten digits: 0.087
+FLAT = 2.0  # smallest standard deviation of a thumbnail, in pixel values: anything less is noise
+DETAIL = 32  # pixels in each direction, at most, of the second comparison
+SAME_DETAIL = 0.65  # smallest correlation of steps in brightness; between CIFAR's images and their JPEG files: 0.76
+STEEP = 2.0  # times the mean step: one strong edge, such as a horizon, must not outweigh everything else
+LIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue: JPEG files keep lightness best
 NEIGHBOURS = 32  # candidates for each picture
 DIMENSIONS = 6  # of the search for candidates
-VALUES = 1 << 24  # that are in memory as floats at a time
+VALUES = 1 << 24  # values that are in memory as floats at a time
 
 
 def digests(images: Pixels) -> list[int]:
@@ -38,7 +38,7 @@ def digests(images: Pixels) -> list[int]:
 
 
 def equal(parts: Sequence[Pixels]) -> list[list[int]]:
-    """Groups of two or more equal images. The images of all parts are numbered through."""
+    """Groups of two or more equal images. The images of all parts are numbered consecutively."""
     found: dict[int, list[int]] = defaultdict(list)
     for number, digest in enumerate(digest for part in parts for digest in digests(part)):
         found[digest].append(number)
@@ -54,7 +54,7 @@ def constant(images: Pixels) -> NDArray[np.bool_]:
 def almost_equal(parts: Sequence[Pixels], known: Sequence[Sequence[int]] = ()) -> list[list[int]]:
     """Groups of two or more images that are almost equal, numbered as by `equal`.
 
-    Of each group in `known`, as `equal` returns them, the first image stands for all. An image with almost no contrast
+    For each group in `known`, as `equal` returns them, the first image represents all. An image with almost no contrast
     is almost equal to none. If A is almost equal to B, and B to C, then all three are in one group.
     """
     from scipy.sparse import coo_array
@@ -91,7 +91,7 @@ def _thumbnails(images: Pixels, height: int, width: int) -> Floats:
 
 
 def _areas(size: int, wanted: int) -> Floats:
-    """Matrix [wanted, size]: the share of each pixel in the mean for each new one."""
+    """Matrix [wanted, size]: the weight of each pixel in the mean for each new pixel."""
     edges, pixel = np.linspace(0, size, wanted + 1)[:, None], np.arange(size)
     overlap = (np.minimum(edges[1:], pixel + 1) - np.maximum(edges[:-1], pixel)).clip(0)
     shares: Floats = (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -99,7 +99,7 @@ def _areas(size: int, wanted: int) -> Floats:
 
 
 def _outlines(thumbnails: Floats) -> tuple[Floats, Floats]:
-    """Thumbnails as vectors [N, D] of mean 0 and norm 1, which brightness and contrast do not change; and the latter.
+    """Thumbnails as vectors [N, D] of mean 0 and norm 1, independent of brightness and contrast; and their contrast.
 
     The contrast [N] is the standard deviation of each.
     """
@@ -112,14 +112,14 @@ def _outlines(thumbnails: Floats) -> tuple[Floats, Floats]:
 def _close(outlines: Floats) -> NDArray[np.intp]:
     """Pairs [P, 2] of outlines [N, D] that are at most `ALIKE` apart: the first number is the smaller.
 
-    Two vectors are never farther apart in their first principal components than in all. So a tree over these finds
-    the candidates without comparing all with all.
+    Two vectors are never farther apart in their first principal components than in all. So a tree over these finds the
+    candidates without comparing all pairs.
     """
     from scipy.spatial import cKDTree
 
     _, axes = np.linalg.eigh(outlines.T @ outlines)
     points = outlines @ axes[:, -DIMENSIONS:]
-    near = min(NEIGHBOURS, len(points) - 1) + 1  # each is its own neighbour
+    near = min(NEIGHBOURS, len(points) - 1) + 1  # each one is its own neighbour
     _, others = cKDTree(points).query(points, k=near, distance_upper_bound=ALIKE)
     first = np.repeat(np.arange(len(points)), near)
     second = others.ravel()
@@ -139,7 +139,7 @@ def _agree(parts: Sequence[Pixels], pairs: NDArray[np.intp]) -> list[bool]:
 
 
 def _steps(images: Pixels) -> Floats:
-    """Differences between neighbouring pixels, as vectors [N, D], without those above `STEEP`."""
+    """Differences between neighbouring pixels, as vectors [N, D], limited to `STEEP`."""
     grey = _thumbnails(images, min(DETAIL, images.shape[1]), min(DETAIL, images.shape[2]))
     steps = np.concatenate([np.diff(grey, axis=axis).reshape(len(grey), -1) for axis in (1, 2)], axis=1)
     most = STEEP * np.abs(steps).mean(axis=1, keepdims=True)
@@ -147,7 +147,7 @@ def _steps(images: Pixels) -> Floats:
 
 
 def _gathered(parts: Sequence[Pixels], numbers: NDArray[np.intp]) -> Pixels:
-    """The images of these numbers."""
+    """The images with these numbers."""
     made = np.empty((len(numbers), *parts[0].shape[1:]), np.uint8)
     first = 0
     for part in parts:
@@ -158,6 +158,6 @@ def _gathered(parts: Sequence[Pixels], numbers: NDArray[np.intp]) -> Pixels:
 
 
 def _chunks(array: NDArray[Scalar], values_each: int) -> list[NDArray[Scalar]]:
-    """The array in parts, at least one, of so few rows that `VALUES` are enough for `values_each` of each row."""
+    """The array in parts, at least one; each has so few rows that `VALUES` suffice for `values_each` per row."""
     rows = max(VALUES // values_each, 1)
     return [array[start : start + rows] for start in range(0, max(len(array), 1), rows)]

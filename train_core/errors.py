@@ -1,21 +1,21 @@
-"""The root of every error a user can cause, and those that training itself can raise.
+"""The root of all errors that a user can cause, and the errors of training itself.
 
-`search/errors.py` adds those of a study. The message of each is one line: what happened, and what to do.
+`search/errors.py` adds those of a study. Each message is one line: what happened, and what to do.
 """
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one line and says how."""
+    """An error that the user can fix. The message is one line and says how."""
 
     exit_code = 2
 
 
 class DataError(UserError):
-    """A data set that is missing, broken, or not what the tool can read."""
+    """A data set that is missing, broken, or not in a form that the tool can read."""
 
 
 class DownloadError(DataError):
-    """A data set that cannot be fetched, now: the same command may work later."""
+    """A data set that cannot be downloaded at the moment: the same command may work later."""
 
     exit_code = 1
 
@@ -25,11 +25,11 @@ class RecipeError(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be read back."""
+    """A checkpoint that cannot be read."""
 
 
 class CaptureError(UserError):
-    """A training step that cannot be captured in a CUDA graph, where training cannot go on after the attempt."""
+    """A training step that cannot be captured in a CUDA graph, if training cannot continue after the attempt."""
 
     exit_code = 1
 
@@ -39,7 +39,7 @@ class ModelError(UserError):
 
 
 class DivergedError(Exception):
-    """A loss that is not a number: the recipe does not suit the network.
+    """A loss that is not finite: the recipe does not suit the network.
 
-    No `UserError`: in a search it is a result (the trial is worth nothing), not a mistake.
+    Not a `UserError`: in a search it is a result (the trial is worth nothing), not a mistake.
     """

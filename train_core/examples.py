@@ -1,8 +1,8 @@
-"""Code that uses an exported model without this package, for its card; `train_core.formats` says which file has which.
+"""Code that uses an exported model without this package, for its card; `train_core.formats` assigns it to files.
 
-Templates of `string.Template`: `$file` is the model, `$image` a picture, `$mode`, `$height`, `$width` and `$channels`
-are what the model takes; `$network` is the code of the network, made from that which built it (`network_source`).
-Imports no torch.
+Templates of `string.Template`: `$file` is the model, `$image` a picture; `$mode`, `$height`, `$width` and `$channels`
+describe the model's input; `$network` is the code of the network, made from the code that built it
+(`network_source`). Imports no torch.
 """
 
 import inspect
@@ -168,7 +168,7 @@ SAFETENSORS = (
 def network_source() -> str:
     """The code of the network in `train_core.models`, without its imports from this package.
 
-    The specs are read from the model file, and each block's module is the one that its record builds.
+    The specs are read from the model file, and the class of each block comes from its record.
     """
     from train_core import models
     from train_core.blocks import BLOCKS
@@ -185,5 +185,5 @@ def network_source() -> str:
 
 
 def network_code(file: Path) -> str:
-    """Code that makes `model` and `classes` from a `.safetensors` file."""
+    """Code that defines `model` and `classes` from a `.safetensors` file."""
     return Template(_WEIGHTS).substitute(file=file, network=network_source())

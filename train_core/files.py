@@ -9,20 +9,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
-LEFTOVER_S = 3600.0  # without a write, and nobody can be writing it any more
+LEFTOVER_S = 3600.0  # without a write for so long, no process can still be writing it
 
 
 def half_written(path: Path) -> list[Path]:
-    """What processes have written of a new `path` so far; those that were killed, too."""
+    """The incomplete files of processes that write a new `path`, including processes that were killed."""
     return sorted(path.parent.glob(f".{glob.escape(path.name)}.*"))
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a new `path` for writing; it takes the old one's place at the end, if nothing was raised.
+    """Open a new `path` for writing; it replaces the old one at the end, if nothing was raised.
 
-    A crash at any instant leaves the old file or the new one; what it had written of the new one is deleted by a later
-    writer. The folder must exist.
+    A crash at any moment leaves the old file or the new one; a later writer deletes the incomplete file. The folder
+    must exist.
     """
     for leftover in half_written(path):
         with suppress(FileNotFoundError):
@@ -35,7 +35,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's files are their owner's alone
+        temporary.chmod(0o644)  # mkstemp's files are accessible only to their owner
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

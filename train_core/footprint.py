@@ -1,9 +1,9 @@
 """How much memory a network needs for its activations, and how large its file is, in closed form; no torch.
 
 Memory is that of one image, computed one operation after another in the order of the network's code. A tensor takes
-memory from the operation that makes it to the last one that reads it. Norms and activation functions that follow a
-convolution are a part of it, as in every exported file. What writes over its input depends on the runtime (`Schedule`).
-Weights are not counted (`num_params`), nor the working memory inside an operation.
+memory from the operation that makes it to the last one that reads it. Norms and activation functions after a
+convolution are a part of it, as in every exported file. Which operations overwrite their input depends on the runtime
+(`Schedule`). Weights are not counted (`num_params`), nor the working memory inside an operation.
 """
 
 import math
@@ -31,24 +31,24 @@ class Schedule:
     """How a runtime uses memory."""
 
     overwrites: bool
-    """Norms, activation functions, additions and scalings write over their first input if nothing else reads it."""
+    """Norms, activation functions, additions and scalings overwrite their first input if nothing else reads it."""
     pads: bool
     """A convolution with a stride first copies its input with a border, if its kernel is larger than a pixel."""
 
     def padded(self, channels: int, size: tuple[int, int], kernel: int, stride: int) -> int:
-        """Numbers of that copy of `channels` maps of this height and width; 0: there is none."""
+        """Numbers in the padded copy of `channels` maps of this height and width; 0: there is no copy."""
         if not self.pads or stride == 1 or kernel == 1:
             return 0
         return channels * math.prod(each + 2 * (kernel // 2) for each in size)
 
 
 IN_PLACE = Schedule(overwrites=True, pads=False)
-"""As little as is possible in the order of the network's code."""
+"""The minimum in the order of the network's code."""
 TENSORFLOW_LITE = Schedule(overwrites=False, pads=True)
 
 
 def peak_activations(spec: ResNetSpec, side: int | tuple[int, int], schedule: Schedule = IN_PLACE) -> int:
-    """The most numbers that are in memory at once when the network computes one image, its pixels included.
+    """The most numbers that are in memory at once when the network computes one image, including its pixels.
 
     `side` is the side of a square image in pixels, or its height and width.
     """
@@ -56,7 +56,7 @@ def peak_activations(spec: ResNetSpec, side: int | tuple[int, int], schedule: Sc
 
 
 def peaks_by_part(spec: ResNetSpec, side: int | tuple[int, int], schedule: Schedule = IN_PLACE) -> list[int]:
-    """The same of the stem, of each stage, and of the head."""
+    """The peaks of the stem, of each stage, and of the head."""
     height, width = height_and_width(side)
     sizes = sizes_by_part(spec, side)
     before_pool = math.ceil(height / spec.stem_stride), math.ceil(width / spec.stem_stride)
@@ -77,13 +77,13 @@ def peaks_by_part(spec: ResNetSpec, side: int | tuple[int, int], schedule: Sched
 
 @dataclass(frozen=True)
 class _Block:
-    """A block, and the height and width of what it takes and gives."""
+    """A block, and the height and width of its input and its output."""
 
     spec: ResNetSpec
     shape: BlockShape
     before: tuple[int, int]
     after: tuple[int, int]
-    is_first: bool  # of the network
+    is_first: bool  # whether it is the first block of the network
     schedule: Schedule
 
     def peaks(self) -> Iterator[int]:
@@ -91,10 +91,10 @@ class _Block:
         spec, shape, kind = self.spec, self.shape, BLOCKS[self.spec.block]
         is_identity = shape.inputs == shape.width and shape.stride == 1
         is_added = is_identity or spec.shortcut != "none"
-        source = shape.inputs * math.prod(self.before)  # what the shortcut reads
-        kept = source if is_added else 0  # of it, while the branch is computed
-        now = source  # what the branch reads next
-        shares = True  # whether that is the same tensor
+        source = shape.inputs * math.prod(self.before)  # read by the shortcut
+        kept = source if is_added else 0  # part of it that is kept while the branch is computed
+        now = source  # read next by the branch
+        shares = True  # whether both are the same tensor
         if kind.opens == "norm-relu" or (kind.opens == "norm" and spec.norm == "batch"):
             of_both = spec.shortcut_input == "activated" and (self.is_first or not is_identity)
             shares = (kind.opens == "norm-relu" and of_both) or not is_added
@@ -120,7 +120,7 @@ class _Block:
             yield (source if is_identity else now) + 2 * now
 
     def _gate(self, excited: Convolution, scaled: int) -> Iterator[int]:
-        """Numbers of squeeze-and-excitation at each of its operations, those that it scales not counted."""
+        """Numbers in memory at each operation of squeeze-and-excitation, without those that it scales."""
         hidden = squeezed(excited.outputs, self.spec.se_reduction)
         yield excited.outputs + hidden
         yield hidden + excited.outputs
@@ -128,7 +128,7 @@ class _Block:
             yield excited.outputs + scaled
 
     def _shortcut(self, source: int) -> Iterator[int]:
-        """Numbers of the shortcut at each of its operations, the branch's not counted."""
+        """Numbers in memory at each operation of the shortcut, without those of the branch."""
         spec, shape = self.spec, self.shape
         made, pooled = shape.width * math.prod(self.after), shape.inputs * math.prod(self.after)
         if shape.stride != 1 and (spec.shortcut == "pad" or (spec.shortcut == "max-pool" and shape.stride == 2)):
@@ -149,11 +149,11 @@ CONTENTS = (
     *("files", "weights", "biases", "norm numbers", "outputs", "excited", "description"),
     *("convolutions", "with bias", "activations", "clips", "norms", "excitations", "additions", "pools", "paddings"),
 )
-"""What is counted of a network to know how large its file is: numbers, then operations."""
+"""The counts of a network that determine the size of its file: numbers, then operations."""
 
 
 def contents(spec: ResNetSpec) -> dict[str, int]:
-    """How many of each of `CONTENTS` an exported file of the network holds; norms behind convolutions are in these."""
+    """How many of each of `CONTENTS` an exported file of the network has; norms after convolutions are included."""
     kind, has_norms = BLOCKS[spec.block], spec.norm == "batch"
     found = dict.fromkeys(CONTENTS, 0)
 
@@ -205,27 +205,27 @@ def contents(spec: ResNetSpec) -> dict[str, int]:
 
 
 def _description(spec: ResNetSpec) -> int:
-    """Bytes that a file takes to say what its network is, and which classes it knows, with names of usual length."""
+    """Bytes of a file that describe its network and its classes, with names of usual length."""
     return len(spec.model_dump_json()) + 12 * spec.num_classes
 
 
 RECORDS_ERROR = 0.09
-"""No network that was left out of the fit of `Footprint.records` has records that are larger by more of their size."""
+"""For networks left out of the fit of `Footprint.records`, the records were larger by at most this share."""
 FILE_ERROR = 0.02
-"""No file to which a closed form was fitted differs from it by a larger share."""
+"""Files to which a closed form was fitted differ from it by at most this share."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """What a format makes of a network."""
+    """The memory and the file of a network in a format."""
 
     number: int  # bytes of an activation
-    schedule: Schedule | None  # of its runtime; none: how much memory that takes is not known
-    slack: float = 0.0  # what the runtime takes more than the peak of the schedule, at most, as a share of it
+    schedule: Schedule | None  # of its runtime; None: how much memory that takes is not known
+    slack: float = 0.0  # extra memory of the runtime, at most, as a share of the schedule's peak
     records: Mapping[str, float] = field(default_factory=dict)
-    """Bytes of memory that it takes besides, for each of `CONTENTS`."""
-    file: Mapping[str, float] | None = None  # bytes of the file for each of `CONTENTS`; none: not known in closed form
-    file_error: float = FILE_ERROR  # what a file that was left out of the fit may take more, as a share
+    """Further bytes of memory, for each of `CONTENTS`."""
+    file: Mapping[str, float] | None = None  # bytes of the file for each of `CONTENTS`; None: not known in closed form
+    file_error: float = FILE_ERROR  # largest excess of a file that was left out of the fit, as a share
 
 
 _TFLITE = Footprint(
@@ -361,15 +361,15 @@ FOOTPRINTS: dict[FormatName, Footprint] = table(
         "tflite-header": replace(_TFLITE_INT8, file=_ARRAY),
     },
 )
-"""By format, without torch. The bytes of the operations are fitted to files (`python -m benchmarks.file_sizes`), what a
-runtime takes more is measured (`python -m benchmarks.memory`)."""
+"""By format, without torch. The bytes of the operations are fitted to files (`python -m benchmarks.file_sizes`); the
+extra memory of a runtime is measured (`python -m benchmarks.memory`)."""
 
 
 def memory(spec: ResNetSpec, side: int | tuple[int, int], fmt: FormatName) -> float:
-    """Bytes that the runtime of a format takes at most for one image; the weights, which may be in flash, not counted.
+    """Bytes that the runtime of a format takes at most for one image, without the weights, which may be in flash.
 
     Raises:
-        ValueError: of this format it is not known.
+        ValueError: not known for this format.
 
     """
     form = FOOTPRINTS[fmt]
@@ -385,7 +385,7 @@ def file_size(spec: ResNetSpec, fmt: FormatName) -> float:
     """Bytes of the exported file, within `file_error`.
 
     Raises:
-        ValueError: of this format it is not known before the file is written.
+        ValueError: not known for this format before the file is written.
 
     """
     file = FOOTPRINTS[fmt].file

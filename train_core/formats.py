@@ -1,8 +1,8 @@
-"""The formats of exported models: one record each, with all that the rest of the code asks of one.
+"""The formats of exported models: one record each, with everything that the rest of the code needs to know of one.
 
-Each file can be used without this package, and holds, beside the network, its `Description`. Reading a file back never
+Each file can be used without this package, and contains, besides the network, its `Description`. Reading a file never
 runs code that is in it. To add a format, name it in `FormatName` (`train_core/examples.py`, which needs no torch),
-write the code that shows how to use such a file there, and give it a record in `FORMATS` here.
+write the code there that shows how to use such a file, and give it a record in `FORMATS` here.
 """
 
 import io
@@ -40,14 +40,14 @@ from train_core.specs import num_params
 from train_core.tables import table
 from train_core.tflite import graph_of
 
-OPSET = 18  # of ONNX: what torch writes by itself, and what onnxruntime reads since 1.14
+OPSET = 18  # of ONNX: torch's default, which onnxruntime reads since 1.14
 
 
 @dataclass(frozen=True, kw_only=True)
 class Int8:
-    """How a file that computes with integers of 8 bits is made from one in float32."""
+    """How a file that computes with 8-bit integers is made from a float32 file."""
 
-    float_format: FormatName  # of the file in float32
+    float_format: FormatName  # format of the float32 file
     calibrate: Callable[[bytes, NDArray[np.uint8]], bytes]  # from that file and from training images [N, H, W, C]
     arithmetic: str  # in a few words, for the model card
     rounding: str  # a sentence for the model card: what was rounded to what
@@ -58,25 +58,25 @@ class Format:
     """A file format of exported models."""
 
     write: Callable[[Deployed, Description], bytes]
-    """Makes the file; if `int8` says how that is calibrated, the one in float32 before it."""
+    """Makes the file; for a format with `int8`, the float32 file before calibration."""
     int8: Int8 | None = None
     runtime: Runtime | None = None  # computes the file without torch
-    read: Callable[[bytes], Classifier]  # raises whatever it likes for what is no such file
+    read: Callable[[bytes], Classifier]  # raises any exception for a file that is not of this format
     load_elsewhere: Callable[[bytes], Network]
-    """As the format's own library loads what this process has written; it may run code in it."""
+    """Loads a file that this process has written, with the format's own library; this may run code in it."""
     takes: str = "`images`, float32 [N, {channels}, {height}, {width}], 0 to 255, any N; the normalisation is inside"
     gives: str = "`logits`, float32 [N, {classes}]; their softmax are probabilities"
-    facts: Callable[[bytes], dict[str, str]] = lambda _written: {}  # more rows for the model card, of a written file
+    facts: Callable[[bytes], dict[str, str]] = lambda _written: {}  # more rows for the model card, from the file
     example: str  # code that uses such a file without this package: see `train_core.examples`
-    example_packages: str  # what that code needs, for pip
+    example_packages: str  # the packages that this code needs, for pip
     warning: str = ""  # a sentence for the model card
-    packages_to_write: tuple[str, ...] = ()  # that are not always installed: names to import
+    packages_to_write: tuple[str, ...] = ()  # names to import of packages that are not always installed
     packages_to_read: tuple[str, ...] = ()
-    extra: str = ""  # of this package, that installs them
+    extra: str = ""  # the extra of this package that installs them
 
 
 def example(fmt: FormatName, about: Description, file: str, image: str = "image.png") -> str:
-    """Code that prints what the model in `file` says of the picture `image`: three lines of a class and its share."""
+    """Code that prints the model's prediction for the picture `image`: three lines, each with a class and its share."""
     return Template(FORMATS[fmt].example).substitute(
         file=file,
         image=image,
@@ -95,10 +95,10 @@ def example(fmt: FormatName, about: Description, file: str, image: str = "image.
 
 
 def check_installed(fmt: FormatName) -> None:
-    """Check that the packages are here that writing a format takes.
+    """Check that the packages for writing a format are installed.
 
     Raises:
-        ModelError: one is missing; the message says how to get it.
+        ModelError: one is missing; the message says how to install it.
 
     """
     require(fmt, FORMATS[fmt].packages_to_write, FORMATS[fmt].extra)
@@ -124,7 +124,7 @@ def _as_onnx(model: Deployed, about: Description) -> bytes:
     proto = program.model_proto
     proto.producer_name, proto.producer_version = "budget-search", ""
     proto.doc_string = "images: float32 [N, C, H, W], 0 to 255; logits: float32 [N, classes]"
-    for node in proto.graph.node:  # where in the source code each came from, with this machine's paths
+    for node in proto.graph.node:  # the position of each in the source code, with this machine's paths
         del node.metadata_props[:]
     shorten(proto)
     onnx.helper.set_model_props(proto, about.metadata())
@@ -149,7 +149,7 @@ def _as_safetensors(model: Deployed, about: Description) -> bytes:
 
 def _program(model: Deployed, about: Description) -> torch.export.ExportedProgram:
     """The model as a graph that takes any number of images."""
-    images = torch.zeros(2, about.channels, about.height, about.width)  # two: one would be taken for a constant
+    images = torch.zeros(2, about.channels, about.height, about.width)  # two: one would be treated as a constant
     program = torch.export.export(model, (images,), dynamic_shapes=_sizes())
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # with this machine's paths
@@ -157,14 +157,14 @@ def _program(model: Deployed, about: Description) -> torch.export.ExportedProgra
 
 
 def _sizes() -> tuple[dict[int, torch.export.Dim]]:
-    """Which sizes of the input are free: the number of images alone."""
-    # No constant: making it takes half a second, which every command would wait for.
+    """Which sizes of the input are dynamic: only the number of images."""
+    # Not a constant: making it takes half a second, which every command would wait for.
     return ({0: torch.export.Dim("N")},)
 
 
 @contextmanager
 def _without_messages() -> Iterator[None]:
-    """Leave out what torch's exporter and its packages tell their developers."""
+    """Suppress messages of torch's exporter and its packages for their developers."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -186,7 +186,7 @@ def _as_tflite(model: Deployed, about: Description) -> bytes:
 
         try:
             return converted(model, about)
-        except Exception as error:  # whatever the converter makes of an operator that it does not know
+        except Exception as error:  # the converter raises many kinds of errors for unknown operators
             if is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:200]
@@ -208,10 +208,10 @@ def _as_header(written: bytes, images: NDArray[np.uint8]) -> bytes:
 
 
 def read(path: Path) -> Classifier:
-    """The model in a file that `Format.write` made. Nothing that is in the file is executed.
+    """The model in a file that `Format.write` made. Nothing in the file is executed.
 
     Raises:
-        ModelError: there is no such file, it is of none of the formats, or a package is missing that reads it.
+        ModelError: there is no such file, it has none of the formats, or a package to read it is missing.
 
     """
     fmt = format_of(path)
@@ -222,7 +222,7 @@ def read(path: Path) -> Classifier:
         about = model.about
         if model.logits(torch.zeros(1, about.channels, about.height, about.width)).shape != (1, len(about.classes)):
             raise ValueError("it gives something else than it says")
-    except Exception as error:  # whatever three libraries make of a file that is none of ours
+    except Exception as error:  # three libraries raise many kinds of errors for other files
         if is_out_of_memory(error):
             raise
         raise damaged(path) from error
@@ -230,7 +230,7 @@ def read(path: Path) -> Classifier:
 
 
 def _reader(runtime: Runtime) -> Callable[[bytes], Classifier]:
-    """What reads files that a runtime computes."""
+    """The reader of files that a runtime computes."""
 
     def read(written: bytes) -> Classifier:
         about, network = runtime.network(written, torch.get_num_threads())
@@ -240,9 +240,9 @@ def _reader(runtime: Runtime) -> Callable[[bytes], Classifier]:
 
 
 def _read_pt2(written: bytes) -> Classifier:
-    """Weights and description alone, out of the archive; the graph in it is the one that our own code makes of them.
+    """Only weights and description from the archive; our own code rebuilds the graph from them.
 
-    `torch.export.load` would unpickle what an archive asks it to, and evaluate the expressions in its graph.
+    `torch.export.load` would unpickle what an archive requests, and evaluate the expressions in its graph.
     """
     with zipfile.ZipFile(io.BytesIO(written)) as archive:
         root = archive.namelist()[0].split("/")[0]
@@ -276,8 +276,8 @@ def _read_safetensors(written: bytes) -> Classifier:
 
 
 def _untrained(about: Description, size: int) -> Deployed:
-    """The described network, its weights to be filled in from a file of this size in bytes."""
-    if 4 * num_params(about.network) > size:  # before memory is taken for what a false description asks
+    """The described network; its weights will be filled in from a file of this size in bytes."""
+    if 4 * num_params(about.network) > size:  # before a false description can request memory
         raise ValueError("it describes a larger network than it holds")
     return Deployed(ResNet(about.network), about)
 
@@ -304,7 +304,7 @@ def _load_pt2(written: bytes) -> Network:
 
 
 def _load_safetensors(written: bytes) -> Network:
-    """By the code of the model card, which is all that there is for such a file."""
+    """Load with the code of the model card, because nothing else exists for such a file."""
     namespace: dict[str, object] = {"__name__": "example"}
     with TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
@@ -314,7 +314,7 @@ def _load_safetensors(written: bytes) -> Network:
 
 
 def _facts_of_header(written: bytes) -> dict[str, str]:
-    """What a microcontroller has to have for the network in a header."""
+    """What a microcontroller needs for the network in a header."""
     _, array = array_of(written)
     arena = arena_of(graph_of(array))
     return {

@@ -1,7 +1,7 @@
-"""The base of optimizers that have no fused form in torch, and torch's own of them.
+"""The base of optimizers that have no fused form in torch, and torch's own optimizers of this kind.
 
 A step of each can be captured in a CUDA graph, also in fp16. Before torch steps an optimizer that is not fused, it
-reads back whether fp16's gradients are finite, and a graph cannot contain that. `Guarded` decides on the device.
+reads back whether fp16's gradients are finite, which a graph cannot contain. `Guarded` decides on the device.
 """
 
 from typing import Any
@@ -14,9 +14,9 @@ Group = dict[str, Any]
 
 
 class Guarded(torch.optim.Optimizer):
-    """An optimizer whose step changes nothing where fp16's gradients are not finite.
+    """An optimizer whose step changes nothing if fp16's gradients are not finite.
 
-    The state of each parameter is made at once. In the first step it would be too late: that step may be such a step.
+    The state of each parameter is made in advance, because the first step may be skipped.
     """
 
     _step_supports_amp_scaling = True  # so torch's GradScaler sets `grad_scale` and `found_inf` before each step
@@ -60,7 +60,7 @@ def with_gradients(group: Group) -> list[Tensor]:
 
 
 def gradients_of(parameters: list[Tensor]) -> list[Tensor]:
-    """Their gradients, where they have one."""
+    """The gradients of the parameters that have one."""
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 

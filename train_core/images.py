@@ -1,4 +1,4 @@
-"""Reads one image file, the same way wherever images are read."""
+"""Reads one image file; in the same way wherever images are read."""
 
 import re
 from collections.abc import Callable
@@ -24,18 +24,18 @@ SUFFIXES = frozenset(
         *("pnm", "tga", "ico", "jp2", "j2k", "avif", "heic", "heif", "hif"),
     )
 )
-"""Of files that are meant as images: one that cannot be read is broken."""
+"""Endings of image files: a file with one of these that cannot be read is broken."""
 
 PLAIN_GREY = ("1", "L", "LA", "La")
 
 
 class UnusableImageError(ValueError):
-    """An image file that Pillow can read, or would, but that cannot be used."""
+    """An image file that cannot be used, although Pillow can (or could) read it."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A way to bring an image to a size. `code` does the same, for a model's card; `$colour` is the background."""
+    """A way to resize an image. `code` does the same, for a model's card; `$colour` is the background."""
 
     apply: "Callable[[Image, tuple[int, int], tuple[int, int, int]], Image]"
     code: str
@@ -73,7 +73,7 @@ FITS: dict[FitName, Fit] = table(
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself before its pixels are read: the size is that of the upright image."""
+    """The properties of an image file before its pixels are read: the size is that of the upright image."""
 
     width: int
     height: int
@@ -81,15 +81,15 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read the head of an image file.
+    """Read the header of an image file.
 
     Raises:
-        OSError, ValueError: it is no image, or none that can be used; the message says why.
+        OSError, ValueError: it is not an image, or cannot be used; the message says why.
 
     """
     with _opened(path) as file:
         width, height = file.size
-        if file.getexif().get(_ORIENTATION, 1) >= 5:  # lies on its side
+        if file.getexif().get(_ORIENTATION, 1) >= 5:  # rotated by 90 degrees
             width, height = height, width
         return Header(width, height, file.mode.startswith("I"))
 
@@ -98,7 +98,7 @@ _ORIENTATION = 0x0112  # of EXIF
 
 
 def highest_value(path: Path) -> int:
-    """The highest value of an image of more than 8 bits for each value."""
+    """The highest possible value of an image with more than 8 bits per value."""
     with _opened(path) as file:
         return int(np.asarray(file).max())
 
@@ -107,7 +107,7 @@ def decode(path: Path, preparation: Preparation) -> NDArray[np.uint8]:
     """Read the (first) image of a file, upright and prepared: uint8 [height, width] if grey, else [height, width, 3].
 
     Raises:
-        OSError, ValueError: it is no image, or none that can be used; the message says why.
+        OSError, ValueError: it is not an image, or cannot be used; the message says why.
 
     """
     from PIL import ImageOps
@@ -121,19 +121,19 @@ def decode(path: Path, preparation: Preparation) -> NDArray[np.uint8]:
 
 
 def draft_side(preparation: Preparation) -> int:
-    """The least side that a JPEG is decoded at: there is something left to average over."""
+    """The smallest side at which a JPEG is decoded: large enough for averaging."""
     return 2 * max(preparation.width, preparation.height)
 
 
 def fit_code(preparation: Preparation) -> str:
-    """Code that brings `image`, of mode RGB, to the size."""
+    """Code that resizes `image`, in mode RGB."""
     return Template(FITS[preparation.fit].code).substitute(
         width=preparation.width, height=preparation.height, colour=repr(preparation.background)
     )
 
 
 def prepared(image: "Image", preparation: Preparation) -> "Image":
-    """The image in mode L or RGB and in the size, on the background where it is transparent."""
+    """The resized image in mode L or RGB, with transparent parts on the background."""
     colour = rgb(preparation.background)
     flat = _flat(image, preparation.bits, colour)
     return FITS[preparation.fit].apply(flat, (preparation.width, preparation.height), colour)
@@ -182,7 +182,7 @@ def _opened(path: Path) -> "Image":
 
 @cache
 def reads_heif() -> bool:
-    """Teach Pillow HEIC and HEIF, if the plug-in is installed (the extra `heif`), and say whether it is."""
+    """Register HEIC and HEIF with Pillow; returns whether the plug-in (extra `heif`) is installed."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
@@ -195,7 +195,7 @@ def _flat(image: "Image", bits: int, colour: tuple[int, int, int]) -> "Image":
     """The image in mode L or RGB."""
     from PIL import Image
 
-    if image.mode.startswith("I"):  # which Pillow's own conversion would clip at 255
+    if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255
         values = np.asarray(image).clip(0, (1 << bits) - 1) >> (bits - 8)
         return Image.fromarray(values.astype(np.uint8))
     if image.mode in ("L", "RGB") and not image.has_transparency_data:

@@ -18,9 +18,9 @@ from train_core.specs import Precision, TrainSpec
 @torch.inference_mode()
 @without_trials_of_algorithms()
 def predict(model: ResNet, split: Split, data: TrainingData, precision: Precision) -> Predictions:
-    """The model's outputs for a split that lies on its device; `data` is what the model was trained on.
+    """The model's outputs for a split on its device; `data` is what the model was trained on.
 
-    The accuracies of the predictions are those of `train_core.loop.evaluate`, to the bit.
+    Their accuracies are exactly those of `train_core.loop.evaluate`.
     """
     batches = [logits.float() for logits, _ in outputs(model, split, data.mean, data.std, precision)]
     logits, labels = torch.cat(batches).cpu(), split.labels.cpu()
@@ -40,9 +40,9 @@ def predict(model: ResNet, split: Split, data: TrainingData, precision: Precisio
 
 @torch.no_grad()
 def seen_batch(data: TrainingData, recipe: TrainSpec) -> SeenBatch:
-    """A few training images, drawn by the recipe's seed, as the recipe augments and mixes them.
+    """A few training images, drawn by the recipe's seed, augmented and mixed by the recipe.
 
-    It is made on the CPU, and leaves torch's random state as it was.
+    It is computed on the CPU, and torch's random state is restored.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -64,7 +64,7 @@ def seen_batch(data: TrainingData, recipe: TrainSpec) -> SeenBatch:
 
 
 def _pixels(images: Tensor, data: TrainingData) -> Tensor:
-    """The opposite of `normalise`: [B, C, H, W] to uint8 [B, H, W, C]."""
+    """The inverse of `normalise`: [B, C, H, W] to uint8 [B, H, W, C]."""
     mean, std = torch.tensor(data.mean), torch.tensor(data.std)
     return ((images.permute(0, 2, 3, 1) * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 

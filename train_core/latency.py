@@ -1,8 +1,8 @@
 """How long networks take on one machine: a model fitted to some that were timed there. No torch.
 
-The time of an operation is a time for each call, one for each multiply-add and one for each number that it reads or
-writes, different for each kind of operation. Their sum over a network is linear in `workload`, and none is negative,
-so a wider network never takes less.
+The time of an operation is the sum of a time for each call, for each multiply-add, and for each number that it reads
+or writes; these differ between kinds of operations. The sum over a network is linear in `workload`, and no coefficient
+is negative, so a wider network never takes less.
 """
 
 import math
@@ -25,14 +25,14 @@ from train_core.specs import (
     sizes_by_part,
 )
 
-KINDS = ("full", "pointwise", "grouped")  # of convolutions
+KINDS = ("full", "pointwise", "grouped")  # kinds of convolutions
 WORKLOAD = (*(f"{kind} {what}" for kind in KINDS for what in ("calls", "madds", "numbers")), "others", "their numbers")
-"""What is counted of a network: of each kind of convolution, then of all else that it computes."""
-COVERED = 0.95  # share of networks that take at most what the model says with its error
+"""The counts of a network: for each kind of convolution, then for all other operations."""
+COVERED = 0.95  # share of networks that take at most the predicted time plus its error
 
 
 class LatencyModel(Frozen):
-    """How long networks take on the machine that it was fitted on, with the error of what it says."""
+    """How long networks take on the machine that it was fitted on, with the error of its predictions."""
 
     machine: str = Field(description="where the networks were timed")
     networks: int = Field(description="number of networks that were timed")
@@ -50,12 +50,12 @@ class LatencyModel(Frozen):
         return sum(each * number for each, number in zip(self.seconds, workload(spec, side), strict=True))
 
     def at_most(self, spec: ResNetSpec, side: int | tuple[int, int]) -> float:
-        """The same with the error: what it takes at most, as far as can be said."""
+        """The prediction plus its error: the most that the network is expected to take."""
         return (1 + self.error) * self.predict(spec, side)
 
 
 def workload(spec: ResNetSpec, side: int | tuple[int, int]) -> tuple[float, ...]:
-    """What a network computes for one image, in the order of `WORKLOAD`."""
+    """The work of a network for one image, in the order of `WORKLOAD`."""
     total = dict.fromkeys(WORKLOAD, 0.0)
     for operation in _operations(spec, side):
         for name, number in operation:
@@ -99,7 +99,7 @@ def _block(spec: ResNetSpec, shape: BlockShape, before: int, after: int) -> Iter
 
 
 def _convolution(each: Convolution, read: int, made: int) -> Counted:
-    """One that reads and makes so many pixels."""
+    """A convolution that reads and writes so many pixels."""
     kind = "grouped" if each.groups > 1 else "full" if each.kernel > 1 else "pointwise"
     numbers = each.inputs * read + each.outputs * made
     return (f"{kind} calls", 1), (f"{kind} madds", each.parameters * made), (f"{kind} numbers", numbers)
@@ -112,7 +112,7 @@ def _other(numbers: int) -> Counted:
 def fitted(
     specs: Sequence[ResNetSpec], seconds: Sequence[float], side: int | tuple[int, int], machine: str
 ) -> LatencyModel:
-    """The model of networks that took so many `seconds`; its error comes from networks left out of a fit in turn.
+    """The model of networks with these measured `seconds`; its error is from cross-validation over the networks.
 
     Raises:
         ValueError: fewer than `FOLDS` networks.
@@ -133,7 +133,7 @@ def fitted(
     )
 
 
-FOLDS = 8  # in each of which the others are predicted
+FOLDS = 8  # of the cross-validation: each is predicted from the others
 
 
 def _least_squares(work: NDArray[np.float64], took: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -141,7 +141,7 @@ def _least_squares(work: NDArray[np.float64], took: NDArray[np.float64]) -> NDAr
     from scipy.optimize import nnls
 
     scale = work.max(axis=0)
-    scale[scale == 0] = 1  # this kind of operation is in none of the networks
+    scale[scale == 0] = 1  # no network has this kind of operation
     found, _ = nnls(work / scale / took[:, None], np.ones(len(took)))
     coefficients: NDArray[np.float64] = found / scale
     return coefficients

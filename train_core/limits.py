@@ -1,6 +1,6 @@
-"""What a network may cost where it will run: one record for each limit. No torch.
+"""What a network may cost on its device: one record for each limit. No torch.
 
-A limit has a closed form, so `space.network` solves the width that stays within all of them. To add one, name it in
+A limit has a closed form, so `space.network` finds the width that stays within all of them. To add one, name it in
 `LimitName`, give it a record here, a field in `Limits` and a key in the study file.
 """
 
@@ -21,22 +21,22 @@ Cost = Callable[[ResNetSpec], float]
 
 
 class Limits(NamedTuple):
-    """The most that a network may cost, and what of its place decides that; none: no limit."""
+    """The most that a network may cost, and the facts about its device that determine the cost; None: no limit."""
 
     parameters: int
     madds: int | None = None
     memory: int | None = None  # bytes
     file: int | None = None  # bytes
     latency: float | None = None  # seconds
-    format: FormatName = "onnx"  # of the exported file: it says how large numbers are
-    timed: LatencyModel | None = None  # how long networks take on this machine; needed where there is a latency
+    format: FormatName = "onnx"  # of the exported file: it determines the size of numbers
+    timed: LatencyModel | None = None  # how long networks take on this machine; needed for a limit on latency
     front: tuple[
         LimitName, ...
-    ] = ()  # costs along which networks of every size are searched; none: of the limit's size
+    ] = ()  # costs along which networks of every size are searched; empty: not a search along a front
 
     @classmethod
     def of(cls, budget: "int | Limits") -> "Limits":
-        """A number alone is one of parameters."""
+        """The limits for `budget`; a number alone is a limit on parameters."""
         return budget if isinstance(budget, Limits) else cls(budget)
 
     def bounds(self, size: Size) -> list["Bound"]:
@@ -44,22 +44,22 @@ class Limits(NamedTuple):
         return [Bound(limit.of(self, size), most, limit, self._is_shared(limit)) for limit, most in self._set()]
 
     def fits(self, network: ResNetSpec, size: Size) -> bool:
-        """Whether a network is within all of them."""
+        """Whether a network is within all limits."""
         return all(each.holds(network) for each in self.bounds(size))
 
     def over(self, network: ResNetSpec, size: Size) -> "Limit | None":
-        """The first of them that a network is not within."""
+        """The first limit that a network exceeds; None: it exceeds none."""
         return next((limit for limit, most in self._set() if limit.of(self, size)(network) > most), None)
 
     def costs(self, network: ResNetSpec, size: Size) -> Iterator[tuple["Limit", float, float]]:
-        """Each limit, what the network costs by it, and the most that it may."""
+        """Each limit, the network's cost in its unit, and the most that is allowed."""
         return ((limit, limit.of(self, size)(network), most) for limit, most in self._set())
 
     def _is_shared(self, limit: "Limit") -> bool:
         return limit in [LIMITS[name] for name in self.front] if self.front else limit.is_shared
 
     def others_in_words(self, network: ResNetSpec, size: Size) -> str:
-        """What the network costs by the limits other than parameters and multiply-adds: `, 24.6 kB of memory`."""
+        """The network's costs other than parameters and multiply-adds: `, 24.6 kB of memory`."""
         known = (LIMITS["parameters"], LIMITS["madds"])
         return "".join(f", {limit.words(cost)}" for limit, cost, _ in self.costs(network, size) if limit not in known)
 
@@ -74,7 +74,7 @@ class Limits(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """What a network costs, and the most that it may."""
+    """A function for the cost of a network, and the most that is allowed."""
 
     cost: Cost
     most: float
@@ -82,15 +82,15 @@ class Bound(NamedTuple):
     is_shared: bool  # whether `budget_fraction` takes a share of it
 
     def holds(self, network: ResNetSpec) -> bool:
-        """Whether the network costs no more."""
+        """Whether the network is within the bound."""
         return self.cost(network) <= self.most
 
     def share(self, fraction: float, least: ResNetSpec) -> "Bound":
-        """The bound on a network that takes this share of it, but at least what `least` costs."""
+        """The bound for a network that takes this share of it, but at least the cost of `least`."""
         return self._replace(most=max(fraction * self.most, self.cost(least))) if self.is_shared else self
 
     def part(self, fraction: float) -> "Bound":
-        """The bound with a share of it as the most: a size that was drawn along a front."""
+        """The bound reduced to a share: a size that was drawn along a front."""
         return self._replace(most=fraction * self.most) if self.is_shared else self
 
 
@@ -101,14 +101,14 @@ class Limit:
     key: str  # in study files
     flag: str  # of `search run`
     of: Callable[[Limits, Size], Cost]  # how a network's cost is computed
-    words: Callable[[float], str]  # an amount
+    words: Callable[[float], str]  # an amount in words
     short: Callable[[float], str]  # an amount in the name of a run
-    asked: Callable[[float], str]  # the least amount that a flag would have to give
+    asked: Callable[[float], str]  # the smallest amount that the flag would need
     is_shared: bool = False
-    """`budget_fraction` takes a share of it, where the study has no front. Not so where networks of many widths cost
-    the same: a drawn share would then not say which network it is."""
+    """`budget_fraction` takes a share of it, if the study has no front. False if networks of many widths cost the same:
+    a drawn share would then not determine the network."""
     grows_with_depth: bool = True  # each block adds to it
-    by_format: bool = False  # what a network costs depends on the format of its file
+    by_format: bool = False  # the cost depends on the format of the network's file
 
 
 def _predicted(limits: Limits, size: Size) -> Cost:
@@ -119,7 +119,7 @@ def _predicted(limits: Limits, size: Size) -> Cost:
 
 
 def short_count(count: float) -> str:
-    """A count as a short name: 5_000_000 is 5M, 200_000 is 200k, 4_976_426 stays as it is."""
+    """A count as a short name: 5_000_000 is 5M, 200_000 is 200k, 4_976_426 is unchanged."""
     for unit, suffix in ((1_000_000, "M"), (1_000, "k")):
         if count >= unit and count * 10 % unit == 0:
             return f"{count / unit:g}{suffix}"
@@ -127,7 +127,7 @@ def short_count(count: float) -> str:
 
 
 def bytes_in_words(number: float) -> str:
-    """As in `100 kB`, of 1,000 bytes each, or `1.5 MB`; what these would round, as in `65,536 bytes`."""
+    """For example `100 kB`, of 1,000 bytes each, or `1.5 MB`; if these would round the number, `65,536 bytes`."""
     whole = math.ceil(number)
     for unit, name in ((1_000_000, "MB"), (1000, "kB")):
         if whole >= unit and whole * 100 % unit == 0:

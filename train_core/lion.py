@@ -7,7 +7,7 @@ from train_core.guarded import Group, Guarded, gradients_of, with_gradients
 
 
 class Lion(Guarded):
-    """Moves each weight by the sign of a mean of momentum and gradient, so by the same amount; decays decoupled."""
+    """Moves each weight by the sign of a mean of momentum and gradient, so always equally far; decoupled decay."""
 
     def __init__(self, groups: list[Group], lr: float | Tensor, *, betas: tuple[float, float]) -> None:
         super().__init__(groups, {"lr": lr, "betas": betas})

@@ -17,7 +17,7 @@ def converted(model: Deployed, about: Description) -> bytes:
     """The file, in float32, for one image at a time."""
     import litert_torch
 
-    # The other way, which cuts where the fewest values are transposed, leaves the last layers in [N, C, H, W].
+    # The other method, which cuts where the fewest values are transposed, leaves the last layers in [N, C, H, W].
     litert_torch.config.layout_optimize_partitioner = "GREEDY"
     pixels = torch.zeros(1, about.height, about.width, about.channels)
     file = litert_torch.convert(_ByRows(_prepared(model, about)), (pixels,))
@@ -30,14 +30,14 @@ class _ByRows(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.training = False  # `eval` would ask an exported program, which has no training
+        self.training = False  # `eval` would fail for an exported program
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.network(images.permute(0, 3, 1, 2)))
 
 
 class _Normalised(nn.Module):
-    """A deployed network whose normalisation is a convolution of one pixel, with as many groups as channels.
+    """An exported network whose normalisation is a 1x1 convolution with as many groups as channels.
 
     In int8 its weights have a scale for each channel, and no value is rounded before the shift.
     """
@@ -57,11 +57,11 @@ class _Normalised(nn.Module):
 
 
 def _prepared(model: Deployed, about: Description) -> torch.fx.GraphModule:
-    """The network as operators that TFLite has for pixels by rows, and that can be quantised.
+    """The network in operators that TFLite has for images [N, H, W, C], and that can be quantised.
 
-    Batch norms become part of the convolution before them; one that follows none, as in pre-activation blocks, becomes
-    a convolution of one pixel with as many groups as channels. Means of pixels and channels of zeros are made where the
-    pixels lie, or the converter would transpose all features before them.
+    Batch norms become part of the convolution before them; a norm without one, as in pre-activation blocks, becomes a
+    1x1 convolution with as many groups as channels. Means of pixels and channels of zeros keep the order of the pixels;
+    otherwise the converter would transpose all features before them.
     """
     images = torch.zeros(1, about.channels, about.height, about.width)
     program = torch.export.export(_Normalised(model).eval(), (images,)).module()
@@ -85,10 +85,7 @@ def _prepared(model: Deployed, about: Description) -> torch.fx.GraphModule:
 
 
 def _convolution(program: torch.fx.GraphModule, norm: Node) -> Node:
-    """A convolution that computes what a batch norm does, together with the convolution before it, if that is its own.
-
-    It is not where another node takes what that convolution gives.
-    """
+    """A convolution that computes a batch norm, and the convolution before it if nothing else uses its output."""
     before = cast(Node, norm.args[0])
     scale, shift, mean, variance = (_value(program, each) for each in norm.args[1:5])
     factor = scale / (variance + cast(float, norm.args[7])).sqrt()

@@ -24,9 +24,9 @@ from train_core.specs import Precision, TrainSpec
 from train_core.state import TrainState, seed_epoch
 from train_core.step import Stepper, autocast
 
-EVAL_BATCH = 500  # images, at most
-EVALUATION = 1 / 3  # cost of scoring an image over that of training on it: a forward pass alone
-LATENCY_RUNS, LATENCY_WARM_UP = 50, 10  # before them, of which none counts
+EVAL_BATCH = 500  # images per batch, at most
+EVALUATION = 1 / 3  # cost of evaluating an image relative to training on it: only a forward pass
+LATENCY_RUNS, LATENCY_WARM_UP = 50, 10  # the warm-up runs are not counted
 
 
 Between = Callable[[int, float], None]
@@ -43,7 +43,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, sums: Sequence[float], images_of_classes: Sequence[float]) -> Self:
-        """From what `_evaluate` sums up over a split with so many images of each class."""
+        """Computed from the sums of `_evaluate` over a split with these numbers of images of each class."""
         loss, *correct = sums
         images = sum(images_of_classes)
         return cls(
@@ -54,17 +54,17 @@ class Evaluation:
 
 
 def train(state: TrainState, data: TrainingData, between: Between = lambda epoch, share: None) -> Iterator[EpochResult]:
-    """Train the epochs that are left of the state's recipe; yield after each one.
+    """Train the remaining epochs of the state's recipe; yield after each one.
 
-    `state` is up to date at every yield, so that the caller can save it or stop. The host waits for the device
-    once an epoch, and once early in the first. An incomplete last batch is dropped; the next epoch's order is another.
+    `state` is up to date at every yield, so the caller can save it or stop. The host waits for the device once per
+    epoch, and once early in the first. An incomplete last batch is dropped; each epoch has another order.
 
     `between` is called after each training step, so it must be fast. It does not wait for the device: on CUDA the steps
     are launched, not finished. The rest of an epoch's share is its evaluation. An exception from `between` ends the
-    training in the middle of an epoch; `state` then is of no use.
+    training in the middle of an epoch; `state` is then unusable.
 
     Raises:
-        DivergedError: the loss is not finite; `state` then is of no use.
+        DivergedError: the loss is not finite; `state` is then unusable.
 
     """
     training = _Training.of(state, data)
@@ -78,15 +78,15 @@ def train(state: TrainState, data: TrainingData, between: Between = lambda epoch
 
 @dataclass(frozen=True, kw_only=True)
 class _Training:
-    """What is the same in all epochs of a run."""
+    """The objects that are the same in all epochs of a run."""
 
     state: TrainState
-    split: Split  # the training images, with their copies
-    part: Tensor | None  # the indices of the images that are trained on; none: all of them
+    split: Split  # the training images with their copies
+    part: Tensor | None  # indices of the images that are trained on; None: all of them
     val: Split
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    val_images: Tensor  # of each class
+    val_images: Tensor  # number of images of each class
     stepper: Stepper
     ema_updater: "EmaUpdater"
     batch_size: int
@@ -118,7 +118,7 @@ class _Training:
         return len(self.split) // self.batch_size
 
     def train_epoch(self, epoch: int, between: Between) -> float:
-        """Take the epoch's steps; returns the learning rate of the last one."""
+        """Take the epoch's steps; returns the learning rate of the last step."""
         recipe, stepper, batch_size = self.state.recipe, self.stepper, self.batch_size
         steps_per_epoch = self.steps_per_epoch
         steps = steps_per_epoch * recipe.epochs
@@ -127,16 +127,16 @@ class _Training:
         self.state.model.train()
         order = self._order()
         images_a_pass = len(self.split) if self.part is None else len(self.part)
-        passes = math.ceil(len(self.split) / images_a_pass)  # in an epoch
+        passes = math.ceil(len(self.split) / images_a_pass)  # per epoch
         stepper.sums.zero_()
         for i in range(steps_per_epoch):
             step = (epoch - 1) * steps_per_epoch + i
             lr = lr_at(recipe, step, steps)
-            # The batch's first image decides which pass it is of.
+            # The first image of the batch decides to which pass it belongs.
             stepper.prepare(step, steps, (epoch - 1) * passes + i * batch_size // images_a_pass)
             stepper.step(order[i * batch_size : (i + 1) * batch_size], lr)
             self.ema_updater.follow(step)
-            # Most of what diverges does so in its first steps: no need to wait for the epoch's end.
+            # Most divergence happens in the first steps: no need to wait for the end of the epoch.
             if step == steps_per_epoch // 8 and not math.isfinite(sum_so_far := stepper.sums[0].item()):
                 raise DivergedError(f"the training loss was {sum_so_far} after {step + 1} steps of epoch 1")
             between(epoch, (i + 1) * step_share)
@@ -148,7 +148,7 @@ class _Training:
         return _shuffled(images, self.split.images.device) if self.part is None else _passes(self.part, images)
 
     def measure(self, epoch: int, lr: float, started: float) -> EpochResult:
-        """Evaluate after the epoch, which began at `started`; the epoch's one wait for the device is here."""
+        """Evaluate after the epoch, which began at `started`; the only wait for the device in an epoch is here."""
         val_sums = _evaluate(self.state.eval_model, self.val, self.mean, self.std, self.state.recipe.precision)
         train_loss, train_correct, *val = torch.cat([self.stepper.sums, val_sums, self.val_images]).tolist()
         validation = Evaluation.of(val[: len(val_sums)], val[len(val_sums) :])
@@ -171,7 +171,7 @@ class _Training:
 
 
 def _copied(split: Split, recipe: TrainSpec) -> Split:
-    """The split's images in all their copies; the same ones whenever the run goes on."""
+    """The split's images in all their copies; the same copies whenever the run continues."""
     seed_epoch(recipe, epoch=0)
     copies = [fixed_copy(split.images, each) for each in recipe.copies]
     return Split(torch.cat(copies), split.labels.repeat(len(copies)))
@@ -182,7 +182,7 @@ def _shuffled(images: int, device: torch.device) -> Tensor:
 
 
 def _passes(part: Tensor, images: int) -> Tensor:
-    """As many indices as there are images: whole passes over the part, each in another order, the last cut off."""
+    """As many indices as there are images: whole passes over the part, each in another order; the last is cut off."""
     passes = [part[_shuffled(len(part), part.device)] for _ in range(math.ceil(images / len(part)))]
     return torch.cat(passes)[:images]
 
@@ -196,7 +196,7 @@ def evaluate(
     *,
     mirrored: bool = False,
 ) -> Evaluation:
-    """Loss and accuracies of the model on a split that lies on the model's device.
+    """Loss and accuracies of the model on a split on the model's device.
 
     `mirrored`: the logits are the mean of those of each image and of its mirror image.
     """
@@ -234,7 +234,7 @@ def outputs(
     *,
     mirrored: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The logits [B, classes] and the labels [B] of a split that lies on the model's device, batch by batch.
+    """The logits [B, classes] and the labels [B] of a split on the model's device, batch by batch.
 
     Iterate in `torch.inference_mode`. `mirrored`: the mean of the logits of each image and of its mirror image.
     """
@@ -253,8 +253,8 @@ def outputs(
 def latency(model: ResNet, shape: tuple[int, int, int]) -> float:
     """Seconds from one image to its logits: the median of `LATENCY_RUNS`, in fp32, on the model's device.
 
-    `shape` is the image's channels, height and width. On CUDA the pass is replayed from a graph: launched one by one,
-    its kernels would wait for Python.
+    `shape` is the image's channels, height and width. On CUDA the pass is replayed from a graph: if its kernels were
+    launched one by one, they would wait for Python.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -277,7 +277,7 @@ def latency(model: ResNet, shape: tuple[int, int, int]) -> float:
 
 
 class EmaUpdater:
-    """Moves the averaged weights and norm statistics towards the model's, step by step, where the recipe averages."""
+    """Moves the averaged weights and norm statistics towards the model's, step by step, if the recipe averages."""
 
     def __init__(self, state: TrainState) -> None:
         self._decay = state.recipe.ema_decay
@@ -286,9 +286,9 @@ class EmaUpdater:
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
-        """Average in the weights after step `step` (from 0).
+        """Include the weights after step `step` (from 0) in the average.
 
-        The decay starts small, so that the random first weights are forgotten (as in TensorFlow's and timm's).
+        The decay starts small, so that the random initial weights are forgotten (as in TensorFlow's and timm's).
         """
         if self._tensors:
             averaged, current = self._tensors

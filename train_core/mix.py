@@ -1,4 +1,4 @@
-"""How the images of a batch are mixed with each other: one record for each way, with all that the code asks of one.
+"""The ways to mix the images of a batch: one record each, with everything that the rest of the code needs to know.
 
 Imports no torch. To add a way, name it in `MixName`, give it a record here, and write its function in
 `train_core/mixing.py`.
@@ -22,10 +22,10 @@ class Mix:
     """A way to mix images. Its shares are drawn from the beta distribution Beta(alpha, alpha)."""
 
     description: str  # with its source, for the page of all keys
-    alpha: float  # of its paper
+    alpha: float  # as in its paper
     function: str  # the name of its function in `train_core.mixing`
-    parts: int  # images that each mixed image is made of
-    needs_area: bool = False  # it cuts images, so that an image must be higher and wider than one pixel
+    parts: int  # number of images in each mixed image
+    needs_area: bool = False  # it cuts images, so an image must be higher and wider than one pixel
 
     def build(self) -> MixFunction:
         """Its function, which draws and mixes."""

@@ -1,7 +1,7 @@
 """Mixed images: the images of a batch are mixed with each other, and their labels in the same shares.
 
-As in `train_core/augment.py`, nothing here waits for the device or lets a shape depend on data, so that a training step
-can be captured in a CUDA graph, drawing included.
+As in `train_core/augment.py`, nothing here waits for the device or lets a shape depend on data, so a training step,
+including its draws, can be captured in a CUDA graph.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from train_core.specs import TrainSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """The right answers for a batch: for each image the labels of the K images that it is made of.
+    """The correct labels for a batch: for each image, the labels of the K images that it is made of.
 
     `labels` is int64 [K, B]. `shares` is float [K], the share of each of the K images, with the sum 1; without it, K is
     1. `weights` is float [K, B], how much the loss for each label counts; without it, all count 1.
@@ -34,9 +34,9 @@ class Targets:
         return cls(labels=labels[None])
 
     def weighted(self, class_weights: Tensor | None) -> "Targets":
-        """The same targets, where the loss for each label counts as much as the weight of its class: float [classes].
+        """The same targets, with the loss for each label multiplied by the weight of its class: float [classes].
 
-        Without class weights, they stay as they are.
+        Without class weights, they are unchanged.
         """
         return self if class_weights is None else replace(self, weights=class_weights[self.labels])
 
@@ -49,11 +49,11 @@ class Targets:
     def cross_entropy(self, logits: Tensor, label_smoothing: float) -> Tensor:
         """The mean loss of logits [B, classes]: the cross-entropies for each of the K labels, weighted by shares.
 
-        With `weights` it is the mean over the images of weight times loss. It is not divided by the sum of the weights
-        of the batch, so the losses of parts of a batch have the loss of the whole batch as their mean. A weight counts
-        for the whole loss of its label, label smoothing included. (`weight` of `F.cross_entropy` counts for each class
-        of the smoothed target instead: with weights as different as the classes are, most of a frequent class's target
-        would then lie on the rare classes.)
+        With `weights`, it is the mean over the images of weight times loss. It is not divided by the sum of the batch's
+        weights, so the mean of the losses of a batch's parts is the loss of the whole batch. A weight applies to the
+        whole loss of its label, including label smoothing. (`weight` of `F.cross_entropy` applies to each class of the
+        smoothed target instead: with weights as different as the classes are, most of a frequent class's target would
+        then lie on the rare classes.)
         """
         if self.weights is None:
             losses = [F.cross_entropy(logits, labels, label_smoothing=label_smoothing) for labels in self.labels]
@@ -65,7 +65,7 @@ class Targets:
         return losses[0] if self.shares is None else (torch.stack(losses) * self.shares).sum()
 
     def correct(self, logits: Tensor) -> Tensor:
-        """The number of right answers; one to a mixed image counts as the share of the images that it is right for."""
+        """The number of right answers; for a mixed image, the share of the images for which the answer is right."""
         right = logits.argmax(dim=1) == self.labels
         return right.sum() if self.shares is None else (right * self.shares[:, None]).sum()
 
@@ -79,7 +79,7 @@ labels stay as they are, in the form of mixed ones.
 
 
 class Mixer:
-    """Mixes training batches as a recipe says; `size` is the height and width of the images."""
+    """Mixes training batches by a recipe; `size` is the height and width of the images."""
 
     def __init__(self, recipe: TrainSpec, size: tuple[int, int], device: torch.device) -> None:
         """Prepare to mix images on `device`.
@@ -91,11 +91,11 @@ class Mixer:
         check_size(recipe.mix, size)
         self._recipe = recipe
         self._function = MIXES[recipe.mix].build()
-        self._probability = torch.full((), recipe.mix_share, device=device)  # what a graph reads
+        self._probability = torch.full((), recipe.mix_share, device=device)  # read by the graph
         self._is_off = False
 
     def at(self, step: int, steps: int) -> None:
-        """Prepare for step `step` (from 0) of a run of `steps` steps: mix images, or do not mix them any more."""
+        """Prepare for step `step` (from 0) of a run of `steps` steps: decide whether images are still mixed."""
         is_off = steps - step <= self._recipe.mix_off * steps
         if is_off != self._is_off:
             self._probability.fill_(0.0 if is_off else self._recipe.mix_share)
@@ -123,12 +123,12 @@ def check_size(mix: MixName, size: tuple[int, int]) -> None:
 
 
 def no_mix(images: Tensor, labels: Tensor, alpha: float, probability: Tensor) -> tuple[Tensor, Targets]:  # noqa: ARG001  # a MixFunction
-    """Leave the batch as it is, and draw nothing."""
+    """Return the batch unchanged, and draw nothing."""
     return images, Targets.of(labels)
 
 
 def mixup(images: Tensor, labels: Tensor, alpha: float, probability: Tensor) -> tuple[Tensor, Targets]:
-    """Add to each image another one of the batch, in one share for all (Zhang et al. 2018, arXiv:1710.09412)."""
+    """Add to each image another one of the batch, with one share for all (Zhang et al. 2018, arXiv:1710.09412)."""
     share = torch.where(_draw_mixed(probability), draw_shares(alpha, 1, images.device), 1.0)
     partner = draw_permutation(len(images), images.device)
     pixels = _channels_last(images)
@@ -138,7 +138,7 @@ def mixup(images: Tensor, labels: Tensor, alpha: float, probability: Tensor) -> 
 
 
 def cutmix(images: Tensor, labels: Tensor, alpha: float, probability: Tensor) -> tuple[Tensor, Targets]:
-    """Fill a box in each image with that of another one, the same box for all (Yun et al. 2019, arXiv:1905.04899).
+    """Fill a box in each image with that of another, the same box for all (Yun et al. 2019, arXiv:1905.04899).
 
     As in the paper's code, the box is cut off at the edges of the image, and the shares are those of the areas.
     """
@@ -157,7 +157,7 @@ def cutmix(images: Tensor, labels: Tensor, alpha: float, probability: Tensor) ->
 def ricap(images: Tensor, labels: Tensor, alpha: float, probability: Tensor) -> tuple[Tensor, Targets]:
     """Put random crops of four images around a random point (Takahashi et al. 2018, arXiv:1811.09030).
 
-    The point and the positions of the four crops are the same for the whole batch. The top left crop is of the image
+    The point and the positions of the four crops are the same for the whole batch. The top left crop is from the image
     itself: a permutation of the whole batch would change nothing.
     """
     (height, width), device = images.shape[2:], images.device
@@ -184,13 +184,13 @@ def ricap(images: Tensor, labels: Tensor, alpha: float, probability: Tensor) -> 
     return _channels_first(mixed.view(*pixel.shape, -1)), Targets(labels=labels[sources], shares=shares)
 
 
-# Drawing.
+# Functions that draw.
 
 
 def draw_shares(alpha: float, count: int, device: torch.device) -> Tensor:
     """Draw from Beta(alpha, alpha): float [count], 0 to 1.
 
-    A quotient of gamma variables, in logarithms: of a small alpha, both are often too small for a float. Gamma(alpha)
+    A quotient of gamma variables, in logarithms: for a small alpha, both are often too small for a float. Gamma(alpha)
     is Gamma(alpha + 1) U^(1 / alpha), with a uniform U.
     """
     if alpha == 1:
@@ -202,9 +202,9 @@ def draw_shares(alpha: float, count: int, device: torch.device) -> Tensor:
 
 
 def draw_permutation(count: int, device: torch.device) -> Tensor:
-    """Draw an order of `count` images: int64 [count].
+    """Draw a permutation of `count` images: int64 [count].
 
-    By sorting, since `torch.randperm` does not promise that it can be captured.
+    By sorting, because `torch.randperm` does not promise that it can be captured.
     """
     return torch.rand(count, device=device).argsort()
 
@@ -215,7 +215,7 @@ def _draw_mixed(probability: Tensor) -> Tensor:
 
 
 def _draw_interval(side: int, kept: Tensor) -> Tensor:
-    """Draw which of `side` pixels CutMix's box covers, if it is to leave the share `kept` of the area: bool [side]."""
+    """Draw the pixels of a side covered by CutMix's box, if it leaves the share `kept` of the area: bool [side]."""
     half = ((side * (1 - kept).sqrt()).floor() / 2).floor()
     centre = _draw_up_to(torch.full_like(kept, side - 1))
     pixel = torch.arange(side, device=kept.device)
@@ -223,7 +223,7 @@ def _draw_interval(side: int, kept: Tensor) -> Tensor:
 
 
 def _draw_up_to(most: Tensor) -> Tensor:
-    """Draw whole numbers, uniform on 0 ... `most` (of whole numbers): int64 of its shape."""
+    """Draw whole numbers, uniform on 0 ... `most` (whole numbers): int64 of its shape."""
     drawn = (torch.rand(most.shape, device=most.device) * (most + 1)).floor()
     return torch.minimum(drawn, most).long()  # a product just below a whole number may be rounded up to it
 

@@ -1,4 +1,4 @@
-"""Files of exported models, and those read that need no torch: so one image is answered in a moment."""
+"""Files of exported models, and reading of those that need no torch, so that one image is classified quickly."""
 
 import os
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ RUNTIMES: dict[FormatName, tuple[Runtime, str]] = {
     "tflite-int8": (TFLITE, "litert"),
     "tflite-header": (HEADER, "litert"),
 }
-"""What computes a format without torch, and which extra installs it."""
+"""The library that computes a format without torch, and the extra that installs it."""
 
 
 def format_of(path: Path) -> FormatName:
     """The format of a model file, by its name.
 
     Raises:
-        ModelError: it has the name of no model file.
+        ModelError: its name is not that of a model file.
 
     """
     names: tuple[FormatName, ...] = get_args(FormatName)
@@ -42,17 +42,17 @@ def format_of(path: Path) -> FormatName:
 
 
 def suffix_of(fmt: FormatName) -> str:
-    """How the name of a file of this format ends: `.onnx`, `.int8.onnx` for onnx-int8, or `.h` for a header."""
+    """The ending of file names in this format: `.onnx`, `.int8.onnx` for onnx-int8, or `.h` for a header."""
     if fmt == "tflite-header":
         return ".h"
     return "." + ".".join(reversed(fmt.split("-")))
 
 
 def require(fmt: FormatName, packages: Sequence[str], extra: str) -> None:
-    """Check that these packages are installed, which `extra` of this package installs.
+    """Check that these packages are installed; `extra` is the extra of this package that installs them.
 
     Raises:
-        ModelError: one is missing; the message says how to get it.
+        ModelError: one is missing; the message says how to install it.
 
     """
     missing = [name for name in packages if find_spec(name) is None]
@@ -61,7 +61,7 @@ def require(fmt: FormatName, packages: Sequence[str], extra: str) -> None:
 
 
 def content_of(path: Path) -> bytes:
-    """What is in a model file.
+    """The contents of a model file.
 
     Raises:
         ModelError: it cannot be read.
@@ -74,12 +74,12 @@ def content_of(path: Path) -> bytes:
 
 
 def damaged(path: Path) -> ModelError:
-    """The error for a file that holds no model."""
+    """The error for a file that contains no model."""
     return ModelError(f"{path} is damaged, or no model that `search export` wrote: export it again")
 
 
 def read_without_torch(path: Path, runtime: Runtime, extra: str) -> tuple[Description, Logits]:
-    """The description and the network of a model file. Nothing that is in the file is executed.
+    """The description and the network of a model file. Nothing in the file is executed.
 
     Raises:
         ModelError: it cannot be read, or the runtime is missing, which `extra` of this package installs.
@@ -94,13 +94,13 @@ def read_without_torch(path: Path, runtime: Runtime, extra: str) -> tuple[Descri
             raise ValueError("it gives something else than it says")
     except MemoryError:
         raise
-    except Exception as error:  # whatever the runtimes make of a file that is none of ours
+    except Exception as error:  # the runtimes raise many kinds of errors for other files
         raise damaged(path) from error
     return about, logits
 
 
 def threads() -> int:
-    """As many as torch would use."""
+    """As many threads as torch would use."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdecimal() and int(wanted):
         return int(wanted)
@@ -108,7 +108,7 @@ def threads() -> int:
 
 
 def shorten(model: "ModelProto") -> None:
-    """Leave out what is only for readers of the graph: in a small network the names take more than the weights."""
+    """Remove what only readers of the graph need: in a small network, the names take more space than the weights."""
     graph = model.graph
     del graph.value_info[:]
     short = {name: name for name in ("", "images", "logits")}
@@ -121,7 +121,7 @@ def shorten(model: "ModelProto") -> None:
 
 
 def stored_size(path: Path) -> int:
-    """Bytes of a model file that a device stores: of a C array, its elements; of a damaged one, the text."""
+    """Bytes of a model file that a device stores: of a C array, its elements; if it is damaged, the text."""
     if path.suffix == ".h":
         with suppress(ValueError, IndexError, TypeError):
             return len(HEADER.stored(path.read_bytes()))

@@ -11,7 +11,7 @@ from train_core.specs import ResNetSpec, block_shapes, in_stage, squeezed
 class ResNet(nn.Module):
     """Maps normalised images [B, C, H, W] to logits [B, num_classes].
 
-    `state_dict` keys read as the network does: stem, stages.<stage>.<block>, final_norm, classifier.
+    `state_dict` keys follow the structure: stem, stages.<stage>.<block>, final_norm, classifier.
     """
 
     def __init__(self, spec: ResNetSpec) -> None:
@@ -69,10 +69,10 @@ class ResNet(nn.Module):
 class ResidualBlock(nn.Module):
     """Maps features [B, inputs, H, W] to [B, width, H / stride, W / stride], rounded up: a branch and a shortcut.
 
-    Subclasses make their layers and write the branch. The shortcut is none where the spec leaves it out.
+    Subclasses make their layers and write the branch. The shortcut is None if the spec leaves it out.
     """
 
-    last_layers: tuple[str, ...]  # of the branch, backwards; the first that has weights is its last layer
+    last_layers: tuple[str, ...]  # of the branch, from the end; the first that has weights is its last layer
     shortcut: nn.Module | None
     drop_path = 0.0  # probability that an image skips the branch in training
 
@@ -90,13 +90,13 @@ class ResidualBlock(nn.Module):
         raise NotImplementedError
 
     def add(self, branch: Tensor, x: Tensor) -> Tensor:
-        """The branch's features added to the shortcut's of x; those of the branch where there is no shortcut."""
+        """The branch's features plus the shortcut of x; only the branch's features if there is no shortcut."""
         if self.shortcut is None:
             return branch
         if self.training and self.drop_path:  # Huang et al. 2016, arXiv:1603.09382
             kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop_path
             branch = branch * (kept / (1 - self.drop_path)).to(branch.dtype)
-        branch += self.shortcut(x)  # in place: no backward pass needs the sum's terms
+        branch += self.shortcut(x)  # in place: no backward pass needs the two terms
         return branch
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,9 +131,9 @@ class BasicBlock(ResidualBlock):
 class PreActBlock(ResidualBlock):
     """norm-ReLU-conv-norm-ReLU-conv, added to the shortcut (He et al. 2016, arXiv:1603.05027).
 
-    The shortcut takes the input of the block. If the spec asks, it takes what the first norm and ReLU give: where it
-    changes the shape, and in the network's first block, as in the paper's appendix and in wide residual networks
-    (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
+    The shortcut takes the input of the block. If the spec says so, it takes the output of the first norm and ReLU:
+    where it changes the shape, and in the network's first block, as in the paper's appendix and in wide residual
+    networks (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
     """
 
     last_layers = ("conv2",)
@@ -164,7 +164,7 @@ class PreActBlock(ResidualBlock):
 class BottleneckBlock(ResidualBlock):
     """conv-norm-ReLU-conv-norm-ReLU-conv-norm, added to the shortcut, then ReLU (He et al. 2016, arXiv:1512.03385).
 
-    The stride is that of the middle convolution, as in torchvision. With groups it is that of Xie et al. 2017
+    The middle convolution has the stride, as in torchvision. With groups, this is the block of Xie et al. 2017
     (arXiv:1611.05431).
     """
 
@@ -243,7 +243,7 @@ class PyramidBlock(ResidualBlock):
 
 
 class PyramidBottleneckBlock(ResidualBlock):
-    """The same with the three convolutions of a bottleneck: the first norm has no ReLU behind it, nor has the last."""
+    """As `PyramidBlock`, with the three convolutions of a bottleneck: no ReLU follows the first norm or the last."""
 
     last_layers = ("norm4", "conv3")
 
@@ -313,7 +313,7 @@ class SqueezeExcitation(nn.Module):
 
 def _mean_of_pixels(x: Tensor) -> Tensor:
     """[B, C, H, W] -> [B, C]."""
-    # On CUDA in this order: the gradient then has the memory format of x. Exported models have the plain form.
+    # On CUDA in this order: the gradient then has the memory format of x. Exported models use the plain form.
     return x.permute(0, 2, 3, 1).mean(dim=(1, 2)) if x.is_cuda else x.mean(dim=(2, 3))
 
 
@@ -322,7 +322,7 @@ def _excitation(spec: ResNetSpec, width: int) -> nn.Module:
 
 
 def _shortcut(spec: ResNetSpec, inputs: int, width: int, stride: int) -> nn.Module | None:
-    """The identity, or where the shape changes what the spec asks for."""
+    """The identity, or if the shape changes, the shortcut of the spec."""
     if inputs == width and stride == 1:
         return nn.Identity()
     if spec.shortcut == "none":
@@ -342,9 +342,9 @@ def _shortcut(spec: ResNetSpec, inputs: int, width: int, stride: int) -> nn.Modu
 
 
 class PadShortcut(nn.Module):
-    """The mean of each 2x2 pixels where there is a stride, and channels of zeros (Han et al. 2017, arXiv:1610.02915).
+    """The mean of each 2x2 pixels if there is a stride, and channels of zeros (Han et al. 2017, arXiv:1610.02915).
 
-    Where there have to be fewer channels, the last ones are left out.
+    If the output has fewer channels, the last ones are left out.
     """
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
@@ -360,7 +360,7 @@ class PadShortcut(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """torch's, which does not count its batches: nothing reads the count, and each costs a kernel in each step."""
+    """torch's, without counting batches: nothing reads the count, and counting costs a kernel in each step."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(
@@ -378,9 +378,9 @@ class BatchNorm(nn.BatchNorm2d):
 class Conv(nn.Conv2d):
     """A convolution without bias whose padding keeps the size at stride 1.
 
-    In training on a CPU, a kernel of one pixel with a stride is computed as one with stride 1 on every second pixel:
-    the same values. oneDNN's backward pass of the other form writes outside of its memory when there are few input
-    channels (uxlfoundation/oneDNN#6035), which ends the process. Evaluation and exported models keep the stride.
+    In training on a CPU, a 1x1 kernel with a stride is computed with stride 1 on every second pixel: the values are the
+    same. oneDNN's backward pass of the other form writes outside its memory if there are few input channels
+    (uxlfoundation/oneDNN#6035), which ends the process. Evaluation and exported models keep the stride.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:

@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024) for the filters of convolutions, and AdamW for all other parameters.
 
-torch.optim.Muon does not fit: it takes matrices only, one by one, and its step reads a learning rate that lies on a GPU
-back from there.
+torch.optim.Muon does not fit: it takes only matrices, one by one, and its step reads a learning rate back from the
+GPU.
 """
 
 import math
@@ -13,10 +13,10 @@ from torch.optim.adamw import adamw
 
 from train_core.guarded import Group, Guarded, gradients_of, with_gradients
 
-STEPS = 5  # of Newton-Schulz
-COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of X, XX'X and (XX')^2 X: large at 0, so that small singular values grow fast
+STEPS = 5  # Newton-Schulz steps
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of X, XX'X and (XX')^2 X: large at 0, so small singular values grow fast
 SMALLEST_NORM = 1e-7
-SIZE = 0.2  # root mean square of the entries of an update, about that of AdamW's (Liu et al. 2025, arXiv:2502.16982)
+SIZE = 0.2  # root mean square of the entries of an update, close to AdamW's (Liu et al. 2025, arXiv:2502.16982)
 
 
 class Muon(Guarded):
@@ -48,7 +48,7 @@ class Muon(Guarded):
         return {"step": parameter.new_zeros(()), **zeros}
 
     def update(self) -> None:
-        """Move the parameters of each group as their kind is moved."""
+        """Move the parameters of each group by the rule for their kind."""
         for group in self.param_groups:
             weights = with_gradients(group)
             if weights and group["filters"]:
@@ -65,7 +65,7 @@ class Muon(Guarded):
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         same_shape = defaultdict[torch.Size, list[tuple[Tensor, Tensor]]](list)
         for weight, direction in zip(weights, directions, strict=True):
-            # In the order of channels_last, where these are views: the order of the columns does not change the update.
+            # In the order of channels_last, in which these are views: the order of columns does not matter.
             filters, matrix = weight.permute(0, 2, 3, 1), direction.permute(0, 2, 3, 1).flatten(1)
             same_shape[matrix.shape].append((filters, matrix))
         for shape, pairs in same_shape.items():
@@ -96,7 +96,8 @@ class Muon(Guarded):
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Matrices [N, rows, columns] with the same singular vectors and singular values near 1 (0.7 to 1.2), where not 0.
 
-    Computed in bf16 on CUDA, where the tensor cores are; elsewhere in the matrices' own type, which they keep.
+    Computed in bf16 on CUDA, which has tensor cores for it; elsewhere in the type of the matrices. The result has that
+    type.
     """
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices

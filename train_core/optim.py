@@ -11,10 +11,10 @@ from train_core.specs import TrainSpec
 
 
 def make_optimizer(model: nn.Module, recipe: TrainSpec) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the model's parameters, in its fused form if it has one; on CUDA it can be captured.
+    """The recipe's optimizer for the model's parameters, fused if possible; on CUDA it can be captured.
 
-    Norm parameters and biases (all that have one dimension) are not decayed unless the recipe asks: decaying them
-    brings nothing and costs accuracy (He et al. 2019, arXiv:1812.01187, section 3.1).
+    Norm parameters and biases (all with one dimension) are not decayed unless the recipe says so: decaying them has no
+    benefit and costs accuracy (He et al. 2019, arXiv:1812.01187, section 3.1).
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
@@ -25,7 +25,7 @@ def make_optimizer(model: nn.Module, recipe: TrainSpec) -> torch.optim.Optimizer
         {"params": kept, "weight_decay": 0.0},
     ]
     device = next(model.parameters()).device
-    # A captured step reads its learning rate where it read it when it was captured: on the device.
+    # A captured step reads its learning rate from where it was during the capture: on the device.
     lr = torch.tensor(recipe.lr, device=device) if device.type == "cuda" else recipe.lr
     return OPTIMIZERS[recipe.optimizer].build(groups, lr, recipe)
 
@@ -42,11 +42,11 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def lr_at(recipe: TrainSpec, step: int, steps: int) -> float:
     """The learning rate of step `step` (from 0) of a run of `steps` steps.
 
-    A closed form of the share of the run that is done: resuming needs only the step's number, and a short run
-    passes through the same schedule as a long one. Cosine and one-cycle reach zero at the end.
+    A closed form of the share of the run that is done: resuming needs only the step's number, and a short run has the
+    same schedule as a long one. Cosine and one-cycle reach zero at the end.
     """
     done = step / steps
-    if done < recipe.warmup and recipe.schedule != "one-cycle":  # which has a rise of its own
+    if done < recipe.warmup and recipe.schedule != "one-cycle":  # one-cycle has its own warm-up
         return recipe.lr * (step + 1) / (recipe.warmup * steps + 1)
     match recipe.schedule:
         case "cosine":  # Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts
@@ -69,7 +69,7 @@ def _half_cosine(done: float) -> float:
 
 
 def _one_cycle(step: int, steps: int, rise: float = 0.3, start: float = 1 / 25, end: float = 1 / 25e4) -> float:
-    """Up from `start` during the share `rise` of the run, then down to `end`, both along a half cosine."""
+    """Rise from `start` during the share `rise` of the run, then fall to `end`, both along a half cosine."""
     peak = rise * steps - 1
     if step <= peak:
         return 1 + (start - 1) * _half_cosine(step / peak)

@@ -1,7 +1,7 @@
-"""The optimizers: one record each, with all that the rest of the code asks of one.
+"""The optimizers: one record each, with everything that the rest of the code needs to know of one.
 
 Imports no torch before an optimizer is built. To add one, name it in `OptimizerName`, give it a record here, and give
-the space its two dimensions, `<name>_lr` and `<name>_weight_decay`: `space.py` checks that it has them.
+the space its two dimensions, `<name>_lr` and `<name>_weight_decay`; `space.py` checks this.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OptimizerName = Literal["sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "lion", "muon"]
 
-LION_BETA2 = 0.99  # the paper's: the momentum is a mean over 100 steps; a recipe's beta2 is for means of squares
+LION_BETA2 = 0.99  # as in the paper: the momentum is a mean over 100 steps; a recipe's beta2 is for means of squares
 
 Groups = list[dict[str, Any]]
 """Parameters with their weight decay, as torch's optimizers take them."""
@@ -29,13 +29,13 @@ Groups = list[dict[str, Any]]
 class OptimizerKind:
     """An optimizer. `build` takes the parameter groups, the learning rate (a number, or on CUDA a tensor) and a recipe.
 
-    Steps of what it builds can be captured in a CUDA graph.
+    Its steps can be captured in a CUDA graph.
     """
 
     description: str
     build: Callable[[Groups, float | torch.Tensor, TrainSpec], torch.optim.Optimizer]
     lr: tuple[float, float]  # the range that the space draws from, in the logarithm
-    weight_decay: float  # what the space holds: a strong setting, as short runs prefer too little
+    weight_decay: float  # the fixed value in the space: a strong setting, because short runs prefer too little
 
 
 def _sgd(groups: Groups, lr: float | torch.Tensor, recipe: TrainSpec) -> torch.optim.Optimizer:
@@ -45,7 +45,7 @@ def _sgd(groups: Groups, lr: float | torch.Tensor, recipe: TrainSpec) -> torch.o
         groups, lr, momentum=recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0, fused=True
     )
     if recipe.momentum:
-        # torch would make them in the first step, and leave them uninitialised where fp16's scaler skips that one.
+        # torch would create them in the first step, and leave them uninitialised if fp16's scaler skips that step.
         for parameter in (each for group in optimizer.param_groups for each in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
@@ -86,7 +86,7 @@ def _rmsprop(groups: Groups, lr: float | torch.Tensor, recipe: TrainSpec) -> tor
 
 
 def _capturable(lr: float | torch.Tensor) -> dict[str, bool]:
-    """The settings with which torch's unfused optimizers can be captured, where the rate says that steps are."""
+    """The settings that make torch's unfused optimizers capturable, if the rate's type shows that this is needed."""
     import torch
 
     return {"foreach": True, "capturable": True} if isinstance(lr, torch.Tensor) else {}
@@ -131,7 +131,7 @@ OPTIMIZERS: dict[OptimizerName, OptimizerKind] = table(
             description="Adam with shorter first steps, whose scale is uncertain (Liu et al. 2020, arXiv:1908.03265), "
             "and decoupled weight decay",
             build=_radam,
-            # After some thousand steps it is AdamW.
+            # After some thousand steps, it is AdamW.
             lr=(3e-4, 1e-2),
             weight_decay=0.05,
         ),
@@ -139,8 +139,8 @@ OPTIMIZERS: dict[OptimizerName, OptimizerKind] = table(
             description="gradients divided by the root of their mean square (Hinton 2012), with momentum and an L2 "
             "penalty",
             build=_rmsprop,
-            # Its momentum is a sum, not a mean: with 0.9, steps are ten times as long as Adam's at the same rate. The
-            # penalty is part of the gradient, as in Adam, so it has the same size.
+            # Its momentum is a sum, not a mean: with 0.9, steps are ten times as long as Adam's at the same rate. As in
+            # Adam, the penalty is part of the gradient, so it has the same size.
             lr=(3e-5, 1e-3),
             weight_decay=5e-5,
         ),
@@ -148,8 +148,8 @@ OPTIMIZERS: dict[OptimizerName, OptimizerKind] = table(
             description="steps by the sign of the momentum, with decoupled weight decay (Chen et al. 2023, "
             "arXiv:2302.06675)",
             build=_lion,
-            # All entries of a step have the size of the rate. The paper takes a tenth to a third of AdamW's rate, and a
-            # decay that is larger by the same factor, so that their product stays.
+            # All entries of a step have the size of the rate. The paper uses a tenth to a third of AdamW's rate, and a
+            # decay that is larger by the same factor, so their product is unchanged.
             lr=(3e-5, 1e-3),
             weight_decay=0.5,
         ),

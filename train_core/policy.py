@@ -1,9 +1,9 @@
 """TrivialAugment wide (Müller & Hutter 2021, arXiv:2103.10158) for whole batches of uint8 images.
 
-For each image one of torchvision's 14 operations is drawn, and one of its 31 strengths, with a random sign where the
-operation has one. There are few enough of these settings to compute all that depends on a setting alone once, in
-tables: the matrix of a shift in geometry, the new value of each of the 256 pixel values, the weights of a blend. Every
-image of a batch goes through all three kinds of change; two of them leave it as it is.
+For each image, one of torchvision's 14 operations is drawn, and one of its 31 strengths, with a random sign if the
+operation has one. There are few enough of these settings to compute everything that depends only on a setting once, in
+tables: the matrix of a geometric transform, the new value of each of the 256 pixel values, the weights of a blend.
+Every image of a batch goes through all three kinds of change; two of them leave it unchanged.
 
 As in `train_core/augment.py`, nothing here waits for the device or lets a shape depend on data.
 """
@@ -63,43 +63,43 @@ class TrivialAugment:
         self._points = torch.stack((x, y, torch.ones_like(x))).flatten(1)  # [3, HW]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Change each image, as drawn: uint8 [B, H, W, C] -> uint8 [B, H, W, C]."""
+        """Change each image by a drawn setting: uint8 [B, H, W, C] -> uint8 [B, H, W, C]."""
         return self.apply(pixels, draw_settings(len(pixels), pixels.device))
 
     def apply(self, pixels: Tensor, settings: Tensor) -> Tensor:
         """Change each image by its setting (int64 [B], see `setting`): uint8 [B, H, W, C] -> uint8 [B, H, W, C].
 
-        Equal to torchvision's function of the setting, with nearest interpolation and black outside. Where the source
-        of a pixel lies exactly between two pixels, as on the diagonals of a rotation by 45 degrees, rounding decides.
+        Equal to torchvision's function of the setting, with nearest interpolation and black outside. If the source of a
+        pixel lies exactly between two pixels, as on the diagonals of a rotation by 45 degrees, rounding decides.
         """
         operation = self._operations[settings]
         moved = self._move(pixels, self._matrices[settings])
-        # A plane for each channel from here on: what differs between images is then the same for a whole row of memory.
+        # One plane per channel from here on: values that differ only between images are then the same along a row.
         planes = torch.stack(moved.unbind(2), 1)  # [B, C, HW]
         planes = self._map(planes, operation, self._values[settings])
         planes = self._blend(planes, operation, self._weights[settings])
         return torch.stack(planes.unbind(1), 2).view(pixels.shape)
 
     def _move(self, pixels: Tensor, matrices: Tensor) -> Tensor:
-        """Take each pixel from where its image's matrix ([B, 2, 3]) says: [B, H, W, C] -> [B, HW, C].
+        """Take each pixel from the point given by its image's matrix ([B, 2, 3]): [B, H, W, C] -> [B, HW, C].
 
         The nearest pixel is taken, and black outside.
         """
         count, (height, width) = len(pixels), self._size
         col, row = (matrices.view(-1, 3) @ self._points).round_().view(count, 2, -1).unbind(1)  # [B, HW]
-        # What is outside comes from a border of one pixel.
+        # Pixels outside come from a border of one pixel.
         pixel = row.clamp(-1, height).add_(1).mul_(width + 2).add_(col.clamp(-1, width).add_(1)).long()
         pixel += torch.arange(count, device=pixels.device)[:, None] * ((height + 2) * (width + 2))
         bordered = F.pad(pixels, (0, 0, 1, 1, 1, 1)).view(-1, self._channels)
         return bordered.index_select(0, pixel.view(-1)).view(count, -1, self._channels)
 
     def _map(self, planes: Tensor, operation: Tensor, values: Tensor) -> Tensor:
-        """Give each of the 256 pixel values of a plane a new one: uint8 [B, C, HW] -> uint8 [B, C, HW].
+        """Replace each of the 256 pixel values of a plane by a new one: uint8 [B, C, HW] -> uint8 [B, C, HW].
 
-        They are `values` (uint8 [B, 256]), unless they depend on the image.
+        The new values are `values` (uint8 [B, 256]), unless they depend on the image.
         """
         count, channels, device = len(planes), self._channels, planes.device
-        # A table of 256 values for each plane, and the place of each pixel in all of them.
+        # A table of 256 values for each plane, and the index of each pixel in all of them.
         starts = torch.arange(count * channels, device=device).view(count, channels, 1) * VALUES
         places = planes.long().add_(starts).view(-1)
         histogram = torch.zeros(count * channels * VALUES, device=device)
@@ -111,7 +111,7 @@ class TrivialAugment:
         return tables.view(-1).index_select(0, places).view(planes.shape)
 
     def _blend(self, planes: Tensor, operation: Tensor, weights: Tensor) -> Tensor:
-        """Weigh images against others made of them (weights [B, 2]): grey, uniformly grey, or blurred ones."""
+        """Blend images (weights [B, 2]) with versions of them: grey, uniformly grey, or blurred."""
         exact, grey = planes.float(), _grey(planes)
         other = torch.where(_is("Contrast", operation), grey.mean((1, 2), keepdim=True), grey)
         other = torch.where(_is("Sharpness", operation), _blurred(exact, self._size), other)
@@ -138,7 +138,7 @@ def setting(index: int) -> Setting:
 
 _UP_TO_1 = tuple(torch.linspace(0, 0.99, STRENGTHS).tolist())
 _PIXELS = tuple(torch.linspace(0, 32, STRENGTHS).tolist())
-_MAGNITUDES: dict[str, tuple[tuple[float, ...], bool]] = {  # and whether their sign is random
+_MAGNITUDES: dict[str, tuple[tuple[float, ...], bool]] = {  # strengths, and whether their sign is random
     "ShearX": (_UP_TO_1, True),
     "ShearY": (_UP_TO_1, True),
     "TranslateX": (_PIXELS, True),
@@ -148,14 +148,14 @@ _MAGNITUDES: dict[str, tuple[tuple[float, ...], bool]] = {  # and whether their 
     "Color": (_UP_TO_1, True),
     "Contrast": (_UP_TO_1, True),
     "Sharpness": (_UP_TO_1, True),
-    "Posterize": (tuple(8 - round(i / ((STRENGTHS - 1) / 6)) for i in range(STRENGTHS)), False),  # bits that stay
-    "Solarize": (tuple(torch.linspace(255, 0, STRENGTHS).tolist()), False),  # the least value that is inverted
+    "Posterize": (tuple(8 - round(i / ((STRENGTHS - 1) / 6)) for i in range(STRENGTHS)), False),  # bits that are kept
+    "Solarize": (tuple(torch.linspace(255, 0, STRENGTHS).tolist()), False),  # the smallest value that is inverted
 }
 
 
 @cache
 def _tables(size: tuple[int, int], channels: int) -> tuple[NDArray[Any], ...]:
-    """Give for each setting: operation int64, matrix float32 [2, 3], values uint8 [256], weights float32 [2]."""
+    """For each setting: operation int64, matrix float32 [2, 3], values uint8 [256], weights float32 [2]."""
     height, width = size
     settings = [setting(index) for index in range(SETTINGS)]
     to_pixels = [[0, 0, (width - 1) / 2], [0, 0, (height - 1) / 2]]  # from the centre of pixel (0, 0)
@@ -169,9 +169,9 @@ def _tables(size: tuple[int, int], channels: int) -> tuple[NDArray[Any], ...]:
 
 
 def _matrix(setting: Setting, size: tuple[int, int]) -> tuple[float, ...]:
-    """Give xx, xy, x0, yx, yy, y0: a pixel at (x, y) comes from (xx x + xy y + x0, yx x + yy y + y0).
+    """The coefficients xx, xy, x0, yx, yy, y0: pixel (x, y) comes from (xx x + xy y + x0, yx x + yy y + y0).
 
-    From the image's centre, with y down. As in torchvision, a shear leaves the top left corner where it is.
+    Relative to the image's centre, with y down. As in torchvision, a shear keeps the top left corner in place.
     """
     height, width = size
     name, magnitude = setting
@@ -192,7 +192,7 @@ def _matrix(setting: Setting, size: tuple[int, int]) -> tuple[float, ...]:
 
 
 def _values(setting: Setting) -> NDArray[np.uint8]:
-    """Give the new value of each of the 256 pixel values: uint8 [256]."""
+    """The new value of each of the 256 pixel values: uint8 [256]."""
     values = np.arange(VALUES)
     name, magnitude = setting
     match name:
@@ -207,19 +207,19 @@ def _values(setting: Setting) -> NDArray[np.uint8]:
 
 
 def _weights(setting: Setting, size: tuple[int, int], channels: int) -> tuple[float, float]:
-    """Give the weights of an image and of the one that it is blended with."""
+    """The weights of an image and of the one that it is blended with."""
     name, magnitude = setting
     blends = {"Contrast": True, "Color": channels == 3, "Sharpness": min(size) > 2}
     return (1 + magnitude, 1 - (1 + magnitude)) if blends.get(name) else (1, 0)
 
 
 def _is(name: str, operation: Tensor) -> Tensor:
-    """Tell which images have the operation of this name: bool [B, 1, 1]."""
+    """Which images have the operation of this name: bool [B, 1, 1]."""
     return (operation == OPERATIONS.index(name))[:, None, None]
 
 
 def _grey(planes: Tensor) -> Tensor:
-    """Weigh RGB to luma, truncated to whole numbers: uint8 [B, C, HW] -> float [B, 1, HW]. Grey images stay."""
+    """Convert RGB to luma, truncated to whole numbers: uint8 [B, C, HW] -> float [B, 1, HW]. Grey images stay."""
     if planes.shape[1] != 3:
         return planes.float()
     red, green, blue = planes.unbind(1)
@@ -229,8 +229,8 @@ def _grey(planes: Tensor) -> Tensor:
 def _blurred(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Average each pixel (weight 5) with its 8 neighbours (weight 1), rounded; pixels at the edges stay. [B, C, HW].
 
-    Whole planes are added up, shifted by rows and by pixels, since short rows would be slow. What is wrong then are the
-    pixels at the left and right edges, which stay as they were.
+    Whole planes are added, shifted by rows and by pixels, because short rows would be slow. Only the pixels at the left
+    and right edges are then wrong, and these stay as they were.
     """
     width, pixels = size[1], x.shape[2]
     if min(size) <= 2:
@@ -248,7 +248,7 @@ def _blurred(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _autocontrast(least: Tensor, most: Tensor) -> Tensor:
-    """Give the values that stretch planes from `least` to `most` (uint8 [B, C, 1]) to 0 to 255: uint8 [B, C, 256]."""
+    """The values that stretch planes from `least` to `most` (uint8 [B, C, 1]) to 0 to 255: uint8 [B, C, 256]."""
     is_uniform = least == most
     scale = torch.where(is_uniform, 1.0, 255 / (most.float() - least))
     values = torch.arange(VALUES, device=least.device)
@@ -256,9 +256,9 @@ def _autocontrast(least: Tensor, most: Tensor) -> Tensor:
 
 
 def _equalize(histogram: Tensor, most: Tensor) -> Tensor:
-    """Give the values that become about equally frequent: histograms [B, C, 256], greatest values uint8 [B, C, 1].
+    """The values that become about equally frequent: histograms [B, C, 256], greatest values uint8 [B, C, 1].
 
-    Numbers of pixels are floats here: they are exact below 2^24, and divided faster than integers.
+    Numbers of pixels are floats here: these are exact below 2^24, and division is faster than with integers.
     """
     darker = histogram.cumsum(2) - histogram  # number of pixels below each value
     step = (darker.gather(2, most.long()) / (VALUES - 1)).floor_()

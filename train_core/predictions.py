@@ -1,4 +1,4 @@
-"""What a trained network says of the images of a split, and a training batch as it sees it; each is one file.
+"""A trained network's predictions for the images of a split, and a training batch as it sees it; each is one file.
 
 Imports no torch, so that read-only commands are fast. `train_core.inference` makes both.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from train_core.files import written_whole
 from train_core.results import balanced_accuracy
 
-PICTURED = 24  # of the most certain mistakes, at most
+PICTURED = 24  # number of stored pictures of the most certain mistakes, at most
 SEEN = 16  # images in a stored training batch, at most
 
 Made = TypeVar("Made")
@@ -27,8 +27,8 @@ class Predictions:
     """The outputs of one finished network for all images of one split, in their order.
 
     `labels` is int64 [N], the true classes; `logits` is float32 [N, K], before the softmax. `files` has the names of
-    the N image files, or is empty if the images come from no files. `pictured` is int64 [M], the numbers of the
-    `PICTURED` mistakes of which the network was most certain; `pictures` is uint8 [M, H, W, C], their pixels.
+    the N image files, or is empty if the images come from no files. `pictured` is int64 [M], the indices of the
+    mistakes (at most `PICTURED`) of which the network was most certain; `pictures` is uint8 [M, H, W, C], their pixels.
     """
 
     classes: tuple[str, ...]
@@ -44,24 +44,24 @@ class Predictions:
 
     @cached_property
     def said(self) -> NDArray[np.int64]:
-        """The class with the largest output, int64 [N]; of equal ones the first, as in torch."""
+        """The class with the largest output, int64 [N]; if several are equal, the first, as in torch."""
         said: NDArray[np.int64] = self.logits.argmax(axis=1)
         return said
 
     @cached_property
     def is_right(self) -> NDArray[np.bool_]:
-        """Whether that is the true class, bool [N]."""
+        """Whether the predicted class is the true class, bool [N]."""
         is_right: NDArray[np.bool_] = self.said == self.labels
         return is_right
 
     @property
     def accuracy(self) -> float:
-        """The share of images whose class is right."""
+        """The share of images that are classified correctly."""
         return int(self.is_right.sum()) / len(self)
 
     @property
     def balanced(self) -> float:
-        """The balanced accuracy: the mean over the classes of the share of their images whose class is right."""
+        """The balanced accuracy: the mean over the classes of the share of images that are classified correctly."""
         number = len(self.classes)
         correct = np.bincount(self.labels[self.is_right], minlength=number)
         return balanced_accuracy(correct.tolist(), np.bincount(self.labels, minlength=number).tolist())
@@ -110,8 +110,8 @@ class Predictions:
 class SeenBatch:
     """Training images as the network sees them: augmented, and mixed if the recipe mixes images.
 
-    `pictures` is uint8 [B, H, W, C]. `labels` is int64 [P, B]: the classes of the P images that each picture is made
-    of; `shares` is float32 [P], with the sum 1: how much of each.
+    `pictures` is uint8 [B, H, W, C]. `labels` is int64 [P, B]: the classes of the P images in each picture; `shares` is
+    float32 [P], with the sum 1: the share of each.
     """
 
     classes: tuple[str, ...]
@@ -155,7 +155,7 @@ def _write(path: Path, **arrays: NDArray[Any]) -> None:
 
 
 def _read(path: Path, made: Callable[[dict[str, NDArray[Any]]], Made]) -> Made:
-    """What `made` makes of the arrays of a file."""
+    """The result of `made` for the arrays of a file."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return made(dict(stored))

@@ -1,4 +1,4 @@
-"""First weights from a network that was trained on ImageNet."""
+"""Initial weights from a network that was trained on ImageNet."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _NAMES = (
     (r"layer(\d)\.(\d)\.downsample\.(\d)\.", "stages.{0}.{1}.shortcut.{2}."),
     (r"fc\.", "classifier."),
 )
-"""How torchvision calls a layer, and how `ResNet` does; torchvision counts stages from 1."""
+"""The name of a layer in torchvision, and in `ResNet`; torchvision counts stages from 1."""
 
 
 def load_imagenet(model: ResNet) -> None:
@@ -25,7 +25,7 @@ def load_imagenet(model: ResNet) -> None:
     They are kept in torch's cache ($TORCH_HOME, else ~/.cache/torch).
 
     Raises:
-        ModelError: they cannot be downloaded, or the model is no ResNet-18.
+        ModelError: they cannot be downloaded, or the model is not a ResNet-18.
 
     """
     from torchvision.models import ResNet18_Weights
@@ -33,7 +33,7 @@ def load_imagenet(model: ResNet) -> None:
     weights = ResNet18_Weights.IMAGENET1K_V1
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
-    except Exception as error:  # urllib's and torch's many, for no network, a broken download or a full disk
+    except Exception as error:  # of many kinds: no network, a broken download or a full disk
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
             f"the weights of start = 'imagenet' cannot be downloaded ({reason}): connect once, or put {weights.url} "
@@ -43,10 +43,10 @@ def load_imagenet(model: ResNet) -> None:
 
 
 def load_torchvision(model: ResNet, state: Mapping[str, Tensor]) -> None:
-    """Give the model the weights of torchvision's ResNet of the same shape; the classifier's if it has as many classes.
+    """Give the model the weights of torchvision's ResNet of this shape; the classifier's if the class counts match.
 
     Raises:
-        ModelError: it has another shape.
+        ModelError: its shape is different.
 
     """
     theirs, ours = {_our_name(name): values for name, values in state.items()}, model.state_dict()

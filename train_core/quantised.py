@@ -1,7 +1,7 @@
-"""An ONNX file whose network computes with integers of 8 bits: onnxruntime's static quantisation.
+"""An ONNX file whose network computes with 8-bit integers: onnxruntime's static quantisation.
 
 Weights are int8, with one scale for each output channel; activations are uint8, with one scale for each tensor, which
-covers all values that calibration images give.
+covers all values that occur for calibration images.
 """
 
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ BATCH = 20  # calibration images at a time: the values of all layers are in memo
 
 
 def quantised(written: bytes, images: NDArray[np.uint8]) -> bytes:
-    """The file in int8, made from one in float32 and from calibration images [N, H, W, C]."""
+    """The int8 file, made from a float32 file and from calibration images [N, H, W, C]."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     floats = onnx.load_from_string(written)
     for number, node in enumerate(floats.graph.node):
-        node.name = str(number)  # nodes are named to leave them out
+        node.name = str(number)  # nodes are excluded by name
     with TemporaryDirectory() as folder:
         prepared, file = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
         quant_pre_process(_without_norms(floats), prepared)
@@ -63,7 +63,7 @@ def quantised(written: bytes, images: NDArray[np.uint8]) -> bytes:
 
 
 class _Batches:
-    """Calibration images as onnxruntime asks for them: by the numbers of batches, one after another."""
+    """Calibration images in the form that onnxruntime requests: by batch numbers, one after another."""
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
         self.batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
@@ -73,11 +73,11 @@ class _Batches:
         return len(self.batches)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Give these batches next, the one at `end_index` excluded."""
+        """Return these batches next, without the one at `end_index`."""
         self.next = iter(self.batches[start_index:end_index])
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next batch as the network takes it; none after the last."""
+        """The next batch as the network takes it; None after the last."""
         batch = next(self.next, None)
         if batch is None:
             return None
@@ -97,8 +97,8 @@ def _normalisation(model: "ModelProto") -> list[str]:
 def _without_norms(model: "ModelProto") -> "ModelProto":
     """The same network without batch norms.
 
-    The exporter has folded those that follow a convolution into it. Each other one, for example the first norm of a
-    pre-activation block, becomes a convolution of one pixel with as many groups as channels: it can be quantised.
+    The exporter has already folded norms that follow a convolution into it. Any other norm, for example the first norm
+    of a pre-activation block, becomes a 1x1 convolution with as many groups as channels, which can be quantised.
     """
     from onnx import helper, numpy_helper
 

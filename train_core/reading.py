@@ -1,4 +1,4 @@
-"""How image files become pixels: what a user asks for (`Reading`), and what is then done to each image (`Preparation`).
+"""How image files become pixels: the user's settings (`Reading`), and what is done to each image (`Preparation`).
 
 Imports no torch.
 """
@@ -15,7 +15,7 @@ LARGEST_SIDE = 4096
 
 
 def parse_size(value: Any) -> Any:
-    """A size as people write it: `64`, `"64"` (a square), `"96x64"` (width x height) or `auto`; else the value."""
+    """A size as a user writes it: `64`, `"64"` (a square), `"96x64"` (width x height) or `auto`; else the value."""
     if isinstance(value, int) and not isinstance(value, bool):
         return (value, value)
     if isinstance(value, str):
@@ -33,7 +33,7 @@ Size = Annotated[tuple[Side, Side] | None, BeforeValidator(parse_size)]
 
 
 class Reading(Frozen):
-    """How image files are read: to which size, and what is done with those that do not suit."""
+    """How image files are read: to which size, and how images of other shapes are fitted."""
 
     size: Size = Field(
         default=None,
@@ -72,7 +72,7 @@ class Preparation(Frozen):
 
     @classmethod
     def of_arrays(cls, size: tuple[int, int]) -> Self:
-        """For data that were no image files; `size` is height and width."""
+        """The preparation for data without image files; `size` is height and width."""
         return cls(width=size[1], height=size[0])
 
 

@@ -14,18 +14,18 @@ class EpochResult:
     """Metrics of one training epoch. Accuracies are shares of 1; losses are mean cross-entropies in nats."""
 
     epoch: int  # 1 for the first
-    train_loss: float  # over the epoch's augmented batches, while the weights changed; with the recipe's class weights
-    train_accuracy: float  # the same
+    train_loss: float  # over the epoch's augmented batches, during its weight updates; with the recipe's class weights
+    train_accuracy: float  # over the same batches
     val_loss: float
     val_accuracy: float
     lr: float  # of the last step
-    seconds: float  # wall time, evaluation included
+    seconds: float  # wall time, including evaluation
     images: int  # trained on
     accumulation_steps: int = 1  # micro-batches per step; more than 1 after an out-of-memory retry
-    val_balanced: float | None = None  # balanced accuracy; none: written by a version that did not measure it
+    val_balanced: float | None = None  # balanced accuracy; None: written by a version that did not measure it
 
     def validation(self, score: Score) -> float:
-        """What the epoch reached on the validation images, by accuracy or by balanced accuracy; a share of 1."""
+        """The validation score of the epoch, by accuracy or by balanced accuracy; a share of 1."""
         if score == "accuracy":
             return self.val_accuracy
         assert self.val_balanced is not None  # only versions that measure it compare by it
@@ -33,9 +33,9 @@ class EpochResult:
 
 
 def balanced_accuracy(correct: Sequence[float], images: Sequence[float]) -> float:
-    """The mean of the recalls of those classes that have images; a share of 1.
+    """The mean of the recalls of the classes that have images; a share of 1.
 
-    `correct` and `images` are the number of right answers for each class, and of its images. It is
+    `correct` and `images` are the numbers of right answers and of images for each class. Equal to
     `sklearn.metrics.balanced_accuracy_score`.
     """
     return fmean(right / count for right, count in zip(correct, images, strict=True) if count)

@@ -1,4 +1,4 @@
-"""The libraries that compute model files without torch, so that one image is answered in a moment: one record each."""
+"""The libraries that compute model files without torch, so that one image is classified quickly: one record each."""
 
 import os
 import sys
@@ -14,26 +14,26 @@ from train_core.description import Description
 from train_core.tflite import description_of
 
 Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""From images [N, C, H, W], 0 to 255, to logits [N, classes]."""
+"""Maps images [N, C, H, W], 0 to 255, to logits [N, classes]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """A library that computes a kind of model files on the CPU. Nothing that is in a file is executed."""
+    """A library that computes a kind of model files on the CPU. Nothing in a file is executed."""
 
     name: str  # for readers
     package: str  # to import
     network: Callable[[bytes, int], tuple[Description, Logits]]
-    """Reads a file, to compute with so many threads; raises whatever it likes for what is no such file."""
-    stored: Callable[[bytes], bytes] = lambda written: written  # what a device keeps of a file
+    """Reads a file, to compute with this number of threads; raises any exception for other files."""
+    stored: Callable[[bytes], bytes] = lambda written: written  # the part of a file that a device stores
 
 
 def _onnx_network(written: bytes, threads: int) -> tuple[Description, Logits]:
-    """By onnxruntime, which computes with the operators of the ONNX standard and has no others to call."""
+    """By onnxruntime, which computes only the operators of the ONNX standard."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # an error is raised, too
+    options.log_severity_level = 4  # errors are also raised
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
 
@@ -54,7 +54,7 @@ def _header_network(written: bytes, threads: int) -> tuple[Description, Logits]:
 
 
 def _computed(written: bytes, threads: int) -> Logits:
-    """The network of a TFLite file, by LiteRT, which has its own operators only; one image after another."""
+    """The network of a TFLite file, by LiteRT, which has only its own operators; one image at a time."""
     with without_native_messages():
         from ai_edge_litert.interpreter import Interpreter
 
@@ -81,7 +81,7 @@ def _computed(written: bytes, threads: int) -> Logits:
 
 @contextmanager
 def without_native_messages() -> Iterator[None]:
-    """Leave out what C++ libraries write to standard error past Python, such as greetings when they are loaded."""
+    """Suppress what C++ libraries write to standard error past Python, such as greetings when they are loaded."""
     if sys.stderr is not None:
         sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -1,7 +1,7 @@
 """Adaptive sharpness-aware minimisation, ASAM (Kwon et al. 2021, arXiv:2102.11600; SAM: Foret et al. 2021).
 
-A step of it descends along the gradients of a point near the weights at which the loss is high. It passes twice over
-the batch, so it takes about twice the time of a plain step.
+Each step uses the gradients at a point near the weights at which the loss is high. It needs two passes over the batch,
+so it takes about twice the time of a plain step.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-ETA = 0.01  # the paper's: added to the scale of each weight, so that weights near 0 move, too
+ETA = 0.01  # as in the paper: added to the scale of each weight, so that weights near 0 also move
 SMALLEST_NORM = 1e-12
 
 
@@ -18,8 +18,8 @@ SMALLEST_NORM = 1e-12
 def ascended(model: nn.Module, radius: float) -> Iterator[None]:
     """Within the context, the weights are at the ascent point of their gradients; after it, they are as before.
 
-    `radius` is the paper's rho. Within the context, batch norm uses the statistics of each batch as it always does in
-    training, but its running statistics do not follow them: they describe the weights, not the ascent point.
+    `radius` is the paper's rho. Within the context, batch norm uses the statistics of each batch as always in training,
+    but its running statistics are not updated: they describe the weights, not the ascent point.
     """
     weights: list[Tensor] = [each for each in model.parameters() if each.grad is not None]
     before = [each.detach().clone() for each in weights]

@@ -11,13 +11,13 @@ from train_core.files import written_whole
 
 CLASSES = 20  # rows at most; of more classes, those with the fewest images
 IMAGES = 10  # in a row
-SIDE = 64  # pixels: smaller images are enlarged by a whole number, up to here
+SIDE = 64  # pixels: smaller images are enlarged by a whole factor, up to this size
 GAP = 4  # pixels
 LETTERS = 24  # of a class's name, at most
 
 
 def draw_sheet(images: Split, classes: Sequence[str], path: Path) -> None:
-    """Write a PNG file with a row for each class: its name and number of images, and the first of them.
+    """Write a PNG file with a row for each class: its name, its number of images, and its first images.
 
     Raises:
         OSError: the file cannot be written.
@@ -28,7 +28,7 @@ def draw_sheet(images: Split, classes: Sequence[str], path: Path) -> None:
 
 
 def contact_sheet(images: Split, classes: Sequence[str]) -> Image.Image:
-    """The sheet, in RGB. `images` are uint8 [N, H, W, C] with labels that number `classes`."""
+    """The sheet, in RGB. `images` are uint8 [N, H, W, C] with labels that are indices of `classes`."""
     labels = images.labels.numpy()
     counts = np.bincount(labels, minlength=len(classes))
     shown = sorted(np.argsort(counts, kind="stable")[:CLASSES].tolist())  # in the order of the classes
@@ -54,6 +54,6 @@ def contact_sheet(images: Split, classes: Sequence[str]) -> Image.Image:
 
 
 def _shortened(name: str) -> str:
-    """A name on one line, as long as there is room for."""
+    """A name on one line, cut off if it is too long."""
     line = " ".join(name.split())
     return line if len(line) <= LETTERS else line[: LETTERS - 3] + "..."

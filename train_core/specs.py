@@ -1,6 +1,6 @@
 """What is trained (`ResNetSpec`) and how (`TrainSpec`), and what a network costs, without building it.
 
-Imports no torch, so that a command line can count parameters in a moment.
+Imports no torch, so a command can count parameters quickly.
 """
 
 import math
@@ -47,9 +47,9 @@ class Frozen(BaseModel):
 class ResNetSpec(Frozen):
     """A residual network for images (He et al. 2016, arXiv:1512.03385 and arXiv:1603.05027).
 
-    Stage i has `blocks[i]` residual blocks of `widths[i]` output channels; its first block has stride `strides[i]`.
-    Where every block has a width of its own, `widths` lists them all. Convolutions have no bias; the linear classifier
-    has one. Padding keeps the size at stride 1.
+    Stage i has `blocks[i]` residual blocks of `widths[i]` output channels; its first block has stride `strides[i]`. If
+    every block has its own width, `widths` lists them all. Convolutions have no bias; the linear classifier has one.
+    Padding keeps the size at stride 1.
     """
 
     widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=1000)] = Field(
@@ -191,7 +191,7 @@ class ResNetSpec(Frozen):
         return self.stem_width or self.widths[0]
 
     def __str__(self) -> str:
-        """The network in a few words: `[32,64,128] x [2,2,2] preact, 1x1 stem`, and whatever is not the default."""
+        """The network in a few words: `[32,64,128] x [2,2,2] preact, 1x1 stem`, and all that is not the default."""
         widths = [dict.fromkeys((stage[0].width, stage[-1].width)) for stage in block_shapes(self)]
         words = [f"[{','.join('-'.join(map(str, ends)) for ends in widths)}] x [{','.join(map(str, self.blocks))}]"]
         words[0] += f" {self.block}"
@@ -244,18 +244,18 @@ def in_stage(spec: ResNetSpec, stage: int) -> ResNetSpec:
     if not spec.max_kernels:
         return spec
     limited = copy(spec)
-    # Not by a method of the spec: the code in a model card has a plain namespace in its place.
+    # Not a method of the spec: the code in a model card replaces the spec by a plain namespace.
     limited.__dict__.update({name: min(getattr(spec, name), spec.max_kernels[stage]) for name in BLOCK_KERNELS})
     return limited
 
 
 def unused(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `ResNetSpec` that have no effect beside these values of the others, and their defaults."""
+    """The fields of a `ResNetSpec` that have no effect with these values of the others, and their defaults."""
     return {name: default for name, (_, default) in _unused(values).items()}
 
 
 def _unused(values: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """The same; each with the field that is the reason, and its default."""
+    """The same fields; each with the field that is the reason, and its default."""
     names = dict.fromkeys(OPTIONAL - BLOCKS[values["block"]].uses, "block")
     if values["shortcut"] in ("pad", "none"):
         names |= dict.fromkeys(("shortcut_kernel", "shortcut_norm", "shortcut_input"), "shortcut")
@@ -263,7 +263,7 @@ def _unused(values: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
 
 
 def width_step(values: Mapping[str, Any]) -> int:
-    """Every width of a network with these fields is a multiple of this, so that the channels inside are whole."""
+    """Every width of a network with these fields is a multiple of this, so the number of inner channels is whole."""
     step: int = values["expansion"] * values["groups"] if BLOCKS[values["block"]].narrows else 1
     return step
 
@@ -360,7 +360,7 @@ class CopySpec(AugmentSpec):
 
     crop_padding: int = Field(default=0, ge=0, le=1024, description="as above")
     flip: bool = Field(default=False, description="as above")
-    # No field: a copy is made once, so there is no second pass in which its images could be flipped.
+    # Not a field: a copy is made once, so there is no second pass in which its images could be flipped.
     flip_order: ClassVar[FlipOrder] = "random"  # type: ignore[misc]  # pydantic then leaves the field out
     mirror: bool = Field(default=False, description="flips all images horizontally")
 
@@ -526,7 +526,7 @@ class TrainSpec(Frozen):
 
 
 MIX_SETTINGS = ("mix_alpha", "mix_share", "mix_off")
-"""Fields that have an effect where images are mixed only."""
+"""Fields that have an effect only if images are mixed."""
 
 
 def num_params(spec: ResNetSpec) -> int:
@@ -588,7 +588,7 @@ def madds_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[int]:
 
 
 def _different_blocks(spec: ResNetSpec) -> list[dict[BlockShape, int]]:
-    """Of each stage the shapes of its blocks, and how many have each: most are alike."""
+    """For each stage, the shapes of its blocks, and how many blocks have each: most are the same."""
     if len(spec.widths) != len(spec.blocks):
         return [Counter(stage) for stage in block_shapes(spec)]
     stages, inputs = [], spec.stem_channels
@@ -605,7 +605,7 @@ def convolves(spec: ResNetSpec, shape: BlockShape) -> bool:
 
 
 def sizes_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[tuple[int, int]]:
-    """Height and width, in pixels, of what the stem and each stage give."""
+    """Height and width, in pixels, of the outputs of the stem and of each stage."""
     height, width = height_and_width(side)
     sizes = []
     for stride in (spec.stem_stride * (2 if spec.stem_pool else 1), *spec.strides):
@@ -615,7 +615,7 @@ def sizes_by_part(spec: ResNetSpec, side: int | tuple[int, int]) -> list[tuple[i
 
 
 def height_and_width(side: int | tuple[int, int]) -> tuple[int, int]:
-    """Of an image, in pixels: of a square one, both are its side."""
+    """Height and width of an image, in pixels; for a square image, both are its side."""
     return (side, side) if isinstance(side, int) else side
 
 

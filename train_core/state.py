@@ -14,9 +14,9 @@ from train_core.specs import ResNetSpec, TrainSpec
 
 @dataclass(kw_only=True)
 class TrainState:
-    """All that a run carries from one epoch to the next. Resuming needs this and nothing else.
+    """Everything that a run carries from one epoch to the next. Resuming needs only this.
 
-    It holds no random state: every epoch draws from a seed of its own (`seed_epoch`).
+    It contains no random state: every epoch has its own seed (`seed_epoch`).
     """
 
     network: ResNetSpec
@@ -25,16 +25,16 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # keeps fp16 gradients in range; does nothing in other precisions
     ema_model: ResNet | None  # exponential moving average of `model`
-    best_model: ResNet | None  # `eval_model` as it was after the epoch that was best on validation
-    accumulation_steps: int = 1  # that a batch goes through the network in
+    best_model: ResNet | None  # `eval_model` after the epoch that was best on validation
+    accumulation_steps: int = 1  # number of parts in which a batch goes through the network
     history: list[EpochResult] = field(default_factory=list)
 
     @classmethod
     def new(cls, network: ResNetSpec, recipe: TrainSpec, device: torch.device) -> "TrainState":
-        """A network with its first weights: drawn from the recipe's seed, or trained on ImageNet.
+        """A network with its initial weights: drawn from the recipe's seed, or trained on ImageNet.
 
         Raises:
-            ModelError: those cannot be had, or are of another shape.
+            ModelError: the latter are not available, or have another shape.
 
         """
         seed_epoch(recipe, epoch=0)
@@ -46,7 +46,7 @@ class TrainState:
 
     @classmethod
     def of(cls, model: ResNet, network: ResNetSpec, recipe: TrainSpec, device: torch.device) -> "TrainState":
-        """The state in which a run of this model begins."""
+        """The initial state of a run of this model."""
         model = model.to(memory_format=torch.channels_last).to(device)
         averaged = copy.deepcopy(model).requires_grad_(False) if recipe.ema_decay else None
         return cls(
@@ -61,17 +61,17 @@ class TrainState:
 
     @property
     def eval_model(self) -> ResNet:
-        """The weights that are scored: the averaged ones where the recipe averages."""
+        """The weights that are evaluated: the averaged ones if the recipe averages."""
         return self.ema_model or self.model
 
     @property
     def final_model(self) -> ResNet:
-        """The weights that a run ends with: those of the last epoch, or of the best."""
+        """The weights at the end of a run: those of the last epoch, or of the best."""
         return self.best_model or self.eval_model
 
     @property
     def final_result(self) -> EpochResult:
-        """The metrics of the epoch whose weights are kept; of equally good ones the first."""
+        """The metrics of the epoch whose weights are kept; if several are equally good, the first."""
         if self.recipe.keep == "last":
             return self.history[-1]
         return max(self.history, key=lambda result: result.val_accuracy)
@@ -86,6 +86,6 @@ class TrainState:
 def seed_epoch(recipe: TrainSpec, epoch: int) -> None:
     """Seed torch on every device for one epoch (0: the initialisation).
 
-    An epoch that starts from its own seed comes out the same in a resumed run and in an uninterrupted one.
+    Because an epoch starts from its own seed, it is the same in a resumed run and in an uninterrupted one.
     """
     torch.manual_seed(recipe.seed * 1_000_003 + epoch)

@@ -21,21 +21,21 @@ from train_core.state import TrainState
 
 WARM_UP = 3  # steps before the capture: they choose cuDNN's algorithms and make the optimizer's buffers
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-RECOVERS = "2.15"  # the first torch known to leave stream, generator and allocator usable after a failed capture
+RECOVERS = "2.15"  # the first torch known to keep stream, generator and allocator usable after a failed capture
 
 log = logging.getLogger(__name__)
 
 
 class Stepper:
-    """Takes optimizer steps on batches of images given by their indices, and sums up how they went.
+    """Takes optimizer steps on batches of images given by their indices, and sums their losses and right answers.
 
-    A step of a small network is some hundreds of kernels, each shorter than it takes to launch it. On CUDA the first
-    steps therefore run as they do elsewhere, on a stream of their own as captures demand; then a step is captured, and
-    from there on each step is one launch (Ng et al. 2021, "Accelerating PyTorch with CUDA Graphs"). `capture=False`, or
-    the environment variable `SEARCH_EAGER=1`, does without.
+    A step of a small network consists of some hundreds of kernels, each shorter than its launch. So on CUDA, the first
+    steps run as elsewhere, but on a separate stream as captures require; then a step is captured, and from there on
+    each step is one launch (Ng et al. 2021, "Accelerating PyTorch with CUDA Graphs"). `capture=False`, or the
+    environment variable `SEARCH_EAGER=1`, turns this off.
 
-    A step that does not fit into the device's memory is taken again in two halves whose gradients are summed, and so
-    are all later ones. Losses and gradients are then the same to rounding, but batch norm sees half as many images.
+    A step that does not fit into the device's memory is repeated in two halves whose gradients are summed, and so are
+    all later ones. Losses and gradients are then the same up to rounding, but batch norm sees half as many images.
     """
 
     def __init__(
@@ -49,19 +49,19 @@ class Stepper:
         capture: bool = True,
     ) -> None:
         device = labels.device
-        self.sums = torch.zeros(2, device=device)  # of the losses and of the correct answers
+        self.sums = torch.zeros(2, device=device)  # of the losses and of the right answers
         self._state = state
         self._augmenter = augmenter
         self._labels = labels
         self._class_weights = class_weights
         self._mixer = Mixer(state.recipe, augmenter.size, device)
-        self._chosen = torch.zeros(batch_size, dtype=torch.int64, device=device)  # what a graph reads
+        self._chosen = torch.zeros(batch_size, dtype=torch.int64, device=device)  # read by the graph
         self._graph: torch.cuda.CUDAGraph | None = None
         self._side_stream = _side_stream(device) if device.type == "cuda" else None
         self._captures = capture and may_capture(device)
         self._uncaptured = 0  # steps taken
         half = HALF_TYPES.get(state.recipe.precision)
-        # On a CPU each cast is lost beside the work that it is for.
+        # On a CPU, the time of each cast is negligible.
         self._half = HalfWeights(state.model, half) if half and device.type == "cuda" else None
 
     @classmethod
@@ -76,21 +76,21 @@ class Stepper:
         class_weights: Tensor | None = None,
         capture: bool = True,
     ) -> Self:
-        """Steps on the images of a split, augmented as the state's recipe says.
+        """The stepper for the images of a split, augmented by the state's recipe.
 
-        `class_weights`, float [classes] on the split's device, says how much the loss for an image of each class
-        counts; without it, all count 1.
+        `class_weights`, float [classes] on the split's device, are factors on the loss for an image of each class;
+        without them, all count 1.
         """
         augmenter = Augmenter(split.images, state.recipe.augment, mean, std, seed=state.recipe.seed)
         return cls(state, augmenter, split.labels, batch_size, class_weights=class_weights, capture=capture)
 
     @property
     def is_captured(self) -> bool:
-        """Whether steps are replayed from a graph by now."""
+        """Whether steps are now replayed from a graph."""
         return self._graph is not None
 
     def prepare(self, step: int, steps: int, number_of_pass: int) -> None:
-        """Say which step of the run comes next (from 0), and which pass over the images its batch is of (from 0)."""
+        """Set which step of the run comes next (from 0), and which pass over the images its batch is from (from 0)."""
         self._mixer.at(step, steps)
         self._augmenter.enter_pass(number_of_pass)
 
@@ -98,7 +98,7 @@ class Stepper:
         """Take one step at learning rate `lr` on the images `chosen` (int64 [batch_size]).
 
         Raises:
-            CaptureError: the step could not be captured, and this version of torch cannot go on after that.
+            CaptureError: the step could not be captured, and this version of torch cannot continue after that.
 
         """
         set_lr(self._state.optimizer, lr)
@@ -130,13 +130,13 @@ class Stepper:
         torch.cuda.current_stream().wait_stream(self._side_stream)
 
     def _work(self) -> None:
-        # All that a graph replays. Nothing in it may read a value back, or have a shape that depends on one.
+        # Everything that a graph replays. Nothing in it may read a value back, or have a shape that depends on one.
         labels = self._labels[self._chosen]
         images, targets = self._mixer(self._augmenter.batch(self._chosen), labels)
         train_step(self._state, images, targets.weighted(self._class_weights), self.sums, self._half)
 
     def _capture(self) -> None:
-        self._captures = False  # once is enough, however it ends
+        self._captures = False  # one try is enough, whatever its result
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._side_stream):
@@ -174,8 +174,8 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 class HalfWeights:
     """The weights of convolutions and linear layers in half precision, cast all at once.
 
-    Autocast casts each weight, and each gradient back, by a kernel of its own: some hundred in a step. Here one kernel
-    fills twins in `dtype`, which the network computes with, and one copies their gradients back. The values are those
+    Autocast casts each weight, and each gradient back, by a separate kernel: some hundred in a step. Here one kernel
+    fills copies in `dtype`, with which the network computes, and one copies their gradients back. The values are those
     of autocast. Norms stay in fp32.
     """
 
@@ -190,12 +190,12 @@ class HalfWeights:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Cast the weights as they are now."""
+        """Cast the current weights."""
         torch._foreach_copy_(list(self.twins.values()), list(self._weights.values()))
 
     @torch.no_grad()
     def hand_over_gradients(self) -> None:
-        """Add the twins' gradients to those of the weights, where there are none yet put them in their place."""
+        """Add the copies' gradients to those of the weights, or use them directly if there are none yet."""
         gradients = [twin.grad for twin in self.twins.values() if twin.grad is not None]
         weights = list(self._weights.values())
         have = [weight.grad for weight in weights if weight.grad is not None]
@@ -247,7 +247,7 @@ def train_step(
 def _compute_gradients(
     state: TrainState, images: Tensor, targets: Targets, sums: Tensor, half: HalfWeights | None
 ) -> None:
-    """The gradients of the whole batch at the weights as they are, scaled by the scaler; adds its sums to `sums`."""
+    """The gradients of the whole batch at the current weights, scaled by the scaler; adds its sums to `sums`."""
     recipe = state.recipe
     state.optimizer.zero_grad(set_to_none=True)
     forward = state.model if half is None else partial(functional_call, state.model, half.twins)
@@ -270,5 +270,5 @@ def _compute_gradients(
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context in which a network computes in `precision`."""
     half = HALF_TYPES.get(precision)
-    # No cache of cast weights: each is used once a step, and a cache would not survive a captured step.
+    # No cache of cast weights: each is used once per step, and a cache would not survive a captured step.
     return torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None, cache_enabled=False)

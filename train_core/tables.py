@@ -8,10 +8,10 @@ Record = TypeVar("Record")
 
 
 def table(what: str, names: Any, records: Mapping[Key, Record]) -> dict[Key, Record]:
-    """The records by name, in the order of `names`, a `Literal`; `what` is the kind of thing that has them.
+    """The records by name, in the order of `names`, a `Literal`; `what` is the kind of thing that they describe.
 
     Raises:
-        TypeError: a name has no record, or a record no name. This is a mistake in the code, found when it is imported.
+        TypeError: a name has no record, or a record no name. This is a mistake in the code, found on import.
 
     """
     expected = get_args(names)

@@ -1,6 +1,6 @@
 """TFLite files (LiteRT): their description, and the same network in int8. Imports no torch.
 
-A file takes one image as its pixels lie in memory: [1, height, width, channels]. In float32 the values are 0 to 255. In
+A file takes one image as its pixels are in memory: [1, height, width, channels]. In float32 the values are 0 to 255. In
 int8 they are the same minus 128, so a byte of a camera needs one subtraction and no normalisation.
 """
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from train_core.description import Description
 
 SIGNATURE = "serving_default"
-ALIGNED = 16  # bytes: the schema asks it of all constants, and a microcontroller may read them where they are stored
+ALIGNED = 16  # bytes: the schema requires it for all constants, and a microcontroller may read them in place
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """What an operator takes or gives."""
+    """An input or output of an operator."""
 
     shape: tuple[int, ...]
     size: int  # in bytes
@@ -30,8 +30,8 @@ class Tensor:
 class Operator:
     """A step of the network."""
 
-    name: str  # as the schema has it: `CONV_2D`
-    inputs: tuple[int, ...]  # numbers of tensors; -1: it is left out
+    name: str  # as in the schema: `CONV_2D`
+    inputs: tuple[int, ...]  # indices of tensors; -1: left out
     outputs: tuple[int, ...]
 
 
@@ -40,10 +40,10 @@ class Graph:
     """The network of a file."""
 
     tensors: tuple[Tensor, ...]
-    operators: tuple[Operator, ...]  # in the order in which they are computed
+    operators: tuple[Operator, ...]  # in the order of computation
     input: int
     output: int
-    scale: float  # of the output in int8: a logit is (value - zero) * scale
+    scale: float  # of the int8 output: a logit is (value - zero) * scale
     zero: int
 
 
@@ -89,7 +89,7 @@ BYTES = {"INT8": 1, "UINT8": 1, "BOOL": 1, "INT16": 2, "FLOAT16": 2, "INT32": 4,
 def described(written: bytes, about: Description) -> bytes:
     """The file with its description among its metadata, and with short names.
 
-    The names of tensors that the converter gives take more than the weights of a small network.
+    The tensor names from the converter take more space than the weights of a small network.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -116,7 +116,7 @@ def without_description(written: bytes) -> bytes:
     kept = [each for each in model.metadata or () if each.name == b"min_runtime_version"]
     for each in model.metadata or ():
         if each not in kept:
-            model.buffers[each.buffer].data = None  # their numbers stay: the tensors have the others
+            model.buffers[each.buffer].data = None  # their indices stay, because the tensors have the others
     model.metadata = kept
     for tensor in model.subgraphs[0].tensors:
         tensor.name = None
@@ -124,7 +124,7 @@ def without_description(written: bytes) -> bytes:
 
 
 def description_of(written: bytes) -> Description:
-    """What the file says of itself."""
+    """The description inside the file."""
     from ai_edge_litert.schema_py_generated import Model
 
     model = Model.GetRootAs(written)
@@ -137,17 +137,17 @@ def description_of(written: bytes) -> Description:
 
 
 def quantised(written: bytes, images: NDArray[np.uint8]) -> bytes:
-    """The file in int8, made from one in float32 and from calibration images [N, H, W, C].
+    """The int8 file, made from a float32 file and from calibration images [N, H, W, C].
 
-    Weights have one scale for each output channel, those of matrix products one for all. Activations are int8, with one
-    scale for each tensor, from a moving average of the least and the largest values that the images give.
+    Weights have one scale for each output channel, or one for all in matrix products. Activations are int8, with one
+    scale for each tensor, from a moving average of the minimum and the maximum for the images.
     """
     from ai_edge_quantizer import qtyping, recipe
     from ai_edge_quantizer.quantizer import Quantizer
 
     about = description_of(written)
     maker = Quantizer(bytearray(written), recipe.static_wi8_ai8())
-    # One scale for all: older releases of TensorFlow Lite Micro read no other in a matrix product, and do not say so.
+    # One scale for all: older releases of TensorFlow Lite Micro read no other in a matrix product, without an error.
     maker.add_static_config(
         ".*", qtyping.TFLOperationName.FULLY_CONNECTED, 8, 8, weight_granularity=qtyping.QuantGranularity.TENSORWISE
     )
@@ -156,13 +156,13 @@ def quantised(written: bytes, images: NDArray[np.uint8]) -> bytes:
     for each in ranges.values():
         if "max" in each and np.size(each["max"]) == 1 and max(abs(each["min"]), abs(each["max"])) < DEAD:
             each["max"] = np.ones_like(each["max"])  # such as a gate that is off: LiteRT refuses a scale of nearly 0
-    # All pixels that there can be: the scale is 1, and what is stored is the pixel minus 128.
+    # All possible pixels: the scale is 1, and the stored value is the pixel minus 128.
     ranges["images"] = {name: np.full_like(ranges["images"][name], value) for name, value in PIXELS.items()}
     made = maker.quantize(ranges, enable_progress_report=False).quantized_model
     return described(bytes(made), about)
 
 
-DEAD = 1e-4  # a tensor whose values are all below it
+DEAD = 1e-4  # a tensor whose values are all smaller
 PIXELS = {"min": 0, "max": 255}
 
 
@@ -171,14 +171,14 @@ def _parsed(written: bytes) -> Any:
 
     model = ModelT.InitFromObj(Model.GetRootAs(written))
     for buffer in model.buffers:
-        if buffer.size:  # in a larger file, the quantiser puts constants behind the model
+        if buffer.size:  # in a larger file, the quantiser puts constants after the model
             buffer.data = np.frombuffer(written, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
     return model
 
 
 def _packed(model: Any) -> bytes:
-    """The file of this model, its constants at addresses that `ALIGNED` divides."""
+    """The file of this model, with its constants at multiples of `ALIGNED`."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 

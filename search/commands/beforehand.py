@@ -1,4 +1,4 @@
-"""The commands before a search: look at the images, count what a space holds."""
+"""The commands before a search: look at the images, count what a space contains."""
 
 from pathlib import Path
 from typing import Annotated

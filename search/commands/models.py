@@ -1,4 +1,4 @@
-"""The commands of a trained model: export, predict."""
+"""The commands for a trained model: export, predict."""
 
 from pathlib import Path
 from typing import Annotated

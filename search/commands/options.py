@@ -1,4 +1,4 @@
-"""The flags that several commands share, and what those that were given come to for a study.
+"""The flags that several commands share, and how those that were given become values of a study.
 
 A flag that was not given is left out, so that the study file's value holds.
 """
@@ -106,7 +106,7 @@ def limit_flags(
     fmt: str | None,
     target: str | None,
 ) -> dict[str, Any]:
-    """The flags that were given of what a network may cost, and where."""
+    """The given flags that limit what a network may cost, and name the device."""
     from search.spec import parse_budget, parse_bytes, parse_seconds
 
     def parsed(text: str | None, parse: Callable[[str, str], float], flag: str) -> float | None:
@@ -126,11 +126,11 @@ def limit_flags(
 def data_flags(
     size: str | None, fit: str | None, group: str | None, skip_broken: bool, no_test: bool
 ) -> dict[str, Any]:
-    """The flags that were given of how images are read and cut."""
+    """The given flags about how images are read and split."""
     reading = given(size=size, fit=fit, group=group, skip_broken=skip_broken or None)
     return given(reading=reading or None, test_fraction=0.0 if no_test else None)
 
 
 def given(**flags: Any) -> dict[str, Any]:
-    """The flags that were given: the others leave the study file's value."""
+    """The flags that were given; the others leave the study file's value."""
     return {name: value for name, value in flags.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What a command answers: a view for people, or one JSON document for scripts."""
+"""The answer of a command: a view for people, or one JSON document for scripts."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import typer
 
 
 def show(what: Any, draw: Callable[[Any], Any], as_json: bool, columns: int | None = None) -> None:
-    """Print what was asked for: as it is drawn for people, or as JSON; in a pipe in at most so many columns."""
+    """Print the answer: drawn for people, or as JSON; into a pipe, in at most `columns` columns."""
     from search import terminal
 
     if as_json:
@@ -19,7 +19,7 @@ def show(what: Any, draw: Callable[[Any], Any], as_json: bool, columns: int | No
 
 
 def _jsonable(what: Any) -> Any:
-    """What stands for it in JSON. Pydantic does the same, but refuses a file name that is not UTF-8."""
+    """The JSON form of a value. Pydantic does the same, but refuses a file name that is not UTF-8."""
     from pydantic_core import to_jsonable_python
 
     if is_dataclass(what):

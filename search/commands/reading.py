@@ -1,4 +1,4 @@
-"""The commands that read runs, and do without torch: list, status, trials, show, errors, compare; and three pages."""
+"""The commands that read runs without torch: list, status, trials, show, errors, compare; and three pages."""
 
 import json
 from typing import Annotated
@@ -9,7 +9,7 @@ from search.commands import printing
 from search.commands.options import AsJson, Host, OtherRuns, Port, Run, Runs, Storage, TheseRuns
 from search.completion import RUNS, complete_run
 
-COMPARED = 100  # columns of a comparison in a file or a pipe, where other tables have a line for each row
+COMPARED = 100  # columns of a comparison in a file or a pipe; other tables have a line for each row there
 
 
 def list_(storage: Storage = None, as_json: AsJson = False, runs: Runs = RUNS) -> None:
@@ -97,7 +97,7 @@ def errors(
     test: Annotated[bool, typer.Option("--test", help="The stored test predictions of the best full run.")] = False,
     whole: Annotated[bool, typer.Option("--all", help="Every class, confusion and mistake.")] = False,
     files: Annotated[
-        bool, typer.Option("--files", help="Only the misclassified files: file, true class and what was said, by tabs.")
+        bool, typer.Option("--files", help="Only the misclassified files: file, true and predicted class, with tabs between.")
     ] = False,
     storage: Storage = None,
     as_json: AsJson = False,

@@ -1,7 +1,7 @@
-"""Reads what a source holds into arrays, whatever kind of source it is.
+"""Reads a source of any kind into arrays.
 
-A named data set, a file of arrays, a folder of images, a table that names images, or an archive of any of these. What
-took long to make (a download, a folder of images) is kept in the cache.
+A source is a named data set, a file of arrays, a folder of images, a table that names images, or an archive of any of
+these. Results that take long (a download, a folder of images) are kept in the cache.
 """
 
 import difflib
@@ -29,7 +29,7 @@ from train_core.sources.unpacking import ARCHIVES, is_archive, unpack
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a source holds. `origin` is what error messages call it."""
+    """The contents of a source. `origin` is its name in error messages."""
 
     name: str
     origin: str
@@ -50,7 +50,7 @@ def read_source(source: str, reading: Reading, cache: Path, progress: Progress |
     try:
         path = Path(source).expanduser()
         exists = source != "" and path.exists()
-    except (OSError, RuntimeError) as error:  # a name too long, a home that does not exist, ...
+    except (OSError, RuntimeError) as error:  # a name too long, a home folder that does not exist, ...
         raise data_error(f"cannot read {source} ({error}): check the path") from error
     if exists:
         absolute = path.resolve()  # gives "." a name
@@ -64,7 +64,7 @@ def read_source(source: str, reading: Reading, cache: Path, progress: Progress |
 
 
 def _read(path: Path, origin: str, reading: Reading, cache: Path | None, progress: Progress | None) -> Contents:
-    """What a file or folder that exists holds. Without a cache, images are read each time."""
+    """The contents of an existing file or folder. Without a cache, images are read each time."""
     if path.is_dir():
         if batches := from_folder(path):
             return resized(batches, reading)
@@ -105,7 +105,7 @@ def _read_images(listing: Listing, reading: Reading, cache: Path | None, progres
 def _read_tables(
     sheets: Sequence[Sheet], root: Path, reading: Reading, cache: Path | None, progress: Progress | None
 ) -> Contents:
-    """The images that tables name, or have in them."""
+    """The images that tables name or contain."""
 
     def unpacked(folder: Path) -> Contents:
         return read_listing(listed_by(sheets, root, reading.group, folder), reading, progress)
@@ -121,7 +121,7 @@ def _read_tables(
 
 
 def _copies(source: Path, files: Sequence[Path], reading: Reading, cache: Path) -> tuple[Path, str]:
-    """Where the cache keeps what is unpacked from these files of a source, in their state; and a pattern of others."""
+    """Where the cache keeps what is unpacked from these files in their current state; and a pattern of other copies."""
     states = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path in files for stat in (path.stat(),)]
     state = _digest(FORMAT + fsencode(f"{states} {reading.model_dump_json()}"), 16)
     name, where = _without_ending(source.name), _digest(fsencode(source))
@@ -129,7 +129,7 @@ def _copies(source: Path, files: Sequence[Path], reading: Reading, cache: Path) 
 
 
 def _read_archive(path: Path, origin: str, reading: Reading, cache: Path | None, progress: Progress | None) -> Contents:
-    """What an archive holds: one file of arrays or tables with its images, or a folder of images."""
+    """The contents of an archive: one file of arrays or tables with its images, or a folder of images."""
 
     def unpacked(folder: Path) -> Contents:
         place = folder / _without_ending(path.name)
@@ -152,7 +152,7 @@ def _read_archive(path: Path, origin: str, reading: Reading, cache: Path | None,
 
 
 def _without_ending(name: str) -> str:
-    """The name of a file without what says its kind: `photos.v2.tar.gz` is `photos.v2`."""
+    """The name of a file without the ending for its kind: `photos.v2.tar.gz` is `photos.v2`."""
     ending = next((each for each in _KINDS if name.lower().endswith(each)), "")
     return name[: len(name) - len(ending)] or name
 

@@ -1,6 +1,6 @@
-"""Reads files of arrays, under the names and in the forms that others use, and converts what has one meaning only.
+"""Reads files of arrays with the names and forms in common use, and converts what has only one possible meaning.
 
-`.npz` files, `.mat` files as SVHN's, and the unpacked batches of CIFAR.
+`.npz` files, `.mat` files such as SVHN's, and the unpacked batches of CIFAR.
 """
 
 import re
@@ -27,10 +27,10 @@ Names = Mapping[str, str]
 
 
 def read_arrays(path: Path, reading: Reading) -> Contents:
-    """What an `.npz` file holds.
+    """The contents of an `.npz` file.
 
     Raises:
-        DataError: it cannot be read, or an array has no meaning, or two.
+        DataError: it cannot be read, or an array has no meaning, or two meanings.
 
     """
     held = read_npz(path, "save plain arrays, none of dtype object, with numpy.savez")
@@ -42,9 +42,9 @@ def read_arrays(path: Path, reading: Reading) -> Contents:
 
 
 def converted(origin: str, arrays: Arrays, reading: Reading, notes: Sequence[str] = ()) -> Contents:
-    """The arrays with images uint8 [N, H, W] or [N, H, W, C] and labels from 0, and what was done for it.
+    """The arrays with images uint8 [N, H, W] or [N, H, W, C] and labels from 0, and notes on the conversions.
 
-    What is not understood stays as it is: `train_core.data` refuses it.
+    Unknown forms stay as they are: `train_core.data` refuses them.
     """
     said = list(notes)
     images = {name: each for name, each in arrays.items() if name.startswith("x_")}
@@ -57,7 +57,7 @@ def converted(origin: str, arrays: Arrays, reading: Reading, notes: Sequence[str
 
 
 def resized(contents: Contents, reading: Reading) -> Contents:
-    """The same with all images in the size that is asked for, if one is."""
+    """The same contents with all images in the requested size, if one is requested."""
     size = reading.size
     images = {name: each for name, each in contents.arrays.items() if name.startswith("x_") and each.ndim in (3, 4)}
     if size is None or not images or all(each.shape[1:3] == size[::-1] for each in images.values()):
@@ -78,7 +78,7 @@ def resized(contents: Contents, reading: Reading) -> Contents:
 
 
 def _named(path: Path, held: Arrays) -> tuple[Names, list[str]]:
-    """Which array is which."""
+    """Which array is which, and notes on it."""
     found: dict[str, str] = {}
     for theirs in held:
         if ours := _keras_name(theirs):
@@ -100,7 +100,7 @@ def _named(path: Path, held: Arrays) -> tuple[Names, list[str]]:
 
 
 def _keras_name(theirs: str) -> str | None:
-    """`x_train` and so on for the names that others use: `X_train`, `train_images`, `trainX`, `labels_test`, `y`."""
+    """`x_train` and so on for other common names: `X_train`, `train_images`, `trainX`, `labels_test`, `y`."""
     words = [word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", theirs.replace("-", "_"))]
     plain = "_".join(words)
     if plain in _CLASSES:
@@ -133,7 +133,7 @@ def _by_shape(path: Path, held: Arrays) -> dict[str, str]:
 
 
 def _groups(path: Path, held: Arrays, arrays: Arrays, group: str) -> Arrays:
-    """The arrays that say which images belong together: of this name, with the split before or behind it or not."""
+    """The arrays that group images: named `group`, with or without the split before or after it."""
     found = {}
     for split in SPLITS:
         names = [name for name in (f"{group}_{split}", f"{split}_{group}") if name in held]
@@ -174,7 +174,7 @@ def _channels_last(images: NDArray[Any], said: list[str]) -> NDArray[Any]:
 
 
 def _as_bytes(origin: str, images: Arrays, said: list[str]) -> Arrays:
-    """Images of other types as uint8, where the range of their values has one meaning."""
+    """Images of other types as uint8, if the range of their values has only one meaning."""
     others = [each for each in images.values() if each.dtype != np.uint8 and each.size]
     if not others or any(each.dtype.kind not in "fiub" for each in others):
         return images
@@ -206,7 +206,7 @@ def _as_bytes(origin: str, images: Arrays, said: list[str]) -> Arrays:
 
 
 def _scaled(images: NDArray[Any], factor: float) -> NDArray[np.uint8]:
-    """The images times the factor, image by image, so that no whole copy in float is made."""
+    """The images times the factor, image by image, to avoid a float copy of all images."""
     made = np.empty(images.shape, np.uint8)
     for i, image in enumerate(images):
         made[i] = np.floor(image * factor + (0.5 if factor >= 1 else 0.0)).clip(0, 255)
@@ -227,7 +227,7 @@ def _on_background(images: NDArray[np.uint8], background: str) -> NDArray[np.uin
 
 
 def _converted_labels(labels: Arrays, has_classes: bool, said: list[str]) -> tuple[Arrays, Arrays]:
-    """Labels as whole numbers from 0; and the names of the classes, where the labels are words."""
+    """Labels as whole numbers from 0; and the names of the classes, if the labels are words."""
     made = {name: _whole(each, said) for name, each in labels.items()}
     if made and all(each.dtype.kind in "US" for each in made.values()):
         texts = {name: each.astype(str).reshape(-1) for name, each in made.items()}
@@ -248,7 +248,7 @@ def _converted_labels(labels: Arrays, has_classes: bool, said: list[str]) -> tup
 
 
 def _whole(labels: NDArray[Any], said: list[str]) -> NDArray[Any]:
-    """Labels [N, K] that are 1 for one class and 0 for the others as numbers; floats that are whole as integers."""
+    """One-hot labels [N, K] as numbers; floats with whole values as integers."""
     is_number = labels.dtype.kind in "fiub" and labels.size > 0
     if is_number and labels.ndim == 2 and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
         if (labels.sum(axis=1) == 1).all():
@@ -264,7 +264,7 @@ def _whole(labels: NDArray[Any], said: list[str]) -> NDArray[Any]:
 
 
 def _say(said: list[str], sentence: str) -> None:
-    """Say it once, whatever the number of splits."""
+    """Add the sentence once, whatever the number of splits."""
     if sentence not in said:
         said.append(sentence)
 
@@ -273,7 +273,7 @@ def _say(said: list[str], sentence: str) -> None:
 
 
 def read_mat(path: Path, reading: Reading) -> Contents:
-    """What SVHN's `.mat` files hold: `train_32x32.mat`, and `test_32x32.mat` if it lies beside it."""
+    """The contents of SVHN's `.mat` files: `train_32x32.mat`, and `test_32x32.mat` if it is beside it."""
     files: dict[SplitName, Path] = {"train": path}
     beside = path.with_name(path.name.replace("train", "test"))
     notes = []
@@ -287,10 +287,10 @@ def read_mat(path: Path, reading: Reading) -> Contents:
 
 
 def house_numbers(files: Mapping[SplitName, Path]) -> tuple[Arrays, bool]:
-    """The images and labels of `.mat` files as SVHN's, and whether 10 stood for the digit 0 in them.
+    """The images and labels of `.mat` files such as SVHN's, and whether 10 stood for the digit 0 in them.
 
     Raises:
-        DataError: a file cannot be read, or holds something else.
+        DataError: a file cannot be read, or contains something else.
 
     """
     arrays: Arrays = {}
@@ -323,6 +323,6 @@ def read_matlab(path: Path) -> Arrays:
 
     try:
         held = loadmat(path)
-    except Exception as error:  # whatever scipy makes of a broken file; version 7.3 is another format
+    except Exception as error:  # scipy raises many kinds for a broken file; version 7.3 is another format
         raise data_error(f"cannot read {path} ({error}): save it as a .npz file") from error
     return {name: each for name, each in held.items() if isinstance(each, np.ndarray)}

@@ -21,7 +21,7 @@ _OF_ARRAYS = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Makes numbers, texts, lists, dicts and arrays. Whatever else a pickle names, to be called, is refused."""
+    """Makes numbers, texts, lists, dicts and arrays. Any other name that a pickle wants to call is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _OF_ARRAYS:
@@ -42,7 +42,7 @@ def from_archive(archive: Path, dataset: Any) -> Arrays:
 
 
 def from_folder(folder: Path) -> Contents | None:
-    """The arrays in an unpacked archive of CIFAR-10 or CIFAR-100; none if the folder is something else."""
+    """The arrays in an unpacked archive of CIFAR-10 or CIFAR-100; None if the folder is something else."""
     if not any((folder / name).is_file() for name in ("meta", "batches.meta")):
         return None
     from torchvision import datasets
@@ -64,7 +64,7 @@ def _names(dataset: Any) -> set[str]:
 
 def _loaded(file: IO[bytes], origin: Path) -> Any:
     with warnings.catch_warnings():
-        # Some releases of NumPy 2.4 warn of arrays pickled as long ago as these (pytorch/vision#9340).
+        # Some releases of NumPy 2.4 warn about arrays pickled this long ago (pytorch/vision#9340).
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
         try:
             return _ArraysOnly(file, encoding="latin1").load()

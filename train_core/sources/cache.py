@@ -1,4 +1,4 @@
-"""Keeps what took long to make (a download, a folder of images) as `.npz` files in one folder."""
+"""Keeps results that take long (a download, a folder of images) as `.npz` files in one folder."""
 
 import glob
 import shutil
@@ -19,10 +19,10 @@ _COPIES = 4  # of one folder of images, in other states and sizes: the newest ar
 
 
 def cached(path: Path, make: Callable[[Path], Contents], copies: str | None = None) -> Contents:
-    """Read the contents in the file `path`, which is made first if it does not exist, whole or not at all.
+    """Read the contents in the file `path`; if it does not exist, it is made first, whole or not at all.
 
-    `make` gets a folder for temporary files, inside the cache so that a full disk or a download that is broken off
-    leaves nothing elsewhere. Of the files that match `copies`, the newest alone are kept.
+    `make` gets a folder for temporary files inside the cache, so that a full disk or an interrupted download leaves
+    nothing elsewhere. Of the files that match `copies`, only the newest are kept.
     """
     if path.exists():
         return Contents.unpacked(read_npz(path, "delete it, and it is made again"))
@@ -40,10 +40,10 @@ def cached(path: Path, make: Callable[[Path], Contents], copies: str | None = No
 def read_npz(path: Path, advice: str) -> Arrays:
     """Read the arrays of an `.npz` file, without executing anything in it; `advice` ends the error message."""
     try:
-        # Opened here, because NumPy does not close a file that it cannot read.
+        # Opened here because NumPy does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
             return {key: npz[key] for key in npz}
-    except Exception as error:  # whatever NumPy and zipfile make of a broken file
+    except Exception as error:  # NumPy and zipfile raise many kinds for a broken file
         # NumPy's own advice would be to allow pickles.
         reason = str(error) if isinstance(error, OSError | MemoryError) else "damaged, or more than plain arrays"
         raise data_error(f"cannot read {path} ({reason}): {advice}") from error
@@ -51,7 +51,7 @@ def read_npz(path: Path, advice: str) -> Arrays:
 
 @contextmanager
 def _temporary_folder(cache: Path) -> Iterator[Path]:
-    """Make a folder inside `cache` that is removed whatever happens."""
+    """Make a folder inside `cache` that is always removed at the end."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".partial-", dir=cache) as folder:
@@ -63,20 +63,20 @@ def _temporary_folder(cache: Path) -> Iterator[Path]:
 
 
 def _sweep(path: Path) -> None:
-    """Remove from the cache what processes that were killed have left, at work on `path` or in temporary folders."""
+    """Remove from the cache what killed processes have left, for `path` or in temporary folders."""
     for left in [*path.parent.glob(".partial-*"), *path.parent.glob(f".{glob.escape(path.name)}.*")]:
-        with suppress(OSError):  # gone already, or another user's
-            # What lies inside counts too: a folder's own time does not change while a file in it grows.
+        with suppress(OSError):  # already gone, or another user's
+            # The contents count too: a folder's own time does not change while a file in it grows.
             changed = max(entry.lstat().st_mtime for entry in (left, *left.rglob("*")))
             if changed < time.time() - _DEAD_S:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _forget_old(cache: Path, pattern: str) -> None:
-    """Remove all but the newest files of the pattern. A process that reads one of them now keeps it open."""
+    """Remove all but the newest files that match the pattern. A process that is reading one keeps it open."""
     ages = []
     for path in cache.glob(pattern):
-        with suppress(OSError):  # gone already
+        with suppress(OSError):  # already gone
             ages.append((path.stat().st_mtime, path))
     for _, path in sorted(ages, reverse=True)[_COPIES:]:
         with suppress(OSError):

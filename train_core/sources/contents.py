@@ -1,4 +1,4 @@
-"""What every kind of source is turned into: arrays, and what there is to say of them."""
+"""What every kind of source is converted to: arrays, and notes about them."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,30 +15,29 @@ from train_core.reading import Preparation
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
-Progress = Callable[[str, int, int], None]  # (what, done, total); total is 0 where it is not known
+Progress = Callable[[str, int, int], None]  # (what, done, total); total is 0 if not known
 Arrays = dict[str, NDArray[Any]]
 LeftOut = Mapping[str, Sequence[str]]
-"""Files that were left out, by why: the reason follows their number, one or many, as in `12 files without a label`."""
+"""Files that were left out, by reason: the reason follows their number, for example `12 files without a label`."""
 
-NO_IMAGE = "not in an image format"  # why a file is left out that was not even meant as an image
+NO_IMAGE = "not in an image format"  # the reason for files that were not even meant as images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a source holds, under the names Keras uses: `x_train`, `y_train`, ..., `classes`.
+    """The contents of a source, with Keras's names: `x_train`, `y_train`, ..., `classes`.
 
-    There may also be, for each split, `files_train` (where each image was), `sizes_train` (width and height of each
-    file) and `group_train` (which images belong together). Whether the arrays fit together is for `train_core.data` to
-    check.
+    There may also be, for each split, `files_train` (the path of each image), `sizes_train` (width and height of each
+    file) and `group_train` (which images belong together). `train_core.data` checks whether the arrays fit together.
     """
 
     arrays: Arrays
-    notes: tuple[str, ...] = ()  # what was chosen or converted: a sentence each, without a full stop
+    notes: tuple[str, ...] = ()  # what was chosen or converted: one sentence each, without a full stop
     left_out: LeftOut = field(default_factory=dict)
-    preparation: Preparation | None = None  # none: the source does not consist of image files
+    preparation: Preparation | None = None  # None: the source does not consist of image files
 
     def packed(self) -> Arrays:
-        """All of it as arrays, for a file of the cache."""
+        """Everything as arrays, for a file of the cache."""
         about = {"notes": self.notes, "left_out": self.left_out}
         if self.preparation:
             about["preparation"] = self.preparation.model_dump()
@@ -46,7 +45,7 @@ class Contents:
 
     @classmethod
     def unpacked(cls, arrays: Arrays) -> "Contents":
-        """What `packed` packed."""
+        """The contents that `packed` packed."""
         about = json.loads(str(arrays[_ABOUT])) if _ABOUT in arrays else {}
         made = about.get("preparation")
         return cls(
@@ -70,19 +69,19 @@ class FileSizes:
 
     @classmethod
     def of(cls, sizes: Iterable[tuple[int, int]]) -> "FileSizes":
-        """Those of one or more files."""
+        """The sizes of one or more files."""
         ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
         return cls(smallest=ordered[0], median=ordered[(len(ordered) - 1) // 2], largest=ordered[-1])
 
     def __str__(self) -> str:
-        """As in `16x16 pixels`, or `40x30 to 640x480 pixels (median 320x240)`."""
+        """For example `16x16 pixels`, or `40x30 to 640x480 pixels (median 320x240)`."""
         if self.smallest == self.largest:
             return f"{by(self.smallest)} pixels"
         return f"{by(self.smallest)} to {by(self.largest)} pixels (median {by(self.median)})"
 
 
 def data_error(message: str, kind: type[DataError] = DataError) -> DataError:
-    """Make the error, its message on one line whatever names and foreign messages it quotes."""
+    """Make the error, with its message on one line whatever names and other messages it quotes."""
     return kind(printable(" ".join(line.strip() for line in message.splitlines())))
 
 
@@ -102,6 +101,6 @@ def counts_in_words(left_out: LeftOut) -> str:
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the others."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

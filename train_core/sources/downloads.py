@@ -1,4 +1,4 @@
-"""Gets the named data sets: from scikit-learn, or from where they are published, by way of the cache."""
+"""Gets the named data sets: from scikit-learn, or from their publishers, through the cache."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from train_core.sources.contents import Contents, Progress, data_error
 from train_core.sources.splits import hold_out
 
 _DIGITS_TEST_PER_CLASS = 36  # 360 of 1,797 images
-_DIGITS_TEST_SEED = 0  # never the user's seed: a test split must not change
+_DIGITS_TEST_SEED = 0  # independent of the user's seed: a test split must not change
 _NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, SSLError)
 _TIMEOUT_S = 60
 _CHUNK_BYTES = 1 << 20
@@ -32,7 +32,7 @@ def digits() -> Contents:
 
     published = load_digits()
     small = torch.from_numpy(published.images).float()[:, None] * (255 / 16)
-    # Exact in float32 (the weights are multiples of 1/64), hence the same on every machine.
+    # Exact in float32 (the weights are multiples of 1/64), so it is the same on every machine.
     large = torch.nn.functional.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
     x, y = large[:, 0].round().to(torch.uint8).numpy(), published.target
     test = hold_out(y, lambda _: _DIGITS_TEST_PER_CLASS, _DIGITS_TEST_SEED)
@@ -40,10 +40,10 @@ def digits() -> Contents:
 
 
 def cifar(name: str, cache: Path, progress: Progress | None) -> Contents:
-    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009), from the cache, into which it is downloaded first if it is not there.
+    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009), from the cache, after a download if it is not there.
 
-    torchvision knows the address, the checksum and what is in which file. The reading is our own because torchvision's
-    would execute what the pickles say.
+    torchvision provides the address, the checksum and the layout of the files. The reader is our own because
+    torchvision's would execute the code in pickles.
     """
 
     def downloaded(folder: Path) -> Contents:
@@ -59,7 +59,7 @@ def cifar(name: str, cache: Path, progress: Progress | None) -> Contents:
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A published file: its name, the addresses that have it, the best first, and its checksum."""
+    """A published file: its name, its addresses, the best first, and its checksum."""
 
     file: str
     urls: tuple[str, ...]
@@ -75,14 +75,14 @@ def fetched(
     keep: bool = False,
     progress: Progress | None,
 ) -> dict[str, Path]:
-    """The published files of the data set `name`, by their names: those in `place`, the others downloaded to `folder`.
+    """The published files of the data set `name`, by their names: those in `place`, others downloaded to `folder`.
 
-    All checksums are right. `keep` moves what was downloaded to `place`, so that the next time needs no download. The
-    download is our own because torchvision's would wait for ever, and print.
+    All checksums are verified. `keep` moves the downloads to `place`, so that the next time needs no download. The
+    download code is our own because torchvision's would wait for ever, and print.
 
     Raises:
         DataError: a file in `place` is not the published one.
-        DownloadError: no address gives the published one.
+        DownloadError: no address returns the published file.
 
     """
     files = {}
@@ -105,14 +105,14 @@ def fetched(
 
 
 def _downloaded(name: str, archive: Archive, place: Path, folder: Path, progress: Progress | None) -> Path:
-    """The file in `folder`, from the first address that gives it; if none does, the error is that of the first."""
+    """The file in `folder`, from the first address that returns it; if none does, the error of the first is raised."""
     path = folder / archive.file
     problems: list[DataError] = []
     for url in archive.urls:
         try:
             _download(url, path, progress)
         except _NETWORK_ERRORS as error:
-            if isinstance(error, HTTPError):  # an answer too, with a connection
+            if isinstance(error, HTTPError):  # an answer too, over a connection
                 error.close()
             problem = f"cannot download {name} from {url} ({error})"
         else:
@@ -130,7 +130,7 @@ def _is_published(path: Path, archive: Archive) -> bool:
 
 
 def _download(url: str, file: Path, progress: Progress | None) -> None:
-    """Write what `url` answers to `file`, whole or not: the caller knows the checksum."""
+    """Write the response of `url` to `file`, complete or not: the caller verifies the checksum."""
     with urlopen(url, timeout=_TIMEOUT_S) as response, file.open("wb") as out:
         total = int(response.headers.get("Content-Length") or 0)
         while chunk := response.read(_CHUNK_BYTES):

@@ -1,4 +1,4 @@
-"""Reads the images that a listing names, brings them to one size, and counts what it leaves out."""
+"""Reads the images that a listing names, resizes them to one size, and counts what it leaves out."""
 
 import os
 from collections import Counter
@@ -27,11 +27,11 @@ from train_core.sources.contents import (
 )
 from train_core.sources.listing import Item, Listing, one_class, sorted_out
 
-KEPT = 224  # pixels; images that have one size already keep it up to here
-SIDES = (16, 24, 32, 48, 64)  # of those that do not: the largest that the median image reaches
-THREADS = 8  # each holds a decoded image: of 12 megapixels, 36 MB
+KEPT = 224  # pixels; images that already have one size keep it up to this
+SIDES = (16, 24, 32, 48, 64)  # for other images: the largest that the median image reaches
+THREADS = 8  # each holds a decoded image: 36 MB for 12 megapixels
 
-FORMAT = b"5"  # raise it when what is read changes, so that folders are read again
+FORMAT = b"5"  # increase it when the results of reading change, so that folders are read again
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 Answer = TypeVar("Answer")
@@ -40,7 +40,7 @@ Answer = TypeVar("Answer")
 def fingerprint(listing: Listing, reading: Reading) -> str:
     """32 hexadecimal digits that change with the files' paths, sizes, times of change and classes, and the reading.
 
-    And with what is left out, and what there is to say.
+    What is left out, and the notes, also change it.
     """
     digest = blake2b(FORMAT, digest_size=16)
     # The folder's own path too: archives unpack with equal times, and uncompressed images have equal sizes.
@@ -50,24 +50,24 @@ def fingerprint(listing: Listing, reading: Reading) -> str:
             stat = item.path.stat()
             state = f"{stat.st_size} {stat.st_mtime_ns}"
         except OSError:
-            state = "gone"  # which is said when it is read
+            state = "gone"  # reported when it is read
         said = f"\0{state} {item.split} {item.label} {item.group}\0"
         digest.update(os.fsencode(item.name) + said.encode(errors="surrogateescape"))
     left_out = [f"{reason} {name}" for reason, names in listing.left_out.items() for name in names]
     for said in (*listing.notes, *left_out):
-        digest.update(b"\0" + os.fsencode(said))  # the copy in the cache names them, too
+        digest.update(b"\0" + os.fsencode(said))  # the copy in the cache names them too
     return digest.hexdigest()
 
 
 def read_listing(
     listing: Listing, reading: Reading, progress: Progress | None, usual: tuple[int, int] | None = None
 ) -> Contents:
-    """All images of a listing: grey [N, H, W] if all of them are, else RGB [N, H, W, 3].
+    """All images of a listing: grey [N, H, W] if all of them are grey, else RGB [N, H, W, 3].
 
-    `usual` is the width and height where `reading` names none; without it, they are chosen from the images.
+    `usual` is the width and height if `reading` names none; without it, they are chosen from the images.
 
     Raises:
-        DataError: images cannot be read and are not to be skipped, or a class has none.
+        DataError: images cannot be read and may not be skipped, or a class has none.
 
     """
     broken: dict[str, str] = {}
@@ -102,7 +102,7 @@ def read_listing(
 def _headers(
     items: Sequence[Item], broken: dict[str, str], left_out: dict[str, list[str]], progress: Progress | None
 ) -> dict[Item, Header]:
-    """The heads of the files that are images. What is broken, and what is no image, goes into the other two."""
+    """The headers of the image files. Broken files are added to `broken`, and other files to `left_out`."""
     found: dict[Item, Header] = {}
     for item, header in _each(items, lambda item: read_header(item.path), "looking at images", progress):
         suffix = item.path.suffix
@@ -139,7 +139,7 @@ def _counts(left_out: Mapping[str, Sequence[str]], broken: Mapping[str, str]) ->
 def _prepared_how(
     headers: Mapping[Item, Header], reading: Reading, usual: tuple[int, int] | None
 ) -> tuple[Preparation, list[str]]:
-    """What is done to each image, and the sentences that say so."""
+    """What is done to each image, and the sentences that describe it."""
     sizes = Counter((header.width, header.height) for header in headers.values())
     width, height = reading.size or usual or chosen_size(list(sizes.elements()))
     notes = []
@@ -180,7 +180,7 @@ def chosen_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def _lost(size: tuple[int, int], wanted: tuple[int, int]) -> float:
-    """The share of an image that a crop to the shape of `wanted` cuts off."""
+    """The share of an image that is cut off by a crop to the shape of `wanted`."""
     ratio = (size[0] / size[1]) / (wanted[0] / wanted[1])
     return 1 - min(ratio, 1 / ratio)
 
@@ -188,7 +188,7 @@ def _lost(size: tuple[int, int], wanted: tuple[int, int]) -> float:
 def _pixels(
     items: Sequence[Item], preparation: Preparation, broken: dict[str, str], progress: Progress | None
 ) -> tuple[NDArray[np.uint8], bool]:
-    """All images, RGB [N, H, W, 3], and whether any has colours. Those that are broken are black, and named."""
+    """All images, RGB [N, H, W, 3], and whether any has colours. Broken ones are black, and named."""
     pixels = np.zeros((len(items), preparation.height, preparation.width, 3), np.uint8)
     is_colour = False
     numbers = {item: number for number, item in enumerate(items)}
@@ -204,7 +204,7 @@ def _pixels(
 def _each(
     items: Sequence[Item], ask: Callable[[Item], Answer], what: str, progress: Progress | None
 ) -> Iterator[tuple[Item, Answer | Exception]]:
-    """What each item answers, or the error that it ends in, in their order, from some threads."""
+    """The answer for each item, or its error, in their order, computed by several threads."""
 
     def answer(item: Item) -> Answer | Exception:
         try:
@@ -261,7 +261,7 @@ def _arrays(items: Sequence[Item], pixels: NDArray[np.uint8], headers: Mapping[I
     arrays: Arrays = {"classes": np.array(classes)}
     for split in dict.fromkeys(item.split for item in items):
         chosen = [i for i, item in enumerate(items) if item.split == split]
-        arrays[f"x_{split}"] = pixels[chosen[0] : chosen[-1] + 1]  # they lie together
+        arrays[f"x_{split}"] = pixels[chosen[0] : chosen[-1] + 1]  # they are contiguous
         arrays[f"y_{split}"] = np.array([number[items[i].label] for i in chosen])
         arrays[f"files_{split}"] = np.array([items[i].name for i in chosen])
         arrays[f"sizes_{split}"] = np.array([(headers[items[i]].width, headers[items[i]].height) for i in chosen])
@@ -271,5 +271,5 @@ def _arrays(items: Sequence[Item], pixels: NDArray[np.uint8], headers: Mapping[I
 
 
 def _natural(label: str) -> tuple[bool, int, str]:
-    """Sorts labels that are numbers by their values, and before words."""
+    """Sort key: labels that are numbers come first, by value; then words."""
     return (not label.isdecimal(), int(label) if label.isdecimal() else 0, label)

@@ -1,11 +1,12 @@
-"""Finds the images of a folder, and of each its split and its class, by the layouts that people use.
+"""Finds the images of a folder, with the split and the class of each, in the layouts that are in common use.
 
-    root/train/<class>/...        with val, valid, validation and test in any case; images may lie deeper
-    root/<class>/...              all of it is training images
+    root/train/<class>/...        with val, valid, validation and test in any case; images may be deeper
+    root/<class>/...              all images are training images
     root/<class>/train/...        a split inside each class
-    root/train, root/val          with loose images, whose classes a file names (`train_core.sources.tables`)
+    root/train, root/val          with images outside of folders, whose classes a file names
+    (`train_core.sources.sheets`)
 
-A folder that holds nothing but one other folder is left for that one. No image is opened here.
+If a folder contains only one other folder, that one is used instead. No image is opened here.
 """
 
 import os
@@ -26,7 +27,7 @@ NAMES_OF_SPLITS: Mapping[str, SplitName] = {
 JUNK = frozenset(["__macosx", "thumbs.db", "desktop.ini", "$recycle.bin"])
 
 HEAPS = frozenset(["images", "image", "img", "imgs", "photos", "unlabeled", "unlabelled", "unknown", "data"])
-"""Names of folders inside a split that say nothing of a class."""
+"""Names of folders inside a split that are not classes."""
 
 WITHOUT_A_CLASS = "without a class"
 HIDDEN = "hidden, by a dot before their name or that of their folder"
@@ -38,7 +39,7 @@ class Item:
     """A file that may be an image."""
 
     path: Path
-    name: str  # its path inside the folder that was asked for, with slashes
+    name: str  # its path inside the requested folder, with slashes
     split: SplitName
     label: str
     group: str = ""
@@ -60,22 +61,22 @@ class Listing:
 
 
 def split_named(name: str) -> SplitName | None:
-    """The split that a name stands for; none: it is no such name."""
+    """The split that a name stands for; None: it stands for none."""
     return NAMES_OF_SPLITS.get(name.strip().casefold())
 
 
 def visible(folder: Path) -> list[Path]:
-    """What lies in `folder`, sorted, without hidden files and what systems leave behind."""
+    """The contents of `folder`, sorted, without hidden files and files that systems leave behind."""
     return sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is not the user's."""
+    """Whether a file or folder of this name is hidden or was made by the system."""
     return name.startswith(".") or name.casefold() in JUNK
 
 
 def hidden_images(folder: Path) -> list[Path]:
-    """Images whose name, or that of a folder around them, begins with a dot, sorted; not what systems leave behind."""
+    """Images with a dot at the start of their name or of a folder's name, sorted; without files made by the system."""
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name.casefold() not in JUNK]
@@ -84,20 +85,20 @@ def hidden_images(folder: Path) -> list[Path]:
             Path(place, name)
             for name in files
             if Path(name).suffix.lower() in SUFFIXES
-            and not name.startswith("._")  # what macOS writes beside each file
+            and not name.startswith("._")  # macOS writes these beside each file
             and (is_inside or name.startswith("."))
         ]
     return sorted(found)
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All visible files in a folder and the folders in it, sorted. Links to folders are followed, once each."""
+    """All visible files in a folder and its subfolders, sorted. Links to folders are followed, once each."""
     found: list[Path] = []
     seen: set[str] = set()
     around = [os.path.realpath(folder), *map(str, Path(os.path.realpath(folder)).parents)]
     for place, folders, files in os.walk(folder, onerror=_raised, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen or (place != str(folder) and real in around):  # a link to a folder that holds this one
+        if real in seen or (place != str(folder) and real in around):  # a link to a folder that contains this one
             folders.clear()
             continue
         seen.add(real)
@@ -107,14 +108,14 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def _raised(error: OSError) -> None:
-    raise error  # else a folder that cannot be read would be left out without a word
+    raise error  # otherwise an unreadable folder would be left out silently
 
 
 def listed(root: Path) -> Listing:
     """The files of the folder `root`, which is absolute.
 
     Raises:
-        DataError: the folder cannot be read, or is laid out in no way that is known.
+        DataError: the folder cannot be read, or its layout is not known.
 
     """
     try:
@@ -124,7 +125,7 @@ def listed(root: Path) -> Listing:
 
 
 class _Layout:
-    """A folder, as it is being understood."""
+    """A folder whose layout is being determined."""
 
     def __init__(self, asked: Path) -> None:
         self.asked = asked
@@ -133,7 +134,7 @@ class _Layout:
         self.root = self._unwrapped(asked)
 
     def listing(self) -> Listing:
-        """All of it."""
+        """The complete listing."""
         folders = [entry for entry in visible(self.root) if entry.is_dir()]
         splits = self._splits(folders)
         others = [folder for folder in folders if folder not in splits.values()]
@@ -158,7 +159,7 @@ class _Layout:
         self._leave_out(HIDDEN, hidden_images(self.root))
         self._note_levels([*splits.values()] or others)
         classes = list(dict.fromkeys(item.label for item in items))
-        if len(classes) < 2:  # would be found later too, but only when all images are read
+        if len(classes) < 2:  # it would be found later too, but only after reading all images
             raise one_class(splits.get("train", self.root), classes[0], sorted_out(self.left_out))
         evaluated: tuple[SplitName, ...] = ("val", "test")
         for split in evaluated:
@@ -175,7 +176,7 @@ class _Layout:
     # ------------------------------------------------------------------------------------------------ the folders
 
     def _unwrapped(self, folder: Path) -> Path:
-        """The folder that holds more than one other folder."""
+        """The folder, without outer folders that contain only one other folder."""
         entries = visible(folder)
         while (
             len(entries) == 1
@@ -204,7 +205,7 @@ class _Layout:
         return found
 
     def _splits_inside(self, folders: Sequence[Path]) -> list[Item]:
-        """The images where each class has folders for its splits: `cat/train`, `cat/test`; empty if it is not so."""
+        """The images if each class has folders for its splits: `cat/train`, `cat/test`; empty otherwise."""
         inside = {folder: _splits_of(folder) for folder in folders}
         if not inside or not all("train" in splits for splits in inside.values()):
             return []
@@ -229,7 +230,7 @@ class _Layout:
         return items
 
     def _note_levels(self, around: Sequence[Path]) -> None:
-        """Note where all classes have the same folders inside: perhaps these are the classes."""
+        """Add a note if all classes contain the same folders: perhaps these are the classes."""
         train = next((each for each in around if split_named(each.name) == "train"), None)
         classes = [each for each in (visible(train) if train else around) if each.is_dir()]
         inside = [{each.name for each in visible(folder) if each.is_dir()} for folder in classes]
@@ -250,7 +251,7 @@ class _Layout:
         return items
 
     def _evaluated(self, split: SplitName, folder: Path, classes: Sequence[str]) -> list[Item]:
-        """The images of `val` or `test`: in a folder for each class, or set aside where nothing says their classes."""
+        """The images of `val` or `test`: in a folder for each class, or set aside if their classes are not known."""
         folders = [each for each in visible(folder) if each.is_dir()]
         names = {each: self._class_like(each.name, classes) for each in folders}
         if not any(names.values()) and all(each.name.casefold() in HEAPS for each in folders):
@@ -261,7 +262,7 @@ class _Layout:
         return [self._item(path, split, name) for each, name in names.items() if name for path in files_below(each)]
 
     def _class_like(self, name: str, classes: Sequence[str]) -> str | None:
-        """The class of this name, or of one that differs in case alone."""
+        """The class of this name, or of a name that differs only in case."""
         if name in classes:
             return name
         alike = [each for each in classes if each.casefold() == name.casefold()]
@@ -271,7 +272,7 @@ class _Layout:
         return None
 
     def _annotated(self, split: SplitName, folder: Path, classes: Sequence[str]) -> list[Item]:
-        """The images of a split whose classes a text file says, as Tiny-ImageNet's does; empty if there is none."""
+        """The images of a split whose classes are in a text file, as for Tiny-ImageNet; empty if there is none."""
         labels = annotations_of(folder)
         files = files_below(folder)
         named = [path for path in files if labels.get(path.name) in classes]
@@ -303,12 +304,12 @@ class _Layout:
 
 
 def _splits_of(folder: Path) -> dict[SplitName, Path]:
-    """The folders inside of one that are named as splits."""
+    """The subfolders of a folder that are named as splits."""
     return {split: each for each in visible(folder) if each.is_dir() and (split := split_named(each.name))}
 
 
 def annotations_of(folder: Path) -> dict[str, str]:
-    """The class of each image of a split without folders for them, by file name; empty if nothing says them.
+    """The class of each image of a split without folders for classes, by file name; empty if not known.
 
     Tiny-ImageNet has them in `val_annotations.txt`: the name, a tab, the class, and a box.
     """
@@ -322,7 +323,7 @@ def annotations_of(folder: Path) -> dict[str, str]:
 
 
 def sorted_out(left_out: LeftOut) -> dict[str, list[str]]:
-    """The files by why they are left out; those that are not even meant as images by that alone."""
+    """The files by the reason for leaving them out; files that are not meant as images are under that reason only."""
     found: dict[str, list[str]] = defaultdict(list)
     for reason, names in left_out.items():
         for name in names:
@@ -332,7 +333,7 @@ def sorted_out(left_out: LeftOut) -> dict[str, list[str]]:
 
 
 def one_class(source: Path, label: str, left_out: LeftOut) -> DataError:
-    """The error of a source that has images of the class `label` alone."""
+    """The error for a source that only has images of the class `label`."""
     without = counts_in_words(left_out)
     besides = f" (left out: {without})" if without else ""
     return data_error(f"{source} has one class only, {label!r}{besides}: a classifier needs two or more")

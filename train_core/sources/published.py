@@ -1,6 +1,6 @@
-"""The data sets of torchvision that come after CIFAR: where each is published, and what its files hold.
+"""The data sets of torchvision after CIFAR: their addresses, and the format of their files.
 
-torchvision says the addresses, the checksums and the names of classes. The download and the reading are our own.
+torchvision provides the addresses, the checksums and the names of classes. The download and the reader are our own.
 """
 
 import csv
@@ -28,18 +28,18 @@ from train_core.sources.listing import Item, Listing, listed
 from train_core.sources.unpacking import is_archive, unpack
 
 Files = Mapping[str, Path]
-"""Name of each published file -> where it is now."""
+"""Name of each published file -> its current address."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayFiles:
-    """A data set whose files hold arrays: all images have one size, and they are kept as they are."""
+    """A data set whose files contain arrays: all images have one size, and keep it."""
 
     archives: Callable[[], Sequence[Archive]]
     arrays: Callable[[Files], Arrays]
 
     def contents(self, name: DatasetName, cache: Path, _reading: Reading, progress: Progress | None) -> Contents:
-        """All of it, from the cache, into which it is downloaded first if it is not there."""
+        """All images, from the cache, after a download if they are not there."""
 
         def downloaded(folder: Path) -> Contents:
             files = fetched(name, self.archives(), place=cache / name, folder=folder, progress=progress)
@@ -50,16 +50,16 @@ class ArrayFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFiles:
-    """A data set of image files, brought to the size of its record unless another is asked for.
+    """A data set of image files, resized to the size of its record unless another is requested.
 
-    The archives stay in the cache, so that another size needs no download.
+    The archives stay in the cache, so another size needs no download.
     """
 
     archives: Callable[[], Sequence[Archive]]
-    listing: Callable[[Path, Files], Listing]  # of the folder where all archives are unpacked
+    listing: Callable[[Path, Files], Listing]  # of the folder into which all archives are unpacked
 
     def contents(self, name: DatasetName, cache: Path, reading: Reading, progress: Progress | None) -> Contents:
-        """All of it, from the cache, into which it is downloaded and brought to the size first if it is not there."""
+        """All images, from the cache, after a download and resizing if they are not there."""
         height, width = DATASETS[name].size
         size = reading.size or (width, height)
 
@@ -77,10 +77,10 @@ class ImageFiles:
 
 
 def read_published(name: DatasetName, cache: Path, reading: Reading, progress: Progress | None) -> Contents:
-    """The data set of this name: in its own size if it consists of arrays, else in the size that is asked for.
+    """The data set of this name: in its own size if it consists of arrays, else in the requested size.
 
     Raises:
-        DataError: it cannot be downloaded, or a file of it in the cache is not the published one.
+        DataError: it cannot be downloaded, or one of its files in the cache is not the published one.
 
     """
     return PUBLISHED[name].contents(name, cache, reading, progress)
@@ -108,9 +108,9 @@ def _mnist_arrays(dataset: str, files: Files) -> Arrays:
 
 
 def _idx(path: Path) -> NDArray[np.uint8]:
-    """The bytes of a compressed file in the format IDX, in the shape that its head says."""
+    """The bytes of a compressed file in IDX format, in the shape that its header states."""
     with gzip.open(path) as file:
-        held = bytearray(file.read())  # torch wants arrays that can be written to
+        held = bytearray(file.read())  # torch needs writable arrays
     dimensions = held[3]
     shape = np.frombuffer(held, ">u4", count=dimensions, offset=4)
     return np.frombuffer(held, np.uint8, offset=4 + 4 * dimensions).reshape(shape.tolist())
@@ -150,7 +150,7 @@ def _stl10_arrays(files: Files) -> Arrays:
 
 
 def _members(archive: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """What the archive holds under these names, whatever their folder. Most of STL-10's has no labels: not read."""
+    """The contents of the archive under these names, in any folder. Most of STL-10's has no labels and is not read."""
     found: dict[str, bytes] = {}
     wanted = set(names)
     with tarfile.open(archive) as tar:
@@ -171,7 +171,7 @@ def _eurosat_listing(place: Path, _files: Files) -> Listing:
 
 
 def _gtsrb_listing(place: Path, _files: Files) -> Listing:
-    """Photos of one sign, up to 30 in a row, are one group: the validation images are then of other signs."""
+    """Photos of one sign, up to 30 in a row, form a group: the validation images are then of other signs."""
     items = []
     for folder in sorted((place / "GTSRB" / "Training").iterdir()):
         for path in sorted(folder.glob("*.ppm")):
@@ -238,7 +238,7 @@ def _of_torchvision(dataset: str) -> Any:
 
 
 def _archives_in_code(dataset: str) -> list[Archive]:
-    """For the data sets whose addresses and checksums torchvision says nowhere but in the code of `download`."""
+    """For data sets whose addresses and checksums torchvision states only in the code of `download`."""
     said = [each for each in _of_torchvision(dataset).download.__code__.co_consts if isinstance(each, str)]
     home = next(each for each in said if each.startswith("https://"))
     urls = [each if each.startswith(home) else home + each for each in said if each.endswith(".zip")]
@@ -263,4 +263,4 @@ PUBLISHED: Mapping[DatasetName, ArrayFiles | ImageFiles] = {
     "flowers102": ImageFiles(archives=_flowers_archives, listing=_flowers_listing),
     "oxford-pets": ImageFiles(archives=_pets_archives, listing=_pets_listing),
 }
-"""How each is fetched and read. The rest of what there is to say of one is in its record, `train_core.datasets`."""
+"""How each one is downloaded and read. Its other facts are in its record in `train_core.datasets`."""

@@ -1,6 +1,6 @@
 """Reads tables that name images and their classes: CSV, TSV, JSON lines or Parquet.
 
-A table may lie anywhere; its paths are looked up beside it, then by name in the folders below it.
+A table may be anywhere; its paths are looked up beside it, then by name in the folders below it.
 """
 
 import csv
@@ -51,16 +51,16 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table, and the split of all its images if its name or place says one."""
+    """A table, and the split of all its images if its name or place states one."""
 
     path: Path
     split: SplitName | None
 
 
 def sheets_of(root: Path) -> list[Sheet]:
-    """The tables that describe the images of a folder; none where its folders do.
+    """The tables that describe the images of a folder; none if its folders do.
 
-    They are `metadata.csv` (or .jsonl, .parquet) in the folder or in its splits, as Hugging Face has them, and tables
+    They are `metadata.csv` (or .jsonl, .parquet) in the folder or in its splits, as from Hugging Face, and tables
     beside folders of images that are not laid out by class.
     """
     metadata = [_sheet(path, None) for path in visible(root) if _is_metadata(path)]
@@ -70,29 +70,29 @@ def sheets_of(root: Path) -> list[Sheet]:
     if metadata:
         return metadata
     tables = [path for path in visible(root) if path.suffix.lower() in SUFFIXES]
-    if not tables and (inside := root / "data").is_dir():  # as in a copy of Hugging Face's repositories
+    if not tables and (inside := root / "data").is_dir():  # as in a copy of a Hugging Face repository
         tables = [path for path in visible(inside) if holds_images(path)]
     return [] if not tables or _has_classes(root) else [_sheet(path, None) for path in tables]
 
 
 def holds_images(table: Path) -> bool:
-    """Whether a table has the images themselves in it, as Hugging Face's Parquet files do."""
+    """Whether a table contains the images themselves, as Hugging Face's Parquet files do."""
     if table.suffix.lower() != ".parquet":
         return False
     parquet = _pyarrow_parquet(table)
     try:
         schema = parquet.read_schema(table)
-    except (OSError, ValueError):  # which is said when it is read
+    except (OSError, ValueError):  # reported when it is read
         return False
     kinds = [str(field.type) for field in schema if _plain(field.name) in FILE_COLUMNS]
     return any(kind in ("binary", "large_binary") or "bytes: binary" in kind for kind in kinds)
 
 
 def listed_by(sheets: Sequence[Sheet], root: Path, group: str, folder: Path | None = None) -> Listing:
-    """The images that tables name; `root` is the folder that they are looked up in, `group` a column or nothing.
+    """The images that tables name; `root` is the folder in which they are looked up, `group` a column or empty.
 
-    Images that lie in a table itself are written to `folder`. Their names are the table and the number of the row, from
-    0: `train.parquet/12.png`.
+    Images inside a table are written to `folder`. Their names are the table and the row number, from 0:
+    `train.parquet/12.png`.
 
     Raises:
         DataError: a table cannot be read, has no column of files or classes, or names files that do not exist.
@@ -118,7 +118,7 @@ def listed_by(sheets: Sequence[Sheet], root: Path, group: str, folder: Path | No
 
 
 class _Listed:
-    """What tables say of images, one table after another."""
+    """The images of tables, collected one table after another."""
 
     def __init__(self, places: "_Places", group: str, folder: Path | None) -> None:
         self.items: list[Item] = []
@@ -128,7 +128,7 @@ class _Listed:
         self._places, self._group, self._folder = places, group, folder
 
     def read(self, sheet: Sheet) -> None:
-        """Read a table. Of a test table without classes, as competitions have them, the images are set aside."""
+        """Read a table. If a test table has no classes, as in competitions, its images are set aside."""
         rows = read_rows(sheet.path)
         first = next(rows, None)
         if first is None:
@@ -151,7 +151,7 @@ class _Listed:
             self.notes.append(f"{sheet.path.name} says the classes (column {columns['label']})")
 
     def _add(self, sheet: Sheet, row: Row, columns: Mapping[str, str], line: int, path: Path, name: str) -> None:
-        """An image whose file is there."""
+        """Add an image whose file exists."""
         label, split = _text(row[columns["label"]]), sheet.split
         if split is None:
             split = _split(row[columns["split"]], sheet.path, line) if "split" in columns else "train"
@@ -164,7 +164,7 @@ class _Listed:
         self.items.append(Item(path=path, name=name, split=split, label=label, group=belongs))
 
     def unlisted(self, items: Sequence[Item]) -> list[str]:
-        """The names of the files that no table names, among those that are not tables themselves."""
+        """The names of the files that no table names, except the tables themselves."""
         places = self._places
         known = {item.path for item in items} | {
             places.root / name for names in self.left_out.values() for name in names
@@ -193,7 +193,7 @@ def _separated(path: Path) -> Iterator[Row]:
         start = file.read(1 << 16)
         file.seek(0)
         first = start.partition("\n")[0]
-        # The sniffer of the standard library guesses wrong where paths hold the same letters everywhere.
+        # The sniffer of the standard library guesses wrong if paths have the same letters everywhere.
         delimiter = max(",;\t|", key=first.count)
         rows = csv.DictReader(file, delimiter=delimiter)
         names = rows.fieldnames or ()
@@ -203,7 +203,7 @@ def _separated(path: Path) -> Iterator[Row]:
 
 
 def _parquet(path: Path) -> Iterator[Row]:
-    """The rows; numbers that stand for classes, as Hugging Face has them, are replaced by the names of the classes."""
+    """The rows; numbers that represent classes, as from Hugging Face, are replaced by the names of the classes."""
     with _pyarrow_parquet(path).ParquetFile(path) as file:
         names = _class_names(file.schema_arrow.metadata or {})
         for batch in file.iter_batches(1000):
@@ -220,23 +220,23 @@ def _pyarrow_parquet(path: Path) -> Any:
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
-    """The names of the classes of each column whose numbers stand for classes, from what Hugging Face writes."""
+    """The names of the classes for each column of class numbers, from Hugging Face's metadata."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         return {column: list(each["names"]) for column, each in features.items() if each.get("_type") == "ClassLabel"}
-    except (ValueError, KeyError, TypeError, AttributeError):  # something else
+    except (ValueError, KeyError, TypeError, AttributeError):  # some other metadata
         return {}
 
 
 def _class(value: Any, names: Sequence[str]) -> Any:
-    """The name of a class by its number; none for -1, which says that the class is not known."""
+    """The name of a class by its number; None for -1, which means that the class is not known."""
     if not isinstance(value, int) or value >= len(names):
         return value
     return names[value] if value >= 0 else None
 
 
 def _columns(path: Path, row: Row, group: str) -> dict[str, str]:
-    """Which column says the file, and which the class, the split and the group, where there are such."""
+    """Which column has the file, and which the class, the split and the group, if there are such columns."""
     plain = {_plain(name): name for name in row if isinstance(name, str)}
     found = {
         what: next(plain[name] for name in names if name in plain)
@@ -257,7 +257,7 @@ def _plain(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """A cell as text; empty where it says nothing. A number read as 3.0 is 3."""
+    """A cell as text; empty if it has no value. A number read as 3.0 is 3."""
     if value is None or value != value:  # NaN
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -288,7 +288,7 @@ def _has_classes(root: Path) -> bool:
 
 
 class _Places:
-    """Where the files below a folder are."""
+    """The paths of the files below a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -299,7 +299,7 @@ class _Places:
                 self._by_name[name].append(path)
 
     def find(self, stated: str, beside: Path) -> Path | None:
-        """The file that a table in the folder `beside` names: its path, or its name alone if only one file has it."""
+        """The file that a table in the folder `beside` names: by its path, or by its name if only one file has it."""
         if not stated or "://" in stated:
             return None
         for place in (beside, self.root):
@@ -310,9 +310,9 @@ class _Places:
         return named[0] if len(named) == 1 else None
 
     def image(self, cell: Any, table: Path, number: int, folder: Path | None) -> tuple[Path | None, str]:
-        """The file of an image, none if there is no such file, and its name; written to `folder` if it is in the cell.
+        """The file of an image (None if it does not exist) and its name; an image in the cell is written to `folder`.
 
-        `number` is that of the row in the table, from 0.
+        `number` is the row number in the table, from 0.
         """
         if not isinstance(cell, Mapping | bytes) and (folder is None or cell is not None):
             path = self.find(str(cell or ""), table.parent)
@@ -328,6 +328,6 @@ class _Places:
         return path, name
 
     def name(self, path: Path) -> str:
-        if path == self.root:  # a table with its images in it
+        if path == self.root:  # a table that contains its images
             return path.name
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)

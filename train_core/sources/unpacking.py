@@ -1,4 +1,4 @@
-"""Unpacks archives: nothing of one is written outside of the folder that is given."""
+"""Unpacks archives: nothing is written outside of the given folder."""
 
 import tarfile
 from gzip import BadGzipFile
@@ -24,9 +24,9 @@ NO_FILES = "of a special kind, such as a device"
 
 
 def unpack(archive: Path, folder: Path, origin: str, progress: Progress | None) -> LeftOut:
-    """Unpack into `folder`, which is made if it does not exist; `origin` is what an error message calls the archive.
+    """Unpack into `folder`, which is made if it does not exist; `origin` is the name of the archive in error messages.
 
-    Returns the files that were left out, by why: what would be written outside of the folder, and what is no file.
+    Returns the files that were left out, by reason: those outside of the folder, and entries that are not files.
 
     Raises:
         DataError: it is broken, or has a password.
@@ -61,7 +61,7 @@ def _untar(archive: Path, folder: Path) -> LeftOut:
 
     def inside(entry: TarInfo, place: str) -> TarInfo | None:
         try:
-            return data_filter(entry, place)  # which takes an absolute path as one inside
+            return data_filter(entry, place)  # it treats an absolute path as one inside
         except FilterError as error:
             left_out[NO_FILES if isinstance(error, SpecialFileError) else OUTSIDE].append(entry.name)
             return None
