@@ -97,7 +97,7 @@ def errors(
     test: Annotated[bool, typer.Option("--test", help="The stored test predictions of the best full run.")] = False,
     whole: Annotated[bool, typer.Option("--all", help="Every class, confusion and mistake.")] = False,
     files: Annotated[
-        bool, typer.Option("--files", help="Only the misclassified files: file, true and predicted class, with tabs between.")
+        bool, typer.Option("--files", help="Only the misclassified files: file, true and predicted class, by tabs.")
     ] = False,
     storage: Storage = None,
     as_json: AsJson = False,
