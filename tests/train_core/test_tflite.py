@@ -151,11 +151,14 @@ def test_a_file_gives_the_logits_of_the_network(
 
 @each_network
 def test_an_int8_file_computes_with_integers_on_pixels_that_lie_by_rows(name: str, files: Files) -> None:
-    """No operator transposes features, and no norm is left; the first one takes plain pixels."""
+    """No operator transposes features, and no norm is left; the first one takes plain pixels.
+
+    An exception are padded shortcuts: litert-converter 0.5 pads channels between two transposes.
+    """
     spec = NETWORKS[name]
     graph = graph_of(files(name, "tflite-int8"))
     counts = Counter(each.name for each in graph.operators)
-    assert set(counts) <= KNOWN
+    assert set(counts) <= KNOWN | ({"TRANSPOSE"} if spec.shortcut == "pad" else set())
     assert counts["CONV_2D"] + counts["DEPTHWISE_CONV_2D"] >= 5
     assert graph.tensors[graph.input].shape == (1, HEIGHT, WIDTH, spec.in_channels)
     assert graph.tensors[graph.input].size == HEIGHT * WIDTH * spec.in_channels  # a byte for each
