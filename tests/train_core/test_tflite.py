@@ -172,6 +172,20 @@ def test_an_int8_file_computes_with_integers_on_pixels_that_lie_by_rows(name: st
     assert description_of(files(name, "tflite-int8")) == described(spec)
 
 
+@conversion
+def test_the_scales_hold_for_every_calibration_image() -> None:
+    """Also for one with strong contrast among many without."""
+    spec = NETWORKS["preact"]
+    images = (128 + (pictures(spec, 60).astype(float) - 128) / 50).astype(np.uint8)
+    images[5] = pictures(spec)[0]
+    written = calibrated(FORMATS["tflite"].write(lived(spec), described(spec)), images)
+    strong = torch.from_numpy(images[5:6].transpose(0, 3, 1, 2)).float().contiguous()
+    with torch.inference_mode():
+        expected = lived(spec)(strong)
+    answers = FORMATS["tflite-int8"].load_elsewhere(written)(strong)
+    assert (answers - expected).abs().max() < 0.1 * (expected.max() - expected.min())
+
+
 KNOWN = {
     "ADD",
     "AVERAGE_POOL_2D",
