@@ -41,6 +41,7 @@ from search.spec import load_study
 from search.trials import TrialRecord, records
 from tests.support.commands import search
 from tests.support.formats import installed
+from tests.support.networks import described
 from tests.support.predicted import drawn, store
 from tests.support.runs import add_trial, make_run, study_spec
 from tests.support.tiny import tiny_data
@@ -49,7 +50,6 @@ from tests.train_core.strategies import resnet_specs
 from train_core import checkpoint
 from train_core.data import Split, TrainingData, load_test, load_training
 from train_core.deploy import deployed
-from train_core.description import Description
 from train_core.examples import FormatName, network_code
 from train_core.formats import FORMATS, read
 from train_core.model_files import RUNTIMES, suffix_of
@@ -178,15 +178,7 @@ def test_the_example_in_the_card_runs_without_this_package_and_says_what_predict
 def test_the_network_in_a_card_is_any_of_the_family(spec: ResNetSpec) -> None:
     """The code in a card of safetensors is that of `train_core.models`, and needs nothing else of this package."""
     channels = spec.in_channels
-    about = Description(
-        origin="a test",
-        network=spec,
-        classes=tuple(map(str, range(spec.num_classes))),
-        height=9,
-        width=12,
-        mean=(0.4,) * channels,
-        std=(0.2,) * channels,
-    )
+    about = described(spec)
     network = ResNet(spec)
     images = torch.randint(0, 256, (4, channels, 9, 12)).float()
     network(images / 100)  # norms that have seen something

@@ -1,8 +1,23 @@
-"""Published networks that several tests use."""
+"""Networks that several tests use, and the description of one."""
 
 from typing import Any
 
+from train_core.description import Description
 from train_core.specs import ResNetSpec
+
+
+def described(spec: ResNetSpec, height: int = 9, width: int = 12) -> Description:
+    """What a model file says of this network, for images of this size."""
+    channels = spec.in_channels
+    return Description(
+        origin="a test",
+        network=spec,
+        classes=tuple(map(str, range(spec.num_classes))),
+        height=height,
+        width=width,
+        mean=(0.4, 0.5, 0.6, 0.5)[:channels],
+        std=(0.2, 0.25, 0.3, 0.25)[:channels],
+    )
 
 
 def wide_resnet(depth: int, factor: int) -> ResNetSpec:

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
+from tests.support import networks
 from tests.support.formats import installed
 from tests.train_core.strategies import resnet_specs
 from train_core.augment import normalise
@@ -123,15 +124,7 @@ def test_a_file_gives_the_logits_of_the_network_that_was_trained(
 @given(spec=resnet_specs())
 def test_any_network_of_the_family_survives_as_safetensors(spec: ResNetSpec) -> None:
     channels = spec.in_channels
-    about = Description(
-        origin="a test",
-        network=spec,
-        classes=tuple(map(str, range(spec.num_classes))),
-        height=9,
-        width=12,
-        mean=(0.4,) * channels,
-        std=(0.2,) * channels,
-    )
+    about = networks.described(spec)
     model = deployed(ResNet(spec), about)
     images = torch.randint(0, 256, (2, channels, 9, 12)).float()
     with torch.inference_mode():

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.file_sizes import drawn, exported
+from tests.support import networks
 from train_core import litert
 from train_core.arena import Buffer, arena_of, buffers_of, planned
 from train_core.blocks import BlockName
@@ -50,16 +51,7 @@ converts = [
 
 
 def described(spec: ResNetSpec) -> Description:
-    channels = spec.in_channels
-    return Description(
-        origin="a test",
-        network=spec,
-        classes=tuple(map(str, range(spec.num_classes))),
-        height=HEIGHT,
-        width=WIDTH,
-        mean=(0.4, 0.5, 0.6)[:channels],
-        std=(0.2, 0.25, 0.3)[:channels],
-    )
+    return networks.described(spec, HEIGHT, WIDTH)
 
 
 def lived(spec: ResNetSpec) -> Deployed:
