@@ -17,7 +17,6 @@ favours the separate searches: their networks are as large as these budgets. Run
 """
 
 import argparse
-import json
 import math
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
@@ -29,6 +28,7 @@ from unittest.mock import patch
 import optuna
 import torch
 
+from benchmarks import json_lines
 from benchmarks.real_search import without
 from search import study as studies
 from search.data_shape import data_shape_of
@@ -98,21 +98,15 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     if options.table:
-        print(table([json.loads(line) for line in options.table.read_text().splitlines()]))
+        print(table(json_lines.read(options.table)))
         return
     first, last = map(int, options.seeds.split(":"))
     for seed in range(first, last):
         for data in options.data:
             for share in (None, *SHARES):
-                lines = (
-                    [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-                )
                 key = {"data": Path(data).stem, "seed": seed, "share": share}
-                if any(key.items() <= line.items() for line in lines):
-                    continue
-                line = {**key, **searched(data, seed, share)}
-                with options.out.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                if not any(key.items() <= line.items() for line in json_lines.read(options.out)):
+                    json_lines.add(options.out, {**key, **searched(data, seed, share)})
 
 
 def searched(data: str, seed: int, share: float | None) -> dict[str, Any]:

@@ -14,7 +14,6 @@ full, and the accuracy of that network on the test images is the result. Run it 
 """
 
 import argparse
-import json
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from unittest.mock import patch
 
 import optuna
 
+from benchmarks import json_lines
 from benchmarks.portfolio import FLIPPED
 from benchmarks.portfolio_judged import group_of
 from search import api, full_runs
@@ -54,20 +54,17 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     if options.table:
-        print(table([json.loads(line) for line in options.table.read_text().splitlines()]))
+        print(table(json_lines.read(options.table)))
         return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    done = {(line["data"], line["method"], line["seed"]) for line in lines}
+    done = {(line["data"], line["method"], line["seed"]) for line in json_lines.read(options.out)}
     first, last = map(int, options.seeds.split(":"))
     for seed in range(first, last):
         for method in METHODS:
             if (Path(options.data).stem, method, seed) not in done:
                 line = {"data": Path(options.data).stem, "method": method, "seed": seed}
                 line["stages"] = searched(options.data, method, seed)
-                with options.out.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                print(line, flush=True)
+                json_lines.add(options.out, line)
 
 
 def searched(data: str, method: str, seed: int) -> list[dict[str, Any]]:
