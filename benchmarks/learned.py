@@ -10,8 +10,8 @@ first     `TRIALS` trials on one half
 learnt    a third of them on the other half, with `--learn-from` the first
 control   `TRIALS` trials on the other half, without
 
-What counts is the best score of a short run so far, after each trial, on the validation images of the other half: these
-are the same for `learnt` and `control`. Run again, it goes on.
+What counts is the best score of a short run so far, after each trial, on the validation images of the half: these are
+the same for `learnt` and `control`. Run again, it goes on.
 """
 
 import argparse
@@ -90,23 +90,31 @@ def scores(data: Path, name: str, folder: Path, seed: int, trials: int, **flags:
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Mean scores, in percent, and the difference of `learnt` to the end of `control`, with a bootstrap interval."""
+    """Mean scores, in percent, and how far `learnt` is from the ends of `first` and `control`, with intervals."""
     rows = [
-        "| data | n | learnt, after 1 | after 5 | control, after 1 | after 5 | after 15 | learnt less control's end |",
-        "|---|---|---|---|---|---|---|---|",
+        "| data | n | first, after 15 trials | learnt, after 1 | after 5 | control, after 5 | after 15 | "
+        "learnt less first | learnt less control |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for data in dict.fromkeys(line["data"] for line in lines):
         of = [line for line in lines if line["data"] == data]
-        cells = [
-            f"{100 * fmean(line[which][min(after, len(line[which])) - 1] for line in of):.1f}"
-            for which, after in (("learnt", 1), ("learnt", 5), ("control", 1), ("control", 5), ("control", TRIALS))
-        ]
-        differences = [100 * (line["learnt"][-1] - line["control"][-1]) for line in of]
-        low, high = interval(differences)
-        rows.append(
-            f"| {data} | {len(of)} | {' | '.join(cells)} | {fmean(differences):+.1f} ({low:+.1f} to {high:+.1f}) |"
-        )
+        shown = (("first", TRIALS), ("learnt", 1), ("learnt", 5), ("control", 5), ("control", TRIALS))
+        cells = [f"{100 * fmean(_after(line[which], trials) for line in of):.1f}" for which, trials in shown]
+        cells += [_difference(of, which) for which in ("first", "control")]
+        rows.append(f"| {data} | {len(of)} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _after(scores: Sequence[float], trials: int) -> float:
+    """The best score after so many trials, or after all where fewer have ended."""
+    return scores[min(trials, len(scores)) - 1]
+
+
+def _difference(lines: Sequence[Mapping[str, Any]], other: str) -> str:
+    """The end of `learnt` less that of the other search, in points, with a bootstrap interval of the mean."""
+    differences = [100 * (line["learnt"][-1] - line[other][-1]) for line in lines]
+    low, high = interval(differences)
+    return f"{fmean(differences):+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 if __name__ == "__main__":
