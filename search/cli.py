@@ -101,10 +101,19 @@ def _main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help text
             typer.echo(error.format_message())
             sys.exit(2)
-        _end(f"{error.format_message()} (see search --help)", 2)
+        _end(f"{error.format_message()} (see {_command_of(error)} --help)", 2)
     if code == 130:  # depending on its version, typer turns Ctrl-C into this or into Abort, or leaves it
         _end("interrupted; run the same command to continue", code)
     sys.exit(code)
+
+
+def _command_of(error: Any) -> str:
+    """The command that an error of Typer's is about: `search storage serve`."""
+    context, names = getattr(error, "ctx", None), []
+    while context is not None and context.parent is not None:
+        names.append(context.info_name)
+        context = context.parent
+    return " ".join(["search", *reversed(names)])
 
 
 def _end(message: str, code: int) -> None:

@@ -376,6 +376,8 @@ def load_study(study: str, flags: Mapping[str, Any]) -> StudySpec:
         SpecError: no such study, not TOML, an unknown key, a value out of range.
 
     """
+    if flags.get("data") == "":
+        raise SpecError("--data is empty: give the name of a data set, a folder, a table, an archive or an .npz file")
     values = _with_target(_read(study_path(study)), flags)
     for key, value in flags.items():
         table = values.get(key)

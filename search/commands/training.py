@@ -174,11 +174,12 @@ def promote(
     run: Run = None,
     top: Annotated[int | None, typer.Option(min=1, help="Trials to promote.")] = None,
     front: Annotated[
-        int | None, typer.Option(help="So many networks along the front instead, for a run with --front.")
+        int | None, typer.Option(help="Number of networks along the front, instead of --top, for a run with --front.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a full run.")] = None,
     ladder: Annotated[
-        str | None, typer.Option(help="In place of both: 8x60,3x200 trains 8 for 60 epochs, then the best 3 for 200.")
+        str | None,
+        typer.Option(help="Instead of --top and --epochs: 8x60,3x200 trains 8 for 60 epochs, then 3 for 200."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Full runs of each, with different seeds.")] = None,
     refit: Annotated[

@@ -323,6 +323,27 @@ def test_help_has_a_short_name_too(
     assert out.startswith("Usage: ")
 
 
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("predict", "Missing argument 'model'. (see search predict --help)"),
+        (
+            "storage serve --bogus",
+            "No such option: --bogus (Possible options: --host) (see search storage serve --help)",
+        ),
+        ("--bogus", "No such option: --bogus (see search --help)"),
+        ('run digits --data ""', "--data is empty: give the name of a data set, a folder, a table, an archive or"),
+    ],
+)
+def test_the_line_of_a_mistake_names_the_help_of_its_command(
+    command: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = search(command, capsys, monkeypatch)
+    assert code == 2
+    assert err.startswith(f"search: {line}")
+    assert err.count("\n") == 1
+
+
 def test_the_version_is_that_of_the_package(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
