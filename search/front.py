@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ SIZE = "budget_fraction"  # the parameter that holds the drawn size of a trial
 LIKE = 2.0  # trials up to this factor apart are of similar size
 GOLDEN = (math.sqrt(5) - 1) / 2
 AT_LIMIT = 1 / 8  # trials with the whole limit, as a share of the other trials
+LATEST = 1000  # trials among which a good draw is looked for: each is compared with each
 GOOD = 0.6  # a draw whose trials beat this share of the others for their size is tried at other sizes
 
 T = TypeVar("T")
@@ -106,19 +107,22 @@ def carried(trials: Sequence[TrialRecord], size: float) -> search_space.Draw | N
     A draw that is good at one size is often good at others. Its quality is the mean standing of its trials and of one
     more in the middle, so that one lucky trial counts less than several good ones.
     """
+    tried = {_without_size(trial) for trial in trials if are_alike(trial.draw[SIZE], size)}
+    trials = trials[-LATEST:]
     sizes = [trial.draw[SIZE] for trial in trials]
     scores = [trial.last_score if trial.has_verdict and not trial.failed_or_diverged else None for trial in trials]
     standing = defaultdict(list)
-    tried = set()
-    for trial, its_size, its_standing in zip(trials, sizes, standings(sizes, scores), strict=True):
-        draw = tuple(sorted((name, value) for name, value in trial.draw.items() if name != SIZE))
-        if are_alike(its_size, size):
-            tried.add(draw)
+    for trial, its_standing in zip(trials, standings(sizes, scores), strict=True):
         if trial.ended:
-            standing[draw].append(max(its_standing, 0.0))
+            standing[_without_size(trial)].append(max(its_standing, 0.0))
     means = {draw: (sum(each) + 0.5) / (len(each) + 1) for draw, each in standing.items() if draw not in tried}
     best = max(means, key=lambda draw: means[draw], default=None)
     return dict(best) if best is not None and means[best] > GOOD else None
+
+
+def _without_size(trial: TrialRecord) -> tuple[tuple[str, Any], ...]:
+    """The draw of a trial, without its size."""
+    return tuple(sorted((name, value) for name, value in trial.draw.items() if name != SIZE))
 
 
 # What it has found ----------------------------------------------------------------------------------------------------
