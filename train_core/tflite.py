@@ -141,7 +141,7 @@ def quantised(written: bytes, images: NDArray[np.uint8]) -> bytes:
 
     Weights have one scale for each output channel, or one for all in matrix products. Activations are int8, with one
     scale for each tensor, from the minimum and the maximum over all images. The quantiser's own moving average of both
-    cuts off the images with large values: a network of a million parameters lost 1.1 points by it, and 0.1 so.
+    cuts off the images with large values (docs/benchmarks.md).
     """
     from ai_edge_quantizer import qtyping, recipe
     from ai_edge_quantizer.calibrator import Calibrator
