@@ -97,15 +97,18 @@ def finalists(promotions: Sequence[Promotion]) -> list[list[Promotion]]:
     """The full runs that compete to be the best: a list for each trial, with one run for each seed; the best first.
 
     The best has the highest mean score on validation, with 0 for diverged seeds. Only runs of the greatest length
-    compete; if some of these are tested, only those compete, with the diverged seeds of the same trials. A trial whose
-    seeds all diverged is left out.
+    compete. If any full run is tested, only tested ones compete, with the diverged seeds of the same trials: full runs
+    that `search fidelity` trained, or a ladder on its way up, never take the place of a network with a test number. A
+    trial whose seeds all diverged is left out.
     """
     compared = [run for run in promotions if not run.refit]
-    longest = max((run.recipe.epochs for run in compared if run.diverged is None), default=0)
+    ended = [run for run in compared if run.diverged is None]
+    tested = [run for run in ended if run.tested]  # a diverged run is never tested
+    longest = max((run.recipe.epochs for run in tested or ended), default=0)
     rivals = [run for run in compared if run.recipe.epochs == longest]
-    if tested := {run.trial for run in rivals if run.test_accuracy is not None}:
-        # A diverged run is never tested.
-        rivals = [run for run in rivals if run.trial in tested and (run.test_accuracy is not None or run.diverged)]
+    if tested:
+        trials = {run.trial for run in rivals if run.tested}
+        rivals = [run for run in rivals if run.trial in trials and (run.tested or run.diverged)]
     by_trial = groupby(sorted(rivals, key=lambda run: run.trial), key=lambda run: run.trial)
     seeds = [list(runs) for _, runs in by_trial]
     return sorted((runs for runs in seeds if not all(run.diverged for run in runs)), key=mean_score, reverse=True)
@@ -150,6 +153,12 @@ def full_runs_of(folder: RunFolder, trial: int | None) -> list[Promotion]:
             f"`search promote {folder.name}`"
         )
     return runs
+
+
+def untested_longer(promotions: Sequence[Promotion], chosen: Sequence[Promotion]) -> list[Promotion]:
+    """The full runs that are longer than those of the best network and were not tested, so they do not compete."""
+    epochs = chosen[0].recipe.epochs
+    return [run for run in promotions if not (run.refit or run.diverged or run.tested) and run.recipe.epochs > epochs]
 
 
 def diverged_of(promotions: Sequence[Promotion], chosen: Sequence[Promotion]) -> list[Promotion]:

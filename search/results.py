@@ -16,7 +16,7 @@ from search.drawing import is_used_up
 from search.fidelity import Fidelity, measure, measured_on, standard_error
 from search.formatting import Interval, are, count, duration, mean_and_deviation, percent, short_run
 from search.identity import open_study
-from search.promotions import Promotion, diverged_of, finalists, finished, mean_score, refit_of, winner
+from search.promotions import Promotion, diverged_of, finalists, finished, mean_score, refit_of, untested_longer, winner
 from search.run_folder import RunFolder, read_facts
 from search.scores import always_largest, scored
 from search.spec import StudySpec, load_study
@@ -203,6 +203,11 @@ def remarks(results: Results) -> list[str]:
     elif diverged_seeds := len(diverged_of(results.promotions, runs)):
         all_seeds = count(diverged_seeds + len(runs), "seed")
         said.append(f"{diverged_seeds} of {all_seeds} diverged, and {are(diverged_seeds)} not in these numbers.")
+    if runs and (longer := untested_longer(results.promotions, runs)):
+        runs_are = f"{count(len(longer), 'longer full run')} {are(len(longer))}"
+        said.append(
+            f"{runs_are} not tested and not compared with it: `search promote` tests the runs of its last rung."
+        )
     if runs and (refit := refit_of(results.promotions, runs)) and refit.test_score is not None:
         on_test = scored(percent(refit.test_score), results.spec.scored_by)
         said.append(f"Trained once more, also on the validation images, it reaches {on_test} on test.")

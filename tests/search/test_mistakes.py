@@ -375,6 +375,7 @@ def test_what_is_not_stored_is_said_in_one_line(
     assert "predictions-val.npz cannot be read, delete it, and `search promote pets` writes it again" in said("errors")
     store(folder, run, drawn(30, 3, margin=1.0))
     assert "the images of run 'pets' come from no files: leave out --files" in said("errors --files")
+    promoted_with(folder, 0, PETS, val_accuracy=0.1, tested=False)
     promoted_with(folder, 1, PETS, tested=False)
     assert "the test split is not read for it yet: `search promote pets` reads it" in said("errors --test")
     promoted_with(folder, 1, PETS)

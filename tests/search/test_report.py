@@ -30,7 +30,7 @@ from search.figures import Chart, ScoreAxis
 from search.formatting import percent
 from search.identity import open_study
 from search.notes import trial_note
-from search.promotions import winner
+from search.promotions import best_run, winner
 from search.report import write_report
 from search.results import Results, headline, progress, read_results, remarks, thinned
 from search.run_folder import RunFolder, write_text
@@ -709,6 +709,23 @@ def test_seeds_come_with_their_deviation_and_rungs_are_not_tested(mixed: RunFold
 def test_a_best_run_that_is_not_tested_yet_is_said_to_be_so(mixed: RunFolder) -> None:
     promoted(mixed, 0, tested=False, test_accuracy=None, test_images=0)
     assert "is not tested yet: search promote reads the test split" in Page(mixed).words
+
+
+def test_full_runs_that_are_not_tested_never_hide_a_network_that_is(mixed: RunFolder) -> None:
+    untested: dict[str, Any] = {"tested": False, "test_accuracy": None, "test_images": 0}
+    promoted(mixed, 1, epochs=6, val_accuracy=0.95, **untested)  # by `search fidelity`
+    assert [run.trial for run in winner(read_results(mixed).promotions)] == [1]
+    run = promoted(mixed, 5)
+    promoted(mixed, 0, val_accuracy=0.99, **untested)
+    made = read_results(mixed)
+    assert winner(made.promotions) == [run]
+    assert best_run(made.promotions) == run
+    said = "1 longer full run is not tested and not compared with it: `search promote` tests the runs of its last rung."
+    assert said in remarks(made)
+    tested = promoted(mixed, 1, epochs=6, val_accuracy=0.95)
+    made = read_results(mixed)
+    assert winner(made.promotions) == [tested]
+    assert "not compared" not in "".join(remarks(made))
 
 
 def test_a_control_that_lies_beside_is_compared_and_one_of_other_data_is_not(mixed: RunFolder) -> None:
