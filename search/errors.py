@@ -10,6 +10,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "ModelError",
+    "OutOfTimeError",
     "OutputError",
     "RunError",
     "SpecError",
@@ -29,6 +30,12 @@ class RunError(UserError):
 
 class BusyError(RunError):
     """Another process is working in the run at the moment: the same command may work later."""
+
+    exit_code = 1
+
+
+class OutOfTimeError(RunError):
+    """A night that ended without a model: the same command, with more time, may make one."""
 
     exit_code = 1
 

@@ -361,6 +361,10 @@ def _in_words(plan: PromoteSpec) -> str:
     return ", ".join(steps + refit) + _asam_in_words(plan.asam)
 
 
+def _nothing(_result: EpochResult) -> None:
+    """Nobody watches the epochs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FullTrainer:
     """Trains full runs of a run's trials: in this process with a bar, or in advance in several processes."""
@@ -373,6 +377,7 @@ class FullTrainer:
     loggers: Loggers
     report: LiveReport | None = None  # None: another process writes it
     say: Callable[[str], None] = say  # prints how a request to stop is handled
+    epoch_ended: Callable[[EpochResult], None] = _nothing  # is called after each epoch in this process
 
     def train(self, trial: TrialRecord, epochs: int, seed: int, **how: bool) -> Promotion:
         """Train a trial's network; stops when asked to."""
@@ -386,6 +391,7 @@ class FullTrainer:
             def epoch_ended(result: EpochResult) -> None:
                 bar.epoch_ended(result)
                 logged(result)
+                self.epoch_ended(result)
 
             watcher = Watcher(stop=self.stop, moved=bar.moved, say=self.say)
             run = self.promoter.train(trial, epochs, seed, epoch_ended, watcher, **how)

@@ -11,14 +11,14 @@ import optuna
 
 import space as search_space
 from search.data_shape import DataShape, with_data_shape
-from search.errors import RunError, StorageError
+from search.errors import RunError, StorageError, UserError
 from search.listing import Listing, changes, read_listing
 from search.run_folder import RunFolder, write_text
 from search.scores import named
-from search.spec import StudySpec
+from search.spec import StudySpec, load_study
 from search.starts import Configuration, enqueue_starts
 from search.storage import STORAGE_ERRORS, connect, reason_of
-from search.trials import BASELINE, records
+from search.trials import BASELINE, finished_trials, records
 from train_core.specs import Precision
 
 CLAIM_TIMEOUT_S = 10.0  # for the worker that makes a study to record its identity
@@ -88,11 +88,20 @@ def join(
     with contextlib.nullcontext() if folder.address.is_shared else folder.alone():
         study = open_study(folder, create=True)
         check(study, spec, shape, folder, images, advice=RENAME)
-        write_text(folder.study_file, spec.as_toml())
+        write_text(folder.study_file, with_total(spec, study, folder).as_toml())
         baselines = enqueue_baselines(study, spec, shape)
         starts = enqueue_starts(study, spec, shape, learned)
         claim(study, spec, shape, folder)  # last: other workers wait for it
     return Joined(study, baselines, starts)
+
+
+def with_total(spec: StudySpec, study: optuna.Study, folder: RunFolder) -> StudySpec:
+    """The spec, whose number of trials is never less than what the study has, or what other processes search for."""
+    least = [spec.trials, len(finished_trials(study))]
+    if folder.workers() and folder.study_file.exists():
+        with contextlib.suppress(UserError):  # damaged: it is written again
+            least.append(load_study(str(folder.study_file), {}).trials)
+    return spec.model_copy(update={"trials": max(least)})
 
 
 def claim(study: optuna.Study, spec: StudySpec, shape: DataShape, folder: RunFolder) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import ceil, floor
+from statistics import median
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -39,6 +40,7 @@ CLOSING_SHARE, CLOSING_LEAST_S, CLOSING_MOST_S = 0.015, 10.0, 120.0  # for repor
 CLOSING_AGAIN = 1.5  # factor on the time that it took before
 TOLD_AGAIN = 0.2  # a plan is printed again if its number of trials changes by more than this share
 NEAR_S = 1800.0  # a time of day closer than this is printed with seconds
+RECENT_EPOCHS = 5  # a run's pace is the median of so many epochs: one slow epoch changes nothing
 PRIOR_TRIALS = 3.0  # weight, in trials, of the first estimate of an epoch
 
 
@@ -197,6 +199,12 @@ class Known:
     finished: Sequence[FullRun] = ()  # runs after the short runs
     finished_s: float = 0.0  # spent on these
     begun: Mapping[FullRun, int] = field(default_factory=dict)  # interrupted runs, with the epochs that they have
+    slower: float = 1.0  # how many times slower full runs are than the short runs of the same trials were; at least 1
+
+    @property
+    def costed(self) -> Sequence[Tried]:
+        """The candidates, with the seconds that an epoch takes at the pace of the latest full run."""
+        return [replace(tried, epoch_s=self.slower * tried.epoch_s) for tried in self.candidates]
 
 
 Left = Callable[[], float]
@@ -216,7 +224,10 @@ class Work(Protocol):
         """Do short runs while `left` returns enough time."""
 
     def train(self, runs: Sequence[FullRun], until: float) -> bool:
-        """Train networks beside each other to their end, or stop at `until`. Returns whether all are finished."""
+        """Train networks beside each other to their end, or stop at `until`. Returns whether all are finished.
+
+        A single run stops as well where `is_too_slow`, if the night has no finished run yet.
+        """
 
     def deliver(self) -> None:
         """Write the model of the best full run so far."""
@@ -241,12 +252,15 @@ class Night:
 
     def pace(self, known: Known) -> Pace:
         """The costs of runs: the estimate, corrected by measurements."""
+        slower = known.slower
         if not known.epochs:
-            return self.expected
+            return replace(
+                self.expected, epoch_s=slower * self.expected.epoch_s, full_epoch_s=slower * self.expected.full_epoch_s
+            )
         short = known.short_epochs or self.lengths.short
         weight = PRIOR_TRIALS / (PRIOR_TRIALS + known.epochs / short)
         measured = (known.seconds - known.ended * self.expected.start_s) / known.epochs
-        epoch_s = weight * self.expected.epoch_s + (1 - weight) * max(measured, 0.0)
+        epoch_s = slower * (weight * self.expected.epoch_s + (1 - weight) * max(measured, 0.0))
         heavier = self.expected.full_epoch_s / self.expected.epoch_s
         trained = 1 - known.epochs / max(known.ended * short, known.epochs)
         return replace(
@@ -269,7 +283,7 @@ class Night:
         plan = divide(seconds, lengths, pace, is_fixed=is_fixed)
         if known.candidates:
             if plan.full_epochs < lengths.full:  # its possible length depends on the network
-                first = replace(pace, full_epoch_s=known.candidates[0].epoch_s)
+                first = replace(pace, full_epoch_s=known.costed[0].epoch_s)
                 epochs = divide(seconds, lengths, first, is_fixed=is_fixed).full_epochs
                 plan = replace(plan, rungs=(Rung(top=plan.rungs[-1].top, epochs=epochs),))
             plan = self._that_fits(plan, known, now)
@@ -281,7 +295,7 @@ class Night:
         pace = self.pace(known)
         full = plan.rungs[-1]
         for top in range(full.top, 0, -1):
-            costs = [tried.epoch_s for tried in known.candidates[:top]]
+            costs = [tried.epoch_s for tried in known.costed[:top]]
             costs += [pace.full_epoch_s] * (top - len(costs))
             lanes = sorted(costs * plan.seeds, reverse=True)[:: pace.workers]  # the slowest of those at a time
             seconds = sum(replace(pace, full_epoch_s=cost).full_run(full.epochs) for cost in lanes)
@@ -318,7 +332,7 @@ class Night:
         An interrupted run is finished first. Time left beyond the plan goes to further candidates, and then to further
         seeds of the best ones.
         """
-        left, candidates = self.end - plan.closing_s - now, known.candidates
+        left, candidates = self.end - plan.closing_s - now, known.costed
         done = {(run.trial, run.epochs, run.seed) for run in known.finished}
         pace = self.pace(known)
 
@@ -356,6 +370,32 @@ class Night:
         return max(LEAST_EPOCHS, _epochs_in(left, first, most=self.lengths.full))
 
 
+def is_too_slow(epoch_s: Sequence[float], epochs: int, left_s: float) -> bool:
+    """Whether a run that has `epochs` left cannot end in `left_s` seconds at its pace, while a shorter one can.
+
+    `epoch_s` are the seconds of its latest epochs. Because each run is annealed within its own length, a run that is
+    stopped before its end is no model: if the machine has become slower, a shorter run has to begin in its place.
+    """
+    recent, last = median(epoch_s[-RECENT_EPOCHS:]), epoch_s[-1]
+    if epochs * recent > left_s >= _shortest(recent):
+        return True
+    # One slow epoch decides only if there is no time to wait for the next.
+    return epochs * last > left_s >= _shortest(last) > left_s - last
+
+
+def times_slower(epoch_s: Sequence[float], expected_s: float) -> float:
+    """How many times slower the latest epochs of a run are than expected; at least 1.
+
+    The last epoch counts as in `is_too_slow`, so a run that was stopped for it is not begun again.
+    """
+    return max(1.0, median(epoch_s[-RECENT_EPOCHS:]) / expected_s, epoch_s[-1] / expected_s)
+
+
+def _shortest(epoch_s: float) -> float:
+    """Seconds of the shortest full run, with an epoch more for what goes on around it."""
+    return (LEAST_EPOCHS + 1) * epoch_s * UNSURE
+
+
 def _most_trained(begun: tuple[FullRun, int]) -> tuple[int, int, int]:
     """Sort key for interrupted runs: the longest first, then the one with most epochs; deterministic."""
     run, trained = begun
@@ -372,10 +412,14 @@ def conduct(night: Night, work: Work) -> Plan:
     plan = work.searched()
     if plan is None:
         plan = _search(night, work)
+    stopped: list[FullRun] = []
     while True:
         runs = night.next_runs(plan, work.known(), work.now())
-        if not runs or not work.train(runs, night.end - plan.closing_s):
+        if not runs or runs == stopped:
             return plan
+        if not work.train(runs, night.end - plan.closing_s):
+            stopped = runs  # if it was too slow, a shorter one may fit
+            continue
         started = work.now()
         work.deliver()
         plan = replace(plan, closing_s=max(plan.closing_s, CLOSING_AGAIN * (work.now() - started)))

@@ -18,7 +18,7 @@ import torch
 from search import full_runs, night
 from search.console import say_plan, say_winner
 from search.drawing import is_used_up
-from search.errors import RunError, SpecError, UserError
+from search.errors import OutOfTimeError, SpecError, UserError
 from search.export import chosen, export_model, model_of
 from search.fidelity import measured_on
 from search.forecast import WORKERS_START_S, Speedup, epoch_seconds
@@ -41,6 +41,7 @@ from search.trials import TrialRecord, finished_trials, records
 from train_core import checkpoint
 from train_core.examples import FormatName
 from train_core.formats import FORMATS, check_installed
+from train_core.results import EpochResult
 
 SAVED = 0.3  # share of the epochs of short runs that pruning is expected to save
 LONGEST_S = 31 * 24 * 3600.0
@@ -125,7 +126,8 @@ def auto(study: str, flags: Mapping[str, Any], ref: RunRef, placement: Placement
             then = clock(kept.end, time.time())
             say(f"{run.folder.root}: this night is done; another begins with another time, or after {then}")
         else:
-            _spend(run, placement, kept, adapted.pace, adapted.lengths)
+            with run.folder.spending_night():
+                _spend(run, placement, kept, adapted.pace, adapted.lengths)
         _say_outcome(run)
     return run.folder
 
@@ -205,13 +207,13 @@ def _spend(run: Opened, placement: Placement, kept: Kept, pace: Pace, lengths: L
     """Do the work of the night."""
     work = _Work(run, placement, kept)
     work.keep()
-    say_plan(run.plan(placement.speedup(run.session)))
+    say_plan(run.plan(placement.speedup(run.session), others=len(run.folder.workers())))
     try:
         night.conduct(Night(end=kept.end, lengths=lengths, expected=pace), work)
     except TooShortError as error:
         if not winner(finished(run.folder)):
             left = duration(max(kept.end - time.time(), 0.0))
-            raise RunError(f"only {left} are left, which is too short: {_needed(error, pace)}") from error
+            raise OutOfTimeError(f"only {left} are left, which is too short: {_needed(error, pace)}") from error
     work.conclude()
     ended = len(finished_trials(run.study))
     write_text(run.folder.study_file, run.spec.model_copy(update={"trials": max(ended, 1)}).as_toml())
@@ -222,7 +224,7 @@ def _say_outcome(run: Opened) -> None:
     folder = run.folder
     runs = finished(folder)
     if not winner(runs):
-        raise RunError(
+        raise OutOfTimeError(
             f"no full run of {folder.name!r} was finished in time: the same command, given again, finishes it "
             f"(the best short run: search show {_best(run.study)} {folder.name})"
         )
@@ -275,6 +277,7 @@ class _Work:
         runs = finished(self.run.folder)
         done = [run for run in runs if not run.refit]
         first_seed = self.run.spec.seed
+        begun = self._begun()
         return Known(
             short_epochs=self.run.spec.epochs,
             ended=len(ended),
@@ -283,19 +286,29 @@ class _Work:
             candidates=self._candidates(runs),
             finished=[FullRun(trial=run.trial, epochs=run.recipe.epochs, seed=run.seed - first_seed) for run in done],
             finished_s=sum(run.seconds for run in done),
-            begun=self._begun(),
+            begun={run: len(seconds) for run, seconds in begun.items()},
+            slower=1.0 if done else self._slower(begun),
         )
 
-    def _begun(self) -> dict[FullRun, int]:
-        """Full runs that were interrupted, with the epochs that their checkpoints have."""
-        begun = {}
+    def _slower(self, begun: Mapping[FullRun, Sequence[float]]) -> float:
+        """How many times slower interrupted full runs are than the short runs of their trials were."""
+        expected = {run: epoch_seconds(self._trial(run.trial)) for run in begun}
+        return max(
+            (night.times_slower(begun[run], seconds) for run, seconds in expected.items() if seconds and begun[run]),
+            default=1.0,
+        )
+
+    def _begun(self) -> dict[FullRun, list[float]]:
+        """Full runs that were interrupted, with the seconds of the epochs that their checkpoints have."""
+        begun: dict[FullRun, list[float]] = {}
         for folder in self.run.folder.promotions():
             trial, epochs, seed, refit = folder.of
             if folder.result.exists() or refit or not checkpoint.exists(folder.checkpoint):
                 continue
             with suppress(UserError):  # a damaged checkpoint is reported when its run is trained
-                trained = len(checkpoint.load(folder.checkpoint, torch.device("cpu")).history)
-                begun[FullRun(trial=trial, epochs=epochs, seed=seed - self.run.spec.seed)] = trained
+                history = checkpoint.load(folder.checkpoint, torch.device("cpu")).history
+                run = FullRun(trial=trial, epochs=epochs, seed=seed - self.run.spec.seed)
+                begun[run] = [result.seconds for result in history]
         return begun
 
     def _candidates(self, runs: Sequence[Promotion]) -> list[Tried]:
@@ -335,19 +348,26 @@ class _Work:
         spec = self.run.spec
         between = {rung.epochs for rung in self.kept.searched.rungs[:-1]} if self.kept.searched else set()
         out_of_time = partial(_is_after, until)
+        first = _Watched(epochs=runs[0].epochs, until=until)
+        is_watched = len(runs) == 1 and not finished(self.run.folder)
         wanted = [(self._trial(run.trial), run.epochs, spec.seed + run.seed) for run in runs]
         with self._trainer() as trainer:
-            timed = replace(trainer, stop=lambda: trainer.stop() or out_of_time(), say=_nothing)
+            timed = replace(trainer, stop=lambda: trainer.stop() or out_of_time() or first.too_slow, say=_nothing)
+            if is_watched:
+                timed = replace(timed, epoch_ended=first.epoch_ended)
             try:
                 if len(runs) > 1:
                     timed.train_ahead(wanted)
                 for trial, epochs, seed in wanted:
                     timed.train(trial, epochs, seed, tests=epochs not in between)
             except KeyboardInterrupt:
-                if trainer.stop() or not out_of_time():
+                if trainer.stop() or not (out_of_time() or first.too_slow):
                     raise
-                which = ", ".join(f"trial {run.trial}" for run in runs)
-                say(f"{which}: the time is over before all {count(runs[0].epochs, 'epoch')} are done")
+                which, length = ", ".join(f"trial {run.trial}" for run in runs), count(runs[0].epochs, "epoch")
+                if out_of_time():
+                    say(f"{which}: the time is over before all {length} are done")
+                else:
+                    say(f"{which}: {length} would not end in time, because training has become slower: fewer are begun")
                 return False
         return True
 
@@ -355,7 +375,7 @@ class _Work:
     def _trainer(self) -> Iterator[full_runs.FullTrainer]:
         run, promote = self.run, self.run.spec.promote
         with (
-            run.folder.promoting(),
+            run.folder.promoting(beside_search=True),
             full_runs.full_trainer(
                 run.folder, run.spec, run.session, self.placement, mirrored=promote.mirrored, asam=promote.asam
             ) as trainer,
@@ -373,7 +393,9 @@ class _Work:
 
     def conclude(self) -> None:
         """Test the best full run, if the time was over before the last rung did; write model and report."""
-        best = best_run(finished(self.run.folder))
+        runs = finished(self.run.folder)
+        longest = max((run.recipe.epochs for run in runs if run.diverged is None), default=0)
+        best = best_run([run for run in runs if run.recipe.epochs == longest])
         if best is not None and not best.tested:
             with self._trainer() as trainer:
                 trainer.train(self._trial(best.trial), best.recipe.epochs, best.seed)
@@ -415,6 +437,21 @@ class _Work:
         """Print the line, log it, and store it for `search watch`."""
         self.keep(told=line)
         say(f"plan     {line}")
+
+
+@dataclass
+class _Watched:
+    """The night's first full run: whether it can end in time."""
+
+    epochs: int
+    until: float
+    seconds: list[float] = field(default_factory=list)  # of its epochs in this process
+    too_slow: bool = False
+
+    def epoch_ended(self, result: EpochResult) -> None:
+        """Decide whether a shorter run has to take its place."""
+        self.seconds.append(result.seconds)
+        self.too_slow = night.is_too_slow(self.seconds, self.epochs - result.epoch, self.until - time.time())
 
 
 def _nothing(_line: str) -> None:

@@ -198,14 +198,33 @@ class RunFolder:
         return {name: kernel for name, _, kernel in held}
 
     @contextmanager
-    def promoting(self) -> Iterator[None]:
+    def spending_night(self) -> Iterator[None]:
+        """Mark this process as the one that divides a night of this run.
+
+        Raises:
+            BusyError: another process does.
+
+        """
+        try:
+            with FileLock(self.root / ".night.lock", timeout=LOOK_S):
+                yield
+        except Timeout as error:
+            raise BusyError(
+                f"another `search auto` is at work in {self.root}: `search watch {self.name}` shows it, and --workers "
+                "gives one command several workers"
+            ) from error
+
+    @contextmanager
+    def promoting(self, *, beside_search: bool = False) -> Iterator[None]:
         """Mark this process as the one that promotes trials of this run.
+
+        `beside_search`: other processes may still search.
 
         Raises:
             BusyError: another process promotes trials, or a search is running.
 
         """
-        if self.workers():
+        if self.workers() and not beside_search:
             raise BusyError(f"a search is at work in {self.root}: promote when it has ended")
         try:
             with FileLock(self._promote_lock, timeout=LOOK_S):

@@ -22,6 +22,8 @@ from search.night import (
     conduct,
     divide,
     in_words,
+    is_too_slow,
+    times_slower,
 )
 
 LENGTHS = Lengths(short=30, full=200)
@@ -47,6 +49,8 @@ class Simulated:
     kills: list[float]  # when the process is killed
     lost_s: float = 0.0  # until it is started again
     workers: int = 1
+    slow_from: float = float("inf")  # when others begin to use the machine
+    slowdown: float = 1.0  # an epoch takes so many times longer from then on
     at: float = 0.0
     short_epochs: int | None = None
     going: tuple[float, int, bool] | None = None  # the short run that was interrupted: seconds, epochs, whether pruned
@@ -58,12 +62,17 @@ class Simulated:
     finished: list[FullRun] = field(default_factory=list)
     finished_s: float = 0.0
     partly: dict[FullRun, int] = field(default_factory=dict)  # epochs that an interrupted run has
+    paces: dict[FullRun, list[float]] = field(default_factory=dict)  # seconds of its epochs
     plan: Plan | None = None
     said: list[str] = field(default_factory=list)
     delivered: list[int] = field(default_factory=list)  # finished runs at each delivery
 
     def now(self) -> float:
         return self.at
+
+    def _epoch(self, epoch_s: float) -> float:
+        """Seconds of an epoch that begins now."""
+        return epoch_s * (self.slowdown if self.at >= self.slow_from else 1)
 
     def known(self) -> Known:
         return Known(
@@ -75,7 +84,13 @@ class Simulated:
             finished=list(self.finished),
             finished_s=self.finished_s,
             begun={run: epochs for run, epochs in self.partly.items() if run not in self.finished},
+            slower=1.0 if self.finished else self._times_slower(),
         )
+
+    def _times_slower(self) -> float:
+        """How many times slower the begun run is than its trial was."""
+        before = {tried.trial: tried.epoch_s for _, tried in self.tried}
+        return max((times_slower(seconds, before[run.trial]) for run, seconds in self.paces.items()), default=1.0)
 
     def _candidates(self) -> list[Tried]:
         longest: dict[int, int] = {}
@@ -97,10 +112,11 @@ class Simulated:
             self._pass(self.start_s)
             self.seconds += self.start_s
             for _ in range(epochs - self.trained):
-                if self.at - started + epoch_s > room:
+                seconds = self._epoch(epoch_s)
+                if self.at - started + seconds > room:
                     return
-                self._pass(epoch_s / self.workers)  # as one of so many at a time
-                self.seconds += epoch_s
+                self._pass(seconds / self.workers)  # as one of so many at a time
+                self.seconds += seconds
                 self.trained += 1
                 self.epochs += 1
             self.ended += 1
@@ -114,14 +130,20 @@ class Simulated:
         epoch_s = {tried.trial: tried.epoch_s for _, tried in self.tried}
         started = self.at
         self._pass(self.start_s)
-        ends = {run: self.at + epoch_s[run.trial] for run in runs}  # of the epoch that each is in
+        takes = {run: self._epoch(epoch_s[run.trial]) for run in runs}  # the epoch that each is in
+        ends = {run: self.at + takes[run] for run in runs}
+        is_first = len(runs) == 1 and not self.finished
         while ends:
             run = min(ends, key=lambda each: ends[each])
             if ends[run] > until:
                 return False
             self._pass(max(ends[run] - self.at, 0.0))
             self.partly[run] = self.partly.get(run, 0) + 1
-            ends[run] = self.at + epoch_s[run.trial] * self.generator.uniform(0.97, 1.03)
+            self.paces.setdefault(run, []).append(takes[run])
+            if is_first and is_too_slow(self.paces[run], run.epochs - self.partly[run], until - self.at):
+                return False
+            takes[run] = self._epoch(epoch_s[run.trial] * self.generator.uniform(0.97, 1.03))
+            ends[run] = self.at + takes[run]
             if self.partly[run] >= run.epochs:
                 del ends[run]
                 self.finished.append(run)
@@ -188,6 +210,31 @@ def test_every_night_ends_in_time_with_a_full_run(epoch_s: float, length: float,
             assert machine.delivered == list(range(1, len(machine.finished) + 1)), about
         else:
             assert machine.delivered == sorted(set(machine.delivered)), about
+
+
+@pytest.mark.parametrize("slowdown", [1.5, 3.0, 8.0])
+@pytest.mark.parametrize("length", [3 * MINUTE, 10 * MINUTE, 8 * HOUR])
+def test_a_machine_that_becomes_slower_has_a_model_in_time(length: float, slowdown: float) -> None:
+    for epochs, begins, seed in itertools.product((60, 1_500), (0.0, 0.2, 0.5, 0.7, 0.9, 0.97), range(3)):
+        epoch_s = length / epochs
+        if (1 - begins) * length < 15 * slowdown * epoch_s:
+            continue  # what is left is too short
+        generator = random.Random(f"{length} {slowdown} {epochs} {begins} {seed}")
+        machine = Simulated(
+            epoch_s, min(0.2, epoch_s), 0.5, generator, [], slow_from=begins * length, slowdown=slowdown
+        )
+        night = Night(end=length, lengths=LENGTHS, expected=Pace(epoch_s=epoch_s, full_epoch_s=1.3 * epoch_s))
+        spend(night, machine)
+        about = f"{epochs=} {begins=}: ended at {machine.at / length:.3f}, " + "\n".join(machine.said)
+        assert machine.finished, about
+        assert machine.at <= 1.01 * length, about
+
+
+def test_one_slow_epoch_or_a_late_one_does_not_stop_a_run() -> None:
+    assert not is_too_slow([1.0] * 4 + [3.0], epochs=20, left_s=21)
+    assert is_too_slow([1.0] * 4 + [3.0], epochs=12, left_s=13)  # the next would be too late for a shorter run
+    assert is_too_slow([1.0] * 2 + [3.0] * 3, epochs=20, left_s=21)
+    assert not is_too_slow([3.0] * 5, epochs=20, left_s=9)  # a shorter run would not end either
 
 
 def test_an_interrupted_full_run_is_finished_before_another_begins() -> None:

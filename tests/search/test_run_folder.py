@@ -15,8 +15,10 @@ from filelock import FileLock
 
 from search import run_folder
 from search.errors import BusyError, RunError
-from search.identity import open_study
+from search.identity import open_study, with_total
 from search.run_folder import RunFolder, find_run, new_run, write_text
+from search.spec import load_study
+from tests.support.runs import make_run
 
 
 def made(path: Path) -> RunFolder:
@@ -146,6 +148,22 @@ def test_trials_are_promoted_by_one_process_once_the_search_has_ended(tmp_path: 
         other.wait()
         with folder.promoting():
             assert folder.root.is_dir()
+    with FileLock(folder.worker_lock("here", "kernel")), folder.promoting(beside_search=True):
+        assert folder.is_promoting
+
+
+def test_a_night_is_divided_by_one_process(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run")
+    with another_process(folder, "spending_night") as other:
+        with (
+            pytest.raises(BusyError, match=r"another `search auto` is at work in .*: `search watch run` shows it"),
+            folder.spending_night(),
+        ):
+            pass
+        other.kill()
+        other.wait()
+        with folder.spending_night():
+            assert folder.root.is_dir()
 
 
 def test_text_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,3 +193,16 @@ def test_a_drive_without_file_locks_is_refused_in_one_line(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(RunError, match=r"has no file locks, .*: choose a folder on another drive"):
         RunFolder(tmp_path / "run").create()
+
+
+def test_a_total_never_falls_below_what_there_is_or_others_search_for(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5, 0.6, 0.7])
+    study, spec = open_study(folder), load_study(str(folder.study_file), {})
+    fewer, more = (spec.model_copy(update={"trials": number}) for number in (2, 30))
+    assert with_total(fewer, study, folder).trials == 3
+    write_text(folder.study_file, more.as_toml())
+    assert with_total(fewer, study, folder).trials == 3
+    with FileLock(folder.worker_lock("here", "kernel")):
+        assert with_total(fewer, study, folder).trials == 30
+        write_text(folder.study_file, "damaged")
+        assert with_total(fewer, study, folder).trials == 3
