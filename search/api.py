@@ -23,7 +23,7 @@ from search.errors import DataError, RunError, SpecError
 from search.export import chosen, export_model
 from search.front import with_sizes
 from search.full_front import runs_of_front
-from search.identity import check, open_study
+from search.identity import check, open_study, spec_of
 from search.listing import Listing, read_listing
 from search.live_report import FULL_RUNS
 from search.notes import publish
@@ -166,7 +166,7 @@ def _export(
         raise SpecError(f"--format {fmt!r} is unknown: give one of {', '.join(FORMATS)}")
     folder = ref.find()
     check_trainable(folder)
-    spec = load_study(str(folder.study_file), {})
+    spec = spec_of(folder)
     known = next((name for name in FORMATS if name == fmt), spec.format)
     check_calibration(known, calibration)
     check_installed(known)

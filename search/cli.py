@@ -3,6 +3,7 @@
 Slow imports happen when they are needed: `list`, `status`, `show`, `errors` and `compare` do without torch.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -101,10 +102,26 @@ def _main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help text
             typer.echo(error.format_message())
             sys.exit(2)
-        _end(f"{error.format_message()} (see {_command_of(error)} --help)", 2)
+        _end(f"{_plain(error.format_message())} (see {_command_of(error)} --help)", 2)
     if code == 130:  # depending on its version, typer turns Ctrl-C into this or into Abort, or leaves it
         _end("interrupted; run the same command to continue", code)
     sys.exit(code)
+
+
+PLAIN = {
+    r"Input should be a valid integer.*": "give a whole number",
+    r"Input should be a valid number.*": "give a number",
+    r"Input should be greater than or equal to (\S+)": r"give \1 or more",
+    r"Input should be less than or equal to (\S+)": r"give \1 or less",
+    r"Input should be greater than (\S+)": r"give more than \1",
+}
+
+
+def _plain(message: str) -> str:
+    """A message of Typer's in words that say what to give."""
+    for theirs, ours in PLAIN.items():
+        message = re.sub(theirs, ours, message)
+    return message
 
 
 def _command_of(error: Any) -> str:

@@ -1,6 +1,7 @@
-"""Names of shipped studies and of runs. Nothing slow is imported, so that a shell can complete them."""
+"""Names of shipped studies, runs and targets. Nothing slow is imported, so that a shell can complete them."""
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import typer
@@ -35,3 +36,19 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     """The completions of a word that names a run."""
     runs = Path(ctx.params.get("runs") or os.environ.get("SEARCH_RUNS") or RUNS)
     return [name for name in run_folders(runs) if name.startswith(incomplete)]
+
+
+def complete_target(incomplete: str) -> list[str]:
+    """The completions of a word that names a device; if there are none, shells offer files."""
+    from search.targets import targets  # slow, and only this needs it
+
+    return [name for name in targets() if name.startswith(incomplete)]
+
+
+def one_of(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """The completions of a word that is one of `words`."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete

@@ -26,7 +26,7 @@ from search.formatting import count as count_of
 from search.front import front_of, points_of_trials, spread
 from search.front_section import front_table
 from search.full_front import check_front
-from search.identity import check, open_study
+from search.identity import check, open_study, spec_of
 from search.interrupt import stop_requested
 from search.ladder import climb, parse_ladder
 from search.live_report import FULL_RUNS, LiveReport
@@ -105,7 +105,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
     check_loggers(placement.log)
     folder = ref.find()
     check_trainable(folder)
-    spec = load_study(str(folder.study_file), {})
+    spec = spec_of(folder)
     plan = flags.over(spec.promote)
     image = check_front(folder, spec) if plan.front else None
     with folder.promoting(), logged_to(folder):
@@ -130,7 +130,7 @@ def promote(ref: RunRef, placement: Placement, flags: PromoteFlags, *, data: str
         draw(promotion_table(finished(folder)))
         say_winner(done, measured_on(folder, spec.scored_by))
         for result in done:
-            log.info("%s", result.model_dump_json(exclude={"history"}))
+            log.info("%s", result)
         if not session.data.has_test:
             say(
                 f"{spec.data} has no test split: the {named(spec.scored_by, 'validation accuracies')} are those that "
@@ -234,7 +234,7 @@ def fidelity(
     """
     folder = ref.find()
     check_trainable(folder)
-    spec = load_study(str(folder.study_file), {})
+    spec = spec_of(folder)
     full_epochs = epochs or spec.promote.rungs[-1].epochs
     if 0 < trials < MIN_PAIRS:
         raise SpecError(f"--trials {trials} is too few to compare ranks: give at least --trials {MIN_PAIRS}, or 0")

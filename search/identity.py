@@ -11,7 +11,7 @@ import optuna
 
 import space as search_space
 from search.data_shape import DataShape, with_data_shape
-from search.errors import RunError, StorageError, UserError
+from search.errors import RunError, SpecError, StorageError, UserError
 from search.listing import Listing, changes, read_listing
 from search.run_folder import RunFolder, write_text
 from search.scores import named
@@ -95,12 +95,28 @@ def join(
     return Joined(study, baselines, starts)
 
 
+def spec_of(folder: RunFolder) -> StudySpec:
+    """The spec of a run, from its study file.
+
+    Raises:
+        RunError: the file is damaged.
+
+    """
+    try:
+        return load_study(str(folder.study_file), {})
+    except SpecError as error:
+        raise RunError(
+            f"the study file of run {folder.name!r} is damaged ({error}): give the command that made the run again, "
+            "which writes it anew"
+        ) from error
+
+
 def with_total(spec: StudySpec, study: optuna.Study, folder: RunFolder) -> StudySpec:
     """The spec, whose number of trials is never less than what the study has, or what other processes search for."""
     least = [spec.trials, len(finished_trials(study))]
     if folder.workers() and folder.study_file.exists():
         with contextlib.suppress(UserError):  # damaged: it is written again
-            least.append(load_study(str(folder.study_file), {}).trials)
+            least.append(spec_of(folder).trials)
     return spec.model_copy(update={"trials": max(least)})
 
 

@@ -17,7 +17,7 @@ from search.completion import run_folders
 from search.drawing import is_used_up
 from search.errors import RunError, SpecError, StorageError
 from search.front import front_of, points_of_trials
-from search.identity import open_study
+from search.identity import open_study, spec_of
 from search.night import read_night
 from search.promotions import Promotion, finished, winner
 from search.records import (
@@ -43,7 +43,6 @@ from search.records import (
 from search.rows import Rows, curve_rows, full_run_rows, trial_rows
 from search.run_folder import RunFolder, as_kept, find_run_to_read, kind_of_storage, read_facts
 from search.scores import always_largest
-from search.spec import load_study
 from search.storage import address_of
 from search.trials import (
     Outcome,
@@ -69,7 +68,7 @@ class Reader:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.spec = load_study(str(folder.study_file), {})
+        self.spec = spec_of(folder)
         self.study = open_study(folder)
 
     def status(self) -> Status:
@@ -79,7 +78,7 @@ class Reader:
             UserError: a result cannot be read.
 
         """
-        self.spec = load_study(str(self.folder.study_file), {})  # again: `search auto` changes the number of trials
+        self.spec = spec_of(self.folder)  # again: `search auto` changes the number of trials
         folder, spec, study, facts = self.folder, self.spec, self.study, read_facts(self.folder)
         trials, done, promotions = records(study), finished_trials(study), finished(folder)
         alive = set(folder.workers())
@@ -165,7 +164,7 @@ def list_runs(runs: Path, storage: str | None) -> list[Run]:
         try:
             if kind != "sqlite" and address is None:
                 state = SEARCHING if folder.workers() else PROMOTING if folder.is_promoting else None
-                spec = load_study(str(folder.study_file), {})
+                spec = spec_of(folder)
                 return Run(
                     **_summary_fields(folder),
                     state=state,

@@ -6,10 +6,10 @@ from typing import Any
 
 from search.completion import run_folders
 from search.errors import SpecError, UserError
-from search.identity import open_study
+from search.identity import open_study, spec_of
 from search.promotions import Promotion, finished
 from search.run_folder import RunFolder, find_run_to_read, read_facts
-from search.spec import StudySpec, load_study
+from search.spec import StudySpec
 from search.starts import Configuration
 from search.trials import TrialRecord, finished_trials, ranked
 
@@ -37,7 +37,7 @@ def runs_to_learn_from(spec: StudySpec, folder: RunFolder) -> tuple[str, ...]:
 
 def _has_space_of(spec: StudySpec, folder: RunFolder) -> bool:
     try:
-        facts, other = read_facts(folder), load_study(str(folder.study_file), {}).space
+        facts, other = read_facts(folder), spec_of(folder).space
     except UserError:
         return False
     size = facts.data.size if facts and facts.data else None

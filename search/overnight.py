@@ -23,6 +23,7 @@ from search.export import chosen, export_model, model_of
 from search.fidelity import measured_on
 from search.forecast import WORKERS_START_S, Speedup, epoch_seconds
 from search.formatting import count, duration
+from search.identity import spec_of
 from search.ladder import choose
 from search.night import FullRun, Kept, Known, Left, Lengths, Night, Pace, Plan, TooShortError, Tried, clock, read_night
 from search.notes import publish
@@ -156,7 +157,7 @@ class _Adapted:
         self.pace = _expected(spec, session, survey, self.placement.speedup(session))
         full = spec.promote.rungs[-1].epochs
         if folder.study_file.exists():
-            known = load_study(str(folder.study_file), {})
+            known = spec_of(folder)
             self.lengths = Lengths(short=known.epochs, full=full)
             same = {"epochs": known.epochs, "trials": known.trials, "promote": known.promote}
             return spec.model_copy(update=same)

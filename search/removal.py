@@ -13,10 +13,10 @@ from search.completion import run_folders
 from search.errors import BusyError, RunError, StorageError, UserError
 from search.formatting import count
 from search.heartbeat import is_alive_elsewhere
-from search.identity import open_study
+from search.identity import open_study, spec_of
 from search.optuna_access import storage_of
 from search.run_folder import RunFolder, as_kept, control_name
-from search.spec import CONTROLS, load_study
+from search.spec import CONTROLS
 from search.storage import Address
 from search.trials import finished_trials
 
@@ -126,7 +126,7 @@ def _study_of(folder: RunFolder) -> optuna.Study | None:
 
 def _learned_from(root: Path) -> tuple[str, ...]:
     try:
-        return load_study(str(RunFolder(root).study_file), {}).learn_from
+        return spec_of(RunFolder(root)).learn_from
     except UserError:
         return ()
 

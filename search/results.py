@@ -15,11 +15,11 @@ import space as search_space
 from search.drawing import is_used_up
 from search.fidelity import Fidelity, measure, measured_on, standard_error
 from search.formatting import Interval, are, count, duration, mean_and_deviation, percent, short_run
-from search.identity import open_study
+from search.identity import open_study, spec_of
 from search.promotions import Promotion, diverged_of, finalists, finished, mean_score, refit_of, untested_longer, winner
 from search.run_folder import RunFolder, read_facts
 from search.scores import always_largest, scored
-from search.spec import StudySpec, load_study
+from search.spec import StudySpec
 from search.starts import source_of, sources_of
 from search.trials import TrialRecord, different_networks, finished_trials, ranked, records, score_of
 
@@ -131,7 +131,7 @@ def _bare(trial: TrialRecord, names: Iterable[str]) -> optuna.trial.FrozenTrial:
 
 def read_results(folder: RunFolder, study: optuna.Study | None = None) -> Results:
     """A run's outcome so far; `study` is its study if it is already open."""
-    study, spec, facts = study or open_study(folder), load_study(str(folder.study_file), {}), read_facts(folder)
+    study, spec, facts = study or open_study(folder), spec_of(folder), read_facts(folder)
     return Results(
         name=folder.name,
         spec=spec,

@@ -1,6 +1,7 @@
 """Where a run keeps its files, and how they are written: whole or not at all."""
 
 import errno
+import logging
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,8 @@ from train_core.examples import FormatName
 from train_core.files import written_whole
 from train_core.model_files import suffix_of
 from train_core.specs import Frozen
+
+log = logging.getLogger(__name__)
 
 try:
     import fcntl
@@ -505,13 +508,18 @@ def check_trainable(folder: RunFolder) -> None:
 def write_facts(folder: RunFolder, facts: RunFacts) -> None:
     """Write `run.json`, and keep the commands for full runs that it lists."""
     before = read_facts(folder)
+    if before is None and folder.facts.exists():
+        log.warning("%s was damaged and is written anew; it no longer lists the commands for full runs", folder.facts)
     kept = facts.model_copy(update={"promoted": before.promoted}) if before is not None else facts
     write_text(folder.facts, kept.model_dump_json(indent=2) + "\n")
 
 
 def note_promoted(folder: RunFolder, command: str) -> None:
     """Record, once, that this command is done."""
-    facts = read_facts(folder) or RunFacts()
+    facts = read_facts(folder)
+    if facts is None:  # what else it holds is known to `search run` only
+        log.warning("%s is missing or damaged: `search run` with the same study writes it anew", folder.facts)
+        return
     commands = tuple(dict.fromkeys([*facts.promoted, command]))
     write_text(folder.facts, facts.model_copy(update={"promoted": commands}).model_dump_json(indent=2) + "\n")
 

@@ -417,7 +417,9 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SpecError(f"study file {path} cannot be read, because there is none: check the path") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise SpecError(f"study file {path} is not text in UTF-8: save it as such") from error
+    except OSError as error:
         raise SpecError(f"study file {path} cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"study file {path} is not TOML: {error}") from error
@@ -590,7 +592,8 @@ def _first_problem(error: ValidationError, study: str, flags: Mapping[str, Any])
     if finding["type"] == "literal_error" and isinstance(finding["input"], str):
         nearest = _nearest(finding["input"], re.findall(r"'([^']*)'", finding["ctx"]["expected"]))
     given = finding["input"]
-    shown = "" if isinstance(given, dict | list | tuple | Frozen) else f", not {given!r}"
+    is_shown = isinstance(given, dict | list | tuple | Frozen) or repr(given) in message
+    shown = "" if is_shown else f", not {given!r}"
     return f"{whose}{where + ': ' if where else ''}{message}{shown}{nearest}"
 
 

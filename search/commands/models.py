@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from search.commands.options import FORMAT_NAMES, AsJson, MovedData, Run, Runs, Storage
-from search.completion import RUNS
+from search.completion import RUNS, one_of
 
 
 def export(
@@ -18,7 +18,11 @@ def export(
         bool, typer.Option("--front", help="One model for each network on the front of the full runs.")
     ] = False,
     format: Annotated[  # noqa: A002  # the flag
-        str | None, typer.Option(help=f"{', '.join(FORMAT_NAMES)}; default: the study's, which is onnx by itself.")
+        str | None,
+        typer.Option(
+            help=f"{', '.join(FORMAT_NAMES)}; default: the study's, which is onnx by itself.",
+            autocompletion=one_of(FORMAT_NAMES),
+        ),
     ] = None,
     calibration: Annotated[
         int | None, typer.Option(min=1, help="Training images that an int8 file is calibrated on; default: 300.")

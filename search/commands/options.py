@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from search.completion import complete_run, complete_study
+from search.completion import complete_run, complete_study, complete_target, one_of
 from train_core.datasets import DATASETS
 from train_core.examples import FormatName
 
@@ -47,13 +47,24 @@ Latency = Annotated[
 ]
 DeployedAs = Annotated[
     str | None,
-    typer.Option(help=f"Format that memory and file are counted for: {', '.join(FORMAT_NAMES)}."),
+    typer.Option(
+        help=f"Format that memory and file are counted for: {', '.join(FORMAT_NAMES)}.",
+        autocompletion=one_of(FORMAT_NAMES),
+    ),
 ]
 Target = Annotated[
-    str | None, typer.Option(help="Device that sets limits: arduino-nano-33-ble, esp32-s3, ..., or a .toml file.")
+    str | None,
+    typer.Option(
+        help="Device that sets limits: arduino-nano-33-ble, esp32-s3, ..., or a .toml file.",
+        autocompletion=complete_target,
+    ),
 ]
 Data = Annotated[
-    str | None, typer.Option(help=f"{', '.join(DATASETS)}, or a folder, table, archive or .npz file of images.")
+    str | None,
+    typer.Option(
+        help=f"{', '.join(DATASETS)}, or a folder, table, archive or .npz file of images.",
+        autocompletion=one_of(DATASETS),
+    ),
 ]
 MovedData = Annotated[
     str | None, typer.Option(help="Where the run's images are now, if they were moved; for this call.")

@@ -36,7 +36,7 @@ from search.commands.options import (
     given,
     limit_flags,
 )
-from search.completion import RUNS, complete_report
+from search.completion import RUNS, complete_report, one_of
 
 
 def run(
@@ -50,7 +50,10 @@ def run(
     target: Target = None,
     front: Annotated[
         list[str] | None,
-        typer.Option(help="Search networks of every size along this cost: params, madds, memory, file or latency."),
+        typer.Option(
+            help="Search networks of every size along this cost: params, madds, memory, file or latency.",
+            autocompletion=one_of(("params", "madds", "memory", "file", "latency")),
+        ),
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a short run.")] = None,

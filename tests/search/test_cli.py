@@ -49,6 +49,8 @@ def make_odd_sources() -> None:
     Path("typo.toml").write_text('data = "digits"\nbudget = 20000\n[space]\noptimzer = "sgd"\n')
     lines = {"x_train": np.zeros((8, 1, 9, 3), np.uint8), "y_train": np.arange(8) % 2}
     np.savez("lines.npz", **lines)  # type: ignore[arg-type]  # numpy takes arrays by any name
+    Path("latin.toml").write_bytes(b'data = "digits"  # \xe9')
+    np.savez("none.npz")
     Path("cut.toml").write_text('data = "lines.npz"\nbudget = 20000\n[space]\nmix = ["none", "cutmix"]\n')
     Path("mixes.toml").write_text('data = "digits"\nbudget = 20000\n[space]\nmix = "cutmx"\n')
     Path("a-file").touch()
@@ -114,7 +116,11 @@ MISTAKES = [
     ("run digits --size large", "search: --size: 'large' is no size: give one as in 64 or 96x64 (width x height)"),
     ("run digits --size 0", "search: --size: should be greater than or equal to 1, not 0"),
     ("run digits --size=-3", "search: --size: '-3' is no size: give one as in 64"),
-    ("run digits --size 64x", "search: --size: '64x' is no size: give one as in 64"),
+    ("run digits --size 64x", "'64x' is no size: give one as in 64 or 96x64 (width x height), or auto\n"),
+    ("run latin.toml", "study file latin.toml is not text in UTF-8: save it as such\n"),
+    ("run digits --trials few", "Invalid value for '--trials': give a whole number (see search run --help)\n"),
+    ("run digits --trials 0", "Invalid value for '--trials': give 1 or more (see search run --help)\n"),
+    ("run digits --data none.npz", "none.npz holds no arrays: which is which cannot be told: name them x_train"),
     ("count digits --size 5000x64", "search: --size: should be less than or equal to 4096, not 5000"),
     ("run digits --fit squash", "search: --fit: should be 'crop', "),
     ("run digits --images few", "search: --images: should be 'auto', "),

@@ -128,7 +128,8 @@ def masked(text: str) -> str:
     Nor with the seconds that it takes on this machine.
     """
     text = re.sub(r"(?<=0\.33    )\d\.\d", "N.N", text)  # the points that promoting the best one loses to trial 1
-    text = re.sub(r"(?<=muon     )[01]", "S", re.sub(r"about \d+ to \d+ s", "about N to N s", text))
+    text = re.sub(r"about \d\S*( s| min)?( to \d\S*)? (s|min)", "about N to N s", text)
+    text = re.sub(r"(?<=muon     )[01]", "S", text)
     return re.sub(r"(?<=±)(\s)\d\.\d\d", r"\1N", re.sub(r"9[4-9]\.\d\d|100\.00", "NN.NN", text))
 
 

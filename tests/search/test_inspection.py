@@ -120,7 +120,7 @@ good    digits    20 k     5/6  70.00  91.00  81.00  unfinished     2.0 h
 other   digits    20 k     1/1  60.00  80.00  70.00  promoted       3.0 h
 shared  digits    20 k     ?/6                       in postgresql  4.0 h
 x                                                    broken         5.0 h
-x: {folder}/runs/x/study.db cannot be opened (file is not a database): choose another --name
+x: {folder}/runs/x/study.db cannot be opened (file is not a database): put back a copy of it, or use another --name
 """
 
 
@@ -532,7 +532,7 @@ MISTAKES = [
     ("status shared", 2, "run 'shared' keeps its study in a postgresql storage: give --storage, or set SEARCH_STORAGE"),
     ("status shared --storage nonsense", 2, "--storage cannot be read as an address"),
     ("show 99 good", 2, "run 'good' has no trial 99: they go from 0 to 7"),
-    ("show best good", 2, "Input should be a valid integer"),
+    ("show best good", 2, "give a whole number (see search show --help)"),
     ("compare good", 2, "compare 'good' with a second run: give one of other, shared, x"),
     ("compare nowhere", 2, "no run 'nowhere' in runs: there are good, other, shared, x"),
     ("compare good nowhere", 2, "no run 'nowhere' in runs"),
@@ -642,6 +642,9 @@ COMPLETIONS = [
     ("search promote --runs elsewhere ", ""),
     ("search run cifar10", "cifar10\ncifar10-small\ncifar10-wide\ncifar100"),
     ("search comp", "compare"),
+    ("search run digits --target esp", "esp32-s3"),
+    ("search run digits --front m", "madds\nmemory"),
+    ("search export --format pt", "pt2"),
 ]
 
 

@@ -15,8 +15,18 @@ from filelock import FileLock
 
 from search import run_folder
 from search.errors import BusyError, RunError
-from search.identity import open_study, with_total
-from search.run_folder import RunFolder, find_run, new_run, write_text
+from search.identity import open_study, spec_of, with_total
+from search.run_folder import (
+    DataFacts,
+    RunFacts,
+    RunFolder,
+    find_run,
+    new_run,
+    note_promoted,
+    read_facts,
+    write_facts,
+    write_text,
+)
 from search.spec import load_study
 from tests.support.runs import make_run
 
@@ -206,3 +216,32 @@ def test_a_total_never_falls_below_what_there_is_or_others_search_for(tmp_path: 
         assert with_total(fewer, study, folder).trials == 30
         write_text(folder.study_file, "damaged")
         assert with_total(fewer, study, folder).trials == 3
+
+
+@pytest.mark.parametrize("text", ["", "budget = = 10", "trials = 3"])
+def test_a_damaged_study_file_of_a_run_is_said_to_be_one(text: str, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5])
+    write_text(folder.study_file, text)
+    with pytest.raises(RunError, match=r"the study file of run 'run' is damaged \(.*\): give the command that made"):
+        spec_of(folder)
+
+
+@pytest.mark.parametrize("text", ["", '{"data": {', None])
+def test_damaged_facts_are_told_of_and_written_anew(
+    text: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, facts = made(tmp_path / "run"), RunFacts(data=DataFacts(source="photos"), promoted=("search promote",))
+    write_facts(folder, facts)
+    note_promoted(folder, "search promote again")
+    known = read_facts(folder)
+    assert known is not None
+    assert known.promoted == ("search promote", "search promote again")
+    folder.facts.unlink()
+    if text is not None:
+        write_text(folder.facts, text)
+    note_promoted(folder, "search promote")  # which knows nothing of the images
+    assert "run.json is missing or damaged: `search run` with the same study writes it anew" in caplog.text
+    assert read_facts(folder) is None
+    write_facts(folder, RunFacts(data=DataFacts(source="photos")))
+    assert ("run.json was damaged and is written anew" in caplog.text) == (text is not None)
+    assert read_facts(folder) == RunFacts(data=DataFacts(source="photos"))

@@ -709,7 +709,8 @@ def test_the_sampler_models_all_parameters_jointly(folder: RunFolder) -> None:
 def test_a_broken_database_is_named_in_one_line(folder: RunFolder) -> None:
     folder.database.write_text("this is no database, whatever its name says" * 100)
     with pytest.raises(
-        StorageError, match=r"study\.db cannot be opened \(file is not a database\): choose another --name$"
+        StorageError,
+        match=r"study\.db cannot be opened \(file is not a database\): put back a copy of it, or use another --name$",
     ) as caught:
         open_study(folder, create=True)
     assert "\n" not in str(caught.value)

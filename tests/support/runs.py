@@ -18,7 +18,7 @@ from search.errors import StudyFailedError
 from search.heartbeat import Worker
 from search.identity import claim, open_study
 from search.promotions import Promotion
-from search.run_folder import RunFolder, write_text
+from search.run_folder import RunFacts, RunFolder, write_facts, write_text
 from search.spec import PrunerSpec, StudySpec, load_study
 from search.storage import Address
 from search.study import run
@@ -208,4 +208,6 @@ def finished_run(name: str, trials: int, **flags: Any) -> RunFolder:
     spec = load_study("digits", {"trials": max(trials, 1), **flags})
     data = load_training(spec.data, val_fraction=spec.val_fraction, seed=spec.seed, cache=default_cache())
     trainer = FakeTrainer() if trials else None
-    return make_run(Path("runs") / name, spec=spec, task=data_shape_of(data), trainer=trainer)
+    folder = make_run(Path("runs") / name, spec=spec, task=data_shape_of(data), trainer=trainer)
+    write_facts(folder, RunFacts())
+    return folder

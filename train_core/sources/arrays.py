@@ -122,7 +122,7 @@ def _by_shape(path: Path, held: Arrays) -> dict[str, str]:
     labels = [name for name, each in held.items() if each.ndim in (1, 2)]
     pairs = [(x, [y for y in labels if len(held[y]) == len(held[x])]) for x in images]
     if not images or len(images) > 3 or any(len(ys) != 1 for _, ys in pairs):
-        shapes = ", ".join(f"{name} {by(each.shape)}" for name, each in held.items())
+        shapes = ", ".join(f"{name} {by(each.shape)}" for name, each in held.items()) or "no arrays"
         raise data_error(f"{path} holds {shapes}: which is which cannot be told: name them x_train, y_train, ...")
     splits: Sequence[SplitName] = SPLITS if len(pairs) == 3 else ("train", "test")
     return {
