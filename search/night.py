@@ -38,7 +38,7 @@ ELASTIC = 1.6  # if fewer full runs fit into a night, they are shortened
 SHARE_OF_ONE = 0.65  # share of the one full run in such a night
 CLOSING_SHARE, CLOSING_LEAST_S, CLOSING_MOST_S = 0.015, 10.0, 120.0  # for report and model
 CLOSING_AGAIN = 1.5  # factor on the time that it took before
-TOLD_AGAIN = 0.2  # a plan is printed again if its number of trials changes by more than this share
+TOLD_AGAIN, TOLD_LEAST = 0.2, 2  # a plan is printed again if its trials change by more than this share, and number
 NEAR_S = 1800.0  # a time of day closer than this is printed with seconds
 RECENT_EPOCHS = 5  # a run's pace is the median of so many epochs: one slow epoch changes nothing
 PRIOR_TRIALS = 3.0  # weight, in trials, of the first estimate of an epoch
@@ -437,7 +437,7 @@ def _search(night: Night, work: Work) -> Plan:
         known, now = work.known(), work.now()
         plan = night.plan(known, now)
         in_all = known.ended + plan.trials
-        if plan.rungs != said.rungs or abs(in_all - said_in_all) > max(TOLD_AGAIN * said_in_all, 1):
+        if plan.rungs != said.rungs or abs(in_all - said_in_all) > max(TOLD_AGAIN * said_in_all, TOLD_LEAST):
             said, said_in_all = plan, in_all
             work.say(f"now {in_words(plan, night.end, now)}")
         return night.for_search(plan, known, now)

@@ -400,8 +400,7 @@ class _Work:
         if best is not None and not best.tested:
             with self._trainer() as trainer:
                 trainer.train(self._trial(best.trial), best.recipe.epochs, best.seed)
-        self.exported = None  # the card names all full runs, so it is written again
-        self._export_best()
+        self._export_best(again=True)  # the card names all full runs
         self._report()
 
     def _report(self) -> None:
@@ -411,10 +410,10 @@ class _Work:
         publish(folder, results, self.run.session.data.size)
         self.report_due = time.time() + REPORT_EVERY_S
 
-    def _export_best(self) -> None:
+    def _export_best(self, *, again: bool = False) -> None:
         run = self.run
         results = read_results(run.folder)
-        if not winner(results.promotions) or (best := chosen(run.folder, None)) == self.exported:
+        if not winner(results.promotions) or ((best := chosen(run.folder, None)) == self.exported and not again):
             return
         try:
             exported = export_model(
@@ -423,8 +422,9 @@ class _Work:
         except UserError as error:  # the training is kept; `search export` can be tried again
             say(f"warning: no model was written: {error}")
         else:
+            if best != self.exported:
+                say(f"model so far: {exported}")
             self.exported = best
-            say(f"model so far: {exported}")
 
     def searched(self) -> Plan | None:
         """The recorded plan."""
