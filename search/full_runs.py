@@ -269,9 +269,11 @@ def _train_every_score(
     _check_asam(folder, asam, records(study))
     session = _session_of(folder, spec, study, placement)
     picked = pick(records(study), trials, spec.promote.families)
+    all_there_are = f" (not {trials}: no more are complete)" if len(picked) < trials else ""
     say(
-        f"{folder.name}: {len(picked)} trials of every score for {count_of(epochs, 'epoch')}{_asam_in_words(asam)}, on "
-        f"{describe(session.device)}{_shared_by(placement, session)}; the test split is not read"
+        f"{folder.name}: {len(picked)} trials of every score{all_there_are} for {count_of(epochs, 'epoch')}"
+        f"{_asam_in_words(asam)}, on {describe(session.device)}{_shared_by(placement, session)}; "
+        "the test split is not read"
     )
     new = [trial for trial in picked if not folder.promotion(trial.number, epochs, spec.seed).result.exists()]
     pace = [(epoch_seconds(trial), epochs) for trial in new]

@@ -450,6 +450,8 @@ def _found(runs: Path, name: str | None) -> Path:
     found = run_folders(runs)
     if name is None and found:
         return max(found.values(), key=lambda path: RunFolder(path).last_touched)
+    if name is not None and len(Path(name).parts) > 1 and Path(name).name in run_folders(Path(name).parent):
+        return Path(name)  # a path instead of a name
     if name not in found or name is None:
         there = f": there are {', '.join(sorted(found))}" if found else ": start one with `search run`"
         raise RunError(f"no run{f' {name!r}' if name else ''} in {runs}{there}")

@@ -50,7 +50,7 @@ def trials(
     storage: Storage = None,
     runs: Runs = RUNS,
 ) -> None:
-    """List all trials of a run; as a table, or as CSV or JSON with all that is known of each."""
+    """List the trials of a run, without draws that repeated one; as a table, or as CSV or JSON with all facts."""
     from search import inspection, tables
     from search.errors import SpecError
     from search.promotions import finished

@@ -261,9 +261,9 @@ def test_a_promotion_with_sharpness_aware_steps_says_so_and_fidelity_goes_on_wit
     assert (code, err) == (0, "")
     assert "few: the top 1 for 2 epochs, once each, asam 0.5, on CPU" in out
     assert re.search(r"best on validation: .* 2 epochs, asam 0\.5", " ".join(out.split()))
-    code, out, err = search("fidelity few --epochs 2 --trials 4", capsys, monkeypatch)
+    code, out, err = search("fidelity few --epochs 2 --trials 9", capsys, monkeypatch)
     assert (code, err) == (0, "")
-    assert "few: 4 trials of every score for 2 epochs, asam 0.5, on CPU" in out
+    assert "few: 4 trials of every score (not 9: no more are complete) for 2 epochs, asam 0.5, on CPU" in out
     assert {run.recipe.asam for run in finished(folder)} == {0.5}
     facts = read_facts(folder)
     assert facts is not None

@@ -43,6 +43,7 @@ def test_the_last_run_is_the_one_worked_on_last(tmp_path: Path) -> None:
         os.utime(made(tmp_path / name).study_file, (1_000_000 - age, 1_000_000 - age))
     assert find_run(tmp_path, None).name == "new"
     assert find_run(tmp_path, "old").name == "old"
+    assert find_run(Path("elsewhere"), str(tmp_path / "old")).root == tmp_path / "old"
     # A promotion writes checkpoints, and little else.
     checkpoint = RunFolder(tmp_path / "old").promotion(0, 5, 0).checkpoint
     write_text(checkpoint, "")
