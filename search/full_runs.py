@@ -35,6 +35,7 @@ from search.notes import publish
 from search.promoter import Promoter
 from search.promotions import Promotion, best_run, finished, winner
 from search.published import PROTOCOLS, Published, Reproduction
+from search.published_view import published_table, reproduction_notes, reproduction_table
 from search.ray_workers import run_workers
 from search.report import write_report
 from search.reproducer import Reproducer
@@ -44,7 +45,7 @@ from search.scores import named
 from search.session import Placement, Session, open_session, test_of, with_images_at
 from search.spec import PromoteSpec, StudySpec, load_study
 from search.study import all_diverged, lower_rates
-from search.tables import promotion_table, published_table, reproduction_notes, reproduction_table
+from search.tables import promotion_table
 from search.terminal import console, draw, is_live, log, program, say
 from search.trials import TrialRecord, finished_trials, records, score_of
 from train_core.device import describe, gpu_index, release_memory

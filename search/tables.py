@@ -1,7 +1,7 @@
 """Tables and views for the terminal. Imports no torch, so that read-only commands are fast."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,12 +10,10 @@ from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from search.formatting import ago, bounds, count, duration, percent, points, rounded, share_interval
-from search.mistakes import BINS, ClassScore, Mistakes
+from search.formatting import ago, count, duration, percent, points, rounded
 from search.night import clock
 from search.plot import Curve
 from search.promotions import Promotion
-from search.published import Published, Reproduction, Row
 from search.records import (
     PROMOTING,
     SEARCHING,
@@ -36,7 +34,6 @@ from search.trials import TrialRecord, score_of
 from train_core.limits import LIMITS
 from train_core.printable import printable
 from train_core.results import Score
-from train_core.specs import ResNetSpec
 
 STYLES = {
     "searching": "green",
@@ -141,93 +138,6 @@ def promotion_table(promotions: list[Promotion]) -> Table:
     return table
 
 
-def reproduction_table(published: Published, done: Sequence[Reproduction]) -> Table:
-    """Rows of a report beside their outcome here; narrow enough for 80 columns."""
-    table = empty_table(
-        "Published, and what came out here (test accuracy in %)",
-        *("<row", "parameters", "here", "accuracy", "here", "epochs", "here", "seconds"),
-    )
-    for here in done:
-        row = published.rows[here.row]
-        table.add_row(
-            here.row,
-            f"{'~' if published.rounded else ''}{row.parameters:,}",
-            f"{here.parameters:,}",
-            _printed(row),
-            _accuracy_here(here),
-            str(row.epochs),
-            str(here.recipe.epochs),
-            f"{here.seconds:,.0f}",
-        )
-    return table
-
-
-def published_table(published: Published, rows: Sequence[str], networks: Mapping[str, ResNetSpec]) -> Table:
-    """Rows of a report as printed, and their networks and recipes."""
-    title = f"{published.title}\n{_words(published.recipe)}"
-    table = empty_table(title, "<row", "parameters", "accuracy, %", "epochs", "<network", "<other than above")
-    table.columns[0].no_wrap = True
-    for name in rows:
-        row = published.rows[name]
-        about = f"{'~' if published.rounded else ''}{row.parameters:,}"
-        network = Text(str(networks[row.network]))
-        words = ": ".join(filter(None, (row.source, _words(row.recipe))))
-        table.add_row(name, about, _printed(row), str(row.epochs), network, Text(words))
-    return table
-
-
-def _printed(row: Row) -> str:
-    """A row's accuracy in percent."""
-    return "not printed" if row.accuracy is None else f"{row.accuracy:.2f}"
-
-
-def _words(recipe: Mapping[str, Any]) -> str:
-    """A recipe's keys and values; nested tables are flattened, and lists of tables become their length."""
-    words = []
-    for key, value in recipe.items():
-        if isinstance(value, dict):
-            words.append(_words(value))
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            words.append(f"{len(value)} {key}")
-        else:
-            words.append(f"{key} {value}")
-    return ", ".join(words)
-
-
-def reproduction_notes(published: Published, data: str, done: Sequence[Reproduction]) -> list[str]:
-    """The differences from the report, one line each."""
-    notes = [
-        f"Trained on {count(images, 'image')} of {data}." for images in sorted({row.training_images for row in done})
-    ]
-    if any(row.protocol == "held-out" for row in done):
-        notes.append("A validation split was held out; the test split was read once, when a network was finished.")
-    if any(row.recipe.keep == "best" and row.protocol == "held-out" for row in done):
-        notes.append("The weights are those of the epoch that was best on validation, as in the report.")
-    if any(row.protocol == "all-images" for row in done):
-        notes.append("Nothing was held out; the test split was read once, after the last epoch.")
-    if any(row.protocol == "published" for row in done):
-        notes.append(
-            "* Of the epoch that was best on the test split, as the report chose; nothing held out: too high a number."
-        )
-    if any(row.val_accuracy is not None and row.accuracy is None for row in done):
-        notes.append("v On the validation split: the images have no test split.")
-    if any(row.recipe.epochs != published.rows[row.row].epochs for row in done):
-        notes.append("Where the epochs differ, the whole schedule is made shorter, down to its end.")
-    if any(row.recipe.precision != "fp32" for row in done):
-        notes.append(f"Trained in {done[0].recipe.precision}.")
-    if published.rounded:
-        notes.append("~ The report rounds its parameters.")
-    return [*notes, *published.notes]
-
-
-def _accuracy_here(here: Reproduction) -> str:
-    if here.diverged:
-        return "diverged"
-    if here.accuracy is None:
-        return f"{100 * here.val_accuracy:.2f} v" if here.val_accuracy is not None else "not known"
-    return f"{100 * here.accuracy:.2f}{' *' if here.protocol == 'published' else ''}"
-
-
 def run_table(runs: Sequence[Run]) -> RenderableType:
     """The runs of a folder, a row each, and a line below for runs that could not be read."""
     if not runs:
@@ -257,7 +167,7 @@ def run_table(runs: Sequence[Run]) -> RenderableType:
 
 def status_view(status: Status) -> RenderableType:
     """The state of a run."""
-    rows = _labelled(status.name, status_rows(status))
+    rows = labelled(status.name, status_rows(status))
     return Group(rows, *([_running_table(status)] if status.running else []))
 
 
@@ -351,7 +261,7 @@ def trial_view(trial: Trial) -> RenderableType:
         rows.append(("attempts" if number == 1 else "", line))
     if trial.score == "balanced" and trial.validation_accuracy is not None:
         rows.append(("accuracy", f"{percent(trial.validation_accuracy)} on validation, of all images together"))
-    parts: list[RenderableType] = [_labelled(f"{trial.run}, trial {trial.trial}", rows)]
+    parts: list[RenderableType] = [labelled(f"{trial.run}, trial {trial.trial}", rows)]
     measure = named(trial.score, "validation accuracy")
     if len(trial.curve) > 1:
         parts += [Text(), Curve(f"{measure} of the short run", trial.curve)]
@@ -406,106 +316,6 @@ def _epochs(run: Compared) -> str:
     return f"{count(run.epochs_short, 'epoch')} in short runs, {run.epochs_full:,} in full runs"
 
 
-CLASSES, CONFUSIONS, MISTAKES = 20, 10, 10
-"""How many classes, confusions and mistakes the terminal shows, unless all are requested."""
-
-
-def mistakes_view(mistakes: Mistakes, *, whole: bool = False) -> RenderableType:
-    """What a network gets wrong; `whole`: all classes, confusions and mistakes."""
-    split = "validation" if mistakes.split == "val" else "test"
-    title = f"{mistakes.run}, trial {mistakes.trial}, seed {mistakes.seed}, {count(mistakes.epochs, 'epoch')}: "
-    rows: list[tuple[str, str | Text]] = [
-        ("accuracy", f"{share_interval(mistakes.accuracy)}: {len(mistakes.mistakes):,} of {mistakes.images:,} wrong"),
-        ("balanced", f"{percent(mistakes.balanced_accuracy)} (mean recall); macro F1 {percent(mistakes.macro_f1)}"),
-        ("baseline", f"{percent(mistakes.baseline)}, by always saying {printable(mistakes.largest_class)}"),
-        ("calibration", calibration_words(mistakes)),
-    ]
-    parts: list[RenderableType] = [
-        _labelled(f"{title}{count(mistakes.images, f'{split} image')}", rows),
-        _class_table(mistakes.worst_classes, None if whole else CLASSES),
-    ]
-    if mistakes.mistakes:
-        parts += [
-            _confusion_table(mistakes, None if whole else CONFUSIONS),
-            _mistake_table(mistakes, None if whole else MISTAKES),
-        ]
-    if mistakes.thresholds:
-        parts.append(_threshold_table(mistakes))
-    return Group(*parts)
-
-
-def calibration_words(mistakes: Mistakes) -> str:
-    """The calibration error, and the effect of the temperature on it."""
-    words = f"error {100 * mistakes.calibration.error:.2f} points (ECE, {BINS} bins)"
-    if mistakes.calibrated is None or mistakes.temperature is None:
-        return words
-    fitted = "" if mistakes.split == "val" else ", fitted on validation"
-    return f"{words}; {100 * mistakes.calibrated.error:.2f} with temperature {mistakes.temperature:.2f}{fitted}"
-
-
-def _class_table(classes: Sequence[ClassScore], most: int | None) -> RenderableType:
-    title = "Classes, the lowest recall first (with 95 % intervals; in %)"
-    table = empty_table(title, "<class", "images", "recall", "interval", "precision", "interval", "F1")
-    for each in classes[:most]:
-        table.add_row(
-            Text(printable(each.name)),
-            f"{each.images:,}",
-            *(("none", "") if each.recall is None else (_percents(each.recall.value), bounds(each.recall))),
-            *(("none", "") if each.precision is None else (_percents(each.precision.value), bounds(each.precision))),
-            "" if each.f1 is None else _percents(each.f1),
-        )
-    return _with_rest(table, len(classes), most, "class with a higher recall", "classes with a higher recall")
-
-
-def _confusion_table(mistakes: Mistakes, most: int | None) -> RenderableType:
-    table = empty_table("The most frequent confusions", "<true", "<said", "images", "of its class")
-    for each in mistakes.confusions[:most]:
-        table.add_row(Text(printable(each.true)), Text(printable(each.said)), f"{each.images:,}", percent(each.share))
-    return _with_rest(table, len(mistakes.confusions), most, "rarer confusion", "rarer confusions")
-
-
-def _mistake_table(mistakes: Mistakes, most: int | None) -> RenderableType:
-    has_files = mistakes.mistakes[0].file is not None
-    where = "<file" if has_files else "image"
-    table = empty_table("The most certain mistakes", "<true", "<said", "probability", "of the true one", where)
-    for each in mistakes.mistakes[:most]:
-        table.add_row(
-            Text(printable(each.true)),
-            Text(printable(each.said)),
-            percent(each.probability),
-            percent(each.probability_of_true),
-            Text(printable(each.file)) if each.file is not None else str(each.image),
-        )
-    return _with_rest(table, len(mistakes.mistakes), most, "less certain mistake", "less certain mistakes")
-
-
-def _threshold_table(mistakes: Mistakes) -> Table:
-    chosen = "" if mistakes.split == "val" else "; thresholds chosen on validation"
-    title = f'"None of these": no answer if the highest probability is below a threshold{chosen}'
-    table = empty_table(title, "threshold", "answered", "accuracy of these", "interval", "wrong", "right ones lost")
-    for each in mistakes.thresholds:
-        accuracy = each.accuracy
-        table.add_row(
-            f"{each.threshold:.4f}",
-            percent(each.answered),
-            percent(accuracy.value) if accuracy else "none",
-            bounds(accuracy) if accuracy else "",
-            f"{each.wrong:,}",
-            percent(each.lost),
-        )
-    return table
-
-
-def _with_rest(table: Table, number: int, most: int | None, one: str, several: str) -> RenderableType:
-    """The table, and a line below it with the number of omitted rows."""
-    left = 0 if most is None else max(0, number - most)
-    return Group(table, Text(f"and {left:,} {one if left == 1 else several}: --all", style="dim")) if left else table
-
-
-def _percents(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
 def _running_table(status: Status) -> Table:
     table = empty_table(
         f"Running ({named(status.score or 'accuracy')}: on validation)",
@@ -554,7 +364,8 @@ def empty_table(title: str | None, *headings: str) -> Table:
     return table
 
 
-def _labelled(title: str, rows: Sequence[tuple[str, str | Text]]) -> Group:
+def labelled(title: str, rows: Sequence[tuple[str, str | Text]]) -> Group:
+    """A title, and below it a row for each label and value."""
     grid = Table.grid(padding=(0, 2), pad_edge=False)
     for label, value in rows:
         grid.add_row(label, Text(printable(value)) if isinstance(value, str) else value)

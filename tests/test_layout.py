@@ -152,7 +152,8 @@ LAYERS = {
     "full runs": "loggers long_run promotions promoter reproducer fidelity learning mistakes full_front",
     "export": "quantisation card export predict",
     "view": "terminal bars answers trial_lines colours results cautions records rows inspection elsewhere comparison "
-    "groups plot tables figures parameter_charts mistake_charts charts diagram first_screen trials_table "
+    "groups plot tables mistakes_view published_view figures parameter_charts mistake_charts charts diagram "
+    "first_screen trials_table "
     "mistakes_section front_section report live_report notes dashboard watch console data_view",
     "entry": "removal archive ray_workers opening searching api full_runs overnight notebook commands cli "
     "__init__ __main__",

@@ -104,9 +104,9 @@ def errors(
     runs: Runs = RUNS,
 ) -> None:
     """Show what the best network gets wrong: by class, the confusions, the most certain mistakes, the calibration."""
-    from search import tables
     from search.errors import SpecError
     from search.mistakes import mistakes_of, wrong_files
+    from search.mistakes_view import mistakes_view
     from search.run_folder import RunRef
 
     if files and as_json:
@@ -116,7 +116,7 @@ def errors(
         for line in wrong_files(found):
             typer.echo(line)
     else:
-        printing.show(found, lambda mistakes: tables.mistakes_view(mistakes, whole=whole), as_json)
+        printing.show(found, lambda mistakes: mistakes_view(mistakes, whole=whole), as_json)
 
 
 def compare(

@@ -16,7 +16,7 @@ from rich.console import Console
 from scipy.stats import binom
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 
-from search import comparison, tables
+from search import comparison
 from search.fidelity import standard_error
 from search.inspection import Reader
 from search.mistakes import (
@@ -32,6 +32,7 @@ from search.mistakes import (
     thresholds_for,
     wilson,
 )
+from search.mistakes_view import mistakes_view
 from search.promotions import Promotion
 from search.records import FullRun
 from search.run_folder import RunFolder
@@ -298,7 +299,7 @@ dog   cat       57.61 %          21.19 %  val/15.jpg
 def in_a_terminal(mistakes: Mistakes, **options: bool) -> str:
     console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80, highlight=False)
     with console.capture() as captured:
-        console.print(tables.mistakes_view(mistakes, **options))
+        console.print(mistakes_view(mistakes, **options))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
