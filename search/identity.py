@@ -39,7 +39,10 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not create and not folder.address.is_shared and not folder.database.exists():
-        raise RunError(f"{folder.root} holds no study: continue it with `search run`")
+        raise RunError(
+            f"{folder.root} holds no study: give the command that made the run again, or put back a copy of "
+            f"{folder.database.name}"
+        )
     storage = connect(folder.address)
     try:
         names = [] if folder.address.is_shared else optuna.get_all_study_names(storage)
@@ -49,7 +52,10 @@ def open_study(folder: RunFolder, *, create: bool = False) -> optuna.Study:
         # A renamed folder holds its study under the old name.
         study = optuna.load_study(storage=storage, study_name=names[0] if len(names) == 1 else folder.name)
     except KeyError as error:
-        raise RunError(f"{folder.address} has no study {folder.name!r}: start it with `search run`") from error
+        raise RunError(
+            f"{folder.address} has no study {folder.name!r}: give the command that made the run again, or put back a "
+            "copy of it"
+        ) from error
     except STORAGE_ERRORS as error:
         raise StorageError(
             f"{folder.address} cannot be opened as a study ({reason_of(error)}): fix the cause and run it again"
@@ -88,11 +94,26 @@ def join(
     with contextlib.nullcontext() if folder.address.is_shared else folder.alone():
         study = open_study(folder, create=True)
         check(study, spec, shape, folder, images, advice=RENAME)
+        _check_not_lost(study, folder)
         write_text(folder.study_file, with_total(spec, study, folder).as_toml())
         baselines = enqueue_baselines(study, spec, shape)
         starts = enqueue_starts(study, spec, shape, learned)
         claim(study, spec, shape, folder)  # last: other workers wait for it
     return Joined(study, baselines, starts)
+
+
+def _check_not_lost(study: optuna.Study, folder: RunFolder) -> None:
+    """Check that an empty study is not one whose trials were lost: full runs name their trials by number.
+
+    Raises:
+        RunError: there are full runs, but no trials.
+
+    """
+    if not study.get_trials(deepcopy=False) and any(each.result.exists() for each in folder.promotions()):
+        raise RunError(
+            f"the study of run {folder.name!r} is lost, but its full runs are there: put back a copy of the study "
+            f"({folder.address}), or give another --name"
+        )
 
 
 def spec_of(folder: RunFolder) -> StudySpec:

@@ -37,6 +37,7 @@ MOST_BETWEEN, MOST_FULL, MOST_SEEDS = 24, 5, 3
 ELASTIC = 1.6  # if fewer full runs fit into a night, they are shortened
 SHARE_OF_ONE = 0.65  # share of the one full run in such a night
 CLOSING_SHARE, CLOSING_LEAST_S, CLOSING_MOST_S = 0.015, 10.0, 120.0  # for report and model
+GRACE = 0.5  # share of this that the first full run may use
 CLOSING_AGAIN = 1.5  # factor on the time that it took before
 TOLD_AGAIN, TOLD_LEAST = 0.2, 2  # a plan is printed again if its trials change by more than this share, and number
 NEAR_S = 1800.0  # a time of day closer than this is printed with seconds
@@ -417,7 +418,9 @@ def conduct(night: Night, work: Work) -> Plan:
         runs = night.next_runs(plan, work.known(), work.now())
         if not runs or runs == stopped:
             return plan
-        if not work.train(runs, night.end - plan.closing_s):
+        # A first model that is somewhat late is better than a shorter run in its place.
+        grace_s = GRACE * plan.closing_s if len(runs) == 1 and not work.known().finished else 0.0
+        if not work.train(runs, night.end - plan.closing_s + grace_s):
             stopped = runs  # if it was too slow, a shorter one may fit
             continue
         started = work.now()

@@ -209,13 +209,17 @@ class RunFolder:
 
         """
         try:
-            with FileLock(self.root / ".night.lock", timeout=LOOK_S):
+            with FileLock(self._night_lock, timeout=LOOK_S):
                 yield
         except Timeout as error:
             raise BusyError(
                 f"another `search auto` is at work in {self.root}: `search watch {self.name}` shows it, and --workers "
                 "gives one command several workers"
             ) from error
+
+    @property
+    def _night_lock(self) -> Path:
+        return self.root / ".night.lock"
 
     @contextmanager
     def promoting(self, *, beside_search: bool = False) -> Iterator[None]:
@@ -237,8 +241,8 @@ class RunFolder:
 
     @property
     def is_promoting(self) -> bool:
-        """Whether a process promotes trials of this run now."""
-        return self._promote_lock.exists() and is_held(self._promote_lock)
+        """Whether a process promotes trials of this run now, or divides its night: it may be between two full runs."""
+        return any(lock.exists() and is_held(lock) for lock in (self._promote_lock, self._night_lock))
 
     @property
     def _promote_lock(self) -> Path:
@@ -332,7 +336,8 @@ class PromotionFolder:
             return kind.model_validate_json(self.result.read_text(encoding="utf-8"))
         except (ValidationError, OSError, UnicodeDecodeError) as error:
             raise RunError(
-                f"{self.result} cannot be read: delete it, and `search promote` writes it again from the checkpoint"
+                f"{self.result} cannot be read: delete it, and the `search promote` or `search fidelity` that trained "
+                "it writes it again from the checkpoint"
             ) from error
 
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from search import run_folder
 from search.errors import BusyError, RunError
-from search.identity import open_study, spec_of, with_total
+from search.identity import join, open_study, spec_of, with_total
 from search.run_folder import (
     DataFacts,
     RunFacts,
@@ -28,7 +28,7 @@ from search.run_folder import (
     write_text,
 )
 from search.spec import load_study
-from tests.support.runs import make_run
+from tests.support.runs import TASK, make_run, promoted
 
 
 def made(path: Path) -> RunFolder:
@@ -171,6 +171,7 @@ def test_a_night_is_divided_by_one_process(tmp_path: Path) -> None:
             folder.spending_night(),
         ):
             pass
+        assert folder.is_promoting
         other.kill()
         other.wait()
         with folder.spending_night():
@@ -217,6 +218,19 @@ def test_a_total_never_falls_below_what_there_is_or_others_search_for(tmp_path: 
         assert with_total(fewer, study, folder).trials == 30
         write_text(folder.study_file, "damaged")
         assert with_total(fewer, study, folder).trials == 3
+
+
+def test_full_runs_of_a_study_that_is_lost_are_not_taken_for_those_of_another(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.5, 0.6])
+    promoted(folder, 1)
+    spec = spec_of(folder)
+    assert len(join(folder, spec, TASK).study.trials) == 2
+    folder.database.unlink()
+    with pytest.raises(RunError, match="holds no study: give the command that made the run again, or put back a copy"):
+        open_study(folder)
+    for _ in range(2):  # the second time, there is a study without trials
+        with pytest.raises(RunError, match=r"the study of run 'run' is lost, but its full runs are there: put back a"):
+            join(folder, spec, TASK)
 
 
 @pytest.mark.parametrize("text", ["", "budget = = 10", "trials = 3"])

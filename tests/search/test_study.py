@@ -880,7 +880,9 @@ def test_who_did_not_make_the_study_waits_for_what_it_is(postgres: Server, tmp_p
     joining.join()
     with pytest.raises(RunError, match="budget 20,000, not 30,000"):
         check(found[0], study_spec(budget=30_000), TASK, folder)
-    with pytest.raises(RunError, match=r"^postgresql on .* has no study 'other': start it with `search run`$"):
+    with pytest.raises(
+        RunError, match=r"^postgresql on .* has no study 'other': give the command that made the run again, or "
+    ):
         open_study(folder.named("other"))
 
 
