@@ -79,7 +79,7 @@ def _counts(data: "TrainingData") -> dict[str, dict[str, int]]:
 
 def keep_listing(folder: RunFolder, data: "TrainingData") -> None:
     """Record, once, which images the run began with."""
-    if not folder.listing.exists():
+    if read_listing(folder) is None:  # damaged, or not there; the study says that the images are still the same
         write_text(folder.listing, Listing.of(data).model_dump_json() + "\n")
 
 

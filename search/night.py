@@ -413,6 +413,8 @@ def conduct(night: Night, work: Work) -> Plan:
     plan = work.searched()
     if plan is None:
         plan = _search(night, work)
+    else:
+        work.say(in_words(replace(plan, trials=0, short_s=0.0), night.end, work.now()))
     stopped: list[FullRun] = []
     while True:
         runs = night.next_runs(plan, work.known(), work.now())

@@ -104,6 +104,8 @@ def test_a_listing_is_written_once_and_read_back(tmp_path: Path) -> None:
     assert read_listing(folder) == Listing.of(data)
     folder.listing.write_text('{"name": ')
     assert read_listing(folder) is None
+    keep_listing(folder, data)
+    assert read_listing(folder) == Listing.of(data)
 
 
 @pytest.mark.parametrize("refit", [False, True])

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -270,6 +271,18 @@ def test_more_workers_do_more_in_the_same_night() -> None:
     assert four.trials > 3 * alone.trials
     assert four.rungs[-1].top * four.seeds >= 2 * alone.rungs[-1].top * alone.seeds
     assert (len(alone.rungs), len(four.rungs)) == (1, 2)
+
+
+def test_a_night_that_goes_on_after_its_short_runs_prints_what_is_left() -> None:
+    machine = Simulated(10.0, 0.0, 0.0, random.Random(0), kills=[6.5 * HOUR])
+    night = Night(end=8 * HOUR, lengths=LENGTHS, expected=Pace(epoch_s=10, full_epoch_s=13))
+    with pytest.raises(KilledError):
+        conduct(night, machine)
+    assert machine.plan is not None  # the short runs have ended
+    machine.said.clear()
+    conduct(night, machine)
+    (said,) = machine.said
+    assert re.fullmatch(r"from \d\d:\d\d the best \w+ for 200 epochs(, \d seeds each)?; ready by \d\d:\d\d", said), said
 
 
 def test_a_plan_without_short_runs_does_not_name_them() -> None:
