@@ -4,8 +4,8 @@ Nothing here trains or reads a clock. `divide` makes a plan from the remaining t
 follows it step by step, and divides the remaining time again when more is known. So the same code runs a real night, an
 interrupted night, and the simulated nights of the tests and of `benchmarks/nights.py`.
 
-The shares follow from measurements (docs/benchmarks.md). A short run finds the good third of all networks and cannot
-but cannot order it, so several are trained longer. If few full runs fit, it is better to train configurations that did
+The shares follow from measurements (docs/benchmarks.md). A short run finds the good third of all networks but cannot
+order it, so several are trained longer. If few full runs fit, it is better to train configurations that did
 best on other images than to do more short runs, so a short night has few short runs.
 """
 
