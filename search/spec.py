@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
@@ -452,11 +453,16 @@ class Known(NamedTuple):
     epochs: int
 
 
+@cache
+def _shipped_reports() -> list[StudySpec]:
+    """The shipped studies that have published results; they are read once."""
+    return [spec for study in shipped_studies() if (spec := load_study(study, {})).published]
+
+
 def known_results(data: str, budget: int) -> list[Known]:
     """The results in shipped reports for networks within the budget, on these data: for each network its best row."""
     best: dict[str, Known] = {}
-    for study in shipped_studies():
-        spec = load_study(study, {})
+    for spec in _shipped_reports():
         for name, row in spec.published.rows.items() if spec.published and spec.data == data else ():
             assert spec.published is not None
             if row.accuracy is None:
