@@ -435,12 +435,19 @@ def _with_baselines_of_others(values: dict[str, Any], study: str) -> dict[str, A
         source, _, name = other.partition("/")
         if source not in shipped:
             raise SpecError(f"study {study}: baselines_from: no shipped study {source!r}{_nearest(source, shipped)}")
-        found = _read(shipped[source]).get("baselines", {})
+        found = _shipped_baselines(shipped[source])
         if name and name not in found:
             raise SpecError(f"study {study}: baselines_from: {source} has no {name!r}{_nearest(name, found)}")
-        baselines |= {name: found[name]} if name else found
+        baselines |= {name: found[name]} if name else {**found}
     ours = {key: value for key, value in values.items() if key != "baselines_from"}
     return ours | {"baselines": baselines | values.get("baselines", {})} if others else ours
+
+
+@cache
+def _shipped_baselines(path: Path) -> Mapping[str, Any]:
+    """The baselines in the file of a shipped study; it is read once."""
+    baselines: dict[str, Any] = _read(path).get("baselines", {})
+    return baselines
 
 
 class Known(NamedTuple):
