@@ -23,10 +23,10 @@ from PIL import Image
 from rich.console import Console
 
 from search import api
-from search.card import _mixed
+from search.card import Exported, _mixed
 from search.data_shape import data_shape_of
 from search.errors import CheckpointError, DataError, ModelError, RunError
-from search.export import Exported, chosen, export_model
+from search.export import chosen, export_model
 from search.first_screen import exported_files
 from search.formatting import percent
 from search.identity import open_study
