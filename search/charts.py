@@ -103,10 +103,9 @@ def size_chart(results: Results) -> Chart:
             line={"shape": "hv", "color": GREEN},
         ),
     ]
-    figure = figure_of(traces, "Trainable parameters", score_title(results))
+    figure = figure_of(traces, "Trainable parameters", score_title(results), xaxis={"tickformat": "~s"})
     label = {"text": f"budget {budget:,}", "xanchor": "right", "xshift": -4}
     figure.add_vline(budget, line={"color": VERMILLION, "dash": "dash"}, annotation=label)
-    figure.update_xaxes(tickformat="~s")
     words = f"Short runs of {short_run(results.spec)} and full runs, all by {score_in_words(results)}."
     words += " Bars: from the lowest to the highest of several seeds." if _has_seeds(results) else ""
     words += "" if all(sides) else " Baselines have their names where there is room; hover over the others."
@@ -233,8 +232,7 @@ def full_curves_chart(results: Results) -> Chart:
         "its length. Solid: on the validation images. Dashed: on the training images as they were augmented and mixed, "
         "while the weights changed, so it can lie below."
     )
-    figure = figure_of(traces, "Epoch", score_title(results))
-    figure.update_layout(height=_with_legend(traces))
+    figure = figure_of(traces, "Epoch", score_title(results), height=_with_legend(traces))
     axis = ScoreAxis.of(chain.from_iterable(validation), fit=chain(*(each[len(each) // 2 :] for each in validation)))
     words += axis.words + _epochs_left_out(results, traces)
     return Chart(title, words, with_score_axis(figure, axis, results))
@@ -253,9 +251,8 @@ def full_losses_chart(results: Results) -> Chart:
         "with label smoothing and class weights where the recipe has them. If the solid curve rises while the dashed "
         "one falls, the network learns its training images by heart."
     )
-    figure = figure_of(traces, "Epoch", "Loss (nats)")
-    figure.update_yaxes(tickformat="", rangemode="tozero")
-    figure.update_layout(height=_with_legend(traces))
+    yaxis = {"tickformat": "", "rangemode": "tozero"}
+    figure = figure_of(traces, "Epoch", "Loss (nats)", yaxis=yaxis, height=_with_legend(traces))
     return Chart(title, words + _epochs_left_out(results, traces), figure)
 
 
@@ -367,9 +364,14 @@ def time_chart(results: Results) -> Chart:
         hovertext=[f"{name}: {duration(seconds)}, {percent(seconds / total)}" for name, (seconds, _) in spent.items()],
         hoverinfo="text",
     )
-    figure = figure_of([bars], name_of_unit.capitalize(), None)
-    figure.update_layout(xaxis={"tickformat": ""}, yaxis={"autorange": "reversed", "tickformat": ""})
-    figure.update_layout(height=100 + 42 * len(spent))
+    figure = figure_of(
+        [bars],
+        name_of_unit.capitalize(),
+        None,
+        xaxis={"tickformat": ""},
+        yaxis={"autorange": "reversed", "tickformat": ""},
+        height=100 + 42 * len(spent),
+    )
     words = f"{duration(total)} in all, summed over workers: training and validation of the runs that have ended."
     return Chart(title, words, figure)
 

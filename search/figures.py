@@ -65,21 +65,29 @@ def _drawn(figure: go.Figure) -> str:
     return f'<div class=chart{height}></div><script type="application/json">{drawn}</script>'
 
 
-def figure_of(traces: list[Any], x: str | None, y: str | None) -> go.Figure:
-    """A figure without its own colours for paper, text and grid: the page's script sets them, light or dark."""
+def figure_of(traces: list[Any], x: str | None, y: str | None, **layout: Any) -> go.Figure:
+    """A figure without its own colours for paper, text and grid: the page's script sets them, light or dark.
+
+    `layout` adds to its layout; what it says of an axis adds to that axis. Later changes take Plotly much longer.
+    """
     clear = "rgba(0,0,0,0)"
-    layout = go.Layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, hovermode="closest")
-    layout.update(xaxis={"title": x, "automargin": True, "zeroline": False}, margin={"l": 8, "r": 8, "t": 32, "b": 8})
-    layout.update(yaxis={"title": y, "automargin": True, "zeroline": False, "tickformat": ".2~%"})
     # Invisible ticks keep the labels of both axes apart at the corner.
-    for axis in (layout.xaxis, layout.yaxis):
-        axis.update(ticks="outside", ticklen=6, tickcolor=clear)
-    layout.update(
-        font={"family": "system-ui, sans-serif"},
-        modebar={"bgcolor": clear},
-        legend={"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
-    )
-    return go.Figure(traces, layout)
+    axis = {"automargin": True, "zeroline": False, "ticks": "outside", "ticklen": 6, "tickcolor": clear}
+    whole: dict[str, Any] = {
+        "template": "none",
+        "paper_bgcolor": clear,
+        "plot_bgcolor": clear,
+        "hovermode": "closest",
+        "xaxis": {"title": {"text": x}, **axis},
+        "yaxis": {"title": {"text": y}, **axis, "tickformat": ".2~%"},
+        "margin": {"l": 8, "r": 8, "t": 32, "b": 8},
+        "font": {"family": "system-ui, sans-serif"},
+        "modebar": {"bgcolor": clear},
+        "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
+    }
+    for axis_name in ("xaxis", "yaxis"):
+        whole[axis_name] |= layout.pop(axis_name, {})
+    return go.Figure(traces, whole | layout)
 
 
 @dataclass(frozen=True)
@@ -119,10 +127,10 @@ class ScoreAxis:
 def with_score_axis(figure: go.Figure, axis: ScoreAxis, results: Results, axes: Literal["y", "xy"] = "y") -> go.Figure:
     """The figure with a score on its y axis (or on both); the page's switch can turn it into a logarithmic error."""
     least = 0.5 / results.measured_on if results.measured_on else LEAST_ERROR
-    figure.update_yaxes(range=[axis.low, axis.high])
+    figure.layout.yaxis.range = [axis.low, axis.high]
     if axes == "xy":
-        figure.update_xaxes(tickformat=".2~%")
-    figure.update_layout(meta={"scores": axes, "low": axis.low, "best": axis.best, "least": least})
+        figure.layout.xaxis.tickformat = ".2~%"
+    figure.layout.meta = {"scores": axes, "low": axis.low, "best": axis.best, "least": least}
     return figure
 
 

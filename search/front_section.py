@@ -112,8 +112,9 @@ def front_charts(results: Results, image: tuple[int, int], rows: Sequence[Row]) 
                 marker={"color": VERMILLION, "symbol": "star", "size": 18},
             ),
         ]
-        figure = figure_of(traces, AXES[name], score_title(results))
-        figure.update_xaxes(type="log", tickformat="~s", dtick="D2")
+        figure = figure_of(
+            traces, AXES[name], score_title(results), xaxis={"type": "log", "tickformat": "~s", "dtick": "D2"}
+        )
         axis = ScoreAxis.of(drawn_values(traces))
         text = words + axis.words + left_out(len(shown), len(points), "short runs, evenly from the best to the worst")
         yield Chart(TITLE, text, with_score_axis(figure, axis, results))

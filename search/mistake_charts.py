@@ -52,21 +52,23 @@ def confusion_chart(mistakes: Mistakes) -> Chart:
         if is_small:
             trace.texttemplate = "%{text}"
         traces.append(trace)
-    figure = figure_of(traces, "What it said", "What is true")
     across = len(names) * 40 + 110 if is_small else 1010
     split = "Validation" if mistakes.split == "val" else "Test"
-    figure.update_layout(
+    is_short = max(map(len, names)) <= 3
+    axis: dict[str, Any] = {"type": "category", "showgrid": False}
+    if len(names) <= MAX_NAMES:
+        axis |= {"dtick": 1, "tickfont": {"size": 13 if is_small else 8}}
+    figure = figure_of(
+        traces,
+        "What it said",
+        "What is true",
         title={"text": split, "font": {"size": 14}, "x": 0.5, "y": 0.99, "yanchor": "top"},
         width=max(across, 300),
         height=max(across, 260) if is_small else 1010,
         dragmode=False,
+        xaxis={**axis, "tickangle": 0 if is_short else -90},
+        yaxis={**axis, "autorange": "reversed", "tickformat": ""},
     )
-    is_short = max(map(len, names)) <= 3
-    figure.update_xaxes(type="category", tickangle=0 if is_short else -90, showgrid=False)
-    figure.update_yaxes(type="category", autorange="reversed", tickformat="", showgrid=False)
-    if len(names) <= MAX_NAMES:
-        figure.update_xaxes(dtick=1, tickfont={"size": 13 if is_small else 8})
-        figure.update_yaxes(dtick=1, tickfont={"size": 13 if is_small else 8})
     words = "Each row is a true class, each column an answer: blue is right, red is wrong; the darker, the larger the "
     words += "share of the class. " + ("The numbers are images." if is_small else "Hover over a cell for its images.")
     if not is_small:
@@ -119,8 +121,7 @@ def reliability_chart(validation: Mistakes, test: Mistakes | None) -> Chart:
         style: dict[str, Any] = {"marker": marker, "line": {"color": colour, "width": 1}}
         style["error_y"] = error if name == "validation" else {}
         traces.append(series(name, points, mode="lines+markers", **style))
-    figure = figure_of(traces, "Highest probability", "Right (%)")
-    figure.update_xaxes(tickformat=".2~%")
+    figure = figure_of(traces, "Highest probability", "Right (%)", xaxis={"tickformat": ".2~%"})
     words = (
         f"Images in {BINS} bins by their highest probability. On the dashed line, a network is right as often as it "
         "says; below the line, it is too certain. Large points stand for many images. Bars: 95 % intervals."

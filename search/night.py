@@ -72,9 +72,10 @@ class Pace:
         """How many short runs fit into `seconds`."""
         return floor(max(seconds - self.workers_start_s, 0.0) * self.workers / self.short_run(epochs))
 
-    def full_run(self, epochs: int) -> float:
-        """A run of a promoted network, with a margin."""
-        return self.workers_start_s + self.start_s + self.full_epoch_s * epochs * UNSURE
+    def full_run(self, epochs: int, epoch_s: float | None = None) -> float:
+        """A run of a promoted network, with a margin; `epoch_s`: the seconds of an epoch of this network."""
+        epoch_s = self.full_epoch_s if epoch_s is None else epoch_s
+        return self.workers_start_s + self.start_s + epoch_s * epochs * UNSURE
 
     def full_runs(self, number: int, epochs: int) -> float:
         """`number` of these runs, one for each worker at a time."""
@@ -205,6 +206,8 @@ class Known:
     @property
     def costed(self) -> Sequence[Tried]:
         """The candidates, with the seconds that an epoch takes at the pace of the latest full run."""
+        if self.slower == 1:
+            return self.candidates
         return [replace(tried, epoch_s=self.slower * tried.epoch_s) for tried in self.candidates]
 
 
@@ -293,13 +296,13 @@ class Night:
 
     def _that_fits(self, plan: Plan, known: Known, now: float) -> Plan:
         """The plan with the real cost of its full runs, and with fewer of them if they do not fit."""
-        pace = self.pace(known)
+        pace, candidates = self.pace(known), known.costed
         full = plan.rungs[-1]
         for top in range(full.top, 0, -1):
-            costs = [tried.epoch_s for tried in known.costed[:top]]
+            costs = [tried.epoch_s for tried in candidates[:top]]
             costs += [pace.full_epoch_s] * (top - len(costs))
             lanes = sorted(costs * plan.seeds, reverse=True)[:: pace.workers]  # the slowest of those at a time
-            seconds = sum(replace(pace, full_epoch_s=cost).full_run(full.epochs) for cost in lanes)
+            seconds = sum(pace.full_run(full.epochs, cost) for cost in lanes)
             seconds *= ALONE if len(lanes) == 1 else 1
             if top == 1 or sum(plan.rung_s[:-1]) + seconds <= self.end - now - plan.closing_s:
                 break
@@ -338,7 +341,7 @@ class Night:
         pace = self.pace(known)
 
         def cost(candidate: Tried, epochs: int) -> float:
-            return replace(pace, full_epoch_s=candidate.epoch_s).full_run(epochs)
+            return pace.full_run(epochs, candidate.epoch_s)
 
         costs = {candidate.trial: candidate for candidate in candidates}
         for run, trained in sorted(known.begun.items(), key=_most_trained):

@@ -51,9 +51,14 @@ def importance_chart(results: Results) -> Chart:
         ],
         hoverinfo="text",
     )
-    figure = figure_of([bars], "Importance (% of all parameters')", None)
-    figure.update_layout(xaxis={"tickformat": ".2~%"}, yaxis={"autorange": "reversed", "tickformat": "", "dtick": 1})
-    figure.update_layout(height=110 + 26 * len(top))
+    figure = figure_of(
+        [bars],
+        "Importance (% of all parameters')",
+        None,
+        xaxis={"tickformat": ".2~%"},
+        yaxis={"autorange": "reversed", "tickformat": "", "dtick": 1},
+        height=110 + 26 * len(top),
+    )
     words = "How much of the spread of the short scores each parameter explains by itself (fANOVA): the mean over "
     words += f"{RESAMPLES} resamples of {count(min(len(trials), MAX_LEARNT), 'trial')} each, of {len(trials):,} "
     words += "complete ones. Lines: from the lowest to the highest of these. Left out: parameters that most trials do "
@@ -115,19 +120,18 @@ def _panel(results: Results, name: str, trials: Sequence[TrialRecord]) -> go.Fig
     ]
     marker = {"color": BLUE, "size": 6 if len(points) < 100 else 4, "opacity": 0.8 if len(points) < 100 else 0.5}
     best = {"color": VERMILLION, "symbol": "star", "size": 11}
-    figure = figure_of(
+    return figure_of(
         [
             series("trial", points[1:], mode="markers", marker=marker, showlegend=False),
             series("the best trial", points[:1], mode="markers", marker=best, showlegend=False),
         ],
         None,
         None,
+        title={"text": name, "font": {"size": 13}, "x": 0.5, "y": 0.98, "yanchor": "top"},
+        height=230 + more,
+        xaxis=ticks,
+        yaxis={"nticks": 5},
     )
-    figure.update_layout(title={"text": name, "font": {"size": 13}, "x": 0.5, "y": 0.98, "yanchor": "top"})
-    figure.update_layout(height=230 + more)
-    figure.update_xaxes(**ticks)
-    figure.update_yaxes(nticks=5)
-    return figure
 
 
 def _strips(labels: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
@@ -436,12 +437,19 @@ def _with_baselines_of_others(values: dict[str, Any], study: str) -> dict[str, A
         source, _, name = other.partition("/")
         if source not in shipped:
             raise SpecError(f"study {study}: baselines_from: no shipped study {source!r}{_nearest(source, shipped)}")
-        found = _read(shipped[source]).get("baselines", {})
+        found = _shipped_baselines(shipped[source])
         if name and name not in found:
             raise SpecError(f"study {study}: baselines_from: {source} has no {name!r}{_nearest(name, found)}")
-        baselines |= {name: found[name]} if name else found
+        baselines |= {name: found[name]} if name else {**found}
     ours = {key: value for key, value in values.items() if key != "baselines_from"}
     return ours | {"baselines": baselines | values.get("baselines", {})} if others else ours
+
+
+@cache
+def _shipped_baselines(path: Path) -> Mapping[str, Any]:
+    """The baselines in the file of a shipped study; it is read once."""
+    baselines: dict[str, Any] = _read(path).get("baselines", {})
+    return baselines
 
 
 class Known(NamedTuple):
@@ -454,11 +462,16 @@ class Known(NamedTuple):
     epochs: int
 
 
+@cache
+def _shipped_reports() -> list[StudySpec]:
+    """The shipped studies that have published results; they are read once."""
+    return [spec for study in shipped_studies() if (spec := load_study(study, {})).published]
+
+
 def known_results(data: str, budget: int) -> list[Known]:
     """The results in shipped reports for networks within the budget, on these data: for each network its best row."""
     best: dict[str, Known] = {}
-    for study in shipped_studies():
-        spec = load_study(study, {})
+    for spec in _shipped_reports():
         for name, row in spec.published.rows.items() if spec.published and spec.data == data else ():
             assert spec.published is not None
             if row.accuracy is None:

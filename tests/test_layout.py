@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,13 @@ def sources(room: str) -> list[Path]:
     return [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
 
 
-def imported(path: Path) -> Iterator[str]:
+@cache
+def imported(path: Path) -> tuple[str, ...]:
+    """All that a file imports, by full names."""
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -167,6 +174,7 @@ def imported_rooms(path: Path) -> set[str]:
     return {parts[1] for parts in names if len(parts) > 1 and parts[1] in modules_of_search()}
 
 
+@cache
 def modules_of_search() -> dict[str, list[Path]]:
     """The files of each module of search/."""
     found: dict[str, list[Path]] = {}

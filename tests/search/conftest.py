@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from search import fidelity, identity
+from search import fidelity, identity, searching
+from search.plan import Estimate
 from search.run_folder import RunFolder
 from tests.support.commands import Search
 from tests.support.commands import search as searched
@@ -46,6 +47,15 @@ def in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     commands run: in `test_e2e`, `test_interruptions` and `test_shared_storage`.
     """
     monkeypatch.setattr(identity, "connect", connect_to_lines)
+
+
+@pytest.fixture
+def known_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan of a search does not train networks for its forecast, which takes longer than a search of few images.
+
+    That it does is shown where real commands run: in `test_e2e`.
+    """
+    monkeypatch.setattr(searching, "estimate", lambda *_: Estimate(images_per_second=1234.5, trial_s=22.5))
 
 
 @pytest.fixture

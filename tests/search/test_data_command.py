@@ -17,6 +17,8 @@ from search.run_folder import RunRef
 from search.session import Placement
 from tests.support.commands import search
 
+pytestmark = pytest.mark.usefixtures("known_pace")
+
 Command = Callable[[str], tuple[int, str, str]]
 
 

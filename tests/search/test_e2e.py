@@ -49,7 +49,7 @@ THREADS = r"CPU, \d+ threads?"
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a short search of a few digits has run."""
     folder = with_few(tmp_path_factory.mktemp("searched"), IMAGES)
-    process = start_anew(SHORT, folder)
+    process = start_anew(SHORT, folder, OMP_NUM_THREADS="1")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "3 of 3 trials: 3 complete, 0 pruned, 0 failed" in out
@@ -106,14 +106,14 @@ def test_every_trial_stayed_within_the_budget(searched: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_study_in_another_process(searched: Path, tmp_path: Path) -> None:
-    search(SHORT, with_few(tmp_path, IMAGES))
+    search(SHORT, with_few(tmp_path, IMAGES), OMP_NUM_THREADS="1")
     first, second = (open_study(run_folder(folder)).trials for folder in (searched, tmp_path))
     assert [trial.params for trial in first] == [trial.params for trial in second]
     assert [trial.intermediate_values for trial in first] == [trial.intermediate_values for trial in second]
 
 
 def test_running_again_continues_to_a_larger_total(copy: Path) -> None:
-    out = search(f"{SHORT} --trials 4", copy)
+    out = search(f"{SHORT} --trials 4", copy, OMP_NUM_THREADS="1")
     assert "trials   4 short runs of 2 epochs, 3 done" in out
     assert "4 of 4 trials" in out
     assert len(open_study(run_folder(copy)).trials) == 4

@@ -7,8 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from PIL import Image
 from rich.console import Console
 
 from search import api
-from search.card import _mixed
+from search.card import Exported, _mixed
 from search.data_shape import data_shape_of
 from search.errors import CheckpointError, DataError, ModelError, RunError
 from search.export import chosen, export_model
@@ -90,6 +91,13 @@ def folder(promoted: Path, tmp_path: Path) -> RunFolder:
     return RunFolder(Path(shutil.copytree(promoted, tmp_path / "runs")).relative_to(Path.cwd()) / NAME)
 
 
+@pytest.fixture(scope="module")
+def exported_as(promoted: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[FormatName], Exported]:
+    """The model of another copy of that run, in each format that is asked for; it is written once."""
+    runs = Path(shutil.copytree(promoted, tmp_path_factory.mktemp("exported") / "runs"))
+    return cache(lambda fmt: api.export(RunRef(NAME, runs), fmt=fmt))
+
+
 def refit(folder: RunFolder, data: TrainingData) -> Promotion:
     """The first trial, trained on the validation images, too."""
     test = partial(load_test, "digits", fingerprint=data.fingerprint, cache=Path())
@@ -149,10 +157,10 @@ def python_of(card: str) -> str:
 
 @pytest.mark.parametrize("fmt", installed())
 def test_the_example_in_the_card_runs_without_this_package_and_says_what_predict_says(
-    fmt: FormatName, folder: RunFolder, data: TrainingData
+    fmt: FormatName, exported_as: Callable[[FormatName], Exported], data: TrainingData
 ) -> None:
-    exported = api.export(RunRef(NAME, folder.root.parent), fmt=fmt)
-    assert exported.file == folder.root / "exported" / f"{folder_name(exported.run)}{suffix_of(fmt)}"
+    exported = exported_as(fmt)
+    assert exported.file.parts[-3:] == (NAME, "exported", f"{folder_name(exported.run)}{suffix_of(fmt)}")
     assert exported.difference <= 1e-5
     write_digit(data, "image.png")
     shutil.copy("image.png", exported.file.parent)
@@ -535,10 +543,9 @@ def test_an_int8_file_needs_the_images(folder: RunFolder, data: TrainingData, mo
 
 
 @pytest.fixture(scope="module")
-def model(promoted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(exported_as: Callable[[FormatName], Exported]) -> Path:
     """An exported model of grey images."""
-    runs = Path(shutil.copytree(promoted, tmp_path_factory.mktemp("model") / "runs"))
-    return api.export(RunRef(NAME, runs), fmt="safetensors").file
+    return exported_as("safetensors").file
 
 
 def test_predict_prints_the_classes_of_each_image_and_says_where_it_was_resized(
@@ -727,10 +734,9 @@ def test_a_run_whose_data_has_changed_is_not_exported(folder: RunFolder) -> None
 
 @pytest.mark.parametrize("fmt", installed(RUNTIMES))
 def test_a_model_answers_without_torch_as_with_it(
-    fmt: FormatName, promoted: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fmt: FormatName, exported_as: Callable[[FormatName], Exported], data: TrainingData
 ) -> None:
-    runs = Path(shutil.copytree(promoted, tmp_path / "runs"))
-    file = api.export(RunRef(NAME, runs), fmt=fmt).file
+    file = exported_as(fmt).file
     write_digit(data, "a.png", 0)
     arguments = ["predict", str(file), "a.png", "--json"]
     code = f"import sys; from search.cli import app; app({arguments!r}, standalone_mode=False); "

@@ -144,11 +144,11 @@ def test_a_network_of_the_front_is_found_again_as_parameters() -> None:
 def test_a_front_stopped_and_continued_is_the_front_run_in_one_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "connect", storages.connect)  # to SQLite, as for a user
     whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
     whole.create()
     pieces.create()
     expected = run_study(whole, front_spec(trials=14), FakeTrainer(score=by_size))
+    monkeypatch.setattr(identity, "connect", storages.connect)  # to SQLite, as for a user
     for trials in (4, 14):
         study = run_study(pieces, front_spec(trials=trials), FakeTrainer(score=by_size))
     assert [trial.params for trial in study.trials] == [trial.params for trial in expected.trials]

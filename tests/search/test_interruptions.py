@@ -18,7 +18,7 @@ from search.interrupt import NOTICE
 from search.run_folder import RunFolder
 from search.trainer import Trainer
 from tests.support import processes
-from tests.support.processes import ALWAYS_SAVES, FEW, SHORT, run_folder, wait_for, with_few
+from tests.support.processes import ALWAYS_SAVES, FEW, SHORT, UNTIMED, run_folder, wait_for, with_few
 from tests.support.runs import ended
 from tests.support.tiny import NETWORK, tiny_data, tiny_recipe
 from train_core import checkpoint
@@ -54,7 +54,7 @@ LONGER = f"run digits {FEW} --trials 2 --epochs 12"  # so that a signal after th
 @pytest.fixture(scope="module")
 def searched_longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = with_few(tmp_path_factory.mktemp("searched-longer"))
-    search(LONGER, folder)
+    search(LONGER, folder, first=UNTIMED)
     return folder
 
 
@@ -63,13 +63,13 @@ def scores(folder: Path) -> list[tuple[float, dict[int, float]]]:
 
 
 def test_a_trial_whose_process_was_killed_goes_on_from_its_checkpoint(searched_longer: Path, tmp_path: Path) -> None:
-    process = start(LONGER, with_few(tmp_path), ALWAYS_SAVES)
+    process = start(LONGER, with_few(tmp_path), UNTIMED + ALWAYS_SAVES)
     wait_for(run_folder(tmp_path).trial_checkpoint(0))
     process.kill()
     process.communicate()
     assert [trial.state for trial in open_study(run_folder(tmp_path)).trials[:1]] == [TrialState.RUNNING]
     done = checkpoint.load(run_folder(tmp_path).trial_checkpoint(0), torch.device("cpu")).history
-    search(LONGER, tmp_path)
+    search(LONGER, tmp_path, first=UNTIMED)
     assert f"trial 0, run again, goes on after epoch {len(done)}\n" in run_folder(tmp_path).log.read_text()
     assert scores(tmp_path) == scores(searched_longer)
 
@@ -107,7 +107,7 @@ def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_the
     folder = run_folder(with_few(tmp_path))
     log_before, kept = "", 0
     for number in (signal.SIGINT, signal.SIGTERM):
-        process = start(LONGER, tmp_path)
+        process = start(LONGER, tmp_path, UNTIMED)
         wait_for(folder.log, f" at epoch {kept + 1}  ")
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
@@ -120,7 +120,7 @@ def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_the
         done = checkpoint.load(folder.trial_checkpoint(root), torch.device("cpu")).history
         assert len(done) > kept
         kept, log_before = len(done), folder.log.read_text()
-    assert "2 of 2 trials" in search(LONGER, tmp_path)
+    assert "2 of 2 trials" in search(LONGER, tmp_path, first=UNTIMED)
     assert scores(tmp_path) == scores(searched_longer)
     assert list((folder.root / "trials").iterdir()) == []
     # The epochs from before are printed again with their old pace, which no new epoch has to the last digit.
@@ -129,7 +129,7 @@ def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_the
 
 
 def test_a_second_signal_ends_the_search_at_once_and_the_same_command_continues(tmp_path: Path) -> None:
-    process = start(f"{SHORT} --trials 1000 --epochs 1000", with_few(tmp_path))
+    process = start(f"{SHORT} --trials 1000 --epochs 1000", with_few(tmp_path), UNTIMED)
     wait_for(run_folder(tmp_path).log, "trial 0  ")
     assert process.stderr is not None
     process.send_signal(signal.SIGINT)
@@ -144,7 +144,7 @@ def test_searches_of_one_run_share_its_trials_and_outlive_each_other(tmp_path: P
     many = f"run digits {FEW} --trials 9 --epochs 4"
     first = start(many, with_few(tmp_path))
     wait_for(run_folder(tmp_path).log, "measured: ")
-    others = [start(many, tmp_path) for _ in range(2)]
+    others = [start(many, tmp_path, UNTIMED) for _ in range(2)]
     wait_for(run_folder(tmp_path).log, "joining 2 other searches")
     first.kill()
     first.communicate()

@@ -17,6 +17,8 @@ from tests.support.tiny import tiny_data
 from train_core.data import load_training
 from train_core.formats import read
 
+pytestmark = pytest.mark.usefixtures("known_pace")
+
 RUN = "--budget 20k --max-madds 2M --trials 1 --epochs 1 --device cpu"
 NAME = "photos-20k-2M-madds"
 

@@ -59,7 +59,8 @@ class Simulated:
     ended: int = 0
     epochs: int = 0
     seconds: float = 0.0
-    tried: list[tuple[float, Tried]] = field(default_factory=list)
+    tried: list[tuple[float, Tried]] = field(default_factory=list)  # the best is the last
+    cost: dict[int, float] = field(default_factory=dict)  # seconds of an epoch of each of these
     finished: list[FullRun] = field(default_factory=list)
     finished_s: float = 0.0
     partly: dict[FullRun, int] = field(default_factory=dict)  # epochs that an interrupted run has
@@ -90,8 +91,7 @@ class Simulated:
 
     def _times_slower(self) -> float:
         """How many times slower the begun run is than its trial was."""
-        before = {tried.trial: tried.epoch_s for _, tried in self.tried}
-        return max((times_slower(seconds, before[run.trial]) for run, seconds in self.paces.items()), default=1.0)
+        return max((times_slower(seconds, self.cost[run.trial]) for run, seconds in self.paces.items()), default=1.0)
 
     def _candidates(self) -> list[Tried]:
         longest: dict[int, int] = {}
@@ -123,15 +123,15 @@ class Simulated:
             self.ended += 1
             self.going, self.trained = None, 0
             if not is_pruned:
+                self.cost[self.ended] = epoch_s
                 insort(self.tried, (self.generator.random(), Tried(trial=self.ended, epoch_s=epoch_s)), key=_score)
 
     def train(self, runs: Sequence[FullRun], until: float) -> bool:
         assert len(runs) <= self.workers
         assert len({run.epochs for run in runs}) == 1
-        epoch_s = {tried.trial: tried.epoch_s for _, tried in self.tried}
         started = self.at
         self._pass(self.start_s)
-        takes = {run: self._epoch(epoch_s[run.trial]) for run in runs}  # the epoch that each is in
+        takes = {run: self._epoch(self.cost[run.trial]) for run in runs}  # the epoch that each is in
         ends = {run: self.at + takes[run] for run in runs}
         is_first = len(runs) == 1 and not self.finished
         while ends:
@@ -143,7 +143,7 @@ class Simulated:
             self.paces.setdefault(run, []).append(takes[run])
             if is_first and is_too_slow(self.paces[run], run.epochs - self.partly[run], until - self.at):
                 return False
-            takes[run] = self._epoch(epoch_s[run.trial] * self.generator.uniform(0.97, 1.03))
+            takes[run] = self._epoch(self.cost[run.trial] * self.generator.uniform(0.97, 1.03))
             ends[run] = self.at + takes[run]
             if self.partly[run] >= run.epochs:
                 del ends[run]

@@ -20,6 +20,7 @@ from tests.support.postgres import PASSWORD, QUOTED, Server
 from tests.support.processes import (
     ALWAYS_SAVES,
     FEW,
+    UNTIMED,
     get,
     proxy,
     run_folder,
@@ -54,7 +55,7 @@ def test_two_machines_share_the_trials_of_a_study_and_write_its_password_nowhere
 ) -> None:
     url = postgres.new_database()
     machines = [machine(tmp_path, name) for name in ("here", "there")]
-    searches = [start(SEARCH, folder, SEARCH_STORAGE=url) for folder in machines]
+    searches = [start(SEARCH, folder, UNTIMED, SEARCH_STORAGE=url) for folder in machines]
     printed = "".join(out + err for out, err in (process.communicate(timeout=240) for process in searches))
     assert [process.returncode for process in searches] == [0, 0], printed
     assert "new study, kept in postgresql on 127.0.0.1" in printed
@@ -114,7 +115,7 @@ def test_on_a_second_machine_with_the_same_run_folder_a_trial_goes_on_from_its_c
 
 def test_a_database_that_is_gone_for_a_while_is_waited_for(postgres: Server, tmp_path: Path) -> None:
     url = postgres.new_database()
-    process = start(LONG, with_few(tmp_path), SEARCH_STORAGE=url)
+    process = start(LONG, with_few(tmp_path), UNTIMED, SEARCH_STORAGE=url)
     log = run_folder(tmp_path).log
     wait_for(log, "trial 0  ")
     postgres.stop()

@@ -117,11 +117,11 @@ def test_the_same_seed_gives_the_same_study_and_another_seed_another(tmp_path: P
 def test_a_study_stopped_and_continued_is_the_study_run_in_one_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "connect", storages.connect)  # to SQLite, as for a user
     whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
     whole.create()
     pieces.create()
     expected = run_study(whole, study_spec(trials=15), FakeTrainer())
+    monkeypatch.setattr(identity, "connect", storages.connect)  # to SQLite, as for a user
     for trials in (4, 11, 15):
         study = run_study(pieces, study_spec(trials=trials), FakeTrainer())
     assert [trial.params for trial in study.trials] == [trial.params for trial in expected.trials]
@@ -324,11 +324,11 @@ def test_asked_to_stop_it_stops_after_the_epoch_and_the_trial_is_tried_again(fol
 
 
 def test_a_retried_trial_does_not_change_what_is_drawn_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "connect", storages.connect)  # to SQLite, as for a user
     whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
     whole.create()
     pieces.create()
     expected = run_study(whole, study_spec(trials=16), FakeTrainer())
+    monkeypatch.setattr(identity, "connect", storages.connect)  # to SQLite, as for a user
     with pytest.raises(KeyboardInterrupt):
         run_study(pieces, study_spec(trials=16), FakeTrainer(misbehave=raising(KeyboardInterrupt(), run=6)))
     retry_interrupted(open_study(pieces), pieces)
@@ -340,13 +340,14 @@ def test_a_trial_cut_off_while_it_was_drawn_is_drawn_again_as_it_would_have_been
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A known network that leaves something to draw, one of the random trials, and one of the sampler's model."""
-    monkeypatch.setattr(identity, "connect", storages.connect)  # to SQLite, as for a user
     spec = study_spec(trials=15, baselines={"known": {"widths": [8, 16], "blocks": [1, 1]}})
     whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
-    for folder in (whole, pieces):
-        folder.create()
-        enqueue_baselines(open_study(folder, create=True), spec, TASK)
+    whole.create()
+    pieces.create()
+    enqueue_baselines(open_study(whole, create=True), spec, TASK)
     expected = run_study(whole, spec, FakeTrainer())
+    monkeypatch.setattr(identity, "connect", storages.connect)  # to SQLite, as for a user
+    enqueue_baselines(open_study(pieces, create=True), spec, TASK)
     suggest, drawn = space._suggest, list[str]()
     dimensions = len(space.parameter_names(spec.space))
 

@@ -117,7 +117,7 @@ class Browser:
         self, where: str | Path, *, width: int = 1280, height: int = 900, dark: bool = False, seconds: float = 20
     ) -> Page:
         """Show a page, or a file, in a window of this size, and wait until it is loaded, for at most `seconds`."""
-        url = where.absolute().as_uri() if isinstance(where, Path) else where
+        url = _url(where)
         for session in self._pages:  # one at a time
             self.tell("Page.close", session)
         self._pages.clear()
@@ -134,6 +134,10 @@ class Browser:
         page.tell("Page.navigate", url=url)
         page.wait_for("location.href != 'about:blank' && document.readyState == 'complete'", seconds)
         return page
+
+    def shown(self, where: str | Path) -> Page | None:
+        """The page that is shown, if it is this one."""
+        return next((page for page in self._pages.values() if page.evaluate("location.href") == _url(where)), None)
 
     def tell(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         """Give a command of the protocol; returns its answer."""
@@ -186,6 +190,10 @@ def browser(profile: Path) -> Iterator[Browser]:
         process.wait()
         os.close(reader)
         os.close(writer)
+
+
+def _url(where: str | Path) -> str:
+    return where.absolute().as_uri() if isinstance(where, Path) else where
 
 
 def _thrown(details: dict[str, Any]) -> str:

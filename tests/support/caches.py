@@ -1,14 +1,17 @@
 """A plugin that saves time: results that stay the same are computed once, and tests do not wait for the disk."""
 
 import contextlib
+import importlib
 import os
 import sqlite3
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import optuna
 import pytest
 import sqlalchemy
+import torch
 from alembic.script import ScriptDirectory
 from optuna import importance
 from optuna.importance import get_param_importances
@@ -69,4 +72,21 @@ def _importances_are_learnt_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importance, "get_param_importances", once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_of_onnx_are_read_once() -> Iterator[None]:
+    """Torch writes an ONNX file in two thirds of the time: it reads what each operator becomes for the first only."""
+    export = torch.onnx.export
+    with pytest.MonkeyPatch.context() as patch:
+
+        def once(*arguments: Any, **options: Any) -> Any:
+            with contextlib.suppress(ImportError, AttributeError):  # private names, which another torch may lack
+                registry = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
+                patch.setattr(registry, "from_torchlib", staticmethod(cache(registry.from_torchlib)))
+            patch.setattr(torch.onnx, "export", export)
+            return export(*arguments, **options)
+
+        patch.setattr(torch.onnx, "export", once)
         yield

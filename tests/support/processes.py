@@ -31,6 +31,9 @@ ALWAYS_SAVES = (  # after each epoch
     "trainer.CHECKPOINT_SHARE = long_run.CHECKPOINT_SHARE = 1e9"
 )
 
+UNTIMED = "from search import searching; searching.estimate = lambda *_: None; "
+"""A search has no forecast, for which it would train seven networks: as long as a short search takes."""
+
 
 def start(command: str, folder: Path, first: str = "", **environment: str) -> Forked:
     """`search <command>` in `folder`, as a process of its own, which does `first` before.
@@ -85,9 +88,9 @@ def _few_digits(images: int) -> dict[str, Any]:
     return {name: values[:images] for name, values in digits().arrays.items()}
 
 
-def search(command: str, folder: Path, code: int = 0, **environment: str) -> str:
-    """What `search <command>` prints, once it has ended with this exit code."""
-    process = start(command, folder, **environment)
+def search(command: str, folder: Path, code: int = 0, first: str = "", **environment: str) -> str:
+    """What `search <command>` prints, once it has ended with this exit code; it does `first` before."""
+    process = start(command, folder, first, **environment)
     out, err = process.communicate(timeout=240)
     assert process.returncode == code, err
     return out + err
