@@ -10,7 +10,8 @@ no portfolio  the same with `portfolio = false`: the search as it was before the
 random        random draws, without a portfolio
 
 Each is stopped after each number of trials in `STAGES`. Then its best trial by the score of its short run is trained in
-full, and the accuracy of that network on the test images is the result. Run it again to continue.
+full, and the accuracy of that network on the test images is the result. So is the first trial: it is all that a search
+has after one. Run it again to continue.
 """
 
 import argparse
@@ -30,11 +31,11 @@ from benchmarks.portfolio_judged import group_of
 from search import api, full_runs
 from search.full_runs import PromoteFlags
 from search.identity import open_study
-from search.promotions import winner
+from search.promotions import Promotion, winner
 from search.run_folder import RunRef
 from search.session import Placement
 from search.starts import Measured
-from search.trials import finished_trials
+from search.trials import TrialRecord, finished_trials
 
 STUDY = Path(__file__).with_name("real_search.toml")
 STAGES = (3, 15)
@@ -79,19 +80,25 @@ def searched(data: str, method: str, seed: int) -> list[dict[str, Any]]:
             flags = {"data": data, "seed": seed, "trials": trials, **METHODS[method]}
             run = api.run(str(study), flags, ref, placement)
             best = winner(full_runs.promote(ref, placement, PromoteFlags(top=1)))
-            if best is None:
+            if not best:
                 raise SystemExit("the full run diverged")
-            stages.append(
-                {
-                    "trials": trials,
-                    "epochs": sum(len(trial.curve) for trial in finished_trials(open_study(run))),
-                    "validation": best[0].val_accuracy,
-                    "test": best[0].test_accuracy,
-                    "network": str(best[0].network),
-                    "recipe": str(best[0].recipe),
-                }
-            )
+            tried = finished_trials(open_study(run))
+            if not stages:
+                full = full_runs.promote(ref, placement, PromoteFlags(top=trials))
+                stages += [_stage(run, 1, tried[:1]) for run in full if run.trial == tried[0].number]
+            stages.append(_stage(best[0], trials, tried))
     return stages
+
+
+def _stage(full_run: Promotion, trials: int, tried: Sequence[TrialRecord]) -> dict[str, Any]:
+    return {
+        "trials": trials,
+        "epochs": sum(len(trial.curve) for trial in tried),
+        "validation": full_run.val_accuracy,
+        "test": full_run.test_accuracy,
+        "network": str(full_run.network),
+        "recipe": str(full_run.recipe),
+    }
 
 
 _SHIPPED = Measured.shipped()
@@ -119,7 +126,9 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         seeds = sorted({line["seed"] for line in lines if line["data"] == data})
         seeds = [seed for seed in seeds if all((data, method, STAGES[-1], seed) in found for method in METHODS)]
         for method in METHODS:
-            for trials in STAGES:
+            for trials in (1, *STAGES):
+                if any((data, method, trials, seed) not in found for seed in seeds):
+                    continue  # an older line, without this stage
                 stages = [found[data, method, trials, seed] for seed in seeds]
                 tests = [100 * stage["test"] for stage in stages]
                 ends = [100 * found[data, "random", STAGES[-1], seed]["test"] for seed in seeds]
