@@ -70,7 +70,7 @@ def main() -> None:
 
 def searched(data: str, method: str, seed: int) -> list[dict[str, Any]]:
     """The method's recommendation at each stage: the accuracies of its full run, shares of 1, and the epochs taken."""
-    stages = []
+    stages: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, patch.object(Measured, "shipped", lambda: without(data)):
         study = Path(folder, "study.toml")
         flip = any(name in data for name in FLIPPED)
