@@ -380,8 +380,8 @@ def is_too_slow(epoch_s: Sequence[float], epochs: int, left_s: float) -> bool:
     `epoch_s` are the seconds of its latest epochs. Because each run is annealed within its own length, a run that is
     stopped before its end is no model: if the machine has become slower, a shorter run has to begin in its place.
     """
-    recent, last = median(epoch_s[-RECENT_EPOCHS:]), epoch_s[-1]
-    if epochs * recent > left_s >= _shortest(recent):
+    recent, last = _recent(epoch_s), epoch_s[-1]
+    if len(epoch_s) > 1 and epochs * recent > left_s >= _shortest(recent):
         return True
     # One slow epoch decides only if there is no time to wait for the next.
     return epochs * last > left_s >= _shortest(last) > left_s - last
@@ -392,7 +392,12 @@ def times_slower(epoch_s: Sequence[float], expected_s: float) -> float:
 
     The last epoch counts as in `is_too_slow`, so a run that was stopped for it is not begun again.
     """
-    return max(1.0, median(epoch_s[-RECENT_EPOCHS:]) / expected_s, epoch_s[-1] / expected_s)
+    return max(1.0, _recent(epoch_s) / expected_s, epoch_s[-1] / expected_s)
+
+
+def _recent(epoch_s: Sequence[float]) -> float:
+    """The median of the latest epochs; without the first, in which much is set up, if there are others."""
+    return median((epoch_s[1:] or epoch_s)[-RECENT_EPOCHS:])
 
 
 def _shortest(epoch_s: float) -> float:

@@ -233,6 +233,8 @@ def test_a_machine_that_becomes_slower_has_a_model_in_time(length: float, slowdo
 
 def test_one_slow_epoch_or_a_late_one_does_not_stop_a_run() -> None:
     assert not is_too_slow([1.0] * 4 + [3.0], epochs=20, left_s=21)
+    assert not is_too_slow([3.0], epochs=20, left_s=40)  # a first epoch is slower than the others
+    assert not is_too_slow([3.0, 1.0], epochs=20, left_s=21)
     assert is_too_slow([1.0] * 4 + [3.0], epochs=12, left_s=13)  # the next would be too late for a shorter run
     assert is_too_slow([1.0] * 2 + [3.0] * 3, epochs=20, left_s=21)
     assert not is_too_slow([3.0] * 5, epochs=20, left_s=9)  # a shorter run would not end either

@@ -175,5 +175,6 @@ def test_a_night_that_is_killed_twice_ends_in_time_with_a_model_and_a_report(tmp
     assert "model so far: runs/digits-20k/exported/trial-" in out
     assert list((run.root / "exported").glob("trial-*"))
     assert run.report.exists()
-    assert load_study(str(run.study_file), {}).promote.epochs == best[0].recipe.epochs
+    # Fewer, where the machine has become slower since.
+    assert 3 <= best[0].recipe.epochs <= load_study(str(run.study_file), {}).promote.epochs
     assert json.loads(run.night.read_text())["asked"] == "--minutes 1.5"
