@@ -45,6 +45,13 @@ def complete_target(incomplete: str) -> list[str]:
     return [name for name in targets() if name.startswith(incomplete)]
 
 
+def complete_cost(incomplete: str) -> list[str]:
+    """The completions of a word that names a cost for a front."""
+    from train_core.limits import COSTS  # slow, and only this needs it
+
+    return [name for name in COSTS if name.startswith(incomplete)]
+
+
 def one_of(words: Iterable[str]) -> Callable[[str], list[str]]:
     """The completions of a word that is one of `words`."""
 

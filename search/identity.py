@@ -128,7 +128,7 @@ def spec_of(folder: RunFolder) -> StudySpec:
     except SpecError as error:
         raise RunError(
             f"the study file of run {folder.name!r} is damaged ({error}): give the command that made the run again, "
-            "which writes it anew"
+            "which writes it again"
         ) from error
 
 

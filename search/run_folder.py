@@ -516,7 +516,7 @@ def write_facts(folder: RunFolder, facts: RunFacts) -> None:
     """Write `run.json`, and keep the commands for full runs that it lists."""
     before = read_facts(folder)
     if before is None and folder.facts.exists():
-        log.warning("%s was damaged and is written anew; it no longer lists the commands for full runs", folder.facts)
+        log.warning("%s was damaged and is written again; it no longer lists the commands for full runs", folder.facts)
     kept = facts.model_copy(update={"promoted": before.promoted}) if before is not None else facts
     write_text(folder.facts, kept.model_dump_json(indent=2) + "\n")
 
@@ -525,7 +525,7 @@ def note_promoted(folder: RunFolder, command: str) -> None:
     """Record, once, that this command is done."""
     facts = read_facts(folder)
     if facts is None:  # what else it holds is known to `search run` only
-        log.warning("%s is missing or damaged: `search run` with the same study writes it anew", folder.facts)
+        log.warning("%s is missing or damaged: `search run` with the same study writes it again", folder.facts)
         return
     commands = tuple(dict.fromkeys([*facts.promoted, command]))
     write_text(folder.facts, facts.model_copy(update={"promoted": commands}).model_dump_json(indent=2) + "\n")

@@ -23,7 +23,7 @@ from train_core.datasets import DATASETS
 from train_core.examples import FormatName
 from train_core.footprint import FOOTPRINTS
 from train_core.latency import LatencyModel
-from train_core.limits import LIMITS, LimitName, Limits
+from train_core.limits import COSTS, LIMITS, LimitName, Limits
 from train_core.reading import Reading
 from train_core.results import Score
 from train_core.specs import ANNEALED, Frozen, ResNetSpec
@@ -49,11 +49,10 @@ def _as_costs(value: object) -> object:
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list | tuple):
         return given
-    names = {"params": "parameters"} | {name: name for name in LIMITS}
+    names = dict(zip(COSTS, LIMITS, strict=True)) | {name: name for name in LIMITS}
     for each in given:
         if not isinstance(each, str) or each not in names:
-            costs = [name for name in names if name != "parameters"]
-            raise ValueError(f"{each!r} is no cost: give {', '.join(costs[:-1])} or {costs[-1]}")
+            raise ValueError(f"{each!r} is no cost: give {', '.join(COSTS[:-1])} or {COSTS[-1]}")
     return [names[each] for each in given]
 
 

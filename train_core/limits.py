@@ -188,3 +188,6 @@ LIMITS: dict[LimitName, Limit] = table(
         ),
     },
 )
+
+COSTS = tuple("params" if name == "parameters" else name for name in LIMITS)
+"""The names of the limits, in the same order, as a user gives them to `--front`."""

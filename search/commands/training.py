@@ -36,7 +36,7 @@ from search.commands.options import (
     given,
     limit_flags,
 )
-from search.completion import RUNS, complete_report, one_of
+from search.completion import RUNS, complete_cost, complete_report
 
 
 def run(
@@ -52,7 +52,7 @@ def run(
         list[str] | None,
         typer.Option(
             help="Search networks of every size along this cost: params, madds, memory, file or latency.",
-            autocompletion=one_of(("params", "madds", "memory", "file", "latency")),
+            autocompletion=complete_cost,
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all.")] = None,

@@ -1,5 +1,6 @@
 """The best of every size: what a search along a front draws, stops, chooses and shows."""
 
+import inspect
 import math
 import os
 import random
@@ -17,6 +18,7 @@ from optuna.trial import TrialState, create_trial
 import space
 from search import identity
 from search import storage as storages
+from search.commands import training
 from search.errors import RunError, SpecError
 from search.front import (
     LEAST,
@@ -48,6 +50,7 @@ from search.trials import finished_trials, records
 from tests.support.commands import search
 from tests.support.runs import NEVER, TASK, make_run, promoted, run_study, study_spec
 from tests.support.trainers import FakeTrainer
+from train_core.limits import COSTS
 from train_core.specs import ResNetSpec, TrainSpec, num_madds, num_params
 
 pytestmark = pytest.mark.usefixtures("in_lines")
@@ -125,6 +128,10 @@ def _largest_share(spec: StudySpec) -> float:
     draws = [space.suggest(trial, spec.space) for _ in range(8)]
     networks = [space.network(draw, spec.space, spec.limits, TASK.task) for draw in draws]
     return max(bound.cost(each) / (float(draw[SIZE]) * bound.most) for draw, each in zip(draws, networks, strict=True))
+
+
+def test_the_help_of_the_flag_names_every_cost() -> None:
+    assert f"along this cost: {', '.join(COSTS[:-1])} or {COSTS[-1]}." in inspect.getsource(training.run)
 
 
 def test_a_network_of_the_front_is_found_again_as_parameters() -> None:

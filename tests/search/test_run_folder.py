@@ -242,7 +242,7 @@ def test_a_damaged_study_file_of_a_run_is_said_to_be_one(text: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("text", ["", '{"data": {', None])
-def test_damaged_facts_are_told_of_and_written_anew(
+def test_damaged_facts_are_told_of_and_written_again(
     text: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, facts = made(tmp_path / "run"), RunFacts(data=DataFacts(source="photos"), promoted=("search promote",))
@@ -255,8 +255,8 @@ def test_damaged_facts_are_told_of_and_written_anew(
     if text is not None:
         write_text(folder.facts, text)
     note_promoted(folder, "search promote")  # which knows nothing of the images
-    assert "run.json is missing or damaged: `search run` with the same study writes it anew" in caplog.text
+    assert "run.json is missing or damaged: `search run` with the same study writes it again" in caplog.text
     assert read_facts(folder) is None
     write_facts(folder, RunFacts(data=DataFacts(source="photos")))
-    assert ("run.json was damaged and is written anew" in caplog.text) == (text is not None)
+    assert ("run.json was damaged and is written again" in caplog.text) == (text is not None)
     assert read_facts(folder) == RunFacts(data=DataFacts(source="photos"))
