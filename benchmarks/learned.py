@@ -8,10 +8,11 @@ image, and a search on each half is done in the space of `real_search.toml`, wit
 
 first     `TRIALS` trials on one half
 learnt    a third of them on the other half, with `--learn-from` the first
-control   `TRIALS` trials on the other half, without
+control   `TRIALS` trials on the other half, without; stopped after a third of them as well
 
-What counts is the best score of a short run so far, after each trial, on the validation images of the half: these are
-the same for `learnt` and `control`. Run again, it goes on.
+Two things count. What a search ends with: its best trial by the score of its short run is trained in full, and tested
+on the test images, which are the same for all. And the best score of a short run so far, after each trial, on the
+validation images of the half; these are the same for `learnt` and `control`. Run it again to continue.
 """
 
 import argparse
@@ -27,13 +28,16 @@ import optuna
 from benchmarks import json_lines
 from benchmarks.portfolio import FLIPPED
 from benchmarks.real_search import STUDY, interval
-from search import api
+from search import api, full_runs
+from search.full_runs import PromoteFlags
 from search.identity import open_study
-from search.run_folder import RunRef
+from search.promotions import winner
+from search.run_folder import RunFolder, RunRef
 from search.session import Placement
 from search.trials import finished_trials
 
 TRIALS = 15
+FEWER = TRIALS // 3
 
 
 def main() -> None:
@@ -54,14 +58,19 @@ def main() -> None:
             json_lines.add(options.out, {"data": options.data.stem, "seed": seed, **searched(options.data, seed)})
 
 
-def searched(data: Path, seed: int) -> dict[str, list[float]]:
-    """For each of the three searches, the best validation accuracy so far after each trial, a share of 1."""
+def searched(data: Path, seed: int) -> dict[str, Any]:
+    """For each of the three searches, the best score so far after each trial, and the test accuracies; shares of 1."""
     with tempfile.TemporaryDirectory() as root:
         one, other = halves(data, Path(root), seed)
-        first = scores(one, "first", Path(root), seed, TRIALS)
-        learnt = scores(other, "learnt", Path(root), seed, TRIALS // 3, learn_from=("first",))
-        control = scores(other, "control", Path(root), seed, TRIALS)
-    return {"first": first, "learnt": learnt, "control": control}
+        learnt = {"learn_from": ("first",)}
+        tests = {
+            "first": tested(one, "first", Path(root), seed, TRIALS),
+            "learnt": tested(other, "learnt", Path(root), seed, FEWER, **learnt),
+            "control, fewer": tested(other, "control", Path(root), seed, FEWER),
+            "control": tested(other, "control", Path(root), seed, TRIALS),
+        }
+        scores = {name: best_so_far(Path(root, name)) for name in ("first", "learnt", "control")}
+    return {**scores, "test": tests}
 
 
 def halves(data: Path, folder: Path, seed: int) -> tuple[Path, Path]:
@@ -75,22 +84,46 @@ def halves(data: Path, folder: Path, seed: int) -> tuple[Path, Path]:
     return paths[0], paths[1]
 
 
-def scores(data: Path, name: str, folder: Path, seed: int, trials: int, **flags: Any) -> list[float]:
-    """The best score so far after each trial of a search."""
+def tested(data: Path, name: str, folder: Path, seed: int, trials: int, **flags: Any) -> float:
+    """The test accuracy of a full run of a search's best trial, a share of 1; a search that exists is continued."""
     study = folder / "study.toml"
     flip = any(each in data.stem for each in FLIPPED)
     study.write_text(f"{STUDY.read_text()}flip = {str(flip).lower()}\n")
     given = {"data": str(data), "seed": seed, "trials": trials, "portfolio": False, **flags}
-    run = api.run(str(study), given, RunRef(name, folder), Placement(device="cpu"))
+    ref, placement = RunRef(name, folder), Placement(device="cpu")
+    api.run(str(study), given, ref, placement)
+    best = winner(full_runs.promote(ref, placement, PromoteFlags(top=1)))
+    if not best or best[0].test_accuracy is None:
+        raise SystemExit("the full run diverged")
+    return best[0].test_accuracy
+
+
+def best_so_far(root: Path) -> list[float]:
+    """The best score so far after each trial of a search, a share of 1."""
     best, found = 0.0, []
-    for trial in finished_trials(open_study(run)):
+    for trial in finished_trials(open_study(RunFolder(root))):
         best = max(best, trial.score or 0.0)
         found.append(best)
     return found
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Mean scores, in percent, and how far `learnt` is from the ends of `first` and `control`, with intervals."""
+    """Two tables, of test accuracies and of scores of short runs: means, in percent, and differences with intervals."""
+    heads = ["first, 15 trials", "learnt, 5", "control, 5", "control, 15", "learnt less first"]
+    heads += ["learnt less control, 5", "learnt less control, 15"]
+    rows = [f"| data | n | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    for data in dict.fromkeys(line["data"] for line in lines):
+        ends = [line["test"] for line in lines if line["data"] == data]
+        cells = [f"{100 * fmean(end[which] for end in ends):.1f}" for which in ENDS]
+        cells += [_difference([(end["learnt"], end[which]) for end in ends]) for which in ENDS if which != "learnt"]
+        rows.append(f"| {data} | {len(ends)} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n\n" + _table_of_scores(lines)
+
+
+ENDS = ("first", "learnt", "control, fewer", "control")
+
+
+def _table_of_scores(lines: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         "| data | n | first, after 15 trials | learnt, after 1 | after 5 | control, after 5 | after 15 | "
         "learnt less first | learnt less control |",
@@ -100,7 +133,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         of = [line for line in lines if line["data"] == data]
         shown = (("first", TRIALS), ("learnt", 1), ("learnt", 5), ("control", 5), ("control", TRIALS))
         cells = [f"{100 * fmean(_after(line[which], trials) for line in of):.1f}" for which, trials in shown]
-        cells += [_difference(of, which) for which in ("first", "control")]
+        cells += [_difference([(line["learnt"][-1], line[which][-1]) for line in of]) for which in ("first", "control")]
         rows.append(f"| {data} | {len(of)} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -110,9 +143,9 @@ def _after(scores: Sequence[float], trials: int) -> float:
     return scores[min(trials, len(scores)) - 1]
 
 
-def _difference(lines: Sequence[Mapping[str, Any]], other: str) -> str:
-    """The end of `learnt` less that of the other search, in points, with a bootstrap interval of the mean."""
-    differences = [100 * (line["learnt"][-1] - line[other][-1]) for line in lines]
+def _difference(pairs: Sequence[tuple[float, float]]) -> str:
+    """The mean of the first less the second, in points, with a bootstrap interval."""
+    differences = [100 * (one - other) for one, other in pairs]
     low, high = interval(differences)
     return f"{fmean(differences):+.1f} ({low:+.1f} to {high:+.1f})"
 

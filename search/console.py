@@ -201,9 +201,10 @@ def _say_trials(plan: Plan) -> None:
     first = f", first {count(len(allowed), 'baseline')} ({', '.join(allowed)})" if allowed and not plan.done else ""
     done = f", {plan.done} done" if plan.done else ""
     say(f"trials   {count(plan.spec.trials, 'short run')} of {short_run(plan.spec)}{done}{first}")
-    if plan.starts and not plan.done:
+    starts = plan.starts[: max(plan.spec.trials - len(allowed), 0)]  # what is left waits for a larger total
+    if starts and not plan.done:
         where = "before" if plan.spec.learn_from else "on other images"
-        say(f"         then {sources_of(plan.starts)}, which did best {where} (--no-portfolio: none)")
+        say(f"         then {sources_of(starts)}, which did best {where} (--no-portfolio: none)")
     if refused and not plan.done:
         say(f"         not among them, outside the budget or the space: {', '.join(refused)}")
 

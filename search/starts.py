@@ -25,7 +25,7 @@ from train_core.specs import ResNetSpec, TrainSpec
 
 PORTFOLIO = Path(__file__).with_name("portfolio.json")
 SIZES = 3  # number of sizes at which a configuration is tried along a front
-SHARE = 1 / 3  # at most this share of a study's trials; the rest is for the search
+SHARE = 1 / 3  # at most this share of a study's trials, if that is more than the portfolio; the rest is for the search
 
 Accuracies = Mapping[str, Sequence[float | None]]
 """For each task, the test accuracy of each configuration, a share of 1; None if training diverged."""
@@ -150,7 +150,9 @@ def enqueue_starts(
 ) -> list[str]:
     """Enqueue what was `learned` from the user's runs, and the portfolio, if the space contains them.
 
-    Returns the source of each. Done once for each study. Duplicates of other trials are left out.
+    Returns the source of each. Done once for each study. Duplicates of other trials are left out. There is always room
+    for a whole portfolio: if a study has fewer trials, the rest waits until it gets more, so that two phases have the
+    same trials as one.
     """
     before = records(study)
     known = [trial.start for trial in before if trial.start is not None]
@@ -160,14 +162,15 @@ def enqueue_starts(
     configurations += Measured.shipped().portfolio(spec.space) if spec.portfolio else []
     made = {_made(trial.retry_draw, spec, shape) for trial in before if trial.start is None}
     starts: list[str] = []
+    room = max(Measured.shipped().size, math.floor(SHARE * spec.trials))
     for each in configurations:
         parameters = fitted(_sized(each.draw, spec), spec.space)
         if parameters is None or (what := _made(parameters, spec, shape)) in made:
             continue
-        if len(starts) == math.floor(SHARE * spec.trials):
+        if len(starts) == room:
             break
         made.add(what)
-        for source in _at_sizes(each.source, spec)[: math.floor(SHARE * spec.trials) - len(starts)]:
+        for source in _at_sizes(each.source, spec)[: room - len(starts)]:
             starts.append(source)
             if source not in known:  # a process that was killed here may have enqueued some
                 study.enqueue_trial(parameters, user_attrs={START: source})

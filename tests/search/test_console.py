@@ -111,7 +111,7 @@ promoting the best k only
 
  run       trials       Spearman        Kendall  k = 1  k = 3  k = 5
  ───────────────────────────────────────────────────────────────────
- 2 epochs       4           0.60           0.33    1.0    0.0
+ 2 epochs       4           0.60           0.33    1.4    0.0
                    -1.00 to 1.00  -1.00 to 1.00
 
 Below each correlation: its 95 % interval, by bootstrap over trials.

@@ -22,6 +22,7 @@ from search.charts import ALL_CHARTS
 from search.identity import open_study
 from search.promotions import Promotion, finished
 from search.results import read_results
+from search.trials import finished_trials
 from tests.support.browser import Browser
 from tests.support.pages import DESKTOP, PHONE, check, check_plots, shown
 from tests.support.processes import (
@@ -100,9 +101,9 @@ def test_the_run_folder_holds_what_is_needed_to_run_it_again(searched: Path) -> 
 
 
 def test_every_trial_stayed_within_the_budget(searched: Path) -> None:
-    trials = open_study(run_folder(searched)).trials
+    trials = finished_trials(open_study(run_folder(searched)))
     assert len(trials) == 3
-    assert all(trial.user_attrs["parameters"] <= 20_000 for trial in trials)
+    assert all(trial.optuna.user_attrs["parameters"] <= 20_000 for trial in trials)
 
 
 def test_the_same_seed_gives_the_same_study_in_another_process(searched: Path, tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_running_again_continues_to_a_larger_total(copy: Path) -> None:
     out = search(f"{SHORT} --trials 4", copy, OMP_NUM_THREADS="1")
     assert "trials   4 short runs of 2 epochs, 3 done" in out
     assert "4 of 4 trials" in out
-    assert len(open_study(run_folder(copy)).trials) == 4
+    assert len(finished_trials(open_study(run_folder(copy)))) == 4
 
 
 def test_the_dashboard_opens_the_study(searched: Path) -> None:
@@ -327,7 +328,7 @@ def test_photos_are_searched_and_promoted_in_odd_batches_with_the_threads_that_a
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, (command, process.returncode, err)
         assert bool(re.search(r"CPU, 1 thread\b", out)) == (len(os.sched_getaffinity(0)) == 1)
-    assert [trial.state.name for trial in open_study(run_folder(photos)).trials] == ["COMPLETE"] * 2
+    assert [trial.outcome for trial in finished_trials(open_study(run_folder(photos)))] == ["complete"] * 2
     result = result_of(photos)
     assert result.recipe.batch_size == 15
     assert (result.network.stem_kernel, result.network.stem_stride, result.network.shortcut_kernel) == (1, 2, 1)

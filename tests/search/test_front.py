@@ -219,10 +219,10 @@ def test_portfolio_starts_take_the_sizes_that_the_search_draws(tmp_path: Path) -
     spec = front_spec(trials=12, space={"optimizer": ["sgd", "muon", "adamw"], "stages": 3})
     study = identity.open_study(RunFolder(tmp_path), create=True)
     starts = enqueue_starts(study, spec, TASK, list)
-    assert len(starts) == len(set(starts)) == 4  # a third of the trials: one configuration at three sizes, and another
-    assert [start.startswith("portfolio: size ") for start in starts] == [False, True, True, False]
+    assert len(starts) == len(set(starts)) == 5  # one configuration at three sizes, another one at two
+    assert [start.startswith("portfolio: size ") for start in starts] == [False, True, True, False, True]
     assert enqueue_starts(study, spec, TASK, list) == starts  # done again, as after a kill
-    assert len(records(study)) == 4
+    assert len(records(study)) == 5
     assert all(SIZE not in trial.retry_draw for trial in records(study))
 
 
@@ -451,7 +451,7 @@ def test_a_small_real_front_from_the_search_to_the_model_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("study.toml").write_text(
-        'data = "digits"\nbudget = 8_000\nfront = ["params"]\ntrials = 6\nepochs = 1\n'
+        'data = "digits"\nbudget = 8_000\nfront = ["params"]\ntrials = 8\nepochs = 4\n'
         "[space]\nstages = 2\nblocks = 1\nstem_stride = 2\nstem_pool = true\nbatch_size = 128\nse_reduction = 0\n"
     )
     code, out, err = run_command("run study.toml --name f")

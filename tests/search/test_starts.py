@@ -11,7 +11,7 @@ from search.learning import AUTO, learned, runs_to_learn_from
 from search.run_folder import RunFolder
 from search.spec import load_study
 from search.starts import Configuration, Measured, enqueue_starts, fitted, shortlist, source_of
-from search.trials import records
+from search.trials import finished_trials, records
 from space import Space, all_dimensions, holds, parameters
 from tests.support.runs import TASK, make_run, promoted, run_study, study_spec
 from tests.support.trainers import FakeTrainer
@@ -84,7 +84,7 @@ def test_a_study_begins_with_its_baselines_and_then_the_portfolio(folder: RunFol
     enqueue_baselines(study, spec, TASK)
     starts = enqueue_starts(study, spec, TASK, list)
     assert [trial.start for trial in records(study)] == [None, *starts]
-    assert 1 <= len(starts) <= 4  # a third of the trials
+    assert len(starts) == Measured.shipped().size  # all of it, however few the trials are
     assert {source_of(start) for start in starts} == {"portfolio"}
     assert enqueue_starts(study, spec, TASK, list) == starts  # once
     assert len(records(study)) == 1 + len(starts)
@@ -101,11 +101,26 @@ def test_what_a_killed_process_has_not_enqueued_is_enqueued_by_the_next(folder: 
 
 
 def test_what_does_not_fit_takes_no_place(folder: RunFolder) -> None:
-    spec = load_study("digits", {"trials": 3})  # one place
+    spec = load_study("digits", {"trials": 3})
     draw = {"optimizer": "lion", "block": "basic"}
     starts = enqueue_starts(open_study(folder, create=True), spec, TASK, lambda: [Configuration("trial 1 of a", draw)])
-    assert len(starts) == 1
+    assert len(starts) == Measured.shipped().size
     assert source_of(starts[0]) == "portfolio"
+
+
+def test_a_study_that_is_given_more_trials_later_has_the_same_ones(tmp_path: Path) -> None:
+    designs = []
+    for totals in ((8,), (1, 3, 8)):
+        folder = RunFolder(tmp_path / f"in {len(totals)}")
+        folder.create()
+        for total in totals:
+            spec = load_study("digits", {"trials": total, "epochs": 1})
+            enqueue_starts(open_study(folder, create=True), spec, TASK, list)
+            run_study(folder, spec, FakeTrainer())
+            assert len(finished_trials(open_study(folder))) == total
+        designs.append([(trial.start, trial.network, trial.recipe) for trial in finished_trials(open_study(folder))])
+    assert designs[0] == designs[1]
+    assert [start is not None for start, *_ in designs[0]] == [True] * 5 + [False] * 3
 
 
 def test_the_trials_of_a_portfolio_say_so_and_are_different(folder: RunFolder) -> None:
@@ -136,9 +151,10 @@ def test_the_best_of_a_run_are_learned_by_its_full_runs_first(tmp_path: Path) ->
     assert [source_of(each.source) for each in found] == ["cats"] * 4
     study = open_study(make_run(tmp_path / "runs" / "empty", spec=spec))
     starts = enqueue_starts(study, spec, TASK, lambda: found)
-    assert starts == [each.source for each in found]
+    assert starts[:4] == [each.source for each in found]
+    assert {source_of(start) for start in starts[4:]} == {"portfolio"}
     old, again = records(open_study(first)), records(study)
-    assert [trial.retry_draw["block"] for trial in again] == [old[i].draw["block"] for i in (2, 1, 3, 0)]
+    assert [trial.retry_draw["block"] for trial in again[:4]] == [old[i].draw["block"] for i in (2, 1, 3, 0)]
 
 
 def test_auto_names_the_runs_of_the_same_space(tmp_path: Path) -> None:
