@@ -153,7 +153,7 @@ def ranking(configs: Sequence[Config]) -> dict[str, Any]:
         known = agreement(SHORT, pairs)
         rows[name] = {
             "spearman": interval(known.spearman),
-            "kendall": interval(known.kendall),
+            "kendall": f"{known.kendall:.2f}",
             "regret": known.regret,
         }
     return rows

@@ -333,8 +333,8 @@ def fidelity_chart(results: Results) -> Chart:
     )
     axis = ScoreAxis.of(drawn_values(traces))
     words = (
-        f"{len(short.pairs)} trials, each short and long: Spearman's rank correlation is {interval(short.spearman)}, "
-        f"Kendall's {interval(short.kendall)} (95 % bootstrap intervals). {advice(fidelity)}"
+        f"{len(short.pairs)} trials, each short and long: Spearman's rank correlation is {interval(short.spearman)} "
+        f"(95 % interval), Kendall's {short.kendall:.2f}. {advice(fidelity)}"
     )
     words += axis.words + left_out(len(shown), len(short.pairs), "trials, evenly spread")
     return Chart(title, words, with_score_axis(figure, axis, results, "xy"))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % interval: Wilson's for a share, by bootstrap (percentiles) for a correlation."""
+    """A value and its 95 % interval: Wilson's for a share, Fisher's for a correlation."""
 
     value: float
     low: float

@@ -62,7 +62,7 @@ def test_few_validation_images_are_said(images: int | None, is_said: bool) -> No
 @pytest.mark.parametrize(("low", "is_said"), [(-0.09, True), (0.0, True), (0.1, False)])
 def test_short_runs_that_may_rank_or_not_are_said(low: float, is_said: bool) -> None:
     pairs = tuple(Pair(trial=i, family="all", short=i / 10, long=i / 10) for i in range(5))
-    known = Agreement(epochs=4, pairs=pairs, spearman=Interval(0.7, low, 1.0), kendall=Interval(0, 0, 0), regret={1: 0})
+    known = Agreement(epochs=4, pairs=pairs, spearman=Interval(0.7, low, 1.0), kendall=0.0, regret={1: 0})
     fidelity = Fidelity(epochs=40, lengths=(known,), families={}, best_only=False, complete=5, tolerance=0.01)
     said = cautions(results_of([(TrialState.COMPLETE, "one")], fidelity=fidelity))
     assert [each.partition(":")[0] for each in said] == (

@@ -109,14 +109,14 @@ split is not read
 Shorter runs against 5 epochs: rank correlation; points lost by
 promoting the best k only
 
- run       trials       Spearman        Kendall  k = 1  k = 3  k = 5
- ───────────────────────────────────────────────────────────────────
- 2 epochs       4           0.60           0.33    1.4    0.0
-                   -1.00 to 1.00  -1.00 to 1.00
+ run       trials       Spearman  Kendall  k = 1  k = 3  k = 5
+ ─────────────────────────────────────────────────────────────
+ 2 epochs       4           0.60     0.33    1.4    0.0
+                   -0.89 to 0.99
 
-Below each correlation: its 95 % interval, by bootstrap over trials.
+Below Spearman's correlation: its 95 % interval.
 Short runs of 2 epochs may rank this space or not: 4 trials cannot show it (the
-rank correlation can be -1.00 to 1.00); search more trials and measure, or
+rank correlation can be -0.89 to 0.99); search more trials and measure, or
 promote the best 1.
 report: runs/digits-20k/report.html
 """
