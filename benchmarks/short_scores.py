@@ -4,7 +4,7 @@
     python -m benchmarks.short_scores --recipes recipes.jsonl ...
 
 Each score is compared with the accuracy of the same draw on the test images after its full run. Intervals
-are 95 % bootstrap intervals over the draws.
+are 95 %: of a rank correlation as in `search fidelity`, otherwise by bootstrap over the draws.
 """
 
 import argparse
