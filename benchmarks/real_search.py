@@ -10,8 +10,9 @@ no portfolio  the same with `portfolio = false`: the search as it was before the
 random        random draws, without a portfolio
 
 Each is stopped after each number of trials in `STAGES`. Then its best trial by the score of its short run is trained in
-full, and the accuracy of that network on the test images is the result. So is the first trial: it is all that a search
-has after one. Run it again to continue.
+full, and the accuracy of that network on the test images is the result. So is the first trial of ours: it is all that a
+search has after one. At its end, `TOP` trials of ours are trained in full as well, as `search promote` does it. Run it
+again to continue.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from search.trials import TrialRecord, finished_trials
 
 STUDY = Path(__file__).with_name("real_search.toml")
 STAGES = (3, 15)
+TOP = 3  # full runs that `search promote` trains
 METHODS: dict[str, dict[str, Any]] = {
     "ours": {},
     "no portfolio": {"portfolio": False},
@@ -87,7 +89,20 @@ def searched(data: str, method: str, seed: int) -> list[dict[str, Any]]:
                 full = full_runs.promote(ref, placement, PromoteFlags(top=trials))
                 stages += [_stage(run, 1, tried[:1]) for run in full if run.trial == tried[0].number]
             stages.append(_stage(best[0], trials, tried))
+        if method == "ours":
+            leaders = full_runs.promote(ref, placement, PromoteFlags(top=TOP))
+            stages[-1]["full"] = [_full(run) for run in leaders if run.val_accuracy is not None]
     return stages
+
+
+def _full(run: Promotion) -> dict[str, Any]:
+    return {
+        "trial": run.trial,
+        "optimizer": run.recipe.optimizer,
+        "short": run.short_score,
+        "validation": run.val_accuracy,
+        "test": run.test_accuracy,
+    }
 
 
 def _stage(full_run: Promotion, trials: int, tried: Sequence[TrialRecord]) -> dict[str, Any]:
@@ -130,16 +145,22 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
                 if any((data, method, trials, seed) not in found for seed in seeds):
                     continue  # an older line, without this stage
                 stages = [found[data, method, trials, seed] for seed in seeds]
-                tests = [100 * stage["test"] for stage in stages]
-                ends = [100 * found[data, "random", STAGES[-1], seed]["test"] for seed in seeds]
-                low, high = interval([test - end for test, end in zip(tests, ends, strict=True)])
-                spread = stdev(tests) if len(tests) > 1 else 0.0
-                rows.append(
-                    f"| {data} (n = {len(seeds)}) | {method} | {trials} | {fmean(s['epochs'] for s in stages):.0f} | "
-                    f"{fmean(tests):.1f} ± {spread:.1f} | "
-                    f"{fmean(tests) - fmean(ends):+.1f} ({low:+.1f} to {high:+.1f}) |"
-                )
+                ends = [found[data, "random", STAGES[-1], seed]["test"] for seed in seeds]
+                row = f"| {data} (n = {len(seeds)}) | {method} | {trials}"
+                epochs = f"{fmean(stage['epochs'] for stage in stages):.0f}"
+                rows.append(f"{row} | {epochs} | {_compared([stage['test'] for stage in stages], ends)} |")
+                if all("full" in stage for stage in stages):
+                    best = [max(stage["full"], key=lambda run: run["validation"])["test"] for stage in stages]
+                    rows.append(f"{row}, {TOP} full runs | {epochs} | {_compared(best, ends)} |")
     return "\n".join(rows)
+
+
+def _compared(tests: Sequence[float], ends: Sequence[float]) -> str:
+    """Mean and spread of test accuracies, and their difference to others, in points, with its interval: two cells."""
+    low, high = interval([100 * (test - end) for test, end in zip(tests, ends, strict=True)])
+    spread = 100 * stdev(tests) if len(tests) > 1 else 0.0
+    difference = 100 * (fmean(tests) - fmean(ends))
+    return f"{100 * fmean(tests):.1f} ± {spread:.1f} | {difference:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:

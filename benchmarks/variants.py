@@ -207,6 +207,8 @@ def other_networks(account: Account, starts: Starts, seed: int) -> None:
 def promote_end(account: Account, starts: Starts, seed: int) -> None:
     """Short runs with the epochs that the full runs leave, and then these."""
     for epochs in EPOCHS:
+        if epochs > account.budget:
+            return
         top = TOP if epochs > TOP * FULL else 1
         alone = Account(account.world, epochs - top * FULL)
         trials: list[Any] = []
