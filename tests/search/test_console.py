@@ -111,12 +111,12 @@ promoting the best k only
 
  run       trials       Spearman  Kendall  k = 1  k = 3  k = 5
  ─────────────────────────────────────────────────────────────
- 2 epochs       4           0.60     0.33    1.4    0.0
-                   -0.89 to 0.99
+ 2 epochs       4           0.80     0.67    1.4    0.0
+                   -0.82 to 1.00
 
 Below Spearman's correlation: its 95 % interval.
 Short runs of 2 epochs may rank this space or not: 4 trials cannot show it (the
-rank correlation can be -0.89 to 0.99); search more trials and measure, or
+rank correlation can be -0.82 to 1.00); search more trials and measure, or
 promote the best 1.
 report: runs/digits-20k/report.html
 """

@@ -20,8 +20,8 @@ max-pool shortcut
  done   trial     score   size    time  network    ★ best, - pruned, x failed
  1/4 ★     0   68.11 %  19.8k     N s  lenet-sized: [8,16,32] x [1,1,1] basic,…
  2/4 ★     1   69.83 %  19.8k     N s  portfolio: wide 1-1-1, muon: [8,16,32] x…
- 3/4       2   37.81 %  19.8k     N s  portfolio: basic 1-1-1, one-cycle: [8,16…
- 4/4       3   60.75 %  13.3k     N s  portfolio: draw 38: [8,16] x [1,1] basic…
+ 3/4       2   65.31 %  13.3k     N s  portfolio: draw 36: [8,16] x [1,1] basic…
+ 4/4       3   37.81 %  19.8k     N s  portfolio: basic 1-1-1, one-cycle: [8,16…
 4 of 4 trials: 4 complete, 0 pruned, 0 failed
 Best trials (score: validation accuracy after the short run)
   score  trial  parameters  multiply-adds  optimizer  network            seconds
@@ -33,12 +33,12 @@ Best trials (score: validation accuracy after the short run)
 68.11 %      0      19,810          772 k      adamw  [8,16,32] x              N
                                                       [1,1,1] basic,
                                                       3x3/2 stem
-60.75 %      3      13,314         1.46 M      adamw  [8,16] x [1,1]           N
+65.31 %      2      13,314         1.46 M       muon  [8,16] x [1,1]           N
                                                       basic, kernels 5
                                                       and 5, 3x3/2
                                                       stem, max-pool
                                                       shortcut
-37.81 %      2      19,810          772 k        sgd  [8,16,32] x              N
+37.81 %      3      19,810          772 k        sgd  [8,16,32] x              N
                                                       [1,1,1] basic,
                                                       3x3/2 stem
 next: search promote digits-20k   or: search dashboard digits-20k
@@ -55,8 +55,8 @@ trial  parameters  optimizer  seed  epochs    short     full     test  seconds
     1      19,826       muon     0       5  69.83 %  97.21 %  97.50 %        N
     0      19,810      adamw     1       5  68.11 %  92.00 %  90.00 %        N
     0      19,810      adamw     0       5  68.11 %  90.00 %  88.00 %        N
-    2      19,810        sgd     1       5  37.81 %  87.00 %  81.00 %        N
-    2      19,810        sgd     0       5  37.81 %  85.00 %  80.00 %        N
+    2      13,314       muon     1       5  65.31 %  87.00 %  81.00 %        N
+    2      13,314       muon     0       5  65.31 %  85.00 %  80.00 %        N
 best on validation: trial 1, [8,16,32] x [1,1,1] preact, 3x3/2 stem, final norm;
 muon, lr 0.02, cosine, batch 64, 5 epochs
   2 seeds, mean and standard deviation: validation 97.74 ± 0.74 %, test 97.36 ±
