@@ -201,10 +201,11 @@ def _say_trials(plan: Plan) -> None:
     first = f", first {count(len(allowed), 'baseline')} ({', '.join(allowed)})" if allowed and not plan.done else ""
     done = f", {plan.done} done" if plan.done else ""
     say(f"trials   {count(plan.spec.trials, 'short run')} of {short_run(plan.spec)}{done}{first}")
-    starts = plan.starts[: max(plan.spec.trials - len(allowed), 0)]  # what is left waits for a larger total
-    if starts and not plan.done:
+    behind = [max(number - len(allowed), 0) for number in (plan.done, plan.spec.trials)]  # the baselines
+    if starts := plan.starts[slice(*behind)]:  # what is left after that waits for a larger total
         where = "before" if plan.spec.learn_from else "on other images"
-        say(f"         then {sources_of(starts)}, which did best {where} (--no-portfolio: none)")
+        when, without = ("next", "") if plan.done else ("then", " (--no-portfolio: none)")
+        say(f"         {when} {sources_of(starts)}, which did best {where}{without}")
     if refused and not plan.done:
         say(f"         not among them, outside the budget or the space: {', '.join(refused)}")
 

@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_study_in_another_process(searched: Path, t
 
 def test_running_again_continues_to_a_larger_total(copy: Path) -> None:
     out = search(f"{SHORT} --trials 4", copy, OMP_NUM_THREADS="1")
-    assert "trials   4 short runs of 2 epochs, 3 done" in out
+    assert "trials   4 short runs of 2 epochs, 3 done\n         next 1 from the portfolio, which did best" in out
     assert "4 of 4 trials" in out
     assert len(finished_trials(open_study(run_folder(copy)))) == 4
 
