@@ -7,10 +7,11 @@ import time
 from functools import partial
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.between import Watcher
 from search.identity import open_study
@@ -41,11 +42,17 @@ def test_a_search_killed_at_random_instants_loses_and_doubles_nothing(tmp_path: 
     search(SHORT, tmp_path)
     study = open_study(run_folder(tmp_path))
     assert len(ended(study)) == 3
-    assert not [trial for trial in study.trials if trial.state in {TrialState.RUNNING, TrialState.WAITING}]
+    assert not [trial for trial in begun(study) if not trial.state.is_finished()]
     roots = [trial.user_attrs.get("retry_of", trial.number) for trial in ended(study)]
     assert len(roots) == len(set(roots))
     baselines = [trial for trial in ended(study) if trial.user_attrs.get("baseline") == "lenet-sized"]
     assert len(baselines) == 1
+
+
+def begun(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that are not of the portfolio and wait for a larger total."""
+    waits = [trial.state == TrialState.WAITING and "retry_of" not in trial.user_attrs for trial in study.trials]
+    return [trial for trial, is_left in zip(study.trials, waits, strict=True) if not is_left]
 
 
 LONGER = f"run digits {FEW} --trials 2 --epochs 12"  # so that a signal after the first epoch leaves some to do
@@ -59,7 +66,10 @@ def searched_longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scores(folder: Path) -> list[tuple[float, dict[int, float]]]:
-    return [(trial.value or 0.0, trial.intermediate_values) for trial in ended(open_study(run_folder(folder)))]
+    trials = sorted(
+        ended(open_study(run_folder(folder))), key=lambda each: each.user_attrs.get("retry_of", each.number)
+    )
+    return [(trial.value or 0.0, trial.intermediate_values) for trial in trials]
 
 
 def test_a_trial_whose_process_was_killed_goes_on_from_its_checkpoint(searched_longer: Path, tmp_path: Path) -> None:
@@ -115,7 +125,7 @@ def test_a_signal_ends_the_search_after_the_epoch_and_the_trial_goes_on_from_the
         assert err == NOTICE.decode() + "search: interrupted; run the same command to continue\n"
         assert out.splitlines()[-1].startswith("stopping when this epoch ends, in about ")
         study = open_study(folder)
-        assert {trial.state.is_finished() for trial in study.trials} == {True}
+        assert {trial.state.is_finished() for trial in begun(study)} == {True}
         (root,) = folder.trials_with_checkpoints()
         done = checkpoint.load(folder.trial_checkpoint(root), torch.device("cpu")).history
         assert len(done) > kept
