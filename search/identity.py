@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +19,10 @@ from search.scores import named
 from search.spec import StudySpec, load_study
 from search.starts import Configuration, enqueue_starts
 from search.storage import STORAGE_ERRORS, connect, reason_of
-from search.trials import BASELINE, finished_trials, records
+from search.trials import BASELINE, finished_trials, has_begun, records
 from train_core.specs import Precision
+
+log = logging.getLogger(__name__)
 
 CLAIM_TIMEOUT_S = 10.0  # for the worker that makes a study to record its identity
 CLAIM_POLL_S = 0.1
@@ -95,7 +98,7 @@ def join(
         study = open_study(folder, create=True)
         check(study, spec, shape, folder, images, advice=RENAME)
         _check_not_lost(study, folder)
-        write_text(folder.study_file, with_total(spec, study, folder).as_toml())
+        write_text(folder.study_file, with_total(_as_begun(spec, study, folder), study, folder).as_toml())
         baselines = enqueue_baselines(study, spec, shape)
         starts = enqueue_starts(study, spec, shape, learned)
         claim(study, spec, shape, folder)  # last: other workers wait for it
@@ -130,6 +133,23 @@ def spec_of(folder: RunFolder) -> StudySpec:
             f"the study file of run {folder.name!r} is damaged ({error}): give the command that made the run again, "
             "which writes it again"
         ) from error
+
+
+def _as_begun(spec: StudySpec, study: optuna.Study, folder: RunFolder) -> StudySpec:
+    """The spec with what the study began with: its first trials are made once, and a later command cannot change that.
+
+    A warning is logged if the command asks for something else.
+    """
+    if not (has_begun(study) and folder.study_file.exists()):
+        return spec
+    try:
+        before = spec_of(folder)
+    except UserError:  # damaged: it is written again
+        return spec
+    kept = {"portfolio": before.portfolio, "learn_from": before.learn_from}
+    if (before.portfolio and not spec.portfolio) or (spec.learn_from and not before.learn_from):
+        log.warning("the study has begun: --no-portfolio and --learn-from do not change its first trials")
+    return spec.model_copy(update=kept)
 
 
 def with_total(spec: StudySpec, study: optuna.Study, folder: RunFolder) -> StudySpec:

@@ -277,7 +277,8 @@ def progress(results: Results) -> str:
     if trials and all(trial.failed_or_diverged for trial in trials):
         text += f"All of them failed or diverged, the last with: {trials[-1].reason or 'no reason'}. "
     if starts := [trial.start for trial in trials if trial.start is not None]:
-        text += f"The search began with what did best on other images: {sources_of(starts)}. "
+        where = "before" if any(source_of(start) != "portfolio" for start in starts) else "on other images"
+        text += f"The search began with what did best {where}: {sources_of(starts)}. "
     full_runs = results.promotions
     text += f"{count(len(full_runs), 'full run')} {are(len(full_runs))} done"
     if full_runs:

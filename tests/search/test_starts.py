@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from search.errors import RunError, SpecError
-from search.identity import enqueue_baselines, open_study
+from search.identity import enqueue_baselines, join, open_study
 from search.learning import AUTO, learned, runs_to_learn_from
 from search.run_folder import RunFolder
 from search.spec import load_study
@@ -139,6 +139,19 @@ def test_a_study_that_has_begun_gets_no_portfolio_and_one_can_do_without(folder:
     assert enqueue_starts(study, spec.model_copy(update={"portfolio": False}), TASK, list) == []
     study.ask()
     assert enqueue_starts(study, spec, TASK, list) == []
+
+
+def test_what_a_study_began_with_stays_in_its_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = study_spec(trials=1, learn_from=["cats"])
+    run = make_run(tmp_path / "begun", [0.5], spec=spec)
+    later = spec.model_copy(update={"trials": 2, "portfolio": False, "learn_from": ()})
+    join(run, later, TASK)
+    kept = load_study(str(run.study_file), {})
+    assert (kept.trials, kept.portfolio, kept.learn_from) == (2, True, ("cats",))
+    assert caplog.messages == ["the study has begun: --no-portfolio and --learn-from do not change its first trials"]
+    fresh = make_run(tmp_path / "fresh", spec=spec)
+    join(fresh, later, TASK)
+    assert load_study(str(fresh.study_file), {}).portfolio is False
 
 
 def test_the_best_of_a_run_are_learned_by_its_full_runs_first(tmp_path: Path) -> None:
