@@ -85,7 +85,7 @@ def searched(data: str, method: str, seed: int) -> list[dict[str, Any]]:
             if not best:
                 raise SystemExit("the full run diverged")
             tried = finished_trials(open_study(run))
-            if not stages:
+            if method == "ours" and not stages:
                 full = full_runs.promote(ref, placement, PromoteFlags(top=trials))
                 stages += [_stage(run, 1, tried[:1]) for run in full if run.trial == tried[0].number]
             stages.append(_stage(best[0], trials, tried))

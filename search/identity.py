@@ -74,6 +74,7 @@ class Joined(NamedTuple):
     """A run's study, and its first trials."""
 
     study: optuna.Study
+    spec: StudySpec  # as its study file has it
     baselines: Mapping[str, bool]  # by name: whether budget and space allow it
     starts: Sequence[str]  # the source of each configuration that did best on other images
 
@@ -98,11 +99,12 @@ def join(
         study = open_study(folder, create=True)
         check(study, spec, shape, folder, images, advice=RENAME)
         _check_not_lost(study, folder)
-        write_text(folder.study_file, with_total(_as_begun(spec, study, folder), study, folder).as_toml())
+        joined = with_total(_as_begun(spec, study, folder), study, folder)
+        write_text(folder.study_file, joined.as_toml())
         baselines = enqueue_baselines(study, spec, shape)
         starts = enqueue_starts(study, spec, shape, learned)
         claim(study, spec, shape, folder)  # last: other workers wait for it
-    return Joined(study, baselines, starts)
+    return Joined(study, joined, baselines, starts)
 
 
 def _check_not_lost(study: optuna.Study, folder: RunFolder) -> None:

@@ -23,7 +23,7 @@ from search.console import Plan, loading_bars, logged_to
 from search.errors import DataError, SpecError
 from search.forecast import Speedup
 from search.front import with_sizes
-from search.identity import agreed_precision, join, with_total
+from search.identity import agreed_precision, join
 from search.learning import learned, runs_to_learn_from
 from search.listing import is_missing, keep_listing, moved
 from search.loggers import check_loggers
@@ -135,7 +135,7 @@ def opened(
     spec = adapt(spec, folder, session, space_survey)
     folder.create()
     with logged_to(folder):
-        optuna_study, baselines, starts = join(
+        optuna_study, spec, baselines, starts = join(
             folder, spec, session.shape, partial(learned, spec, folder), session.listing
         )
         keep_listing(folder, session.data)
@@ -143,7 +143,7 @@ def opened(
         write_facts(folder, _facts(spec, session, folder))
         yield Opened(
             folder=folder,
-            spec=with_total(spec, optuna_study, folder),
+            spec=spec,
             session=session,
             survey=space_survey,
             study=optuna_study,

@@ -177,7 +177,7 @@ def _proxy(url: URL) -> optuna.storages.GrpcStorageProxy:
 
 
 def _what_to_do(address: Address) -> str:
-    return "check the address and the server" if address.is_shared else ("put back a copy of it, or use another --name")
+    return "check the address and the server" if address.is_shared else "put back a copy of it, or use another --name"
 
 
 def reason_of(error: BaseException) -> str:

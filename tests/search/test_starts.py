@@ -145,8 +145,9 @@ def test_what_a_study_began_with_stays_in_its_file(tmp_path: Path, caplog: pytes
     spec = study_spec(trials=1, learn_from=["cats"])
     run = make_run(tmp_path / "begun", [0.5], spec=spec)
     later = spec.model_copy(update={"trials": 2, "portfolio": False, "learn_from": ()})
-    join(run, later, TASK)
+    joined = join(run, later, TASK)
     kept = load_study(str(run.study_file), {})
+    assert joined.spec == kept
     assert (kept.trials, kept.portfolio, kept.learn_from) == (2, True, ("cats",))
     assert caplog.messages == ["the study has begun: --no-portfolio and --learn-from do not change its first trials"]
     fresh = make_run(tmp_path / "fresh", spec=spec)
